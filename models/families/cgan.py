@@ -1,0 +1,101 @@
+"""The conditional GAN: generator and discriminator are both told the digit.
+
+The condition is Mirza & Osindero's (2014): G sees (z, y), D sees (x, y). The nets are convolutional, and the game is
+the relativistic one with gradient penalties on both sides, because others collapse within a digit: D judges how much
+more real x is than G(z, y) of the same digit, and is kept flat around both.
+
+    min_G max_D  E softplus(-(D(x, y) - D(G(z, y), y)))  [D's loss; G's has the sign turned]
+               + gamma/2 E|grad D(x, y)|^2 + gamma/2 E|grad D(G(z, y), y)|^2        (Huang et al. 2024, equations 2-6)
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models import noise
+from models.base import About, Family, Recipe, Rows, Terms
+from models.nets import Decoder, Encoder
+
+
+@dataclass(frozen=True)
+class CGANConfig:
+    latent: int = field(default=64, metadata={"help": "numbers in z"})
+    width: int = field(default=32, metadata={"help": "channels of both nets at 14x14"})
+    gamma: float = field(default=5.0, metadata={"help": "weight of the two gradient penalties"})
+    penalty_share: float = field(default=0.25, metadata={"help": "part of each batch that the penalties are taken on"})
+
+
+class ProjectionDiscriminator(nn.Module):
+    """D(x, y) = psi(h(x)) + <embed(y), h(x)>, one logit an image (Miyato & Koyama 2018, equation 3)."""
+
+    def __init__(self, width: int, classes: int, features: int = 128) -> None:
+        super().__init__()
+        self.encoder = Encoder(features, width)
+        self.logit = nn.Linear(features, 1)
+        self.embed = nn.Linear(classes, features, bias=False)
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        h = F.leaky_relu(self.encoder(x), 0.2)  # [B, features]
+        return self.logit(h)[:, 0] + (self.embed(label) * h).sum(1)  # [B]
+
+
+class CGAN(Family):
+    """Draws the digit it is asked for."""
+
+    Config = CGANConfig
+    about = About(
+        title="Conditional GAN",
+        formula="min_G max_D  -E[softplus(D(G(z, y), y) - D(x, y))] "
+        "- gamma/2 (E|grad D(x, y)|^2 + E|grad D(G(z, y), y)|^2)",
+        paper="Mirza & Osindero, Conditional Generative Adversarial Nets, arXiv 1411.1784; "
+        "game: Huang et al., The GAN is dead; long live the GAN!, arXiv 2501.05441",
+    )
+    recipe = Recipe(epochs=30, batch=64, lr=2e-4, betas=(0.0, 0.99), ema=100_000, cosine=True)
+    players = ("discriminator", "generator")
+    opponents = ("discriminator",)
+    conditional = True
+    unconditional = False
+    compiles = False
+    config: CGANConfig
+
+    def __init__(self, config: CGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
+        super().__init__(config, data_shape, classes)
+        self.generator = Decoder(config.latent + classes, config.width)
+        self.discriminator = ProjectionDiscriminator(config.width, classes)
+
+    def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
+        y = self.one_hot(label)
+        generated = self.generate(torch.randn(len(x), self.config.latent, device=x.device), y)
+        if player == "generator":
+            margin = self.discriminator(generated, y) - self.discriminator(x, y)
+            return {"loss": F.softplus(-margin).mean()}
+        generated = generated.detach()
+        margin = self.discriminator(x, y) - self.discriminator(generated, y)
+        game = F.softplus(-margin).mean()
+        # Unbiased from a part of the batch, whose second derivatives would cost more than the game itself.
+        share = max(1, round(self.config.penalty_share * len(x)))
+        r1 = self.squared_gradient(x[:share], y[:share])
+        r2 = self.squared_gradient(generated[:share], y[:share])
+        loss = game + self.config.gamma / 2 * (r1 + r2)
+        return {"loss": loss, "game": game, "margin": margin.mean(), "r1": r1, "r2": r2}
+
+    def squared_gradient(self, x: Tensor, label: Tensor) -> Tensor:
+        """E |grad_x D(x, y)|^2, differentiable: [B, 1, 28, 28] and [B, classes] -> scalar."""
+        x = x.detach().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(self.discriminator(x, label).sum(), x, create_graph=True)
+        return gradient.square().flatten(1).sum(1).mean()
+
+    def generate(self, z: Tensor, label: Tensor) -> Tensor:
+        """G(z, y): [B, latent] and [B, classes] -> [B, 1, 28, 28], unbounded.
+
+        A tanh would be flat where most of a digit is, at black: G that is once all black gets no gradient and stays so.
+        """
+        return self.generator(torch.cat((z, label), dim=1))
+
+    def start(self, seed: Tensor, index: Tensor, label: Tensor) -> Tensor:
+        return noise.normal(seed, index, torch.full_like(seed, noise.START), (self.config.latent,))
+
+    def step(self, rows: Rows) -> Tensor:
+        return self.generate(rows.state, rows.label)

@@ -1,0 +1,82 @@
+"""The generative adversarial network as the lecture's code demo has it: two small fully connected nets.
+
+G turns z ~ N(0, I) into data, D tells real from generated, and they play
+
+    min_G max_D  E_x log D(x) + E_z log(1 - D(G(z)))        (Goodfellow et al. 2014, equation 1, Algorithm 1)
+
+With D sure of itself the generator's term is flat, so practice maximises E_z log D(G(z)) instead: `non_saturating`.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models import noise
+from models.base import About, Family, Recipe, Rows, Terms
+from models.nets import MLP
+
+
+@dataclass(frozen=True)
+class GANConfig:
+    latent: int = field(default=100, metadata={"help": "numbers in z"})
+    loss: Literal["non_saturating", "minimax"] = field(
+        default="non_saturating",
+        metadata={"help": "G's objective: -log D(G(z)), or log(1 - D(G(z))) as in Algorithm 1"},
+    )
+    discriminator_steps: int = field(default=1, metadata={"help": "D's moves before each of G's: k of Algorithm 1"})
+
+
+class GAN(Family):
+    """G 100-128-256-784 with tanh, D 784-256-128-1, binary cross entropy."""
+
+    Config = GANConfig
+    about = About(
+        title="Generative adversarial network",
+        formula="min_G max_D  E_x[log D(x)] + E_z[log(1 - D(G(z)))],  z ~ N(0, I)",
+        paper="Goodfellow et al., Generative Adversarial Networks, arXiv 1406.2661",
+    )
+    recipe = Recipe(epochs=200, batch=128, lr=2e-4, betas=(0.5, 0.999))
+    players = ("discriminator", "generator")
+    opponents = ("discriminator",)
+    config: GANConfig
+
+    def __init__(self, config: GANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:
+        super().__init__(config, data_shape, classes)
+        size = math.prod(data_shape)
+        self.generator = MLP(config.latent, 128, 256, size)
+        self.discriminator = MLP(size, 256, 128, 1)
+
+    def moves(self) -> tuple[str, ...]:
+        return ("discriminator",) * self.config.discriminator_steps + ("generator",)
+
+    def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
+        generated = self.generate(torch.randn(len(x), self.config.latent, device=x.device))
+        if player == "generator":
+            logits = self.discriminator(generated.flatten(1))
+            real = torch.ones_like(logits)
+            if self.config.loss == "minimax":
+                return {"loss": -F.binary_cross_entropy_with_logits(logits, torch.zeros_like(logits))}
+            return {"loss": F.binary_cross_entropy_with_logits(logits, real)}
+        logits_x = self.discriminator(x.flatten(1))
+        logits_g = self.discriminator(generated.detach().flatten(1))
+        real_term = F.binary_cross_entropy_with_logits(logits_x, torch.ones_like(logits_x))
+        generated_term = F.binary_cross_entropy_with_logits(logits_g, torch.zeros_like(logits_g))
+        return {
+            "loss": real_term + generated_term,
+            "D(x)": logits_x.sigmoid().mean(),
+            "D(G(z))": logits_g.sigmoid().mean(),
+        }
+
+    def generate(self, z: Tensor) -> Tensor:
+        """G(z): [B, latent] -> [B, *data_shape] in [-1, 1]."""
+        return self.generator(z).tanh().unflatten(1, self.data_shape)
+
+    def start(self, seed: Tensor, index: Tensor, label: Tensor) -> Tensor:
+        return noise.normal(seed, index, torch.full_like(seed, noise.START), (self.config.latent,))
+
+    def step(self, rows: Rows) -> Tensor:
+        return self.generate(rows.state)

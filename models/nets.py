@@ -1,0 +1,150 @@
+"""The networks that families are built from. Images are [B, 1, 28, 28] and pass through 14x14 to 7x7 and back."""
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class MLP(nn.Sequential):
+    """Fully connected layers of the given widths, LeakyReLU(0.2) between them: [B, widths[0]] -> [B, widths[-1]]."""
+
+    def __init__(self, *widths: int) -> None:
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in pairwise(widths):
+            layers += [nn.Linear(fan_in, fan_out), nn.LeakyReLU(0.2)]
+        super().__init__(*layers[:-1])
+
+
+class Residual(nn.Module):
+    """x + conv(act(conv(act(x)))), started as the identity, so that depth needs no normalisation (Fixup, 2019)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        for parameter in self.second.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(F.leaky_relu(x, 0.2))
+        return x + self.second(F.leaky_relu(h, 0.2))
+
+
+class Encoder(nn.Module):
+    """An image [B, 1, 28, 28] -> [B, outputs]. No normalisation: a critic's gradient penalty is per image."""
+
+    def __init__(self, outputs: int, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, width // 2, 3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width // 2, width, 4, stride=2, padding=1),  # [B, width, 14, 14]
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),  # [B, 2 width, 7, 7]
+            Residual(2 * width),
+            nn.LeakyReLU(0.2),
+        )
+        self.head = nn.Linear(2 * width * 7 * 7, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).flatten(1))
+
+
+class Decoder(nn.Module):
+    """Codes [B, inputs] -> one number a pixel [B, 1, 28, 28], unbounded."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.stem = nn.Linear(inputs, 2 * width * 7 * 7)
+        self.body = nn.Sequential(
+            Residual(2 * width),
+            nn.LeakyReLU(0.2),
+            nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),  # [B, width, 14, 14]
+            nn.LeakyReLU(0.2),
+            nn.ConvTranspose2d(width, width // 2, 4, stride=2, padding=1),  # [B, width / 2, 28, 28]
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width // 2, 1, 3, padding=1),
+        )
+
+    def forward(self, code: Tensor) -> Tensor:
+        return self.body(self.stem(code).unflatten(1, (-1, 7, 7)))
+
+
+class Modulated(nn.Module):
+    """A residual block whose second half is scaled and shifted by an embedding (adaptive group norm, arXiv 2105.05233).
+
+    [B, fan_in, H, W] and embedding [B, embedding] -> [B, width, H, W].
+    """
+
+    def __init__(self, fan_in: int, width: int, embedding: int) -> None:
+        super().__init__()
+        self.norm_in = nn.GroupNorm(8, fan_in)
+        self.conv_in = nn.Conv2d(fan_in, width, 3, padding=1)
+        self.affine = nn.Linear(embedding, 2 * width)
+        self.norm_out = nn.GroupNorm(8, width, affine=False)
+        self.conv_out = nn.Conv2d(width, width, 3, padding=1)
+        self.skip = nn.Identity() if fan_in == width else nn.Conv2d(fan_in, width, 1)
+        for parameter in self.conv_out.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.affine(embedding)[:, :, None, None].chunk(2, dim=1)
+        h = self.conv_in(F.silu(self.norm_in(x)))
+        h = torch.addcmul(shift, self.norm_out(h), 1 + scale)
+        return self.skip(x) + self.conv_out(F.silu(h))
+
+
+class Attention(nn.Module):
+    """Self-attention over the places of an image, one head: [B, width, H, W] -> the same."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, width)
+        self.qkv = nn.Conv2d(width, 3 * width, 1)
+        self.out = nn.Conv2d(width, width, 1)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=3)  # [B, 1, HW, width]
+        h = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(h.squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:]))
+
+
+class UNet(nn.Module):
+    """Noisy images [B, 1, 28, 28], time [B] in [0, 1] and label [B, classes] -> images of the same shape.
+
+    The image enters as 2x2 patches, so that nothing runs at 28x28: a quarter of the cost, and MNIST does not miss it
+    (measured for larger images by Hoogeboom et al., "simple diffusion", arXiv 2301.11093).
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        wide, embedding = 2 * width, 4 * width
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", 1000.0 * torch.exp(torch.linspace(0, -math.log(1e4), width)))
+        self.time = nn.Sequential(nn.Linear(2 * width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.label = nn.Linear(classes, embedding, bias=False)
+        self.stem = nn.Conv2d(4, width, 3, padding=1)
+        self.down_14 = Modulated(width, width, embedding)
+        self.shrink = nn.Conv2d(width, wide, 4, stride=2, padding=1)
+        self.down_7 = Modulated(wide, wide, embedding)
+        self.attention = Attention(wide)
+        self.middle = Modulated(wide, wide, embedding)
+        self.up_7 = Modulated(2 * wide, wide, embedding)
+        self.grow = nn.ConvTranspose2d(wide, width, 4, stride=2, padding=1)
+        self.up_14 = Modulated(2 * width, width, embedding)
+        self.head = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, 4, 3, padding=1))
+
+    def forward(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
+        angle = time[:, None] * self.frequencies  # [B, width]
+        embedding = F.silu(self.time(torch.cat((angle.cos(), angle.sin()), dim=1)) + self.label(label))
+        fine = self.down_14(self.stem(F.pixel_unshuffle(x, 2)), embedding)  # [B, width, 14, 14]
+        coarse = self.down_7(self.shrink(fine), embedding)  # [B, 2 width, 7, 7]
+        h = self.middle(self.attention(coarse), embedding)
+        h = self.up_7(torch.cat((h, coarse), dim=1), embedding)
+        h = self.up_14(torch.cat((self.grow(h), fine), dim=1), embedding)
+        return F.pixel_shuffle(self.head(h), 2)

@@ -1,0 +1,72 @@
+"""Randomness as a pure function of (seed, image index, step).
+
+No generator object exists: every number is Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as
+1, 2, 3", SC 2011) of a counter that spells out what the number is for. A row therefore draws the same noise alone, in
+any batch, on any machine, and image i of a request can be drawn without images 0..i-1.
+
+    key     = the seed, 64 bits
+    counter = (block within the draw, step, image index low, image index high)
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+START = 0
+"""The step whose noise makes the first state; links of the chain use 1, 2, ..."""
+LABEL = 2**32 - 1
+"""The step reserved for drawing a class where the caller names none."""
+
+MAX_SEED = 2**63 - 1
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+
+
+def philox(counter: Tensor, key: Tensor) -> Tensor:
+    """Philox4x32-10: counter [4, ...] and key [2, ...] of 32-bit words in int64 -> random words [4, ...] in int64."""
+    even, odd = counter[0::2], counter[1::2]
+    shape = (2,) + (1,) * (counter.dim() - 1)
+    multiplier = torch.tensor(_MULTIPLIERS, dtype=torch.int64, device=counter.device).view(shape)
+    weyl = torch.tensor(_WEYL, dtype=torch.int64, device=counter.device).view(shape)
+    for _ in range(10):
+        # The 64-bit product wraps in int64; its bits are right, so the arithmetic shift only needs masking.
+        product = even * multiplier
+        even = ((product >> 32) & _MASK).flip(0) ^ odd ^ key
+        odd = (product & _MASK).flip(0)
+        key = (key + weyl) & _MASK
+    return torch.stack((even, odd), dim=1).flatten(0, 1)
+
+
+def bits(seed: Tensor, index: Tensor, step: Tensor, words: int) -> Tensor:
+    """32 random bits as int64 [B, words] for seed, index, step [B] int64; `words` is rounded up to a multiple of 4."""
+    blocks = -(-words // 4)
+    rows = len(seed)
+    block = torch.arange(blocks, device=seed.device).expand(rows, blocks)
+    spread = [part[:, None].expand(rows, blocks) for part in (step & _MASK, index & _MASK, (index >> 32) & _MASK)]
+    counter = torch.stack((block, *spread))  # [4, B, blocks]
+    key = torch.stack((seed & _MASK, (seed >> 32) & _MASK))[:, :, None].expand(2, rows, blocks)
+    return philox(counter, key).permute(1, 2, 0).flatten(1)
+
+
+def normal(seed: Tensor, index: Tensor, step: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Standard normals [B, *shape] in float32, by Box and Muller (1958).
+
+    The transform runs in float64 and is rounded once, so that the last bit of another device's log or cosine rarely
+    shows in the float32 that anything else sees.
+    """
+    size = math.prod(shape)
+    words = bits(seed, index, step, size)
+    uniform = (words.to(torch.float64) + 0.5) * 2.0**-32  # (0, 1), never an end
+    first, second = uniform.unflatten(1, (-1, 2)).unbind(2)
+    radius, angle = torch.sqrt(-2 * torch.log(first)), 2 * math.pi * second
+    pairs = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=2)
+    return pairs.flatten(1)[:, :size].to(torch.float32).unflatten(1, shape)
+
+
+def classes(seed: Tensor, index: Tensor, count: int) -> Tensor:
+    """A class [B] int64 in 0..count-1 for each row, uniform (to 2**-32)."""
+    words = bits(seed, index, torch.full_like(seed, LABEL), 1)[:, 0]
+    return (words * count) >> 32

@@ -1,0 +1,158 @@
+"""Weights on disk: `weights/<name>/` with `model.safetensors`, `manifest.json` and `samples.png`.
+
+The directory appears by one rename when all of it is written, so one that has a manifest is complete. Nothing is
+pickled. The digest of the tensors' file is checked before a byte of it is used.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from models import families
+from models.base import Family
+
+TENSORS, MANIFEST, SAMPLES = "model.safetensors", "manifest.json", "samples.png"
+
+
+class WeightsError(Exception):
+    """A weights directory cannot be used; the message says which, why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that is known of one trained instance of a family: its model card."""
+
+    family: str
+    config: dict[str, Any]
+    """The family's own settings, from which its nets are built."""
+    data_shape: tuple[int, ...]
+    classes: tuple[str, ...]
+    """The labels' names, in the order of their numbers; empty where the weights take no label."""
+    defaults: dict[str, Any]
+    """What a request that does not say gets: `steps`, `sampler`, `guidance`, as far as the family takes them."""
+    dataset: dict[str, Any]
+    """`name`, `digest` (SHA-256 of pixels and labels) and `images` trained on."""
+    training: dict[str, Any]
+    """`images_seen`, `seconds`, `device`, `precision`, `seed`, and the recipe."""
+    versions: dict[str, str]
+    commit: str
+    created: str
+    metrics: dict[str, Any] = field(default_factory=dict)
+    parameters: int = 0
+    """Numbers in the tensors' file."""
+    digest: str = ""
+    """SHA-256 of `model.safetensors`, whose header repeats what the nets are built from."""
+
+    def identity(self) -> str:
+        """What decides, with the tensors, which image a seed gives: goes into the tensors' file and so the digest."""
+        return json.dumps([self.family, self.config, list(self.data_shape), list(self.classes)], sort_keys=True)
+
+
+def save(directory: Path, family: Family, manifest: Manifest, samples: bytes) -> Manifest:
+    """Write `family` (as `for_sampling` left it) as `directory`, replacing what is there, and return its manifest."""
+    tensors = {name: tensor.contiguous() for name, tensor in family.state_dict().items()}
+    data = safetensors.torch.save(tensors, metadata={"identity": manifest.identity()})
+    manifest = dataclasses.replace(
+        manifest,
+        parameters=sum(tensor.numel() for tensor in tensors.values()),
+        digest=hashlib.sha256(data).hexdigest(),
+    )
+    fresh, stale = (directory.with_name(f".{directory.name}.{suffix}") for suffix in ("new", "old"))
+    for leftover in (fresh, stale):
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    write(fresh / TENSORS, data)
+    write(fresh / SAMPLES, samples)
+    write(fresh / MANIFEST, _to_json(manifest))
+    if directory.exists():
+        directory.rename(stale)
+    fresh.rename(directory)
+    shutil.rmtree(stale, ignore_errors=True)
+    return manifest
+
+
+def write(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` in one rename: a crash leaves the old bytes or the new ones, never a part of them."""
+    fresh = path.with_name(f".{path.name}.new")
+    with fresh.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def annotate(directory: Path, metrics: Mapping[str, Any]) -> Manifest:
+    """Add `metrics` to the manifest of `directory`, tensors untouched, and return it."""
+    manifest = read_manifest(directory)
+    manifest = dataclasses.replace(manifest, metrics={**manifest.metrics, **metrics})
+    write(directory / MANIFEST, _to_json(manifest))
+    return manifest
+
+
+def listing(root: Path) -> list[str]:
+    """The names under `root` that have a manifest, sorted."""
+    return sorted(path.parent.name for path in root.glob(f"[!.]*/{MANIFEST}"))
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of `directory`. Raises WeightsError where there is none or it does not read as one."""
+    try:
+        fields = json.loads((directory / MANIFEST).read_text())
+        manifest = Manifest(**fields)
+        return dataclasses.replace(manifest, data_shape=tuple(manifest.data_shape), classes=tuple(manifest.classes))
+    except FileNotFoundError:
+        raise WeightsError(f"{directory} has no {MANIFEST}: not a weights directory, or one half copied") from None
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"{directory / MANIFEST} does not read as a manifest ({error}); export it again") from None
+
+
+def load(directory: Path, device: torch.device | str = "cpu") -> tuple[Family, Manifest]:
+    """The family in `directory`, ready to sample on `device`, and its manifest.
+
+    Raises WeightsError where a file is missing, the digest differs, or the tensors do not fit the config.
+    """
+    manifest = read_manifest(directory)
+    try:
+        data = (directory / TENSORS).read_bytes()
+    except FileNotFoundError:
+        raise WeightsError(f"{directory} has no {TENSORS}; export it again") from None
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != manifest.digest:
+        raise WeightsError(
+            f"{directory / TENSORS} has SHA-256 {digest[:12]}..., its manifest says {manifest.digest[:12]}...: "
+            "damaged or from another export; restore the directory as a whole"
+        )
+    try:
+        family = build(manifest).for_sampling()
+        family.load_state_dict(safetensors.torch.load(data))
+    except (families.UnknownFamily, SafetensorError, RuntimeError, TypeError, ValueError) as error:
+        raise WeightsError(f"{directory} does not fit its manifest: {error}") from None
+    if _identity(data) != manifest.identity():
+        raise WeightsError(f"{directory / MANIFEST} describes other nets than {TENSORS} holds; restore both")
+    return family.to(device), manifest
+
+
+def build(manifest: Manifest) -> Family:
+    """An untrained family as the manifest describes it."""
+    family = families.get(manifest.family)
+    return family(family.Config(**manifest.config), manifest.data_shape, len(manifest.classes))
+
+
+def _identity(data: bytes) -> str:
+    """The metadata that `save` put into the header: 8 bytes of length, then JSON (the safetensors format)."""
+    length = int.from_bytes(data[:8], "little")
+    return str(json.loads(data[8 : 8 + length]).get("__metadata__", {}).get("identity", ""))
+
+
+def _to_json(manifest: Manifest) -> bytes:
+    return (json.dumps(dataclasses.asdict(manifest), indent=2) + "\n").encode()

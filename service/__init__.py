@@ -1,0 +1,1 @@
+"""Online: loads weights and draws samples on request, many callers packed into one batch."""

@@ -1,0 +1,142 @@
+"""The application: parts put together, one error handler, limits on what comes in."""
+
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import torch
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from swagger_ui_bundle import swagger_ui_path
+
+from service import catalog, errors
+from service.catalog import Catalog
+from service.engine.drivers import Driver, LoopDriver, ThreadDriver
+from service.engine.engine import Engine
+from service.engine.runner import Runner
+from service.errors import Problem
+from service.routes import about, draw
+from service.settings import Settings
+from service.state import ClientGone, State
+
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings, served: Catalog | None = None) -> FastAPI:
+    """The service on `settings`; its models are those of `settings.weights` unless `served` is given."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        device = choose_device(settings.device)
+        if device.type == "cpu":
+            torch.set_num_threads(settings.threads)
+        models = catalog.load(settings.weights, device) if served is None else served
+        engine = start_engine(settings, models, device)
+        scope = f"{device.type} torch {torch.__version__} threads {settings.threads}"
+        app.state.service = State(settings, models, engine, scope)
+        driver: Driver = LoopDriver(engine) if device.type == "cpu" else ThreadDriver(engine)
+        await driver.start()
+        yield
+        await driver.stop(settings.drain_seconds)
+
+    app = FastAPI(
+        title="Drawbridge", version="0.1.0", description=__doc__, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    app.openapi_version = "3.0.3"  # the newest that the bundled Swagger UI draws
+    app.include_router(draw.router)
+    app.include_router(about.router)
+    app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
+    app.add_api_route("/docs", docs, include_in_schema=False)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    for kind in (Problem, HTTPException, ClientGone, Exception):
+        app.add_exception_handler(kind, on_error)
+    return app
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one. Raises ValueError for a GPU that is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("DRAWBRIDGE_DEVICE is cuda, and torch sees no GPU; set it to cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def start_engine(settings: Settings, models: Catalog, device: torch.device) -> Engine:
+    """An engine with every model warm."""
+    for name, why in models.broken.items():
+        log.error("weights %s are not served: %s", name, why)
+    runners = {name: Runner(model.family, device, settings.seats) for name, model in models.models.items()}
+    for name, runner in runners.items():
+        before = time.perf_counter()
+        runner.warm_up()
+        seconds = time.perf_counter() - before
+        log.info("%s is warm after %.2f s; batches of %s", name, seconds, ", ".join(map(str, runner.buckets)))
+    return Engine(runners, seats=settings.seats, queue_images=settings.queue_images, clock=time.perf_counter)
+
+
+async def docs() -> HTMLResponse:
+    """The API's pages, from the assets that are installed with the service: nothing is fetched from elsewhere."""
+    return get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title="Drawbridge",
+        swagger_js_url="docs/assets/swagger-ui-bundle.js",
+        swagger_css_url="docs/assets/swagger-ui.css",
+        swagger_favicon_url="docs/assets/favicon-32x32.png",
+    )
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """Every error as problem+json (RFC 9457). What was not foreseen is logged and told to nobody."""
+    if isinstance(error, ClientGone):
+        return Response(status_code=499)  # nobody reads it; the access log does
+    if not isinstance(error, Problem):
+        error = _as_problem(request, error)
+    body = {**error.body(), "instance": request.url.path}
+    return JSONResponse(body, error.status, headers=error.headers, media_type=errors.MEDIA_TYPE)
+
+
+def _as_problem(request: Request, error: Exception) -> Problem:
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        return errors.NotFound(f"nothing is at {request.url.path}; see /docs")
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        return errors.MethodNotAllowed(
+            f"{request.url.path} takes {allowed}, not {request.method}", headers={"Allow": allowed}
+        )
+    if isinstance(error, HTTPException):  # Starlette's own: a form that does not read as one
+        return errors.InvalidParameter(str(error.detail))
+    log.error("unforeseen error at %s", request.url.path, exc_info=error)
+    return Problem("Something broke that should not; the log of the service says what.")
+
+
+class BodyLimit:
+    """Ends a request whose body is longer than `limit` bytes, as soon as that is known."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self.limit:
+                raise errors.BodyTooLarge(f"send at most {self.limit} bytes")
+            return message
+
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self.limit:
+            error = errors.BodyTooLarge(f"{int(declared)} bytes; send at most {self.limit}")
+            response = await on_error(Request(scope), error)
+            await response(scope, receive, send)
+            return
+        await self.app(scope, counted, send)

@@ -1,0 +1,82 @@
+"""The models that are served, and those that should be and cannot."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models import store
+from models.base import Family
+from models.store import Manifest, WeightsError
+
+
+@dataclass(frozen=True)
+class Model:
+    """Weights by their name."""
+
+    name: str
+    family: Family
+    manifest: Manifest
+
+    @property
+    def steps(self) -> int:
+        """What a request gets that names none; likewise below."""
+        return int(self.manifest.defaults.get("steps", self.family.steps.default))
+
+    @property
+    def sampler(self) -> str | None:
+        return self.manifest.defaults.get("sampler", next(iter(self.family.samplers), None))
+
+    @property
+    def guidance(self) -> float:
+        default = 1.0 if self.family.guidance is None else self.family.guidance.default
+        return float(self.manifest.defaults.get("guidance", default))
+
+    def describe(self) -> dict[str, Any]:
+        """What it is and what a request may ask of it."""
+        family, about = self.family, self.family.about
+        takes: dict[str, Any] = {}
+        if family.steps.minimum < family.steps.maximum:
+            takes["steps"] = _range(family.steps, self.steps)
+        if family.samplers:
+            takes["sampler"] = {"one_of": list(family.samplers), "default": self.sampler}
+        if family.guidance is not None:
+            takes["guidance"] = _range(family.guidance, self.guidance)
+        if family.classes:
+            takes["digit"] = {"one_of": list(range(family.classes)), "names": list(self.manifest.classes)}
+        return {
+            "name": self.name,
+            "family": family.name,
+            "title": about.title,
+            "formula": about.formula,
+            "paper": about.paper,
+            "digest": self.manifest.digest,
+            "parameters": self.manifest.parameters,
+            "takes": takes,
+            "encodes": family.encodes,
+        }
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """All weights under a root."""
+
+    models: dict[str, Model]
+    broken: dict[str, str] = field(default_factory=dict)
+    """Why a directory with a manifest is not served, by its name."""
+
+
+def load(root: Path, device: torch.device) -> Catalog:
+    """Every weights directory under `root`, on `device`; a broken one does not keep the others from being served."""
+    models, broken = {}, {}
+    for name in store.listing(root):
+        try:
+            models[name] = Model(name, *store.load(root / name, device))
+        except WeightsError as error:
+            broken[name] = str(error)
+    return Catalog(models, broken)
+
+
+def _range(limits: Any, default: float) -> dict[str, Any]:
+    return {"minimum": limits.minimum, "maximum": limits.maximum, "default": default}

@@ -1,0 +1,128 @@
+"""From parameters to a draw: what the model allows, what it gets by default, and how to ask for the same again."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from torch import Tensor
+
+from models.base import Range
+from service.catalog import Catalog, Model
+from service.engine.request import Point, Request, Sample
+from service.errors import InvalidParameter, UnknownModel
+from service.images import Format
+from service.schemas import Generate, Interpolate
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A request that the model can answer, and the words that ask for exactly it."""
+
+    model: Model
+    request: Request
+    path: str
+    query: tuple[tuple[str, Any], ...]
+    """Every parameter that counts, spelled out."""
+    seed: int
+    repeatable: bool = True
+    """Whether the words alone are enough to draw it again; an uploaded image is not among them."""
+
+    @property
+    def location(self) -> str:
+        """The URL of the draw."""
+        return f"{self.path}?{urlencode(self.query)}"
+
+    def etag(self, scope: str) -> str:
+        """A strong validator: equal ones promise equal bytes. `scope` is what arithmetic depends on besides."""
+        text = "\n".join((self.model.manifest.digest, scope, self.location))
+        return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
+
+
+def find(catalog: Catalog, name: str) -> Model:
+    """The model called `name`. Raises UnknownModel with those that there are."""
+    if name in catalog.models:
+        return catalog.models[name]
+    names = sorted(catalog.models)
+    why = f"{name} cannot be served ({catalog.broken[name]})" if name in catalog.broken else f"no model {name!r}"
+    raise UnknownModel(f"{why}; there are: {', '.join(names) or 'none'}", models=names)
+
+
+def generate(parameters: Generate, model: Model, format_: Format, max_images: int, seed: int) -> Draw:
+    """The draw that `parameters` ask of `model`, at `seed` where they name none. Raises InvalidParameter."""
+    if parameters.n > max_images:
+        raise InvalidParameter(
+            f"n: at most {max_images} a request; ask for the rest with first={max_images}, and so on"
+        )
+    check_digits(model, parameters.digit)
+    seed = seed if parameters.seed is None else parameters.seed
+    digits = parameters.digit or [-1]
+    samples = tuple(Sample(Point(seed, parameters.first + i, digits[i % len(digits)])) for i in range(parameters.n))
+    plan, words = _plan(model, parameters)
+    query = [("model", model.name), ("seed", seed), ("first", parameters.first), ("n", parameters.n)]
+    query += [("digit", digit) for digit in parameters.digit] + words + [("format", format_.name)]
+    return Draw(model, Request(model.name, samples, **plan), "/generate", tuple(query), seed)
+
+
+def interpolate(parameters: Interpolate, model: Model, format_: Format, images: Sequence[Tensor], seed: int) -> Draw:
+    """The draw of the way between two ends, likewise. `images` are the uploads, [1, 28, 28] each."""
+    check_digits(model, parameters.digit)
+    seeds = parameters.seed or [seed]
+    if images and not model.family.encodes:
+        raise InvalidParameter(f"image: {model.name} has no encoder; GET /models says which do (`encodes`)")
+    if images and (len(images) != 2 or len(parameters.seed) == 2):
+        raise InvalidParameter("image: send two, and not two seeds besides")
+    if not images and len(seeds) < 2 and len(parameters.digit) < 2:
+        raise InvalidParameter("give two ends: `seed` twice, or `digit` twice, or two uploads called `image`")
+    digits = parameters.digit or [-1]
+    start = Point(seeds[0], 0, digits[0], images[0] if images else None)
+    end = Point(seeds[-1], 0, digits[-1], images[-1] if images else None)
+    last = parameters.frames - 1
+    spherical = parameters.path == "spherical"
+    samples = tuple(Sample(start, end, i / last, spherical) for i in range(parameters.frames))
+    plan, words = _plan(model, parameters)
+    query = [("model", model.name)] + [("seed", value) for value in seeds]
+    query += [("digit", digit) for digit in parameters.digit]
+    query += [("frames", parameters.frames), ("path", parameters.path), *words, ("format", format_.name)]
+    return Draw(model, Request(model.name, samples, **plan), "/interpolate", tuple(query), seeds[0], not images)
+
+
+def check_digits(model: Model, digits: Sequence[int]) -> None:
+    """Raises InvalidParameter where the model takes no digit, or not these."""
+    count = model.family.classes
+    if digits and not count:
+        raise InvalidParameter(f"digit: {model.name} cannot be told which digit to draw; GET /models says which can")
+    if any(digit >= count for digit in digits):
+        raise InvalidParameter(f"digit: {model.name} draws 0 to {count - 1}")
+
+
+def _plan(model: Model, parameters: Generate | Interpolate) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
+    """Steps, sampler and guidance for the engine, and those of them that the model can be told as words."""
+    family, plan, words = model.family, dict[str, Any](steps=model.steps), list[tuple[str, Any]]()
+    if family.steps.minimum < family.steps.maximum:
+        plan["steps"] = _within("steps", model, family.steps, parameters.steps, model.steps)
+        words.append(("steps", plan["steps"]))
+    elif parameters.steps not in (None, family.steps.default):
+        raise InvalidParameter(f"steps: {model.name} takes {family.steps.default}, no more and no less")
+    if family.samplers:
+        sampler = parameters.sampler or model.sampler
+        if sampler not in family.samplers:
+            raise InvalidParameter(f"sampler: {model.name} has {', '.join(family.samplers)}")
+        plan["sampler"] = sampler
+        words.append(("sampler", sampler))
+    elif parameters.sampler is not None:
+        raise InvalidParameter(f"sampler: {model.name} gives no choice; leave it out")
+    if family.guidance is not None:
+        plan["guidance"] = _within("guidance", model, family.guidance, parameters.guidance, model.guidance)
+        words.append(("guidance", plan["guidance"]))
+    elif parameters.guidance is not None:
+        raise InvalidParameter(f"guidance: {model.name} takes none; leave it out")
+    return plan, words
+
+
+def _within(name: str, model: Model, limits: Range[Any], value: Any, default: Any) -> Any:
+    value = default if value is None else value
+    if not limits.minimum <= value <= limits.maximum:
+        raise InvalidParameter(f"{name}: {model.name} takes {limits.minimum} to {limits.maximum}")
+    return value

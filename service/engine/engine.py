@@ -1,0 +1,155 @@
+"""The engine: requests in, one device step a turn, images out."""
+
+import logging
+import math
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engine.request import EngineError, QueueFull, Request, Result, Stopping, Ticket
+from service.engine.runner import Row, Runner
+from service.engine.scheduler import Scheduler
+
+log = logging.getLogger(__name__)
+
+MEMORY = 0.99
+"""What the measured rate keeps of its past at each turn."""
+
+
+class Engine:
+    """Runs `runners` by name. `submit` may be called from any thread, `turn` from one: the driver's.
+
+    At most `queue_images` images wait or are being drawn; `clock` gives seconds.
+    """
+
+    def __init__(
+        self, runners: Mapping[str, Runner], *, seats: int, queue_images: int, clock: Callable[[], float]
+    ) -> None:
+        self.runners, self.clock, self.queue_images = dict(runners), clock, queue_images
+        self.scheduler: Scheduler[Ticket] = Scheduler(self.runners, seats)
+        self.rows: dict[Ticket, list[Row]] = {}
+        self.mail: queue.SimpleQueue[tuple[Ticket, bool]] = queue.SimpleQueue()
+        self.wake: Callable[[], None] = lambda: None
+        self.lock = threading.Lock()
+        self.outstanding = 0
+        """Images accepted and not ended."""
+        self.ended: Counter[str] = Counter()
+        """Requests by how they ended: delivered, cancelled, failed, stopped; accepted ones under `accepted`."""
+        self.recent = (0.0, 0.0)
+        """Images drawn and device seconds spent of late, older ones counting less."""
+        self.stopping = False
+
+    # -- the callers' side ---------------------------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> Ticket:
+        """Accept `request`, whose ticket will end. Raises QueueFull or Stopping."""
+        count = len(request.samples)
+        with self.lock:
+            if self.stopping:
+                raise Stopping("the service is shutting down; try another instance, or again in a moment")
+            if self.outstanding + count > self.queue_images:
+                images, seconds = self.recent
+                raise QueueFull(max(1.0, math.ceil(self.outstanding * seconds / max(images, 1e-9))))
+            self.outstanding += count
+            self.ended["accepted"] += 1
+        runner = self.runners[request.model]
+        ticket = Ticket(
+            request,
+            images=np.zeros((count, *runner.family.data_shape[1:]), np.uint8),
+            labels=np.array([runner.label(sample.start) for sample in request.samples], np.int64),
+            missing=count,
+        )
+        ticket.cancel = lambda: self._post(ticket, leaving=True)
+        self._post(ticket, leaving=False)
+        return ticket
+
+    def stop(self) -> None:
+        """Refuse what comes from now on; what was accepted is still drawn."""
+        with self.lock:
+            self.stopping = True
+
+    def abandon(self) -> None:
+        """End what is still there with Stopping. Called where no turn will follow."""
+        self.stop()
+        self._read_mail()
+        for ticket in list(self.rows):
+            self._end(ticket, "stopped", Stopping("the service shut down before this was drawn; ask again"))
+
+    # -- the driver's side ---------------------------------------------------------------------------------------------
+
+    def turn(self) -> bool:
+        """Read the mail, take one device step for whoever it is due to, deliver. False where nobody waits."""
+        self._read_mail()
+        choice = self.scheduler.pick()
+        if choice is None:
+            return False
+        model, riders = choice
+        before = self.clock()
+        delivered = self._advance(self.runners[model], riders)
+        seconds = self.clock() - before
+        self.scheduler.charge(model, seconds)
+        self.recent = (MEMORY * self.recent[0] + delivered, MEMORY * self.recent[1] + seconds)
+        return True
+
+    def _advance(self, runner: Runner, riders: list[tuple[Ticket, int]]) -> int:
+        """One step for `riders`, and images to those that are done; returns how many.
+
+        A batch that fails is halved until the guilty row stands alone, and only its request fails.
+        """
+        riders = [(ticket, i) for ticket, i in riders if ticket in self.rows]
+        if not riders:
+            return 0
+        try:
+            images = runner.advance([self.rows[ticket][i] for ticket, i in riders])
+        except Exception as error:
+            if len(riders) > 1:
+                middle = len(riders) // 2
+                return self._advance(runner, riders[:middle]) + self._advance(runner, riders[middle:])
+            (ticket, i) = riders[0]
+            log.error("row %d of a request to %s failed: %r", i, ticket.request.model, error)
+            self._end(ticket, "failed", EngineError(f"image {i} could not be drawn: {error}"))
+            return 0
+        for (ticket, i), image in zip(riders, images, strict=True):
+            ticket.companions = max(ticket.companions, len(riders))
+            if image is not None:
+                self._deliver(ticket, i, image)
+        return sum(image is not None for image in images)
+
+    def _deliver(self, ticket: Ticket, i: int, image: NDArray[np.uint8]) -> None:
+        ticket.images[i] = image
+        ticket.missing -= 1
+        self.scheduler.finish(ticket.request.model, ticket, i)
+        if ticket.missing == 0:
+            self._end(ticket, "delivered", Result(ticket.images, ticket.labels))
+
+    def _post(self, ticket: Ticket, *, leaving: bool) -> None:
+        self.mail.put((ticket, leaving))
+        self.wake()
+
+    def _read_mail(self) -> None:
+        while not self.mail.empty():
+            ticket, leaving = self.mail.get()
+            if not leaving:
+                self.rows[ticket] = self.runners[ticket.request.model].rows(ticket.request)
+                self.scheduler.add(ticket.request.model, ticket, ticket.missing)
+            elif ticket in self.rows:
+                self._end(ticket, "cancelled", None)
+
+    def _end(self, ticket: Ticket, how: str, outcome: Result | EngineError | None) -> None:
+        """The one place where an accepted request ends."""
+        del self.rows[ticket]
+        self.scheduler.remove(ticket.request.model, ticket)
+        with self.lock:
+            self.outstanding -= len(ticket.request.samples)
+            self.ended[how] += 1
+        # A waiter that hung up may have cancelled the future itself; then there is nobody to tell.
+        if outcome is None or not ticket.future.set_running_or_notify_cancel():
+            ticket.future.cancel()
+        elif isinstance(outcome, EngineError):
+            ticket.future.set_exception(outcome)
+        else:
+            ticket.future.set_result(outcome)

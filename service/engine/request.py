@@ -1,0 +1,85 @@
+"""What a caller asks of the engine, and what he holds while he waits."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a chain starts: the noise of (seed, index), or an image to encode; and the digit it is drawn as."""
+
+    seed: int
+    index: int
+    label: int = -1
+    """-1: none was asked for."""
+    image: Tensor | None = None
+    """[1, 28, 28] float32 in [-1, 1], encoded in place of the noise."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a request: drawn from `start`, or from `weight` of the way between `start` and `end`."""
+
+    start: Point
+    end: Point | None = None
+    weight: float = 0.0
+    spherical: bool = True
+    """Along the sphere, as noise lies on one (White 2016, arXiv 1609.04468), or on the straight line."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Images of one model by one plan."""
+
+    model: str
+    samples: tuple[Sample, ...]
+    steps: int
+    sampler: str | None = None
+    guidance: float = 1.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was drawn: image i belongs to sample i."""
+
+    images: NDArray[np.uint8]
+    """[n, 28, 28]."""
+    labels: NDArray[np.int64]
+    """[n], -1 where the model was asked for none."""
+
+
+class EngineError(Exception):
+    """Why an accepted request got no images."""
+
+
+class QueueFull(EngineError):
+    """Refused at once: `retry_after` seconds from now there should be room."""
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(f"the queue is full; try again in {retry_after:.0f} s")
+        self.retry_after = retry_after
+
+
+class Stopping(EngineError):
+    """The engine is being shut down."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """An accepted request. `future` ends exactly once: with a Result, an EngineError, or cancelled."""
+
+    request: Request
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    missing: int
+    """Images not drawn yet."""
+    future: "Future[Result]" = field(default_factory=Future)
+    cancel: Callable[[], None] = lambda: None
+    """Give it up: its rows leave before the next step."""
+    companions: int = 0
+    """The largest number of rows that a step of this request had on the device."""

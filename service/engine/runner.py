@@ -1,0 +1,184 @@
+"""One model on the device: the rows that ride become one batch, go one link further, and come apart again.
+
+Company changes nothing: a row's image is the same bytes alone and in any batch. Arithmetic does not give that for
+free. A GEMM or convolution library picks its kernel, and with it the order of the sums, by the batch's size: on CPU the
+results at sizes 1, 2 or 3 can differ in the last bit from those of 4 and more. So batches are padded to a few sizes
+that this very process has proven, at warm-up and for this model, to agree bit for bit.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models import noise
+from models.base import Family, Rows
+from models.pixels import to_uint8
+from service.engine.request import Point, Request, Sample
+
+
+@dataclass(eq=False)
+class Row:
+    """A sample's place on the device."""
+
+    sample: Sample
+    plan: Tensor
+    """[steps, K] float32."""
+    guidance: float
+    at: tuple[Tensor, Tensor] | None = None
+    """State [*S] and label [classes] once it has started."""
+    step: int = 0
+    """Links gone."""
+
+
+class Runner:
+    """A family on `device`, and the batch sizes it may run at (powers of two up to `seats`)."""
+
+    def __init__(self, family: Family, device: torch.device, seats: int) -> None:
+        self.family, self.device = family, device
+        self.buckets = [1 << k for k in range(seats.bit_length()) if 1 << k <= seats]
+        self.plan = lru_cache(maxsize=256)(self._plan)
+
+    def rows(self, request: Request) -> list[Row]:
+        """The request's rows, none of them started."""
+        plan = self.plan(request.steps, request.sampler)
+        return [Row(sample, plan, request.guidance) for sample in request.samples]
+
+    def label(self, point: Point) -> int:
+        """The class that `point` is drawn as: the one asked for, else -1, or a random one where the family needs one."""
+        if point.label >= 0 or not self.family.classes or self.family.unconditional:
+            return point.label
+        return int(noise.classes(torch.tensor([point.seed]), torch.tensor([point.index]), self.family.classes))
+
+    @torch.inference_mode()
+    def advance(self, rows: list[Row]) -> list[NDArray[np.uint8] | None]:
+        """Take every row one link further. The images [28, 28] of those that are done, None for the others.
+
+        Raises FloatingPointError where a row's state is not finite. Rows change only if all goes well.
+        """
+        fresh = [row for row in rows if row.at is None]
+        started = dict(zip(fresh, self._start(fresh), strict=True))
+        labels = [(row.at or started[row])[1] for row in rows]
+        states = self._step(rows, [(row.at or started[row])[0] for row in rows], labels)
+        ends = [i for i, row in enumerate(rows) if row.step + 1 == len(row.plan)]
+        images = dict(zip(ends, self._decode([states[i] for i in ends]), strict=True))
+        for row, state, label in zip(rows, states, labels, strict=True):
+            row.at, row.step = (state, label), row.step + 1
+        return [images.get(i) for i in range(len(rows))]
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Prove which buckets agree with the largest, and keep those; compiles and allocates what a first call would.
+
+        The probes are different rows on different plans, those of every sampler, and with and without guidance.
+        """
+        *smaller, largest = self.buckets
+        truth = self._probe(largest, largest)
+        agreeing = []
+        for bucket in smaller:
+            states = self._probe(min(max(bucket, 8), largest), bucket)
+            if all(torch.equal(state, truth[place]) for place, state in states.items()):
+                agreeing.append(bucket)
+        self.buckets = [*agreeing, largest]
+
+    def _probe(self, count: int, bucket: int) -> dict[tuple[int, int], Tensor]:
+        """The states of probe rows 0..count-1 after every link, by (row, link), computed `bucket` rows at a time."""
+        family, self.buckets = self.family, [bucket]
+        steps = min(3, family.steps.maximum)
+        plans = [self.plan(steps, sampler) for sampler in family.samplers or (None,)]
+        strengths = (1.0,) if family.guidance is None else (1.0, family.guidance.default)
+        points = [Point(i, i, i % family.classes if family.classes else -1) for i in range(count)]
+        rows = [
+            Row(Sample(point), plans[i % len(plans)], strengths[i // len(plans) % len(strengths)])
+            for i, point in enumerate(points)
+        ]
+        states: dict[tuple[int, int], Tensor] = {}
+        for first in range(0, count, bucket):
+            for link in range(steps):
+                self.advance(rows[first : first + bucket])
+                states |= {(i, link): row.at[0] for i, row in enumerate(rows[first : first + bucket], first) if row.at}
+        return states
+
+    def _plan(self, steps: int, sampler: str | None) -> Tensor:
+        return self.family.plan(steps, sampler).to(self.device)
+
+    def _bucket(self, count: int) -> int:
+        """The smallest proven size for `count` rows."""
+        return next(size for size in self.buckets if size >= count)
+
+    def _padded(self, tensors: list[Tensor]) -> Tensor:
+        """The rows as one batch, the last of them repeated up to the bucket's size."""
+        return torch.stack(tensors + tensors[-1:] * (self._bucket(len(tensors)) - len(tensors)))
+
+    def _start(self, rows: list[Row]) -> list[tuple[Tensor, Tensor]]:
+        """State and label of every row's start."""
+        if not rows:
+            return []
+        starts = self._points([row.sample.start for row in rows])
+        between = [i for i, row in enumerate(rows) if row.sample.end is not None]
+        ends = self._points([end for i in between if (end := rows[i].sample.end) is not None])
+        for i, (state, label) in zip(between, ends, strict=True):
+            sample = rows[i].sample
+            path = slerp if sample.spherical else torch.lerp
+            weight = torch.tensor(sample.weight, device=self.device)
+            starts[i] = path(starts[i][0], state, weight), torch.lerp(starts[i][1], label, weight)
+        return starts
+
+    def _points(self, points: list[Point]) -> list[tuple[Tensor, Tensor]]:
+        """State and label of every point."""
+        if not points:
+            return []
+        size = self.buckets[-1]
+        if len(points) > size:
+            return self._points(points[:size]) + self._points(points[size:])
+        padded = points + points[-1:] * (self._bucket(len(points)) - len(points))
+        labels = self.family.one_hot(self._integers([self.label(point) for point in padded]))
+        seeds, indices = (self._integers([getattr(point, name) for point in padded]) for name in ("seed", "index"))
+        states = list(self.family.start(seeds, indices, labels).unbind())
+        if any(point.image is not None for point in points):
+            blank = torch.zeros(self.family.data_shape)
+            images = torch.stack([blank if point.image is None else point.image for point in padded]).to(self.device)
+            codes = self.family.encode(images, labels)
+            states = [states[i] if point.image is None else codes[i] for i, point in enumerate(padded)]
+        return list(zip(states[: len(points)], labels[: len(points)].unbind(), strict=True))
+
+    def _step(self, rows: list[Row], states: list[Tensor], labels: list[Tensor]) -> list[Tensor]:
+        padding = self._bucket(len(rows)) - len(rows)
+        padded = rows + rows[-1:] * padding
+        state = self.family.step(
+            Rows(
+                state=self._padded(states),
+                label=self._padded(labels),
+                link=torch.stack([row.plan[row.step] for row in padded]),
+                guidance=torch.tensor([row.guidance for row in padded], dtype=torch.float32, device=self.device),
+                seed=self._integers([row.sample.start.seed for row in padded]),
+                index=self._integers([row.sample.start.index for row in padded]),
+                step=self._integers([row.step + 1 for row in padded]),
+            )
+        )
+        return list(state[: len(rows)].unbind())
+
+    def _decode(self, states: list[Tensor]) -> list[NDArray[np.uint8]]:
+        if not states:
+            return []
+        images = self.family.decode(self._padded(states))[: len(states), 0]
+        if not bool(images.isfinite().all()):
+            raise FloatingPointError("the model drew something that is not a number")
+        return list(to_uint8(images).cpu().numpy())
+
+    def _integers(self, values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=self.device)
+
+
+def slerp(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+    """`weight` of the way from a to b along the great circle between them, their lengths going over linearly."""
+    length_a, length_b = a.norm(), b.norm()
+    cosine = ((a * b).sum() / (length_a * length_b).clamp(min=1e-12)).clamp(-1, 1)
+    angle = torch.arccos(cosine)
+    if float(angle.sin()) < 1e-4:  # parallel: the circle is the line
+        return torch.lerp(a, b, weight)
+    unit = (((1 - weight) * angle).sin() * a / length_a + (weight * angle).sin() * b / length_b) / angle.sin()
+    return unit * torch.lerp(length_a, length_b, weight)

@@ -1,0 +1,1 @@
+"""The verbs of the API; policy is elsewhere."""

@@ -1,0 +1,61 @@
+"""What is served, and whether it is."""
+
+import asyncio
+import dataclasses
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from service import draws
+from service.catalog import Model
+from service.engine.request import EngineError, Point, Sample
+from service.engine.request import Request as EngineRequest
+from service.state import State
+
+router = APIRouter()
+
+PROBE_SECONDS = 10.0
+
+
+@router.get("/models", tags=["models"])
+async def models(request: Request) -> dict[str, Any]:
+    """The models, and what each takes."""
+    catalog = request.app.state.service.catalog
+    return {"models": [model.describe() for model in catalog.models.values()]}
+
+
+@router.get("/models/{name}", tags=["models"])
+async def model(request: Request, name: str) -> dict[str, Any]:
+    """One model, with its manifest: where it comes from and how good it is."""
+    found = draws.find(request.app.state.service.catalog, name)
+    return {**found.describe(), "manifest": dataclasses.asdict(found.manifest)}
+
+
+@router.get("/livez", tags=["health"])
+async def livez() -> dict[str, str]:
+    """Whether the process answers."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz", tags=["health"])
+async def readyz(request: Request) -> JSONResponse:
+    """Whether every model draws: each takes a real step on the device now. Weights that do not load are named."""
+    state: State = request.app.state.service
+    found = state.catalog.models.values()
+    health = dict(zip(state.catalog.models, await asyncio.gather(*(_probe(state, one) for one in found)), strict=True))
+    ready = bool(health) and set(health.values()) == {"ok"}
+    body = {"status": "ready" if ready else "not ready", "models": health, "broken": state.catalog.broken}
+    return JSONResponse(body, status_code=200 if ready else 503, headers={"Cache-Control": "no-store"})
+
+
+async def _probe(state: State, model: Model) -> str:
+    """`ok`, or what went wrong with one image of the fewest steps."""
+    steps, sampler = model.family.steps.minimum, model.sampler
+    request = EngineRequest(model.name, (Sample(Point(0, 0, 0 if model.family.classes else -1)),), steps, sampler)
+    try:
+        ticket = state.engine.submit(request)
+        await asyncio.wait_for(asyncio.wrap_future(ticket.future), PROBE_SECONDS)
+    except (EngineError, TimeoutError) as error:
+        return str(error) or f"took no step within {PROBE_SECONDS:.0f} s"
+    return "ok"

@@ -1,0 +1,74 @@
+"""/generate and /interpolate."""
+
+import asyncio
+from collections.abc import Sequence
+
+from fastapi import APIRouter, Request, Response
+
+from service import draws, images, schemas, uploads
+from service.draws import Draw
+from service.images import Drawn, Format
+from service.state import State
+
+router = APIRouter()
+
+INLINE = 16
+"""Images that are encoded on the event loop: 28x28 costs about 40 us each, a hop to a thread and back about 100 us and
+the wait for its turn of the interpreter more."""
+
+FOREVER = "public, max-age=31536000, immutable"
+_IMAGE = {
+    "200": {"description": "The images.", "content": {f.media_type: {} for f in (*images.STILLS, *images.FRAMES)}}
+}
+
+
+@router.api_route("/generate", methods=["GET", "POST"], tags=["draw"], openapi_extra={
+    "parameters": schemas.query_parameters(schemas.Generate), "responses": _IMAGE})  # fmt: skip
+async def generate(request: Request) -> Response:
+    """Draw images: the same model, seed and first image are the same bytes, whenever, wherever, beside whomever."""
+    state: State = request.app.state.service
+    parameters, _ = await schemas.read(request, schemas.Generate)
+    model = draws.find(state.catalog, parameters.model)
+    format_ = images.choose(images.STILLS, parameters.format, request.headers.get("accept"))
+    draw = draws.generate(parameters, model, format_, state.settings.max_images, state.new_seed())
+    return await answer(request, draw, format_, fixed=parameters.seed is not None)
+
+
+@router.api_route("/interpolate", methods=["GET", "POST"], tags=["draw"], openapi_extra={
+    "parameters": schemas.query_parameters(schemas.Interpolate), "responses": _IMAGE})  # fmt: skip
+async def interpolate(request: Request) -> Response:
+    """Draw the way from one image to another: two seeds, two digits at one seed, or two uploads (fields `image`)."""
+    state: State = request.app.state.service
+    parameters, files = await schemas.read(request, schemas.Interpolate)
+    model = draws.find(state.catalog, parameters.model)
+    format_ = images.choose(images.FRAMES, parameters.format, request.headers.get("accept"))
+    ends = [uploads.read(await file.read(), state.settings.max_pixels) for file in files]
+    draw = draws.interpolate(parameters, model, format_, ends, state.new_seed())
+    return await answer(request, draw, format_, fixed=bool(parameters.seed) and draw.repeatable)
+
+
+async def answer(request: Request, draw: Draw, format_: Format, *, fixed: bool) -> Response:
+    """Draw, encode, and say how to get the same again. A GET whose words fix the draw never changes, and says so."""
+    state: State = request.app.state.service
+    headers = {"X-Model-Digest": draw.model.manifest.digest, "Vary": "Accept"}
+    if draw.repeatable:
+        headers |= {"X-Seed": str(draw.seed), "Content-Location": draw.location}
+    if request.method == "GET" and fixed:
+        headers |= {"ETag": draw.etag(state.scope), "Cache-Control": FOREVER}
+        if _matches(request.headers.getlist("if-none-match"), headers["ETag"]):
+            return Response(status_code=304, headers=headers)
+    else:
+        headers["Cache-Control"] = "no-store"
+    ticket = await state.draw(draw.request, request.receive)
+    result = ticket.future.result()
+    drawn = Drawn(result.images, result.labels, {**dict(draw.query[:1]), "seed": draw.seed, "url": draw.location})
+    inline = len(result.images) <= INLINE
+    content = format_.encode(drawn) if inline else await asyncio.to_thread(format_.encode, drawn)
+    headers["X-Batch"] = str(ticket.companions)
+    return Response(content, media_type=format_.media_type, headers=headers)
+
+
+def _matches(fields: Sequence[str], etag: str) -> bool:
+    """Whether an If-None-Match names the tag (RFC 9110, 13.1.2: compared weakly)."""
+    tags = {tag.strip().removeprefix("W/") for field in fields for tag in field.split(",")}
+    return "*" in tags or etag in tags

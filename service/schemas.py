@@ -1,0 +1,122 @@
+"""What requests may say, and how it is read: from the query, a JSON body, or a form."""
+
+import typing
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+
+from models.noise import MAX_SEED
+from service.errors import InvalidParameter, UnsupportedBody
+
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Digit = Annotated[int, Field(ge=0)]
+
+
+class _Parameters(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(description="Name of the weights; GET /models lists them.")
+    steps: int | None = Field(None, ge=1, description="Links of the chain, for models that take more than one.")
+    sampler: str | None = Field(None, description="How the chain is walked, for models that give a choice.")
+    guidance: float | None = Field(
+        None, allow_inf_nan=False, description="Strength of the digit; 1 is the plain model."
+    )
+    format: str | None = Field(None, description="Format of the answer; goes before the Accept header.")
+
+
+class Generate(_Parameters):
+    """Parameters of /generate."""
+
+    digit: list[Digit] = Field([], description="Digit to draw; may repeat: image i takes the i-th, cycling.")
+    n: int = Field(1, ge=1, description="Number of images.")
+    seed: Seed | None = Field(
+        None, description="The same seed draws the same images; one is chosen where it is left out."
+    )
+    first: int = Field(0, ge=0, le=2**53, description="Index of the first image: n images are first .. first + n - 1.")
+
+
+class Interpolate(_Parameters):
+    """Parameters of /interpolate: two seeds, or two digits at one seed, or two uploaded images."""
+
+    seed: list[Seed] = Field([], max_length=2, description="Twice: the two ends. Once: where both digits are drawn.")
+    digit: list[Digit] = Field([], max_length=2, description="Twice: the two ends. Once: the digit all along.")
+    frames: int = Field(8, ge=2, le=256, description="Images from one end to the other, both included.")
+    path: Literal["spherical", "linear"] = Field("spherical", description="The way between the two ends.")
+
+
+P = TypeVar("P", bound=BaseModel)
+
+
+async def read(request: Request, schema: type[P]) -> tuple[P, list[UploadFile]]:
+    """The request's parameters and uploads (form fields called `image`). Raises InvalidParameter, UnsupportedBody."""
+    values = _gathered(request.query_params.multi_items(), schema)
+    uploads: list[UploadFile] = []
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    body: dict[str, Any] = {}
+    if kind == "application/json":
+        body = await _json(request)
+    elif kind == "multipart/form-data":
+        items = (await request.form(max_files=2, max_fields=32)).multi_items()
+        uploads = [value for name, value in items if name == "image" and isinstance(value, UploadFile)]
+        body = _gathered([(name, value) for name, value in items if name != "image" and isinstance(value, str)], schema)
+    elif kind not in ("", "application/x-www-form-urlencoded") or (kind and await request.body()):
+        raise UnsupportedBody("send parameters in the query, as application/json, or (with images) multipart/form-data")
+    if twice := sorted(values.keys() & body.keys()):
+        raise InvalidParameter(f"given in the query and again in the body: {', '.join(twice)}; give each once")
+    return validate(schema, {**values, **body}), uploads
+
+
+def validate(schema: type[P], values: dict[str, Any]) -> P:
+    """`values` as a `schema`. Raises InvalidParameter that names each wrong one."""
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        names = ", ".join(schema.model_fields)
+        wrong = []
+        for item in error.errors(include_url=False, include_context=False):
+            parameter = ".".join(str(part) for part in item["loc"])
+            message = f"no such parameter; there are: {names}" if item["type"] == "extra_forbidden" else item["msg"]
+            wrong.append({"parameter": parameter, "message": message})
+        detail = "; ".join(f"{item['parameter']}: {item['message']}" for item in wrong)
+        raise InvalidParameter(detail, errors=wrong) from None
+
+
+def query_parameters(schema: type[BaseModel]) -> list[dict[str, Any]]:
+    """The schema's fields as OpenAPI query parameters."""
+    properties = schema.model_json_schema()["properties"]
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": field.is_required(),
+            "description": field.description,
+            "schema": {key: value for key, value in properties[name].items() if key not in ("title", "description")},
+        }
+        for name, field in schema.model_fields.items()
+    ]
+
+
+def _gathered(items: list[tuple[str, str]], schema: type[BaseModel]) -> dict[str, Any]:
+    """Names with their values: a list for a field that is one, else the only one there may be."""
+    values: dict[str, Any] = {}
+    for name, value in items:
+        field = schema.model_fields.get(name)
+        if field is not None and typing.get_origin(field.annotation) is list:
+            values.setdefault(name, []).append(value)
+        elif name in values:
+            raise InvalidParameter(f"{name}: given more than once; give it once")
+        else:
+            values[name] = value
+    return values
+
+
+async def _json(request: Request) -> dict[str, Any]:
+    try:
+        body = await request.json()
+    except (ValueError, RecursionError):
+        raise InvalidParameter("the body does not read as JSON") from None
+    if not isinstance(body, dict):
+        raise InvalidParameter("the JSON body must be an object of parameters")
+    return body

@@ -1,0 +1,1 @@
+"""Offline: fits every family on real data and exports its weights."""

@@ -1,0 +1,173 @@
+"""`python -m training`: fit, export, evaluate, judge. Families are found; every field of their configs is a flag."""
+
+import argparse
+import dataclasses
+import signal
+import sys
+import time
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models import families
+from models.base import Family
+from models.families import UnknownFamily
+from models.store import WeightsError
+from training import data, evaluate, judge
+from training.config import ConfigError, RunConfig
+from training.data import DataError
+from training.export import CONFIG, export
+from training.log import Log
+from training.loop import DTYPES, Hardware, Trainer, train
+
+STOPPED = 130
+"""Exit status of a run that a signal ended, with its state saved."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; a mistake of the caller's is one line and 2."""
+    try:
+        args = parser().parse_args(arguments)
+        return int(args.command(args) or 0)
+    except (ConfigError, DataError, UnknownFamily, WeightsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; `fit` has one sub-command a family."""
+    root = argparse.ArgumentParser(prog="python -m training", description="Fit generative models and export them.")
+    commands = root.add_subparsers(required=True, metavar="COMMAND")
+    fit = commands.add_parser("fit", help="train a family; the same command again goes on where it stopped")
+    fitting = fit.add_subparsers(required=True, metavar="FAMILY")
+    for name in families.names():
+        family = families.get(name)
+        command = fitting.add_parser(name, help=family.about.title, description=family.about.formula)
+        add_fit_flags(command, family)
+        command.set_defaults(command=run_fit, family=name)
+    add_export(commands.add_parser("export", help="write a run's weights for the service"))
+    add_evaluate(commands.add_parser("evaluate", help="measure the quality of exported weights"))
+    judging = commands.add_parser("judge", help="train the classifier that evaluation measures by")
+    judging.add_argument("which", choices=judge.NAMES)
+    judging.add_argument("--data-root", type=Path)
+    judging.set_defaults(command=lambda args: judge.command(args.which, args.data_root))
+    return root
+
+
+def add_fit_flags(command: argparse.ArgumentParser, family: type[Family]) -> None:
+    """What every run takes, then the fields of the family's Config and of its recipe."""
+    command.add_argument("--run", type=Path, help="directory of the run (default: runs/FAMILY)")
+    command.add_argument("--data", default="mnist", help=f"{', '.join(data.NAMES)}, or a folder of images")
+    command.add_argument("--data-root", type=Path, help="where data sets lie (default: $DRAWBRIDGE_DATA, else data)")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    command.add_argument(
+        "--precision", choices=tuple(DTYPES), default="f32", help="of the nets' arithmetic, by autocast"
+    )
+    command.add_argument("--compile", action="store_true", help="torch.compile the nets")
+    command.add_argument("--threads", type=int, help="CPU threads (default: one a core)")
+    command.add_argument("--max-minutes", type=float, help="save and stop after so long; run again to go on")
+    command.add_argument("--every", type=int, help="images between grids and measurements (default: one epoch)")
+    model, recipe = command.add_argument_group("model"), command.add_argument_group("recipe")
+    for field in dataclasses.fields(family.Config):
+        _add_field(model, field, field.default)
+    for field in dataclasses.fields(family.recipe):
+        _add_field(recipe, field, getattr(family.recipe, field.name))
+
+
+def run_fit(args: argparse.Namespace) -> int:
+    """Train, or go on training."""
+    family = families.get(args.family)
+    if args.compile and not family.compiles:
+        raise ConfigError(f"{args.family} differentiates a gradient, which torch.compile cannot; leave out --compile")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    dataset = data.load(args.data, args.data_root, "train")
+    config = RunConfig(
+        family=args.family,
+        model={field.name: getattr(args, field.name) for field in dataclasses.fields(family.Config)},
+        recipe={field.name: getattr(args, field.name) for field in dataclasses.fields(family.recipe)},
+        data=args.data,
+        seed=args.seed,
+        precision=args.precision,
+    )
+    run = args.run or Path("runs") / args.family
+    config.save_or_match(run / CONFIG)
+    hardware = Hardware(_device(args.device), args.compile)
+    print((run / CONFIG).read_text(), end="")
+    print(f"data: {dataset.name}, {len(dataset.images)} images; device: {hardware.device}; run: {run}", flush=True)
+    trainer = Trainer(config, dataset, hardware)
+    with Log(run, trainer.goal, interval=max(2048, trainer.recipe.batch)) as log:
+        reason = train(trainer, run, log, args.every or len(dataset.images), stopper(args.max_minutes))
+    if reason is None:
+        print(f"done: {trainer.images} images in {trainer.seconds / 60:.1f} min; next: python -m training export {run}")
+        return 0
+    print(f"stopped ({reason}) at {trainer.images} of {trainer.goal} images, all saved; run the same command to go on")
+    return 0 if reason == "time is up" else STOPPED
+
+
+def stopper(max_minutes: float | None) -> Callable[[], str | None]:
+    """A function that gives the reason to stop once a SIGINT or SIGTERM came or the time is up, until then None."""
+    reasons: list[str] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _: reasons.append(signal.Signals(received).name))
+    end = time.monotonic() + max_minutes * 60 if max_minutes is not None else float("inf")
+    return lambda: reasons[0] if reasons else "time is up" if time.monotonic() >= end else None
+
+
+def add_export(command: argparse.ArgumentParser) -> None:
+    """Flags of `export`."""
+    command.add_argument("run", type=Path, help="directory of the run, or its name under runs/")
+    command.add_argument("--name", help="name of the weights (default: the run's)")
+    command.add_argument("--weights", type=Path, default=Path("weights"), help="directory that all weights lie in")
+    command.add_argument("--checkpoint", choices=("best", "latest"), default="latest")
+    command.add_argument("--data-root", type=Path)
+    command.add_argument("--steps", type=int, help="what a request gets that names none; likewise below")
+    command.add_argument("--sampler")
+    command.add_argument("--guidance", type=float)
+    command.set_defaults(command=run_export)
+
+
+def run_export(args: argparse.Namespace) -> None:
+    """Write weights/NAME."""
+    run = args.run if args.run.exists() or args.run.is_absolute() else Path("runs") / args.run
+    defaults = {key: getattr(args, key) for key in ("steps", "sampler", "guidance") if getattr(args, key) is not None}
+    directory = args.weights / (args.name or run.name)
+    manifest = export(run, directory, args.checkpoint, defaults, args.data_root)
+    print(f"{directory}: {manifest.family}, {manifest.parameters} parameters, SHA-256 {manifest.digest[:12]}")
+
+
+def add_evaluate(command: argparse.ArgumentParser) -> None:
+    """Flags of `evaluate`."""
+    command.add_argument("names", nargs="*", metavar="NAME", help="weights to measure")
+    command.add_argument("--all", action="store_true", help="measure all there are")
+    command.add_argument("--weights", type=Path, default=Path("weights"))
+    command.add_argument("--data-root", type=Path)
+    command.add_argument("-n", type=int, default=10_000, help="draws a seed")
+    command.add_argument("--seeds", type=int, nargs="+", default=[0])
+    command.add_argument("--judge", choices=judge.NAMES, default="report")
+    command.add_argument("--write", action="store_true", help="put the figures into the manifests")
+    command.set_defaults(command=evaluate.command)
+
+
+def _add_field(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], default: Any) -> None:
+    """One flag for one field of a dataclass, from its type, default and help."""
+    flag = "--" + field.name.replace("_", "-")
+    help_ = f"{field.metadata['help']} (default: {default})"
+    if isinstance(default, bool):
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=help_)
+    elif isinstance(default, tuple):
+        group.add_argument(flag, type=type(default[0]), nargs=len(default), default=list(default), help=help_)
+    else:
+        choices = typing.get_args(field.type) if typing.get_origin(field.type) is typing.Literal else None
+        group.add_argument(flag, type=type(default), choices=choices, default=default, help=help_)
+
+
+def _device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch sees no GPU here; use --device cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

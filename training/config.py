@@ -1,0 +1,69 @@
+"""What a training run is: everything that decides its result, and nothing that does not."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models import families
+from models.base import Recipe
+
+
+class ConfigError(Exception):
+    """A run cannot be started as asked; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The identity of a run: two runs with equal ones end, on the same kind of device, with the same weights."""
+
+    family: str
+    model: dict[str, Any]
+    """The family's own Config."""
+    recipe: dict[str, Any]
+    data: str
+    seed: int
+    precision: str
+
+    def save_or_match(self, path: Path) -> None:
+        """Write to `path`, or where a run was begun there, hold against it. Raises ConfigError with the difference."""
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+            return
+        begun, asked = _flat(json.loads(path.read_text())), _flat(json.loads(json.dumps(dataclasses.asdict(self))))
+        changed = [
+            f"{key}: begun with {begun.get(key)}, now {asked.get(key)}"
+            for key in sorted(begun.keys() | asked.keys())
+            if begun.get(key) != asked.get(key)
+        ]
+        if changed:
+            raise ConfigError(
+                f"{path.parent} was begun with another configuration ({'; '.join(changed)}); "
+                "give the former values to resume it, or another --run to begin anew"
+            )
+
+    @staticmethod
+    def read(path: Path) -> "RunConfig":
+        """The configuration of a run that was begun. Raises ConfigError where there is none."""
+        try:
+            return RunConfig(**json.loads(path.read_text()))
+        except FileNotFoundError:
+            raise ConfigError(f"{path.parent} is not a run; begin one with `python -m training fit FAMILY`") from None
+
+    def model_config(self) -> Any:
+        """The family's Config object."""
+        return families.get(self.family).Config(**self.model)
+
+    def training_recipe(self) -> Recipe:
+        """The Recipe object."""
+        return Recipe(**{**self.recipe, "betas": tuple(self.recipe["betas"])})
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

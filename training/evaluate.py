@@ -1,0 +1,4 @@
+NAMES = ("report", "select")
+
+
+def command(*a): ...

@@ -1,0 +1,82 @@
+"""What a run says: a progress bar, TensorBoard scalars and grids, and the same as JSON lines."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+LINES = "log.jsonl"
+
+
+class Log:
+    """A run's log in `run`; a context manager. Losses are averaged over `interval` images before they are written."""
+
+    def __init__(self, run: Path, goal: int, interval: int) -> None:
+        self.run, self.goal, self.interval = run, goal, interval
+        self.sums: dict[str, Tensor] = {}
+        self.count, self.written = 0, 0
+        self.bar = tqdm(
+            total=goal,
+            unit="img",
+            unit_scale=True,
+            mininterval=0.5 if sys.stderr.isatty() else 30.0,
+            dynamic_ncols=True,
+        )
+        (run / "grids").mkdir(parents=True, exist_ok=True)
+        self.board = SummaryWriter(str(run / "tensorboard"))
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.close()
+        self.board.close()
+
+    def rewind(self, images: int) -> None:
+        """Forget what was written after `images`: a run that resumes there will write it again."""
+        self.written = images
+        self.bar.update(images - self.bar.n)
+        path = self.run / LINES
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines(keepends=True) if _images(line) <= images]
+            path.write_text("".join(kept))
+        self.board.close()
+        self.board = SummaryWriter(str(self.run / "tensorboard"), purge_step=images + 1)
+
+    def progress(self, images: int, terms: dict[str, Tensor]) -> None:
+        """One iteration's terms. Reading a number off a GPU waits for it, so that is done once an interval."""
+        self.bar.update(min(images, self.goal) - self.bar.n)
+        self.sums = {name: self.sums[name] + term if name in self.sums else term for name, term in terms.items()}
+        self.count += 1
+        if images - self.written < self.interval and images < self.goal:
+            return
+        means = {name: float(total) / self.count for name, total in self.sums.items()}
+        self.sums, self.count, self.written = {}, 0, images
+        self.bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()}, refresh=False)
+        self._write(images, means)
+
+    def samples(self, images: int, score: float, png: bytes | None) -> None:
+        """The samples' distance to the data, and their picture."""
+        self._write(images, {"sample_distance": score})
+        if png is not None:
+            (self.run / "grids" / f"{images:010d}.png").write_bytes(png)
+
+    def _write(self, images: int, scalars: dict[str, float]) -> None:
+        with (self.run / LINES).open("a") as file:
+            file.write(json.dumps({"images": images, "time": time.time(), **scalars}) + "\n")
+        for name, value in scalars.items():
+            self.board.add_scalar(name, value, images)
+
+
+def _images(line: str) -> int:
+    try:
+        return int(json.loads(line)["images"])
+    except (ValueError, KeyError):  # the half line of a run that was killed
+        return sys.maxsize

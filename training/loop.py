@@ -1,0 +1,185 @@
+"""The loop: one for every family. It counts images, not epochs, and resumes by running the same command again."""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models import families
+from models.base import Family, Recipe
+from models.pixels import to_unit
+from training import checkpoint
+from training.config import RunConfig
+from training.data import Dataset, Shuffled
+from training.log import Log
+from training.samples import distance, fixed_samples, grid_png
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where and how a run computes; may change from one call to the next."""
+
+    device: torch.device
+    compile: bool = False
+
+
+class Trainer:
+    """A family on its way: nets, averaged nets, optimisers, position in the data, counters.
+
+    `state_dict` is all of it; a trainer that loads one goes on as if it had never stopped.
+    """
+
+    def __init__(self, config: RunConfig, data: Dataset, hardware: Hardware) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.data, self.hardware = config, data, hardware
+        self.recipe: Recipe = config.training_recipe()
+        family = families.get(config.family)(config.model_config(), tuple(data.images.shape[1:]), len(data.classes))
+        self.family: Family = family.to(hardware.device).to(memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.family).for_sampling()
+        self.optimizers = {
+            player: torch.optim.Adam(
+                self.family.player(player).parameters(), self.recipe.lr, self.recipe.betas, fused=True
+            )
+            for player in dict.fromkeys(self.family.moves())
+        }
+        self.scaler = torch.amp.GradScaler(hardware.device.type, enabled=config.precision == "f16")
+        self.batches = Shuffled(len(data.images), self.recipe.batch, config.seed)
+        self.images, self.seconds, self.best = 0, 0.0, math.inf
+        if hardware.compile:
+            for net in self.family.children():
+                net.compile()
+
+    @property
+    def goal(self) -> int:
+        """Images after which the run is done."""
+        return math.ceil(self.recipe.epochs * len(self.data.images))
+
+    def iterate(self) -> dict[str, Tensor]:
+        """Every player's move once, then the average: one iteration. Returns the named terms, still on the device."""
+        terms: dict[str, Tensor] = {}
+        first, *_ = moves = self.family.moves()
+        for player in moves:
+            if player == first:
+                x, label = self.next_batch()
+            terms |= {_term(player, name): value for name, value in self.move(player, x, label).items()}
+        self.images += self.recipe.batch
+        self.update_average()
+        return terms
+
+    def next_batch(self) -> tuple[Tensor, Tensor]:
+        """Images [B, ...] in [-1, 1] and labels [B] on the device."""
+        index = next(self.batches)
+        x = to_unit(self.data.images[index].to(self.hardware.device, non_blocking=True))
+        if x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        return x, self.data.labels[index].to(self.hardware.device, non_blocking=True)
+
+    def move(self, player: str, x: Tensor, label: Tensor) -> dict[str, Tensor]:
+        """One optimiser step of `player`; the others' parameters stand still and get no gradient."""
+        optimizer = self.optimizers[player]
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(self.recipe, self.images, self.goal)
+        dtype = DTYPES[self.config.precision]
+        with torch.autocast(self.hardware.device.type, dtype, enabled=dtype != torch.float32):
+            terms = self.family.loss(player, x, label)
+        gradients = torch.autograd.grad(self.scaler.scale(terms["loss"]), parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        return {name: value.detach() for name, value in terms.items()}
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """The served weights' half-life is `recipe.ema` images, shorter while the run is young (EDM, appendix F.2)."""
+        half_life = min(self.recipe.ema, 0.05 * self.images)
+        weight = 1 - 0.5 ** (self.recipe.batch / half_life) if half_life else 1.0
+        trained = dict(self.family.named_parameters())
+        pairs = [(average, trained[name]) for name, average in self.average.named_parameters()]
+        torch._foreach_lerp_([average for average, _ in pairs], [parameter for _, parameter in pairs], weight)
+        buffers = dict(self.family.named_buffers())
+        for name, buffer in self.average.named_buffers():
+            buffer.copy_(buffers[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides how the run goes on."""
+        return {
+            "family": self.family.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": {player: optimizer.state_dict() for player, optimizer in self.optimizers.items()},
+            "scaler": self.scaler.state_dict(),
+            "batches": self.batches.state_dict(),
+            "random": checkpoint.random_state(),
+            "images": self.images,
+            "seconds": self.seconds,
+            "best": self.best,
+            "device": self.hardware.device.type,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Stand where `state` was taken."""
+        self.family.load_state_dict(state["family"])
+        self.average.load_state_dict(state["average"])
+        for player, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][player])
+        self.scaler.load_state_dict(state["scaler"])
+        self.batches.load_state_dict(state["batches"])
+        checkpoint.set_random_state(state["random"])
+        self.images, self.seconds, self.best = state["images"], state["seconds"], state["best"]
+
+
+def learning_rate(recipe: Recipe, images: int, goal: int) -> float:
+    """The rate after `images` of `goal`: a rise over `recipe.warmup`, then flat or along half a cosine to 0."""
+    rise = min(1.0, (images + recipe.batch) / recipe.warmup) if recipe.warmup else 1.0
+    fall = 0.5 * (1 + math.cos(math.pi * min(1.0, images / goal))) if recipe.cosine else 1.0
+    return recipe.lr * rise * fall
+
+
+def train(trainer: Trainer, run: Path, log: Log, every: int, stop: Callable[[], str | None]) -> str | None:
+    """Train to the goal, or until `stop` gives a reason, which is returned. Always leaves a checkpoint behind.
+
+    Every `every` images the run draws its grid, measures its samples against the data, and saves.
+    """
+    latest = run / checkpoint.LATEST
+    if latest.exists():
+        trainer.load_state_dict(checkpoint.load(latest))
+        log.rewind(trainer.images)
+    reason = None
+    clock = time.monotonic()
+    while trainer.images < trainer.goal and reason is None:
+        before = trainer.images
+        terms = trainer.iterate()
+        log.progress(trainer.images, terms)
+        reason = stop()
+        due = trainer.images // every > before // every or trainer.images >= trainer.goal
+        if due:
+            judge(trainer, run, log)
+        if due or reason or time.monotonic() - clock > 120:
+            now = time.monotonic()
+            trainer.seconds += now - clock
+            clock = now
+            checkpoint.save(latest, trainer.state_dict())
+    return reason
+
+
+def judge(trainer: Trainer, run: Path, log: Log) -> None:
+    """Draw the grid with the noise of always, measure the samples, and keep the weights if they are the best yet."""
+    samples = fixed_samples(trainer.average, trainer.hardware.device)
+    score = distance(samples, trainer.data)
+    log.samples(trainer.images, score, grid_png(samples) if samples.dim() == 4 else None)
+    if score < trainer.best:
+        trainer.best = score
+        checkpoint.save(run / checkpoint.BEST, trainer.state_dict())
+
+
+def _term(player: str, name: str) -> str:
+    return name if player == "self" else f"{player}.{name}"
