@@ -1,4 +1,129 @@
-NAMES = ("report", "select")
+"""How good samples are: drawn as the service draws them, quantised, and held against the test split by a judge."""
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+from models import store
+from models.base import Family, draw
+from models.pixels import to_uint8
+from models.store import Manifest
+from training import data, judge, metrics
+from training.config import ConfigError
+from training.data import Dataset
+from training.judge import Judge
+
+BATCH = 64
+COLUMNS = ("mnist_cnn_fd", "kid", "precision", "recall", "density", "coverage", "accuracy", "worst_digit")
 
 
-def command(*a): ...
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """Samples, and what they were asked to be."""
+
+    images: Tensor
+    """[N, 1, 28, 28] uint8."""
+    asked: Tensor | None
+    """[N] int64, or None where the model cannot be asked."""
+
+
+class Bench:
+    """The test split as a judge sees it, and what real images score against it."""
+
+    def __init__(self, judge_: Judge, train: Dataset, test: Dataset) -> None:
+        self.judge, self.train, self.test = judge_, train, test
+        self.real = judge_.look(test.images)[0]
+        self.pixels = train.images.flatten(1).float()
+        self.test_gap = metrics.nearest(self.pixels, test.images[:1000].flatten(1).float()).mean()
+
+    def measure(self, drawn: Drawn) -> dict[str, Any]:
+        """Every figure of the samples."""
+        features, probabilities = self.judge.look(drawn.images)
+        judged = probabilities.argmax(1)
+        overlap = metrics.coverage(self.real, features)
+        gap = metrics.nearest(self.pixels, drawn.images[:1000].flatten(1).float()).mean()
+        figures = {
+            "mnist_cnn_fd": metrics.frechet_distance(self.real, features),
+            "kid": metrics.kernel_distance(self.real, features),
+            **dataclasses.asdict(overlap),
+            "label_entropy": metrics.entropy(judged, 10),
+            "duplicates": metrics.duplicates(drawn.images),
+            "nearest_training_ratio": float(gap / self.test_gap),
+        }
+        if drawn.asked is not None:
+            right = (judged == drawn.asked).double()
+            digits = [float(right[drawn.asked == digit].mean()) for digit in range(10)]
+            figures |= {"accuracy": float(right.mean()), "worst_digit": min(digits), "accuracy_by_digit": digits}
+        return figures
+
+    def floor(self, count: int) -> dict[str, Any]:
+        """What `count` real training images score."""
+        return self.measure(Drawn(self.train.images[:count], self.train.labels[:count]))
+
+    def pca_kde(self, count: int, components: int = 50, bandwidth: float = 0.6) -> dict[str, Any]:
+        """What the simplest density scores, for scale: training images in PCA space, each with Gaussian noise."""
+        pca = PCA(components, random_state=0).fit(self.pixels[:20_000].numpy())
+        generator = torch.Generator().manual_seed(0)
+        chosen = torch.randint(len(self.pixels), (count,), generator=generator)
+        codes = torch.from_numpy(pca.transform(self.pixels[chosen].numpy())).float()
+        spread = codes.std() * bandwidth * torch.randn(codes.shape, generator=generator) * 0.5
+        flat = torch.from_numpy(pca.inverse_transform((codes + spread).numpy())).float()
+        images = flat.round().clamp(0, 255).to(torch.uint8).view(-1, 1, 28, 28)
+        return self.measure(Drawn(images, self.train.labels[chosen]))
+
+
+@torch.inference_mode()
+def sample(family: Family, manifest: Manifest, seed: int, count: int, **asked: Any) -> Drawn:
+    """Images 0..count-1 of `seed` with the manifest's defaults, or what `asked` puts in their place.
+
+    Digits take turns, where the model can be asked for one.
+    """
+    asked = {"steps": family.steps.default, **manifest.defaults, **asked}
+    index = torch.arange(count)
+    label = index % max(family.classes, 1)
+    images = []
+    for part in index.split(BATCH):
+        seeds = torch.full_like(part, seed)
+        images.append(to_uint8(draw(family, seeds, part, family.one_hot(label[part]), **asked)))
+    return Drawn(torch.cat(images), label if family.classes else None)
+
+
+def over_seeds(measure: Callable[[int], dict[str, Any]], seeds: list[int]) -> dict[str, Any]:
+    """The mean of each figure over the seeds; with several, `interval` has half the 95 % interval of each."""
+    runs = [measure(seed) for seed in seeds]
+    columns = {key: torch.tensor([run[key] for run in runs], dtype=torch.float64) for key in runs[0]}
+    means: dict[str, Any] = {key: values.mean(0).tolist() for key, values in columns.items()}
+    if len(seeds) > 1:
+        means["interval"] = {key: metrics.interval(v.tolist()) for key, v in columns.items() if v.dim() == 1}
+    return means
+
+
+def command(args: argparse.Namespace) -> None:
+    """Measure weights, print a table, and with `--write` put the figures into their manifests."""
+    names = store.listing(args.weights) if args.all else args.names
+    if not names:
+        raise ConfigError("name the weights to measure, or give --all")
+    judge_ = judge.load(args.judge)
+    bench = Bench(judge_, *(data.load("mnist", args.data_root, split) for split in ("train", "test")))
+    floor = bench.floor(args.n)
+    print(f"{args.n} images against the 10,000 of the test split, by the judge {judge_.name!r}", flush=True)
+    print("".join(f"{title:>13}" for title in ("", *COLUMNS)))
+    _print_row("real", floor)
+    _print_row("pca+kde", bench.pca_kde(args.n))
+    for name in names:
+        family, manifest = store.load(args.weights / name)
+        figures = over_seeds(lambda seed: bench.measure(sample(family, manifest, seed, args.n)), args.seeds)  # noqa: B023
+        _print_row(name, figures)
+        if args.write:
+            measured = {"samples": args.n, "seeds": args.seeds, "judge": {"name": judge_.name, "digest": judge_.digest}}
+            store.annotate(args.weights / name, {**figures, **measured, "real": floor})
+
+
+def _print_row(name: str, figures: dict[str, Any]) -> None:
+    cells = (f"{figures[column]:13.4f}" if column in figures else f"{'':>13}" for column in COLUMNS)
+    print(f"{name:>13}" + "".join(cells), flush=True)

@@ -1,4 +1,144 @@
-NAMES = ("report", "select")
+"""The classifiers that samples are judged by. No generator is ever trained on one.
+
+There are two, of different widths and seeds: `report` gives the figures that are published; `select` is for choosing
+(guidance, defaults, checkpoints), so that what is reported was not selected for.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models import store
+from models.pixels import to_unit
+from models.store import WeightsError
+from training import data
+from training.data import Dataset, Shuffled
+
+ROOT = Path(__file__).parent / "judges"
+WIDTHS = {"report": 20, "select": 16}
+NAMES = tuple(WIDTHS)
+EPOCHS, BATCH, LR = 12, 128, 4e-3
 
 
-def command(*a): ...
+class CNN(nn.Module):
+    """Images [B, 1, 28, 28] in [-1, 1] -> features [B, 4 width] and logits [B, 10]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *_convolution(1, width),
+            nn.MaxPool2d(2),
+            *_convolution(width, 2 * width),
+            *_convolution(2 * width, 2 * width),
+            nn.MaxPool2d(2),
+            *_convolution(2 * width, 4 * width),
+            *_convolution(4 * width, 4 * width),
+        )
+        self.head = nn.Linear(4 * width, 10)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.body(x).mean((2, 3))
+        return features, self.head(features)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A frozen classifier."""
+
+    name: str
+    net: CNN
+    accuracy: float
+    """On the 10,000 test images of MNIST."""
+    digest: str
+
+    @torch.inference_mode()
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [N, D] and probabilities [N, 10] of images [N, 1, 28, 28] uint8."""
+        seen = [self.net(to_unit(part).contiguous(memory_format=torch.channels_last)) for part in images.split(256)]
+        features, logits = (torch.cat(parts) for parts in zip(*seen, strict=True))
+        return features, logits.softmax(1)
+
+
+def load(name: str) -> Judge:
+    """The committed judge `name`. Raises WeightsError where its file is missing or not the one of its manifest."""
+    directory = ROOT / name
+    try:
+        manifest = json.loads((directory / store.MANIFEST).read_text())
+        content = (directory / store.TENSORS).read_bytes()
+    except FileNotFoundError:
+        raise WeightsError(f"{directory} is not complete; `python -m training judge {name}` trains it") from None
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != manifest["digest"]:
+        raise WeightsError(f"{directory / store.TENSORS} is not the file that its manifest tells of; restore both")
+    net = CNN(WIDTHS[name])
+    net.load_state_dict(safetensors.torch.load(content))
+    net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+    return Judge(name, net, manifest["test_accuracy"], digest)
+
+
+def train(name: str, train_data: Dataset, epochs: int = EPOCHS) -> CNN:
+    """A classifier trained on small shifts, turns and stretches of the data, its learning rate on one cycle."""
+    torch.manual_seed(NAMES.index(name))
+    net = CNN(WIDTHS[name]).to(memory_format=torch.channels_last)
+    iterations = epochs * len(train_data.images) // BATCH
+    optimizer = torch.optim.AdamW(net.parameters(), LR, weight_decay=0.02, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, iterations)
+    batches: Iterator[Tensor] = Shuffled(len(train_data.images), BATCH, seed=NAMES.index(name))
+    for i in range(iterations):
+        index = next(batches)
+        x = augmented(to_unit(train_data.images[index])).contiguous(memory_format=torch.channels_last)
+        loss = F.cross_entropy(net(x)[1], train_data.labels[index], label_smoothing=0.05)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if i % 200 == 0:
+            print(f"{name}: iteration {i} of {iterations}, loss {float(loss.detach()):.4f}", flush=True)
+    return net.eval()
+
+
+def augmented(x: Tensor) -> Tensor:
+    """Each image of [B, 1, 28, 28] turned by up to 12 degrees, scaled by up to 12 %, sheared, moved by up to 2 px."""
+    count = len(x)
+    turn = (torch.rand(count) * 2 - 1) * 0.21
+    scale = 1 + (torch.rand(count) * 2 - 1) * 0.12
+    shear = (torch.rand(count) * 2 - 1) * 0.2
+    shift = (torch.rand(count, 2) * 2 - 1) * (2 / 14)
+    cosine, sine = turn.cos() * scale, turn.sin() * scale
+    rows = torch.stack((cosine, -sine + shear, shift[:, 0], sine, cosine, shift[:, 1]), dim=1)
+    places = F.affine_grid(rows.view(count, 2, 3), list(x.shape), align_corners=False)
+    return F.grid_sample(x + 1, places, align_corners=False) - 1  # outside is black, which is -1
+
+
+def command(name: str, data_root: Path | None) -> None:
+    """Train judge `name` on MNIST, test it, and write it where `load` finds it."""
+    mnist, test = (data.load("mnist", data_root, split) for split in ("train", "test"))
+    net = train(name, mnist)
+    probabilities = Judge(name, net, 0.0, "").look(test.images)[1]
+    accuracy = float((probabilities.argmax(1) == test.labels).float().mean())
+    content = safetensors.torch.save({key: value.contiguous() for key, value in net.state_dict().items()})
+    manifest: dict[str, Any] = {
+        "test_accuracy": accuracy,
+        "digest": hashlib.sha256(content).hexdigest(),
+        "dataset": {"name": mnist.name, "digest": mnist.digest},
+        "recipe": {"width": WIDTHS[name], "epochs": EPOCHS, "batch": BATCH, "lr": LR, "seed": NAMES.index(name)},
+        "device": "cpu",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+    (ROOT / name).mkdir(parents=True, exist_ok=True)
+    store.write(ROOT / name / store.TENSORS, content)
+    store.write(ROOT / name / store.MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    print(f"{name}: {100 * accuracy:.2f} % of the test images")
+
+
+def _convolution(fan_in: int, width: int) -> list[nn.Module]:
+    return [nn.Conv2d(fan_in, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]

@@ -23,7 +23,7 @@ from models.nets import Decoder, Encoder
 class CGANConfig:
     latent: int = field(default=64, metadata={"help": "numbers in z"})
     width: int = field(default=32, metadata={"help": "channels of both nets at 14x14"})
-    gamma: float = field(default=5.0, metadata={"help": "weight of the two gradient penalties"})
+    gamma: float = field(default=1.0, metadata={"help": "weight of the two gradient penalties"})
     penalty_share: float = field(default=0.25, metadata={"help": "part of each batch that the penalties are taken on"})
 
 
@@ -52,7 +52,7 @@ class CGAN(Family):
         paper="Mirza & Osindero, Conditional Generative Adversarial Nets, arXiv 1411.1784; "
         "game: Huang et al., The GAN is dead; long live the GAN!, arXiv 2501.05441",
     )
-    recipe = Recipe(epochs=30, batch=64, lr=2e-4, betas=(0.0, 0.99), ema=100_000, cosine=True)
+    recipe = Recipe(epochs=13, batch=64, lr=4e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
     players = ("discriminator", "generator")
     opponents = ("discriminator",)
     conditional = True

@@ -48,7 +48,7 @@ class Runner:
         return [Row(sample, plan, request.guidance) for sample in request.samples]
 
     def label(self, point: Point) -> int:
-        """The class that `point` is drawn as: the one asked for, else -1, or a random one where the family needs one."""
+        """The class that `point` is drawn as: the one asked for, else -1, or a random one where the family needs it."""
         if point.label >= 0 or not self.family.classes or self.family.unconditional:
             return point.label
         return int(noise.classes(torch.tensor([point.seed]), torch.tensor([point.index]), self.family.classes))
