@@ -37,9 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every other mistake is said."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise ConfigError(f"{message}; see `{self.prog} --help`")
+
+
+def parser() -> Parser:
     """The whole command line; `fit` has one sub-command a family."""
-    root = argparse.ArgumentParser(prog="python -m training", description="Fit generative models and export them.")
+    root = Parser(prog="python -m training", description="Fit generative models and export them.")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
     fit = commands.add_parser("fit", help="train a family; the same command again goes on where it stopped")
     fitting = fit.add_subparsers(required=True, metavar="FAMILY")
@@ -160,10 +167,12 @@ def _add_field(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], de
     if isinstance(default, bool):
         group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=help_)
     elif isinstance(default, tuple):
-        group.add_argument(flag, type=type(default[0]), nargs=len(default), default=list(default), help=help_)
+        kinds = typing.get_args(field.type)
+        group.add_argument(flag, type=kinds[0], nargs=len(kinds), default=list(default), help=help_)
+    elif typing.get_origin(field.type) is typing.Literal:
+        group.add_argument(flag, choices=typing.get_args(field.type), default=default, help=help_)
     else:
-        choices = typing.get_args(field.type) if typing.get_origin(field.type) is typing.Literal else None
-        group.add_argument(flag, type=type(default), choices=choices, default=default, help=help_)
+        group.add_argument(flag, type=typing.cast(Callable[[str], Any], field.type), default=default, help=help_)
 
 
 def _device(name: str) -> torch.device:

@@ -111,8 +111,8 @@ def _torchvision(name: str, root: Path, split: str) -> Dataset:
         except (RuntimeError, OSError) as error:
             why = str(error).splitlines()[0]
             raise DataError(
-                f"{name} is not under {root} and cannot be downloaded ({why}); point --data-root or DRAWBRIDGE_DATA at a "
-                "directory that has it in torchvision's layout, or use --data digits, which needs no download"
+                f"{name} is not under {root} and cannot be downloaded ({why}); point --data-root or DRAWBRIDGE_DATA at "
+                "a directory that has it in torchvision's layout, or use --data digits, which needs no download"
             ) from None
     classes = tuple(str(i) for i in range(10)) if name == "mnist" else tuple(found.classes)
     return make(name, found.data[:, None].contiguous(), found.targets.to(torch.int64), classes)

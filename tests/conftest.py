@@ -1,0 +1,64 @@
+"""What several parts of the tests stand on."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models import families, store
+from models.base import Family
+from models.store import Manifest
+
+torch.set_num_threads(1)
+
+SMALL: dict[str, dict[str, Any]] = {"cgan": {"width": 8}, "vae": {"width": 8}, "ddpm": {"width": 8}}
+"""Settings that make a family quick; one that is not named here is tested as it is."""
+
+
+def small(name: str) -> Family:
+    """An untrained small instance of the family, not twice the same net in two families."""
+    torch.manual_seed(0)
+    kind = families.get(name)
+    family = kind(kind.Config(**SMALL.get(name, {})))
+    # Layers that start at zero would hide half of what a family does.
+    for parameter in family.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return family
+
+
+def manifest_of(family: Family) -> Manifest:
+    """A manifest that tells the truth about the nets and little else."""
+    return Manifest(
+        family=family.name,
+        config=dataclasses.asdict(family.config),
+        data_shape=family.data_shape,
+        classes=tuple("0123456789") if family.classes else (),
+        defaults={},
+        dataset={"name": "none"},
+        training={},
+        versions={},
+        commit="",
+        created="",
+    )
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with small untrained weights of every family, under the family's name."""
+    root = tmp_path_factory.mktemp("weights")
+    for name in families.names():
+        family = small(name).for_sampling()
+        store.save(root / name, family, manifest_of(family), b"")
+    return root
+
+
+@pytest.fixture(scope="session")
+def mnist_root() -> Path:
+    """Where MNIST lies; skips where there is none."""
+    root = Path(os.environ.get("DRAWBRIDGE_DATA", "data"))
+    if not (root / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
+        pytest.skip(f"no MNIST under {root}; set DRAWBRIDGE_DATA to a directory that has it")
+    return root

@@ -1,0 +1,101 @@
+"""Diffusion against closed forms."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from models.base import draw
+from models.families.ddpm import DDPM, DDPMConfig, cosine_schedule
+
+
+@pytest.fixture
+def ddpm():
+    return DDPM(DDPMConfig(width=8)).for_sampling()
+
+
+class GaussianScore(nn.Module):
+    """The net that knows: of x_0 ~ N(m, s^2), E[eps | x_t] = sigma (x_t - alpha m) / (alpha^2 s^2 + sigma^2)."""
+
+    def __init__(self, family, mean, std):
+        super().__init__()
+        self.abar, self.mean, self.std = family.alphas_cumprod, mean, std
+
+    def forward(self, x, time, label):
+        abar = self.abar[(time * len(self.abar)).round().long() - 1].view(-1, 1, 1, 1)
+        alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
+        return sigma * (x - alpha * self.mean) / (alpha**2 * self.std**2 + sigma**2)
+
+
+def test_the_forward_kernel_is_its_closed_form(ddpm):
+    # q(x_t | x_0) composed link by link: x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps.
+    abar = ddpm.alphas_cumprod.double()
+    betas = 1 - abar / torch.cat((torch.ones(1).double(), abar[:-1]))
+    mean, variance = torch.tensor(1.0).double(), torch.tensor(0.0).double()
+    for t in range(600):
+        mean, variance = mean * (1 - betas[t]).sqrt(), variance * (1 - betas[t]) + betas[t]
+    x = torch.full((4000, 1, 2, 2), 0.5)
+    x_t = ddpm.diffuse(x, torch.full((4000,), 599), torch.randn(x.shape, generator=torch.Generator().manual_seed(0)))
+    assert float(x_t.mean()) == pytest.approx(0.5 * float(mean), abs=4 * math.sqrt(float(variance) / x.numel()))
+    assert float(x_t.var()) == pytest.approx(float(variance), rel=0.05)
+    assert float(mean) == pytest.approx(float(abar[599].sqrt()), rel=1e-6)
+    assert float(variance) == pytest.approx(1 - float(abar[599]), rel=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 333, 500, 999, 1000])
+def test_times_fall_from_the_end_of_the_chain(ddpm, steps):
+    times = ddpm.plan(steps, "dpm++2m")[:, 0]
+    assert times[0] == 1
+    assert (times.diff() < 0).all()
+    assert times[-1] > 0
+
+
+def test_the_schedule_goes_from_image_to_noise():
+    abar = cosine_schedule(1000)
+    assert (abar.diff() < 0).all()
+    assert abar[0] > 0.999
+    assert abar[-1] < 0.002
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 400), ("ddim", 100), ("dpm++2m", 20)])
+@torch.inference_mode()
+def test_on_a_gaussian_with_known_score_mean_and_variance_come_out_right(ddpm, sampler, steps):
+    mean, std = -0.3, 0.15
+    ddpm.unet = GaussianScore(ddpm, mean, std)
+    index = torch.arange(16)
+    x = draw(ddpm, torch.zeros_like(index), index, torch.zeros(16, 10), steps=steps, sampler=sampler)
+    assert float(x.mean()) == pytest.approx(mean, abs=0.01)
+    assert float(x.std()) == pytest.approx(std, rel=0.05)
+
+
+@torch.inference_mode()
+def test_the_second_order_sampler_is_nearer_to_the_limit_than_the_first(ddpm):
+    ddpm.unet = GaussianScore(ddpm, -0.3, 0.15)
+    index = torch.arange(8)
+    where = (torch.zeros_like(index), index, torch.zeros(8, 10))
+    limit = draw(ddpm, *where, steps=1000, sampler="ddim")
+    first, second = (draw(ddpm, *where, steps=15, sampler=name) for name in ("ddim", "dpm++2m"))
+    assert (second - limit).abs().mean() < 0.5 * (first - limit).abs().mean()
+
+
+@torch.inference_mode()
+def test_guidance_moves_the_guess_along_the_difference_that_the_label_makes(ddpm):
+    for parameter in ddpm.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    x, time = torch.randn(3, 1, 28, 28), torch.tensor([0.1, 0.5, 0.9])
+    label = ddpm.one_hot(torch.tensor([1, 2, 3]))
+    plain, none = ddpm.unet(x, time, label), ddpm.unet(x, time, torch.zeros_like(label))
+    guided = ddpm.guided(x, time, label, torch.tensor([1.0, 0.0, 2.5]))
+    assert torch.allclose(guided[0], plain[0], atol=1e-5)
+    assert torch.allclose(guided[1], none[1], atol=1e-5)
+    assert torch.allclose(guided[2], none[2] + 2.5 * (plain[2] - none[2]), atol=1e-5)
+
+
+def test_labels_are_dropped_as_often_as_the_config_says():
+    family = DDPM(DDPMConfig(width=8, drop_label=0.3))
+    seen = []
+    family.unet.forward = lambda x, _, label: seen.append(label) or torch.zeros_like(x)
+    torch.manual_seed(0)
+    family.loss("self", torch.zeros(4000, 1, 28, 28), torch.zeros(4000, dtype=torch.int64))
+    assert float((seen[0].sum(1) == 0).float().mean()) == pytest.approx(0.3, abs=0.03)

@@ -1,0 +1,144 @@
+"""What every family promises. A new one gets all of this by existing."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from models import families, store
+from models.base import Range, Rows, draw
+from tests.conftest import manifest_of, small
+
+COUNT = 4
+
+
+@pytest.fixture(params=families.names(), scope="module")
+def family(request):
+    return small(request.param).for_sampling()
+
+
+def places(family, count=COUNT):
+    index = torch.arange(count)
+    return torch.full_like(index, 11), index, family.one_hot(index % max(family.classes, 1))
+
+
+def few(family):
+    return min(3, family.steps.maximum)
+
+
+class TestEveryFamily:
+    def test_tells_what_it_is(self, family):
+        assert all(dataclasses.astuple(family.about))
+        assert family.name in families.names()
+
+    def test_every_setting_has_help(self, family):
+        for field in dataclasses.fields(family.Config):
+            assert field.metadata.get("help"), field.name
+
+    def test_limits_hold_their_default(self, family):
+        for limits in (family.steps, family.guidance):
+            if isinstance(limits, Range):
+                assert limits.minimum <= limits.default <= limits.maximum
+
+    @torch.inference_mode()
+    def test_draws_images_in_range(self, family):
+        x = draw(family, *places(family), steps=few(family))
+        assert x.shape == (COUNT, *family.data_shape)
+        assert x.dtype == torch.float32
+        assert float(x.abs().max()) <= 1
+
+    @torch.inference_mode()
+    def test_the_same_seed_draws_the_same_image(self, family):
+        torch.manual_seed(1)
+        first = draw(family, *places(family), steps=few(family))
+        torch.manual_seed(2)
+        again = draw(family, *places(family), steps=few(family))
+        assert torch.equal(first, again)
+
+    @torch.inference_mode()
+    def test_another_seed_or_index_draws_another_image(self, family):
+        seed, index, label = places(family)
+        steps = few(family)
+        x = draw(family, seed, index, label[:1].expand_as(label), steps=steps)
+        assert len(torch.unique(x.flatten(1), dim=0)) == COUNT
+        assert not torch.equal(x, draw(family, seed + 1, index, label, steps=steps))
+
+    @torch.inference_mode()
+    @pytest.mark.parametrize("guidance", [1.0, 2.0])
+    def test_no_row_depends_on_its_neighbours(self, family, guidance):
+        seed, index, label = places(family)
+        together = draw(family, seed, index, label, steps=few(family), guidance=guidance)
+        order = torch.tensor([2, 0, 3, 1])
+        shuffled = draw(family, seed[order], index[order], label[order], steps=few(family), guidance=guidance)
+        assert torch.equal(shuffled, together[order])
+
+    @torch.inference_mode()
+    def test_rows_of_different_plans_share_a_batch(self, family):
+        seed, index, label = places(family, 2)
+        last = [family.plan(steps)[-1] for steps in (few(family), family.steps.minimum)]
+        state = family.start(seed, index, label)
+        step = torch.ones_like(seed)
+        mixed = family.step(Rows(state, label, torch.stack(last), torch.tensor([1.0, 3.0]), seed, index, step))
+        for row, guidance in enumerate((1.0, 3.0)):
+            line, strength = last[row].expand(2, -1), torch.full((2,), guidance)
+            uniform = family.step(Rows(state, label, line, strength, seed, index, step))
+            assert torch.allclose(mixed[row], uniform[row], atol=1e-5)
+
+    @torch.inference_mode()
+    def test_labels_decide_where_it_takes_them(self, family):
+        if not family.classes:
+            assert family.one_hot(torch.tensor([-1])).shape == (1, 0)
+            pytest.skip("takes no label")
+        seed, index, _ = places(family)
+        a, b = (family.one_hot(torch.full_like(seed, digit)) for digit in (3, 8))
+        steps = few(family)
+        assert not torch.equal(draw(family, seed, index, a, steps=steps), draw(family, seed, index, b, steps=steps))
+        between = draw(family, seed, index, (a + b) / 2, steps=steps)
+        assert between.isfinite().all()
+        assert family.one_hot(torch.tensor([-1])).sum() == 0
+
+    @torch.inference_mode()
+    def test_every_sampler_has_a_plan_as_long_as_asked(self, family):
+        for sampler in family.samplers or (None,):
+            for steps in {family.steps.minimum, family.steps.default, min(family.steps.maximum, 50)}:
+                plan = family.plan(steps, sampler)
+                assert plan.dim() == 2
+                assert len(plan) == steps
+                assert plan.isfinite().all()
+
+    @torch.inference_mode()
+    def test_encodes_or_says_that_it_cannot(self, family):
+        seed, index, label = places(family)
+        x = torch.rand(COUNT, *family.data_shape) * 2 - 1
+        if not family.encodes:
+            with pytest.raises(NotImplementedError, match=family.name):
+                family.encode(x, label)
+            return
+        assert family.encode(x, label).shape == family.start(seed, index, label).shape
+
+    @torch.inference_mode()
+    def test_saved_and_loaded_draws_the_same(self, family, tmp_path):
+        manifest = store.save(tmp_path / "it", family, manifest_of(family), b"picture")
+        loaded, read = store.load(tmp_path / "it")
+        assert read == manifest
+        where = places(family)
+        assert torch.equal(draw(loaded, *where, steps=few(family)), draw(family, *where, steps=few(family)))
+
+    def test_serves_without_its_opponents(self, family):
+        for opponent in family.opponents:
+            assert not any(name.startswith(opponent) for name in family.state_dict())
+
+    def test_every_player_has_a_loss_that_moves_it(self, family):
+        trained = small(family.name)
+        x, label = torch.rand(4, *family.data_shape) * 2 - 1, torch.tensor([0, 1, 2, -1])
+        for player in dict.fromkeys(trained.moves()):
+            terms = trained.loss(player, x, label)
+            assert all(term.dim() == 0 and term.isfinite() for term in terms.values())
+            parameters = list(trained.player(player).parameters())
+            gradients = torch.autograd.grad(terms["loss"], parameters, allow_unused=True)
+            assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+
+
+def test_an_unknown_family_is_refused_with_those_that_there_are():
+    with pytest.raises(families.UnknownFamily, match="cgan, ddpm, gan, vae"):
+        families.get("nope")

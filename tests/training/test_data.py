@@ -1,0 +1,143 @@
+"""Data sets held in memory, and the order in which training sees them."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision import datasets
+
+from models.pixels import to_uint8, to_unit
+from training import data
+from training.data import DataError, Shuffled
+
+
+def paint(path: Path, grey: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (14, 14), grey).save(path)
+
+
+def test_every_byte_survives_the_way_to_the_unit_interval_and_back() -> None:
+    every = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8(to_unit(every)), every)
+    assert (float(to_unit(every).min()), float(to_unit(every).max())) == (-1, 1)
+
+
+def test_the_two_splits_of_digits_are_all_1797_of_them_and_share_none() -> None:
+    train, test = data.load("digits", split="train"), data.load("digits", split="test")
+    assert len(train.images) + len(test.images) == 1797
+    assert not {i.numpy().tobytes() for i in train.images} & {i.numpy().tobytes() for i in test.images}
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_digits_are_grey_images_of_28_by_28_with_every_label(split: str) -> None:
+    digits = data.load("digits", split=split)
+    assert digits.images.dtype == torch.uint8
+    assert digits.images.shape[1:] == (1, 28, 28)
+    assert digits.images.max() > 200
+    assert digits.labels.dtype == torch.int64
+    assert set(digits.labels.tolist()) == set(range(10))
+    assert digits.classes == tuple("0123456789")
+
+
+def test_digits_are_the_same_every_time() -> None:
+    assert data.load("digits").digest == data.load("digits").digest
+
+
+def test_the_digest_is_that_of_pixels_and_labels() -> None:
+    images, labels = torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.tensor([3, 4])
+    expected = hashlib.sha256(images.numpy().tobytes() + np.array([3, 4], dtype=np.int64).tobytes()).hexdigest()
+    assert data.make("x", images, labels, ()).digest == expected
+    assert data.make("x", images, labels.flip(0), ()).digest != expected
+    assert data.make("x", images + 1, labels, ()).digest != expected
+
+
+def test_sub_folders_are_labels(tmp_path: Path) -> None:
+    for grey, name in enumerate(("cat", "dog", "dog")):
+        paint(tmp_path / name / f"{grey}.png", 100 + grey)
+    found = data.load(str(tmp_path))
+    assert found.classes == ("cat", "dog")
+    assert found.labels.tolist() == [0, 1, 1]
+    assert found.images.shape == (3, 1, 28, 28)
+    assert found.images[:, 0, 14, 14].tolist() == [100, 101, 102]
+
+
+def test_a_folder_without_sub_folders_has_no_labels(tmp_path: Path) -> None:
+    paint(tmp_path / "a.png", 7)
+    found = data.load(str(tmp_path))
+    assert found.classes == ()
+    assert found.labels.tolist() == [-1]
+
+
+def test_a_folder_may_have_its_own_splits(tmp_path: Path) -> None:
+    paint(tmp_path / "train" / "one" / "a.png", 10)
+    paint(tmp_path / "test" / "one" / "a.png", 20)
+    assert [int(data.load(str(tmp_path), split=split).images.max()) for split in ("train", "test")] == [10, 20]
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no images"):
+        data.load(str(tmp_path))
+
+
+def test_an_unknown_name_is_refused_with_the_names_there_are() -> None:
+    with pytest.raises(DataError, match="mnist, fashion-mnist, kmnist, digits"):
+        data.load("emnist-of-nowhere")
+
+
+def test_data_neither_here_nor_to_be_had_names_both_remedies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # An address that nothing answers stands for a machine without network.
+    monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    with pytest.raises(DataError, match=r"DRAWBRIDGE_DATA[\s\S]*digits"):
+        data.load("mnist", tmp_path)
+
+
+def test_mnist_is_the_mnist_whose_counts_are_published(mnist_root: Path) -> None:
+    train, test = (data.load("mnist", mnist_root, split) for split in ("train", "test"))
+    assert (len(train.images), len(test.images)) == (60_000, 10_000)
+    assert train.labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert float(train.images.float().mean()) / 255 == pytest.approx(0.1307, abs=1e-4)
+
+
+sizes = st.integers(1, 40)
+
+
+@settings(deadline=None, max_examples=50)
+@given(size=sizes, batch=st.integers(1, 60), seed=st.integers(0, 1000))
+def test_every_batch_is_full_and_every_epoch_sees_every_image_once(size: int, batch: int, seed: int) -> None:
+    batches = Shuffled(size, batch, seed)
+    seen = torch.cat([next(batches) for _ in range(-(-3 * size // batch))])
+    assert len(seen) % batch == 0
+    for epoch in seen[: 3 * size].view(3, size):
+        assert epoch.sort().values.tolist() == list(range(size))
+
+
+@settings(deadline=None, max_examples=50)
+@given(size=sizes, batch=st.integers(1, 60), seed=st.integers(0, 1000), before=st.integers(0, 9))
+def test_the_order_goes_on_from_where_its_state_was_taken(size: int, batch: int, seed: int, before: int) -> None:
+    first, second = Shuffled(size, batch, seed), Shuffled(size, batch, seed)
+    for _ in range(before):
+        next(first)
+    second.load_state_dict(first.state_dict())
+    assert [next(second).tolist() for _ in range(5)] == [next(first).tolist() for _ in range(5)]
+
+
+def test_the_order_is_a_pure_function_of_seed_and_epoch() -> None:
+    torch.manual_seed(1)
+    one = next(Shuffled(100, 250, seed=3))
+    torch.manual_seed(2)
+    assert torch.equal(next(Shuffled(100, 250, seed=3)), one)
+    assert not torch.equal(next(Shuffled(100, 250, seed=4)), one)
+    assert not torch.equal(one[:100], one[100:200])
+
+
+def test_the_order_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    next(Shuffled(100, 10, seed=3))
+    assert torch.equal(torch.rand(3), expected)

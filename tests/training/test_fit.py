@@ -1,0 +1,198 @@
+"""A run goes on where it stopped, to the bit, whatever stopped it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from models import families, store
+from training import checkpoint
+from training.cli import main
+
+ROOT = Path(__file__).parents[2]
+TINY = {
+    "cgan": ["--width", "8", "--batch", "32"],
+    "vae": ["--width", "8", "--batch", "32"],
+    "ddpm": ["--width", "8", "--batch", "32"],
+}
+
+
+def fit(family, run, *flags):
+    return main(
+        ["fit", family, "--run", str(run), "--data", "digits", "--device", "cpu", *TINY.get(family, []), *flags]
+    )
+
+
+def weights_of(run, which="latest"):
+    return checkpoint.load(run / f"{which}.pt")
+
+
+def assert_equal(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+@pytest.fixture(autouse=True)
+def _signals():
+    """`fit` takes the signals for itself; give them back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+class StopAfter:
+    """Stands where the clock and the signals stand: stops a run after a number of iterations."""
+
+    def __init__(self, iterations):
+        self.left = iterations
+
+    def __call__(self):
+        self.left -= 1
+        return "enough" if self.left == 0 else None
+
+
+@pytest.mark.parametrize("family", families.names())
+def test_a_run_in_two_parts_is_the_straight_run_to_the_bit(family, tmp_path, monkeypatch):
+    flags = ["--epochs", "0.3", "--every", "200"]
+    assert fit(family, tmp_path / "straight", *flags) == 0
+    monkeypatch.setattr("training.cli.stopper", lambda _: StopAfter(5))
+    assert fit(family, tmp_path / "split", *flags) != 0
+    middle = weights_of(tmp_path / "split")["images"]
+    monkeypatch.undo()
+    assert fit(family, tmp_path / "split", *flags) == 0
+    straight, split = weights_of(tmp_path / "straight"), weights_of(tmp_path / "split")
+    assert 0 < middle < straight["images"]
+    assert_equal(straight["family"], split["family"])
+    assert_equal(straight["average"], split["average"])
+    assert straight["batches"] == split["batches"]
+    assert straight["best"] == split["best"]
+    assert torch.equal(straight["random"]["cpu"], split["random"]["cpu"])
+
+
+def test_the_log_of_a_resumed_run_has_no_line_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.cli.stopper", lambda _: StopAfter(4))
+    fit("gan", tmp_path / "run", "--epochs", "1")
+    log = tmp_path / "run" / "log.jsonl"
+    log.open("a").write('{"images": 99999, "lost": 1}\n{"half a li')
+    monkeypatch.undo()
+    fit("gan", tmp_path / "run", "--epochs", "1")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    images = [line["images"] for line in lines if "sample_distance" not in line]
+    assert images == sorted(set(images))
+    assert not any("lost" in line for line in lines)
+
+
+def test_a_run_shows_grids_scalars_and_both_checkpoints(tmp_path):
+    fit("vae", tmp_path / "run", "--epochs", "0.5", "--every", "300")
+    run = tmp_path / "run"
+    grids = sorted(path.name for path in (run / "grids").iterdir())
+    assert len(grids) == 3  # at 300, at 600, at the end
+    assert all((run / "grids" / name).read_bytes().startswith(b"\x89PNG") for name in grids)
+    assert list((run / "tensorboard").iterdir())
+    scores = [json.loads(line).get("sample_distance") for line in (run / "log.jsonl").read_text().splitlines()]
+    assert weights_of(run, "best")["best"] == min(score for score in scores if score is not None)
+
+
+def test_a_changed_configuration_is_refused_with_the_difference(tmp_path, capsys):
+    assert fit("gan", tmp_path / "run", "--epochs", "0.1") == 0
+    assert fit("gan", tmp_path / "run", "--epochs", "0.1", "--lr", "0.5") == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "recipe.lr: begun with 0.0002, now 0.5" in error
+
+
+@pytest.mark.parametrize("precision", ["bf16", "f16"])
+def test_lower_precision_trains(precision, tmp_path):
+    assert fit("vae", tmp_path / "run", "--epochs", "0.1", "--precision", precision) == 0
+    assert all(value.isfinite().all() for value in weights_of(tmp_path / "run")["average"].values())
+
+
+def test_compiled_training_agrees_with_plain_training(tmp_path):
+    for name, flags in (("plain", []), ("compiled", ["--compile"])):
+        assert fit("gan", tmp_path / name, "--epochs", "0.2", *flags) == 0
+    plain, compiled = (weights_of(tmp_path / name)["family"] for name in ("plain", "compiled"))
+    for name, value in plain.items():
+        assert torch.allclose(value, compiled[name], atol=1e-3), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["fit", "gan", "--data", "nowhere"], "no data set is called 'nowhere'"),
+        (["fit", "cgan", "--data", "digits", "--compile"], "leave out --compile"),
+        (["fit", "gan", "--data", "digits", "--device", "cuda"], "torch sees no GPU"),
+        (["export", "/nowhere"], "is not a run"),
+        (["evaluate"], "name the weights"),
+        (["fit", "nope"], "invalid choice: 'nope'"),
+        (["fit", "gan", "--batch", "many"], "invalid int value"),
+        ([], "COMMAND"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(arguments, complaint, capsys, tmp_path, monkeypatch):
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert error.count("\n") == 1
+
+
+def test_every_field_of_a_config_is_a_flag(capsys):
+    for name in families.names():
+        with pytest.raises(SystemExit):
+            main(["fit", name, "--help"])
+        text = capsys.readouterr().out
+        kind = families.get(name)
+        for field in (*kind.Config.__dataclass_fields__, *kind.recipe.__dataclass_fields__):
+            assert f"--{field.replace('_', '-')}" in text
+
+
+def test_export_tells_where_the_weights_come_from(tmp_path):
+    fit("ddpm", tmp_path / "run", "--epochs", "0.05")
+    arguments = ["export", str(tmp_path / "run"), "--name", "mine", "--weights", str(tmp_path / "weights")]
+    assert main([*arguments, "--steps", "7", "--guidance", "2.5"]) == 0
+    family, manifest = store.load(tmp_path / "weights" / "mine")
+    assert manifest.family == family.name == "ddpm"
+    assert manifest.defaults == {"steps": 7, "sampler": "dpm++2m", "guidance": 2.5}
+    assert manifest.training["images_seen"] >= 0.05 * manifest.dataset["images"]
+    assert manifest.training["device"] == "cpu"
+    assert manifest.classes == tuple("0123456789")
+    assert (tmp_path / "weights" / "mine" / "samples.png").read_bytes().startswith(b"\x89PNG")
+    state = weights_of(tmp_path / "run")["average"]
+    assert_equal(dict(family.state_dict()), state)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_same_command_ends_with_the_unbroken_run_s_weights(number, tmp_path):
+    def command(run):
+        flags = ["--data", "digits", "--epochs", "40", "--threads", "1", "--device", "cpu", "--run", str(run)]
+        return [sys.executable, "-m", "training", "fit", "gan", *flags]
+
+    def launch(run):
+        return subprocess.Popen(command(run), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    straight = launch(tmp_path / "straight")
+    broken = launch(tmp_path / "broken")
+    log = tmp_path / "broken" / "log.jsonl"
+    end = time.monotonic() + 60
+    while not (log.exists() and len(log.read_text().splitlines()) > 3) and time.monotonic() < end:
+        time.sleep(0.01)
+    os.kill(broken.pid, number)
+    out, _ = broken.communicate(timeout=60)
+    assert broken.returncode == 130
+    assert "run the same command to go on" in out
+    assert 0 < weights_of(tmp_path / "broken")["images"] < 40 * 1497
+    again = launch(tmp_path / "broken")
+    assert again.wait(timeout=120) == 0
+    assert straight.wait(timeout=120) == 0
+    for process in (again, straight):
+        process.stdout.close()
+    assert_equal(weights_of(tmp_path / "straight")["family"], weights_of(tmp_path / "broken")["family"])
