@@ -54,23 +54,29 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Codes [B, inputs] -> one number a pixel [B, 1, 28, 28], unbounded."""
+    """Codes [B, inputs] -> one number a pixel [B, 1, 28, 28], unbounded.
+
+    Batch norm lets a generator learn several times faster; drawing uses its running averages, and a row stays alone.
+    """
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
-        self.stem = nn.Linear(inputs, 2 * width * 7 * 7)
+        self.stem = nn.Linear(inputs, 4 * width * 7 * 7)
         self.body = nn.Sequential(
-            Residual(2 * width),
-            nn.LeakyReLU(0.2),
-            nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),  # [B, width, 14, 14]
-            nn.LeakyReLU(0.2),
-            nn.ConvTranspose2d(width, width // 2, 4, stride=2, padding=1),  # [B, width / 2, 28, 28]
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(width // 2, 1, 3, padding=1),
+            *_activation(4 * width),
+            nn.ConvTranspose2d(4 * width, 2 * width, 4, stride=2, padding=1, bias=False),  # [B, 2 width, 14, 14]
+            *_activation(2 * width),
+            nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1, bias=False),  # [B, width, 28, 28]
+            *_activation(width),
+            nn.Conv2d(width, 1, 3, padding=1),
         )
 
     def forward(self, code: Tensor) -> Tensor:
         return self.body(self.stem(code).unflatten(1, (-1, 7, 7)))
+
+
+def _activation(width: int) -> list[nn.Module]:
+    return [nn.BatchNorm2d(width), nn.LeakyReLU(0.2)]
 
 
 class Modulated(nn.Module):

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,10 @@ TORCHVISION: dict[str, Callable[..., Any]] = {
 }
 NAMES = (*TORCHVISION, "digits")
 """The data sets that have a name; a path to a folder of images is one too."""
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif"}
+
+
+Split = Literal["train", "test"]
 
 
 class DataError(Exception):
@@ -48,7 +52,7 @@ def make(name: str, images: Tensor, labels: Tensor, classes: tuple[str, ...]) ->
     return Dataset(name, images, labels, classes, digest.hexdigest())
 
 
-def load(name: str, root: Path | None = None, split: str = "train") -> Dataset:
+def load(name: str, root: Path | None = None, split: Split = "train") -> Dataset:
     """The data set's `train` or `test` split: one of NAMES, or a path to a folder of images.
 
     `root` is where torchvision's data sets lie, or go to; $DRAWBRIDGE_DATA, else `data`, where None. Raises DataError
@@ -101,7 +105,7 @@ class Shuffled(Iterator[Tensor]):
         return torch.randperm(self.size, generator=generator)
 
 
-def _torchvision(name: str, root: Path, split: str) -> Dataset:
+def _torchvision(name: str, root: Path, split: Split) -> Dataset:
     make_dataset = TORCHVISION[name]
     try:
         found = make_dataset(root, train=split == "train", download=False)
@@ -109,7 +113,7 @@ def _torchvision(name: str, root: Path, split: str) -> Dataset:
         try:
             found = make_dataset(root, train=split == "train", download=True)
         except (RuntimeError, OSError) as error:
-            why = str(error).splitlines()[0]
+            why = next(iter(str(error).splitlines()), type(error).__name__)
             raise DataError(
                 f"{name} is not under {root} and cannot be downloaded ({why}); point --data-root or DRAWBRIDGE_DATA at "
                 "a directory that has it in torchvision's layout, or use --data digits, which needs no download"
@@ -118,7 +122,7 @@ def _torchvision(name: str, root: Path, split: str) -> Dataset:
     return make(name, found.data[:, None].contiguous(), found.targets.to(torch.int64), classes)
 
 
-def _digits(split: str) -> Dataset:
+def _digits(split: Split) -> Dataset:
     """scikit-learn's 1,797 digits (8x8, 17 greys), enlarged and centred in 28x28; every sixth is for testing."""
     from sklearn.datasets import load_digits
 
@@ -131,20 +135,36 @@ def _digits(split: str) -> Dataset:
     return make("digits", images[chosen], labels[chosen], tuple(str(i) for i in range(10)))
 
 
-def _folder(folder: Path, split: str) -> Dataset:
-    """Images of a folder, or of its `train` or `test` folder; sub-folders, if there are any, are the labels."""
-    from PIL import Image
+def _folder(folder: Path, split: Split) -> Dataset:
+    """Images of `folder/train` or `folder/test`; sub-folders, if there are any, are the labels, the same in both.
 
-    folder = folder / split if (folder / split).is_dir() else folder
-    kinds = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif"}
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in kinds)
+    A folder without `train` and `test` is all for training.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    divided = [folder / part for part in ("train", "test") if (folder / part).is_dir()]
+    here = folder / split if divided else folder
+    if not here.is_dir() or (split == "test" and not divided):
+        raise DataError(f"{folder} has no {split} images; put them into {folder / split}")
+    paths = _pictures(here)
     if not paths:
-        raise DataError(f"{folder} holds no images ({', '.join(sorted(kinds))})")
-    names = [path.relative_to(folder).parts[0] if path.parent != folder else "" for path in paths]
-    classes = tuple(sorted(set(names) - {""}))
+        raise DataError(f"{here} holds no images ({', '.join(sorted(PICTURES))})")
+    classes = tuple(sorted({_class(path, root) for root in divided or [folder] for path in _pictures(root)} - {""}))
     arrays = []
     for path in paths:
-        with Image.open(path) as image:
-            arrays.append(np.asarray(image.convert("L").resize((28, 28), Image.Resampling.LANCZOS)))
-    labels = torch.tensor([classes.index(name) if name else -1 for name in names])
+        try:
+            with Image.open(path) as image:
+                arrays.append(np.asarray(image.convert("L").resize((28, 28), Image.Resampling.LANCZOS)))
+        except (UnidentifiedImageError, OSError) as error:
+            raise DataError(f"{path} does not read as an image ({error}); mend it or take it out") from None
+    labels = torch.tensor([classes.index(name) if (name := _class(path, here)) else -1 for path in paths])
     return make(str(folder), torch.from_numpy(np.stack(arrays))[:, None], labels, classes)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+
+
+def _class(path: Path, folder: Path) -> str:
+    """The sub-folder of `folder` that `path` is in, or nothing."""
+    return path.relative_to(folder).parts[0] if path.parent != folder else ""

@@ -14,6 +14,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -74,15 +75,22 @@ def load(name: str) -> Judge:
     try:
         manifest = json.loads((directory / store.MANIFEST).read_text())
         content = (directory / store.TENSORS).read_bytes()
+        digest, accuracy = str(manifest["digest"]), float(manifest["test_accuracy"])
     except FileNotFoundError:
         raise WeightsError(f"{directory} is not complete; `python -m training judge {name}` trains it") from None
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != manifest["digest"]:
+    except (ValueError, TypeError, KeyError) as error:
+        raise WeightsError(
+            f"{directory / store.MANIFEST} does not read as a manifest ({error!r}); restore it"
+        ) from None
+    if hashlib.sha256(content).hexdigest() != digest:
         raise WeightsError(f"{directory / store.TENSORS} is not the file that its manifest tells of; restore both")
     net = CNN(WIDTHS[name])
-    net.load_state_dict(safetensors.torch.load(content))
+    try:
+        net.load_state_dict(safetensors.torch.load(content))
+    except (SafetensorError, RuntimeError) as error:
+        raise WeightsError(f"{directory / store.TENSORS} does not fit judge {name}: {error}") from None
     net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
-    return Judge(name, net, manifest["test_accuracy"], digest)
+    return Judge(name, net, accuracy, digest)
 
 
 def train(name: str, train_data: Dataset, epochs: int = EPOCHS) -> CNN:

@@ -103,12 +103,13 @@ class Trainer:
         """The served weights' half-life is `recipe.ema` images, shorter while the run is young (EDM, appendix F.2)."""
         half_life = min(self.recipe.ema, 0.05 * self.images)
         weight = 1 - 0.5 ** (self.recipe.batch / half_life) if half_life else 1.0
-        trained = dict(self.family.named_parameters())
-        pairs = [(average, trained[name]) for name, average in self.average.named_parameters()]
-        torch._foreach_lerp_([average for average, _ in pairs], [parameter for _, parameter in pairs], weight)
-        buffers = dict(self.family.named_buffers())
-        for name, buffer in self.average.named_buffers():
-            buffer.copy_(buffers[name])
+        trained = self.family.state_dict()
+        pairs = [(average, trained[name]) for name, average in self.average.state_dict().items()]
+        running = [(average, value) for average, value in pairs if average.is_floating_point()]
+        torch._foreach_lerp_([average for average, _ in running], [value for _, value in running], weight)
+        for average, value in pairs:
+            if not average.is_floating_point():  # a batch norm's counter
+                average.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the run goes on."""

@@ -1,6 +1,6 @@
 """Distances and coverage between two clouds of features: x real, y generated, [N, D] and [M, D]. Pure functions.
 
-All arithmetic that subtracts large numbers runs in float64.
+Moments and kernels, which subtract large numbers, run in float64; distances between points in the clouds' own type.
 """
 
 import math
@@ -27,8 +27,12 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
 
 def kernel_distance(x: Tensor, y: Tensor, block: int = BLOCK) -> float:
     """Unbiased squared MMD with the kernel (x.y / D + 1)^3, averaged over blocks (KID: Binkowski et al. 2018)."""
-    count = min(len(x), len(y)) // min(block, len(x), len(y)) * min(block, len(x), len(y))
-    pairs = zip(x[:count].double().split(block), y[:count].double().split(block), strict=True)
+    block = min(block, len(x), len(y))
+    count = min(len(x), len(y)) // block * block
+    # Blocks must be drawn at random: a test split that is sorted by its writers would differ from itself.
+    generator = torch.Generator().manual_seed(0)
+    x, y = (cloud.double()[torch.randperm(len(cloud), generator=generator)[:count]] for cloud in (x, y))
+    pairs = zip(x.split(block), y.split(block), strict=True)
     return float(torch.stack([_squared_mmd(a, b) for a, b in pairs]).mean())
 
 

@@ -52,7 +52,7 @@ class CGAN(Family):
         paper="Mirza & Osindero, Conditional Generative Adversarial Nets, arXiv 1411.1784; "
         "game: Huang et al., The GAN is dead; long live the GAN!, arXiv 2501.05441",
     )
-    recipe = Recipe(epochs=13, batch=64, lr=4e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
+    recipe = Recipe(epochs=20, batch=64, lr=4e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
     players = ("discriminator", "generator")
     opponents = ("discriminator",)
     conditional = True

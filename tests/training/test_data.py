@@ -76,7 +76,22 @@ def test_a_folder_without_sub_folders_has_no_labels(tmp_path: Path) -> None:
 def test_a_folder_may_have_its_own_splits(tmp_path: Path) -> None:
     paint(tmp_path / "train" / "one" / "a.png", 10)
     paint(tmp_path / "test" / "one" / "a.png", 20)
-    assert [int(data.load(str(tmp_path), split=split).images.max()) for split in ("train", "test")] == [10, 20]
+    paint(tmp_path / "test" / "two" / "b.png", 20)
+    train, test = data.load(str(tmp_path), split="train"), data.load(str(tmp_path), split="test")
+    assert [int(part.images.max()) for part in (train, test)] == [10, 20]
+    assert train.classes == test.classes == ("one", "two")
+
+
+def test_a_folder_without_a_test_folder_has_nothing_to_test_on(tmp_path: Path) -> None:
+    paint(tmp_path / "a.png", 7)
+    with pytest.raises(DataError, match="no test images"):
+        data.load(str(tmp_path), split="test")
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("no image")
+    with pytest.raises(DataError, match=r"a\.png does not read as an image"):
+        data.load(str(tmp_path))
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from training.cli import main
 
 ROOT = Path(__file__).parents[2]
 TINY = {
+    "gan": ["--batch", "32"],
     "cgan": ["--width", "8", "--batch", "32"],
     "vae": ["--width", "8", "--batch", "32"],
     "ddpm": ["--width", "8", "--batch", "32"],
@@ -61,7 +62,7 @@ class StopAfter:
 
 @pytest.mark.parametrize("family", families.names())
 def test_a_run_in_two_parts_is_the_straight_run_to_the_bit(family, tmp_path, monkeypatch):
-    flags = ["--epochs", "0.3", "--every", "200"]
+    flags = ["--epochs", "0.2", "--every", "200"]
     assert fit(family, tmp_path / "straight", *flags) == 0
     monkeypatch.setattr("training.cli.stopper", lambda _: StopAfter(5))
     assert fit(family, tmp_path / "split", *flags) != 0
@@ -78,14 +79,16 @@ def test_a_run_in_two_parts_is_the_straight_run_to_the_bit(family, tmp_path, mon
 
 
 def test_the_log_of_a_resumed_run_has_no_line_twice(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.cli.stopper", lambda _: StopAfter(4))
-    fit("gan", tmp_path / "run", "--epochs", "1")
+    monkeypatch.setattr("training.cli.stopper", lambda _: StopAfter(80))
+    fit("gan", tmp_path / "run", "--epochs", "3")
     log = tmp_path / "run" / "log.jsonl"
-    log.open("a").write('{"images": 99999, "lost": 1}\n{"half a li')
+    with log.open("a") as file:
+        file.write('{"images": 99999, "lost": 1}\n{"half a li')
     monkeypatch.undo()
-    fit("gan", tmp_path / "run", "--epochs", "1")
+    fit("gan", tmp_path / "run", "--epochs", "3")
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     images = [line["images"] for line in lines if "sample_distance" not in line]
+    assert len(images) >= 2
     assert images == sorted(set(images))
     assert not any("lost" in line for line in lines)
 
@@ -114,6 +117,8 @@ def test_lower_precision_trains(precision, tmp_path):
     assert all(value.isfinite().all() for value in weights_of(tmp_path / "run")["average"].values())
 
 
+# Dynamo asks a tensor for a gradient that is not there, and means to silence what that says.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_compiled_training_agrees_with_plain_training(tmp_path):
     for name, flags in (("plain", []), ("compiled", ["--compile"])):
         assert fit("gan", tmp_path / name, "--epochs", "0.2", *flags) == 0
@@ -173,7 +178,20 @@ def test_export_tells_where_the_weights_come_from(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_ends_with_the_unbroken_run_s_weights(number, tmp_path):
     def command(run):
-        flags = ["--data", "digits", "--epochs", "40", "--threads", "1", "--device", "cpu", "--run", str(run)]
+        flags = [
+            "--data",
+            "digits",
+            "--epochs",
+            "8",
+            "--batch",
+            "32",
+            "--threads",
+            "1",
+            "--device",
+            "cpu",
+            "--run",
+            str(run),
+        ]
         return [sys.executable, "-m", "training", "fit", "gan", *flags]
 
     def launch(run):
@@ -189,7 +207,7 @@ def test_a_signal_saves_and_the_same_command_ends_with_the_unbroken_run_s_weight
     out, _ = broken.communicate(timeout=60)
     assert broken.returncode == 130
     assert "run the same command to go on" in out
-    assert 0 < weights_of(tmp_path / "broken")["images"] < 40 * 1497
+    assert 0 < weights_of(tmp_path / "broken")["images"] < 8 * 1497
     again = launch(tmp_path / "broken")
     assert again.wait(timeout=120) == 0
     assert straight.wait(timeout=120) == 0

@@ -49,6 +49,21 @@ def test_a_judge_of_another_digest_is_refused(root: Path) -> None:
         judge.load("report")
 
 
+@pytest.mark.parametrize("text", ["{", "{}", '{"digest": 1, "test_accuracy": null}'])
+def test_a_judge_of_a_damaged_manifest_is_refused(root: Path, text: str) -> None:
+    write_untrained(root, "report")
+    (root / "report" / "manifest.json").write_text(text)
+    with pytest.raises(WeightsError, match="does not read as a manifest"):
+        judge.load("report")
+
+
+def test_a_judge_of_another_width_is_refused(root: Path) -> None:
+    write_untrained(root, "report")
+    (root / "report").rename(root / "select")
+    with pytest.raises(WeightsError, match="does not fit judge select"):
+        judge.load("select")
+
+
 @pytest.mark.usefixtures("root")
 def test_a_missing_judge_is_refused_with_the_command_that_makes_it() -> None:
     with pytest.raises(WeightsError, match="python -m training judge select"):

@@ -75,6 +75,12 @@ def test_kernel_distance_is_unbiased() -> None:
     assert abs(float(values.mean())) < 4 * error
 
 
+def test_kernel_distance_does_not_mind_the_order_of_a_cloud() -> None:
+    x = cloud(4000, 5, 0)
+    in_order = x[x[:, 0].argsort()]
+    assert abs(metrics.kernel_distance(in_order, cloud(4000, 5, 1))) < 0.02
+
+
 def test_kernel_distance_of_a_moved_cloud_is_positive() -> None:
     assert metrics.kernel_distance(cloud(3000, 5, 0), cloud(3000, 5, 1) + 1) > 0.5
 
