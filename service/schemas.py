@@ -49,18 +49,25 @@ class Interpolate(_Parameters):
 P = TypeVar("P", bound=BaseModel)
 
 
-async def read(request: Request, schema: type[P]) -> tuple[P, list[UploadFile]]:
+async def read(request: Request, schema: type[P]) -> tuple[P, list[bytes]]:
     """The request's parameters and uploads (form fields called `image`). Raises InvalidParameter, UnsupportedBody."""
     values = _gathered(request.query_params.multi_items(), schema)
-    uploads: list[UploadFile] = []
+    uploads: list[bytes] = []
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body: dict[str, Any] = {}
     if kind == "application/json":
         body = await _json(request)
     elif kind == "multipart/form-data":
-        items = (await request.form(max_files=2, max_fields=32)).multi_items()
-        uploads = [value for name, value in items if name == "image" and isinstance(value, UploadFile)]
-        body = _gathered([(name, value) for name, value in items if name != "image" and isinstance(value, str)], schema)
+        async with request.form(max_files=2, max_fields=32) as form:
+            items = form.multi_items()
+            if strangers := sorted(
+                {name for name, value in items if (name == "image") != isinstance(value, UploadFile)}
+            ):
+                raise InvalidParameter(
+                    f"{', '.join(strangers)}: uploads, and only they, are form fields called `image`"
+                )
+            uploads = [await value.read() for _, value in items if isinstance(value, UploadFile)]
+            body = _gathered([(name, value) for name, value in items if isinstance(value, str)], schema)
     elif kind not in ("", "application/x-www-form-urlencoded") or (kind and await request.body()):
         raise UnsupportedBody("send parameters in the query, as application/json, or (with images) multipart/form-data")
     if twice := sorted(values.keys() & body.keys()):

@@ -66,7 +66,7 @@ async def _hang_up(receive: Receive) -> None:
 
 def _problem(error: EngineError) -> Problem:
     if isinstance(error, QueueFull):
-        retry = {"Retry-After": f"{error.retry_after:.0f}"}
+        retry = {"Retry-After": str(error.retry_after)}
         return QueueIsFull(f"{error}, or ask for fewer images", headers=retry, retry_after=error.retry_after)
     if isinstance(error, Stopping):
         return Unavailable(str(error), headers={"Retry-After": "5"})

@@ -19,13 +19,14 @@ SMALL: dict[str, dict[str, Any]] = {"cgan": {"width": 8}, "vae": {"width": 8}, "
 
 
 def small(name: str) -> Family:
-    """An untrained small instance of the family, not twice the same net in two families."""
+    """An untrained small instance of the family."""
     torch.manual_seed(0)
     kind = families.get(name)
     family = kind(kind.Config(**SMALL.get(name, {})))
     # Layers that start at zero would hide half of what a family does.
     for parameter in family.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
     return family
 
 

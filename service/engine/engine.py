@@ -37,10 +37,12 @@ class Engine:
         self.lock = threading.Lock()
         self.outstanding = 0
         """Images accepted and not ended."""
+        self.links = 0
+        """Links of their chains that are still to go."""
         self.ended: Counter[str] = Counter()
         """Requests by how they ended: delivered, cancelled, failed, stopped; accepted ones under `accepted`."""
         self.recent = (0.0, 0.0)
-        """Images drawn and device seconds spent of late, older ones counting less."""
+        """Links gone and device seconds spent of late, older ones counting less."""
         self.stopping = False
 
     # -- the callers' side ---------------------------------------------------------------------------------------------
@@ -52,9 +54,10 @@ class Engine:
             if self.stopping:
                 raise Stopping("the service is shutting down; try another instance, or again in a moment")
             if self.outstanding + count > self.queue_images:
-                images, seconds = self.recent
-                raise QueueFull(max(1.0, math.ceil(self.outstanding * seconds / max(images, 1e-9))))
+                links, seconds = self.recent
+                raise QueueFull(max(1, math.ceil(self.links * seconds / max(links, 1))))
             self.outstanding += count
+            self.links += count * request.steps
             self.ended["accepted"] += 1
         runner = self.runners[request.model]
         ticket = Ticket(
@@ -62,6 +65,7 @@ class Engine:
             images=np.zeros((count, *runner.family.data_shape[1:]), np.uint8),
             labels=np.array([runner.label(sample.start) for sample in request.samples], np.int64),
             missing=count,
+            links=count * request.steps,
         )
         ticket.cancel = lambda: self._post(ticket, leaving=True)
         self._post(ticket, leaving=False)
@@ -89,14 +93,14 @@ class Engine:
             return False
         model, riders = choice
         before = self.clock()
-        delivered = self._advance(self.runners[model], riders)
+        gone = self._advance(self.runners[model], riders)
         seconds = self.clock() - before
         self.scheduler.charge(model, seconds)
-        self.recent = (MEMORY * self.recent[0] + delivered, MEMORY * self.recent[1] + seconds)
+        self.recent = (MEMORY * self.recent[0] + gone, MEMORY * self.recent[1] + seconds)
         return True
 
     def _advance(self, runner: Runner, riders: list[tuple[Ticket, int]]) -> int:
-        """One step for `riders`, and images to those that are done; returns how many.
+        """One step for `riders`, and images to those that are done; returns how many went a link further.
 
         A batch that fails is halved until the guilty row stands alone, and only its request fails.
         """
@@ -113,11 +117,14 @@ class Engine:
             log.error("row %d of a request to %s failed: %r", i, ticket.request.model, error)
             self._end(ticket, "failed", EngineError(f"image {i} could not be drawn: {error}"))
             return 0
+        with self.lock:
+            self.links -= len(riders)
         for (ticket, i), image in zip(riders, images, strict=True):
+            ticket.links -= 1
             ticket.companions = max(ticket.companions, len(riders))
             if image is not None:
                 self._deliver(ticket, i, image)
-        return sum(image is not None for image in images)
+        return len(riders)
 
     def _deliver(self, ticket: Ticket, i: int, image: NDArray[np.uint8]) -> None:
         ticket.images[i] = image
@@ -145,6 +152,7 @@ class Engine:
         self.scheduler.remove(ticket.request.model, ticket)
         with self.lock:
             self.outstanding -= len(ticket.request.samples)
+            self.links -= ticket.links
             self.ended[how] += 1
         # A waiter that hung up may have cancelled the future itself; then there is nobody to tell.
         if outcome is None or not ticket.future.set_running_or_notify_cancel():

@@ -60,8 +60,8 @@ class EngineError(Exception):
 class QueueFull(EngineError):
     """Refused at once: `retry_after` seconds from now there should be room."""
 
-    def __init__(self, retry_after: float) -> None:
-        super().__init__(f"the queue is full; try again in {retry_after:.0f} s")
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"the queue is full; try again in {retry_after} s")
         self.retry_after = retry_after
 
 
@@ -78,6 +78,8 @@ class Ticket:
     labels: NDArray[np.int64]
     missing: int
     """Images not drawn yet."""
+    links: int
+    """Links of their chains that are still to go."""
     future: "Future[Result]" = field(default_factory=Future)
     cancel: Callable[[], None] = lambda: None
     """Give it up: its rows leave before the next step."""

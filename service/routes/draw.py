@@ -2,11 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
 
 from service import draws, images, schemas, uploads
 from service.draws import Draw
+from service.errors import InvalidParameter
 from service.images import Drawn, Format
 from service.state import State
 
@@ -17,32 +20,41 @@ INLINE = 16
 the wait for its turn of the interpreter more."""
 
 FOREVER = "public, max-age=31536000, immutable"
-_IMAGE = {
-    "200": {"description": "The images.", "content": {f.media_type: {} for f in (*images.STILLS, *images.FRAMES)}}
-}
 
 
-@router.api_route("/generate", methods=["GET", "POST"], tags=["draw"], openapi_extra={
-    "parameters": schemas.query_parameters(schemas.Generate), "responses": _IMAGE})  # fmt: skip
+def _documented(schema: type[BaseModel]) -> dict[str, Any]:
+    """What the API's pages say of a route that reads its parameters itself."""
+    kinds: dict[str, Any] = {format_.media_type: {} for format_ in (*images.STILLS, *images.FRAMES)}
+    answers = {"200": {"description": "The images.", "content": kinds}}
+    return {
+        "tags": ["draw"],
+        "openapi_extra": {"parameters": schemas.query_parameters(schema), "responses": answers},
+    }
+
+
+@router.get("/generate", **_documented(schemas.Generate))
+@router.post("/generate", **_documented(schemas.Generate))
 async def generate(request: Request) -> Response:
     """Draw images: the same model, seed and first image are the same bytes, whenever, wherever, beside whomever."""
     state: State = request.app.state.service
-    parameters, _ = await schemas.read(request, schemas.Generate)
+    parameters, files = await schemas.read(request, schemas.Generate)
+    if files:
+        raise InvalidParameter("image: /generate takes none; /interpolate does")
     model = draws.find(state.catalog, parameters.model)
     format_ = images.choose(images.STILLS, parameters.format, request.headers.get("accept"))
     draw = draws.generate(parameters, model, format_, state.settings.max_images, state.new_seed())
     return await answer(request, draw, format_, fixed=parameters.seed is not None)
 
 
-@router.api_route("/interpolate", methods=["GET", "POST"], tags=["draw"], openapi_extra={
-    "parameters": schemas.query_parameters(schemas.Interpolate), "responses": _IMAGE})  # fmt: skip
+@router.get("/interpolate", **_documented(schemas.Interpolate))
+@router.post("/interpolate", **_documented(schemas.Interpolate))
 async def interpolate(request: Request) -> Response:
     """Draw the way from one image to another: two seeds, two digits at one seed, or two uploads (fields `image`)."""
     state: State = request.app.state.service
     parameters, files = await schemas.read(request, schemas.Interpolate)
     model = draws.find(state.catalog, parameters.model)
     format_ = images.choose(images.FRAMES, parameters.format, request.headers.get("accept"))
-    ends = [uploads.read(await file.read(), state.settings.max_pixels) for file in files]
+    ends = [uploads.read(file, state.settings.max_pixels) for file in files]
     draw = draws.interpolate(parameters, model, format_, ends, state.new_seed())
     return await answer(request, draw, format_, fixed=bool(parameters.seed) and draw.repeatable)
 

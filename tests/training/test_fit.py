@@ -192,7 +192,7 @@ def test_a_signal_saves_and_the_same_command_ends_with_the_unbroken_run_s_weight
             "--run",
             str(run),
         ]
-        return [sys.executable, "-m", "training", "fit", "gan", *flags]
+        return [sys.executable, "-m", "training", "fit", "gan", "--run", str(run), *flags]
 
     def launch(run):
         return subprocess.Popen(command(run), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)

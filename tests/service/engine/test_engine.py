@@ -1,0 +1,181 @@
+"""The engine: company changes nothing, every accepted request ends, nothing waits longer than it must."""
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service.engine.drivers import LoopDriver, ThreadDriver
+from service.engine.engine import Engine
+from service.engine.request import EngineError, Point, QueueFull, Request, Sample, Stopping
+from tests.service.engine.walk import SEATS, ask, finish, images
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    company=st.lists(
+        st.tuples(st.integers(1, 12), st.integers(0, 99), st.integers(1, 9), st.integers(0, 7)), max_size=5
+    ),
+    before=st.integers(0, 3),
+)
+def test_the_same_seed_gives_the_same_image_in_any_company(
+    make_engine: Callable[..., Engine], company: list[tuple[int, int, int, int]], before: int
+) -> None:
+    engine = make_engine()
+    alone = engine.submit(ask(3, seed=7))
+    finish(engine)
+    for i, (n, seed, steps, label) in enumerate(company):
+        if i == before:
+            again = engine.submit(ask(3, seed=7))
+        engine.submit(ask(n, seed=seed, steps=steps, label=label))
+        engine.turn()
+    if before >= len(company):
+        again = engine.submit(ask(3, seed=7))
+    finish(engine)
+    assert np.array_equal(images(alone), images(again))
+
+
+def test_n_images_are_those_that_calls_for_one_each_give(engine: Engine) -> None:
+    together = engine.submit(ask(4, seed=3))
+    apart = [engine.submit(ask(1, seed=3, first=i)) for i in range(4)]
+    finish(engine)
+    assert np.array_equal(images(together), np.concatenate([images(ticket) for ticket in apart]))
+    assert len({image.tobytes() for image in images(together)}) == 4
+
+
+def test_a_short_request_beside_a_long_one_takes_as_many_turns_as_alone(engine: Engine) -> None:
+    long = engine.submit(ask(900, steps=100))
+    for _ in range(3):
+        engine.turn()
+    short = engine.submit(ask(1, steps=10))
+    turns = 0
+    while not short.future.done():
+        engine.turn()
+        turns += 1
+    assert turns == 10
+    assert not long.future.done()
+
+
+def test_requests_that_come_while_a_step_runs_ride_the_next_one_together(engine: Engine) -> None:
+    tickets = [engine.submit(ask(1, seed=i, steps=4)) for i in range(SEATS)]
+    assert finish(engine) == 4
+    assert {ticket.companions for ticket in tickets} == {SEATS}
+
+
+def test_who_gives_up_frees_his_seats_at_the_next_step(engine: Engine) -> None:
+    large, small = engine.submit(ask(100, steps=50)), engine.submit(ask(8, steps=1))
+    engine.turn()
+    large.cancel()
+    finish(engine)
+    assert large.future.cancelled()
+    assert small.future.done()
+    assert engine.outstanding == 0
+    assert engine.ended == {"accepted": 2, "cancelled": 1, "delivered": 1}
+
+
+def test_giving_up_what_is_done_changes_nothing(engine: Engine) -> None:
+    ticket = engine.submit(ask())
+    finish(engine)
+    ticket.cancel()
+    finish(engine)
+    assert len(images(ticket)) == 1
+    assert engine.outstanding == 0
+
+
+@pytest.mark.parametrize(("label", "why"), [(9, "nobody walks with a nine"), (8, "not a number")])
+def test_only_the_guilty_row_s_request_fails(engine: Engine, label: int, why: str) -> None:
+    good = [engine.submit(ask(2, seed=i)) for i in range(2)]
+    guilty = engine.submit(Request("walk", (Sample(Point(0, 0, 1)), Sample(Point(0, 1, label))), 2))
+    later = engine.submit(ask(1, seed=5))
+    finish(engine)
+    alone = [engine.submit(ask(2, seed=i)) for i in range(2)]
+    finish(engine)
+    for ticket, reference in zip(good, alone, strict=True):
+        assert np.array_equal(images(ticket), images(reference))
+    assert len(images(later)) == 1
+    with pytest.raises(EngineError, match=f"image 1 could not be drawn: .*{why}"):
+        guilty.future.result(timeout=0)
+    assert engine.outstanding == 0
+
+
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_again(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(queue_images=10)
+    engine.submit(ask(8))
+    with pytest.raises(QueueFull) as refusal:
+        engine.submit(ask(3))
+    assert refusal.value.retry_after >= 1
+    engine.submit(ask(2))
+    finish(engine)
+    engine.submit(ask(10))
+    # By the clock every turn takes a second, and 50 links went in two turns of 8 rows and 2 each five times over.
+    with pytest.raises(QueueFull) as refusal:
+        engine.submit(ask(1))
+    assert refusal.value.retry_after == pytest.approx(10, abs=1)
+    finish(engine)
+    assert engine.outstanding == 0
+
+
+def test_one_model_does_not_starve_the_other(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine("a", "b")
+    engine.submit(ask(900, model="a", steps=100))
+    for _ in range(20):
+        engine.turn()
+    other = engine.submit(ask(1, model="b", steps=1))
+    engine.turn()
+    engine.turn()
+    assert other.future.done()
+
+
+def test_after_stop_what_was_accepted_is_drawn_and_the_rest_refused(engine: Engine) -> None:
+    ticket = engine.submit(ask(3))
+    engine.stop()
+    with pytest.raises(Stopping):
+        engine.submit(ask())
+    finish(engine)
+    assert len(images(ticket)) == 3
+
+
+def test_what_is_abandoned_ends_too(engine: Engine) -> None:
+    begun, waiting = engine.submit(ask(20, steps=50)), None
+    engine.turn()
+    waiting = engine.submit(ask(1))
+    engine.abandon()
+    for ticket in (begun, waiting):
+        with pytest.raises(Stopping):
+            ticket.future.result(timeout=0)
+    assert engine.outstanding == 0
+    assert engine.ended["stopped"] == 2
+
+
+@pytest.mark.parametrize("kind", [LoopDriver, ThreadDriver])
+async def test_a_driver_draws_what_many_threads_ask_and_ends_what_it_cannot(
+    make_engine: Callable[..., Engine], kind: type[LoopDriver | ThreadDriver]
+) -> None:
+    import asyncio
+
+    engine = make_engine()
+    driver = kind(engine)
+    await driver.start()
+    tickets = []
+
+    def ask_often() -> None:
+        tickets.extend(engine.submit(ask(2, seed=i)) for i in range(10))
+
+    if kind is ThreadDriver:
+        threads = [threading.Thread(target=ask_often) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        await asyncio.to_thread(lambda: [thread.join() for thread in threads])
+    else:
+        ask_often()
+    results = await asyncio.gather(*(asyncio.wrap_future(ticket.future) for ticket in tickets))
+    assert all(len(result.images) == 2 for result in results)
+    endless = engine.submit(ask(900, steps=100))
+    await driver.stop(grace=0.05)
+    with pytest.raises(Stopping):
+        endless.future.result(timeout=0)
+    assert engine.outstanding == 0
+    assert engine.ended["accepted"] == sum(engine.ended.values()) - engine.ended["accepted"]

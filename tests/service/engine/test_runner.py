@@ -1,0 +1,85 @@
+"""One model on the device: batch sizes that agree, chains that begin between two points."""
+
+import numpy as np
+import pytest
+import torch
+
+from models import families
+from service.engine.request import Point, Request, Sample
+from service.engine.runner import Runner, slerp
+from tests.conftest import small
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", params=families.names())
+def runner(request: pytest.FixtureRequest) -> Runner:
+    """Every family in turn, warm."""
+    found = Runner(small(request.param).for_sampling(), CPU, 16)
+    found.warm_up()
+    return found
+
+
+def chain(runner: Runner, samples: list[Sample], steps: int, guidance: float = 1.0) -> list[bytes]:
+    """The images of `samples` drawn in one batch."""
+    rows = runner.rows(Request("m", tuple(samples), steps, None, guidance))
+    images = [runner.advance(rows) for _ in range(steps)][-1]
+    return [image.tobytes() for image in images if image is not None]
+
+
+def test_an_image_is_the_same_bytes_in_a_batch_of_every_size(runner: Runner) -> None:
+    label = 3 if runner.family.classes else -1
+    steps = min(4, runner.family.steps.maximum)
+    samples = [Sample(Point(11, i, label)) for i in range(16)]
+    together = chain(runner, samples, steps)
+    for size in (1, 2, 3, 5, 7, 8, 13):
+        assert chain(runner, samples[:size], steps) == together[:size]
+        assert chain(runner, samples[-size:], steps) == together[-size:]
+
+
+def test_neighbours_with_other_plans_change_nothing(runner: Runner) -> None:
+    family = runner.family
+    if family.steps.maximum == 1:
+        pytest.skip("one link is the only plan")
+    alone = chain(runner, [Sample(Point(1, 0, 4))], 6)
+    rows = runner.rows(Request("m", (Sample(Point(1, 0, 4)),), 6))
+    others = [
+        runner.rows(Request("m", (Sample(Point(9, k, k)),), 7, sampler, 1.0 + k))
+        for k, sampler in enumerate(family.samplers or (None,))
+    ]
+    ahead = [other[0] for other in others]
+    runner.advance(ahead)  # so that they are a step ahead
+    for _ in range(6):
+        first, *_ = runner.advance([*rows, *ahead])
+    assert first is not None
+    assert [first.tobytes()] == alone
+
+
+def test_the_ends_of_a_way_are_the_images_of_its_points(runner: Runner) -> None:
+    label = 5 if runner.family.classes else -1
+    a, b = Point(1, 0, label), Point(2, 0, label)
+    way = chain(runner, [Sample(a, b, weight) for weight in (0.0, 0.5, 1.0)], 1)
+    # The seed of fresh noise is the start's, so only a chain of one link is sure to arrive where the other point does.
+    assert [way[0], way[2]] == chain(runner, [Sample(a), Sample(b)], 1)
+
+
+def test_a_family_that_needs_a_class_gets_one_that_the_seed_decides() -> None:
+    runner = Runner(small("cgan").for_sampling(), CPU, 8)
+    classes = [runner.label(Point(3, i)) for i in range(500)]
+    assert set(classes) == set(range(10))
+    assert classes == [runner.label(Point(3, i)) for i in range(500)]
+    assert runner.label(Point(3, 0, 7)) == 7
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 0.5, 1.0])
+def test_slerp_keeps_to_the_sphere_and_turns_evenly(weight: float) -> None:
+    a, b = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+    point = slerp(a, b, torch.tensor(weight))
+    angle = weight * np.pi / 2
+    torch.testing.assert_close(point, 2 * torch.tensor([[np.cos(angle), np.sin(angle)]], dtype=torch.float32))
+
+
+def test_slerp_between_parallel_vectors_is_the_line() -> None:
+    a = torch.tensor([1.0, 1.0])
+    torch.testing.assert_close(slerp(a, 3 * a, torch.tensor(0.5)), 2 * a)
+    assert slerp(a, torch.zeros(2), torch.tensor(0.5)).isfinite().all()

@@ -1,0 +1,115 @@
+"""What the service says of itself."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from models import families, store
+from service.app import create_app
+from service.settings import Settings
+from tests.service.conftest import problem
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_models_say_what_they_take(client: httpx.AsyncClient) -> None:
+    models = {model["name"]: model for model in (await client.get("/models")).json()["models"]}
+    assert sorted(models) == families.names()
+    for name, model in models.items():
+        family = families.get(name)
+        assert model["formula"] == family.about.formula
+        assert model["paper"] == family.about.paper
+        assert model["encodes"] == family.encodes
+        assert ("digit" in model["takes"]) == family.conditional
+        assert ("steps" in model["takes"]) == (family.steps.maximum > 1)
+        assert model["takes"].get("sampler", {}).get("one_of", []) == list(family.samplers)
+    assert models["ddpm"]["takes"]["guidance"] == {"minimum": 0.0, "maximum": 10.0, "default": 1.5}
+
+
+async def test_what_a_model_says_it_takes_it_takes(client: httpx.AsyncClient) -> None:
+    for model in (await client.get("/models")).json()["models"]:
+        takes = model["takes"]
+        asked = {name: limits["one_of"][-1] for name, limits in takes.items() if "one_of" in limits}
+        asked |= {name: limits["minimum"] for name, limits in takes.items() if "minimum" in limits}
+        answer = await client.post("/generate", params={"model": model["name"], **asked})
+        assert answer.status_code == 200, answer.text
+
+
+async def test_one_model_comes_with_its_manifest(client: httpx.AsyncClient, weights: Path) -> None:
+    body = (await client.get("/models/cgan")).json()
+    manifest = dataclasses.asdict(store.read_manifest(weights / "cgan"))
+    assert body["manifest"] == {**manifest, "data_shape": [1, 28, 28], "classes": list("0123456789")}
+    assert body["digest"] == manifest["digest"]
+
+
+async def test_live_and_ready(client: httpx.AsyncClient, app: FastAPI) -> None:
+    assert (await client.get("/livez")).status_code == 200
+    before = app.state.service.engine.ended["delivered"]
+    answer = await client.get("/readyz")
+    assert answer.status_code == 200
+    assert answer.json() == {"status": "ready", "models": dict.fromkeys(families.names(), "ok"), "broken": {}}
+    assert app.state.service.engine.ended["delivered"] == before + len(families.names())
+
+
+async def test_a_model_that_cannot_draw_is_not_ready(
+    client: httpx.AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_):
+        raise RuntimeError("device lost")
+
+    monkeypatch.setattr(app.state.service.engine.runners["vae"], "advance", broken)
+    answer = await client.get("/readyz")
+    assert answer.status_code == 503
+    assert "device lost" in answer.json()["models"]["vae"]
+    assert answer.json()["models"]["gan"] == "ok"
+
+
+async def test_broken_weights_are_named_and_the_others_served(weights: Path, tmp_path: Path) -> None:
+    for name in ("gan", "vae"):
+        shutil.copytree(weights / name, tmp_path / name)
+    with (tmp_path / "vae" / store.TENSORS).open("ab") as file:
+        file.write(b"x")
+    app = create_app(Settings(weights=tmp_path, device="cpu", seats=4))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://drawbridge") as client,
+    ):
+        answer = await client.get("/readyz")
+        assert answer.status_code == 200
+        assert "SHA-256" in answer.json()["broken"]["vae"]
+        assert "cannot be served" in problem(await client.post("/generate?model=vae"), 404)
+        assert (await client.post("/generate?model=gan")).status_code == 200
+
+
+async def test_without_any_weights_nothing_is_ready_and_everything_says_why(tmp_path: Path) -> None:
+    app = create_app(Settings(weights=tmp_path, device="cpu"))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://drawbridge") as client,
+    ):
+        assert (await client.get("/readyz")).status_code == 503
+        assert "there are: none" in problem(await client.post("/generate?model=gan"), 404)
+        assert (await client.get("/models")).json() == {"models": []}
+
+
+async def test_the_docs_need_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
+    page = (await client.get("/docs")).text
+    assert "http://" not in page
+    assert "https://" not in page
+    for asset in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"):
+        assert f"docs/assets/{asset}" in page
+        assert (await client.get(f"/docs/assets/{asset}")).status_code == 200
+
+
+async def test_the_docs_know_every_path_and_parameter(client: httpx.AsyncClient) -> None:
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    assert sorted(paths) == ["/generate", "/interpolate", "/livez", "/models", "/models/{name}", "/readyz"]
+    documented = {parameter["name"]: parameter for parameter in paths["/generate"]["post"]["parameters"]}
+    assert sorted(documented) == sorted(
+        ["model", "digit", "n", "seed", "first", "steps", "sampler", "guidance", "format"]
+    )
+    assert all(parameter["description"] for parameter in documented.values())

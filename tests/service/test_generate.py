@@ -1,0 +1,159 @@
+"""/generate: what comes back, how to get it again, in every format."""
+
+import base64
+import io
+import zipfile
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from models import families
+from tests.service.conftest import pixels
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.mark.parametrize("name", families.names())
+async def test_every_family_draws_a_digit_sized_png(client: httpx.AsyncClient, name: str) -> None:
+    answer = await client.post("/generate", params={"model": name})
+    assert answer.headers["content-type"] == "image/png"
+    assert pixels(answer).shape == (28, 28)
+    assert pixels(answer).dtype == np.uint8
+
+
+async def test_an_answer_says_how_to_draw_it_again(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/generate", params={"model": "ddpm", "digit": [3, 4], "n": 3, "steps": 2})
+    location = httpx.URL(answer.headers["content-location"])
+    assert location.params["seed"] == answer.headers["x-seed"]
+    assert location.params.get_list("digit") == ["3", "4"]
+    assert (location.params["sampler"], location.params["guidance"]) == ("dpm++2m", "1.5")
+    again = await client.get(str(location))
+    assert again.content == answer.content
+    assert again.headers["x-model-digest"] == answer.headers["x-model-digest"]
+
+
+async def test_without_a_seed_every_draw_is_another(client: httpx.AsyncClient) -> None:
+    answers = [await client.post("/generate", params={"model": "gan"}) for _ in range(3)]
+    assert len({answer.headers["x-seed"] for answer in answers}) == 3
+    assert {answer.headers["cache-control"] for answer in answers} == {"no-store"}
+
+
+@pytest.mark.parametrize("name", families.names())
+async def test_four_at_once_are_four_calls_for_one_each(client: httpx.AsyncClient, name: str) -> None:
+    common = {"model": name, "seed": 5, "format": "npz"}
+    together = await client.post("/generate", params={**common, "n": 4})
+    apart = [await client.post("/generate", params={**common, "first": i}) for i in range(4)]
+    whole = np.load(io.BytesIO(together.content))["images"]
+    assert np.array_equal(whole, np.concatenate([np.load(io.BytesIO(one.content))["images"] for one in apart]))
+
+
+async def test_digits_take_turns(client: httpx.AsyncClient) -> None:
+    query = {"model": "cgan", "digit": [7, 1], "n": 5, "seed": 0, "format": "npz"}
+    arrays = np.load(io.BytesIO((await client.post("/generate", params=query)).content))
+    assert arrays["labels"].tolist() == [7, 1, 7, 1, 7]
+    assert arrays["labels"].dtype == np.int64
+    assert arrays["images"].shape == (5, 28, 28)
+
+
+async def test_a_model_that_knows_no_digits_labels_its_images_so(client: httpx.AsyncClient) -> None:
+    arrays = np.load(io.BytesIO((await client.post("/generate?model=gan&n=2&format=npz")).content))
+    assert arrays["labels"].tolist() == [-1, -1]
+
+
+async def test_a_query_and_a_json_body_ask_for_the_same(client: httpx.AsyncClient) -> None:
+    asked = {"model": "cgan", "digit": [2, 3], "n": 2, "seed": 9}
+    by_query = await client.post("/generate", params=asked)
+    assert (await client.post("/generate", json=asked)).content == by_query.content
+    assert (await client.post("/generate?model=cgan", json={**asked, "model": None} | {"n": 2})).status_code == 422
+    split = await client.post("/generate?model=cgan&n=2", json={"digit": [2, 3], "seed": 9})
+    assert split.content == by_query.content
+
+
+async def test_several_images_are_a_grid_row_by_row(client: httpx.AsyncClient) -> None:
+    query = {"model": "gan", "seed": 1, "n": 5}
+    sheet = pixels(await client.post("/generate", params=query))
+    assert sheet.shape == (2 * 28, 3 * 28)
+    images = np.load(io.BytesIO((await client.post("/generate", params={**query, "format": "npz"})).content))["images"]
+    assert np.array_equal(sheet[28:, 28:56], images[4])
+    assert not sheet[28:, 56:].any()
+
+
+async def test_every_format_holds_the_same_images(client: httpx.AsyncClient) -> None:
+    async def answer(kind: str) -> httpx.Response:
+        found = await client.post("/generate", params={"model": "cgan", "seed": 4, "n": 2, "digit": 6, "format": kind})
+        assert found.status_code == 200
+        return found
+
+    images = np.load(io.BytesIO((await answer("npz")).content))["images"]
+    row = np.concatenate(list(images), axis=1)
+    assert np.array_equal(pixels(await answer("png")), row)
+    webp = pixels(await answer("webp"))
+    assert np.array_equal(webp[..., 0] if webp.ndim == 3 else webp, row)
+    with zipfile.ZipFile(io.BytesIO((await answer("zip")).content)) as file:
+        assert file.namelist() == ["00000_6.png", "00001_6.png"]
+        assert np.array_equal(np.asarray(Image.open(file.open("00001_6.png"))), images[1])
+    body = (await answer("json")).json()
+    assert (body["model"], body["seed"]) == ("cgan", 4)
+    assert [item["label"] for item in body["images"]] == [6, 6]
+    first = np.asarray(Image.open(io.BytesIO(base64.b64decode(body["images"][0]["png"]))))
+    assert np.array_equal(first, images[0])
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("*/*", "image/png"),
+        ("image/*", "image/png"),
+        ("image/webp", "image/webp"),
+        ("application/zip;q=0.4, application/json;q=0.9", "application/json"),
+        ("image/*;q=0.5, image/png;q=0.1", "image/webp"),
+        ("text/html, */*;q=0.1", "image/png"),
+    ],
+)
+async def test_the_accept_header_chooses(client: httpx.AsyncClient, accept: str, kind: str) -> None:
+    answer = await client.post("/generate?model=gan&seed=1", headers={"Accept": accept})
+    assert answer.headers["content-type"] == kind
+    assert answer.headers["vary"] == "Accept"
+
+
+async def test_a_format_goes_before_the_accept_header(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/generate?model=gan&format=zip", headers={"Accept": "image/webp"})
+    assert answer.headers["content-type"] == "application/zip"
+
+
+async def test_a_get_with_a_seed_is_for_ever_and_can_be_held_against_its_tag(client: httpx.AsyncClient) -> None:
+    url = "/generate?model=gan&seed=1"
+    answer = await client.get(url)
+    tag = answer.headers["etag"]
+    assert "immutable" in answer.headers["cache-control"]
+    assert not tag.startswith("W/")
+    for held in (tag, f'"x", {tag}', f"W/{tag}", "*"):
+        unchanged = await client.get(url, headers={"If-None-Match": held})
+        assert (unchanged.status_code, unchanged.content) == (304, b"")
+        assert unchanged.headers["etag"] == tag
+    assert (await client.get(url, headers={"If-None-Match": '"x"'})).status_code == 200
+
+
+async def test_tags_differ_where_bytes_may(client: httpx.AsyncClient) -> None:
+    urls = ["seed=1", "seed=2", "seed=1&n=2", "seed=1&first=1", "seed=1&format=webp", "seed=1&format=json"]
+    tags = [(await client.get(f"/generate?model=gan&{url}")).headers["etag"] for url in urls]
+    tags.append((await client.get("/generate?model=vae&seed=1")).headers["etag"])
+    tags += [(await client.get(f"/generate?model=cgan&seed=1&digit={digit}")).headers["etag"] for digit in (1, 2)]
+    assert len(set(tags)) == len(tags)
+
+
+@pytest.mark.parametrize(("method", "url"), [("GET", "/generate?model=gan"), ("POST", "/generate?model=gan&seed=1")])
+async def test_what_is_no_pure_get_is_not_kept(client: httpx.AsyncClient, method: str, url: str) -> None:
+    answer = await client.request(method, url)
+    assert answer.headers["cache-control"] == "no-store"
+    assert "etag" not in answer.headers
+
+
+async def test_samplers_steps_and_guidance_change_the_image(client: httpx.AsyncClient) -> None:
+    base = {"model": "ddpm", "seed": 1, "digit": 3, "steps": 4}
+    variants = [{}, {"steps": 5}, {"sampler": "ddim"}, {"sampler": "ddpm"}, {"guidance": 4}, {"digit": 4}]
+    answers = [await client.post("/generate", params={**base, **variant}) for variant in variants]
+    assert all(answer.status_code == 200 for answer in answers)
+    assert len({answer.content for answer in answers}) == len(variants)
