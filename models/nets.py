@@ -18,36 +18,20 @@ class MLP(nn.Sequential):
         super().__init__(*layers[:-1])
 
 
-class Residual(nn.Module):
-    """x + conv(act(conv(act(x)))), started as the identity, so that depth needs no normalisation (Fixup, 2019)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        for parameter in self.second.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.first(F.leaky_relu(x, 0.2))
-        return x + self.second(F.leaky_relu(h, 0.2))
-
-
 class Encoder(nn.Module):
     """An image [B, 1, 28, 28] -> [B, outputs]. No normalisation: a critic's gradient penalty is per image."""
 
     def __init__(self, outputs: int, width: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(1, width // 2, 3, padding=1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(width // 2, width, 4, stride=2, padding=1),  # [B, width, 14, 14]
+            nn.Conv2d(1, width, 4, stride=2, padding=1),  # [B, width, 14, 14]
             nn.LeakyReLU(0.2),
             nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),  # [B, 2 width, 7, 7]
-            Residual(2 * width),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1),  # [B, 4 width, 4, 4]
             nn.LeakyReLU(0.2),
         )
-        self.head = nn.Linear(2 * width * 7 * 7, outputs)
+        self.head = nn.Linear(4 * width * 4 * 4, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x).flatten(1))

@@ -14,7 +14,11 @@ from models.store import Manifest
 
 torch.set_num_threads(1)
 
-SMALL: dict[str, dict[str, Any]] = {"cgan": {"width": 8}, "vae": {"width": 8}, "ddpm": {"width": 8}}
+SMALL: dict[str, dict[str, Any]] = {
+    "cgan": {"generator_width": 8, "discriminator_width": 8},
+    "vae": {"width": 8},
+    "ddpm": {"width": 8},
+}
 """Settings that make a family quick; one that is not named here is tested as it is."""
 
 

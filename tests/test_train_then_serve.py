@@ -11,7 +11,7 @@ from training.cli import main
 @pytest.mark.parametrize("family", ["cgan"])
 async def test_what_is_trained_can_be_drawn(family, tmp_path):
     run, weights = tmp_path / "run", tmp_path / "weights"
-    tiny = ["--width", "8", "--data", "digits", "--epochs", "0.2", "--device", "cpu"]
+    tiny = ["--generator-width", "8", "--data", "digits", "--epochs", "0.2", "--device", "cpu"]
     assert main(["fit", family, "--run", str(run), *tiny]) == 0
     assert main(["export", str(run), "--name", "mine", "--weights", str(weights)]) == 0
     app = create_app(Settings(weights=weights, device="cpu", seats=8))

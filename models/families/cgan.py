@@ -22,8 +22,11 @@ from models.nets import Decoder, Encoder
 @dataclass(frozen=True)
 class CGANConfig:
     latent: int = field(default=64, metadata={"help": "numbers in z"})
-    width: int = field(default=32, metadata={"help": "channels of both nets at 14x14"})
-    gamma: float = field(default=1.0, metadata={"help": "weight of the two gradient penalties"})
+    generator_width: int = field(default=24, metadata={"help": "channels of G at 28x28, twice as many at each half"})
+    discriminator_width: int = field(
+        default=32, metadata={"help": "channels of D at 14x14, twice as many at each half"}
+    )
+    gamma: float = field(default=0.1, metadata={"help": "weight of the two gradient penalties"})
     penalty_share: float = field(default=0.25, metadata={"help": "part of each batch that the penalties are taken on"})
 
 
@@ -52,7 +55,7 @@ class CGAN(Family):
         paper="Mirza & Osindero, Conditional Generative Adversarial Nets, arXiv 1411.1784; "
         "game: Huang et al., The GAN is dead; long live the GAN!, arXiv 2501.05441",
     )
-    recipe = Recipe(epochs=20, batch=64, lr=4e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
+    recipe = Recipe(epochs=32, batch=64, lr=3e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
     players = ("discriminator", "generator")
     opponents = ("discriminator",)
     conditional = True
@@ -62,8 +65,8 @@ class CGAN(Family):
 
     def __init__(self, config: CGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__(config, data_shape, classes)
-        self.generator = Decoder(config.latent + classes, config.width)
-        self.discriminator = ProjectionDiscriminator(config.width, classes)
+        self.generator = Decoder(config.latent + classes, config.generator_width)
+        self.discriminator = ProjectionDiscriminator(config.discriminator_width, classes)
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         y = self.one_hot(label)

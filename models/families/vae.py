@@ -20,7 +20,7 @@ from models.nets import Decoder, Encoder
 @dataclass(frozen=True)
 class VAEConfig:
     latent: int = field(default=16, metadata={"help": "numbers in the code z"})
-    width: int = field(default=32, metadata={"help": "channels of encoder and decoder at 14x14"})
+    width: int = field(default=32, metadata={"help": "channels of the encoder at 14x14 and of the decoder at 28x28"})
 
 
 class VAE(Family):

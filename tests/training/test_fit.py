@@ -18,7 +18,7 @@ from training.cli import main
 ROOT = Path(__file__).parents[2]
 TINY = {
     "gan": ["--batch", "32"],
-    "cgan": ["--width", "8", "--batch", "32"],
+    "cgan": ["--generator-width", "8", "--discriminator-width", "8", "--batch", "32"],
     "vae": ["--width", "8", "--batch", "32"],
     "ddpm": ["--width", "8", "--batch", "32"],
 }
