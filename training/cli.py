@@ -132,18 +132,27 @@ def add_export(command: argparse.ArgumentParser) -> None:
     command.add_argument("--weights", type=Path, default=Path("weights"), help="directory that all weights lie in")
     command.add_argument("--checkpoint", choices=("best", "latest"), default="latest")
     command.add_argument("--data-root", type=Path)
-    command.add_argument("--steps", type=int, help="what a request gets that names none; likewise below")
+    add_plan(command, "what a request gets that names none; likewise below")
+    command.set_defaults(command=run_export)
+
+
+def add_plan(command: argparse.ArgumentParser, help_: str) -> None:
+    """How to draw, as far as the family leaves a choice."""
+    command.add_argument("--steps", type=int, help=help_)
     command.add_argument("--sampler")
     command.add_argument("--guidance", type=float)
-    command.set_defaults(command=run_export)
+
+
+def plan(args: argparse.Namespace) -> dict[str, Any]:
+    """What was said of how to draw."""
+    return {key: value for key in ("steps", "sampler", "guidance") if (value := getattr(args, key)) is not None}
 
 
 def run_export(args: argparse.Namespace) -> None:
     """Write weights/NAME."""
     run = args.run if args.run.exists() or args.run.is_absolute() else Path("runs") / args.run
-    defaults = {key: getattr(args, key) for key in ("steps", "sampler", "guidance") if getattr(args, key) is not None}
     directory = args.weights / (args.name or run.name)
-    manifest = export(run, directory, args.checkpoint, defaults, args.data_root)
+    manifest = export(run, directory, args.checkpoint, plan(args), args.data_root)
     print(f"{directory}: {manifest.family}, {manifest.parameters} parameters, SHA-256 {manifest.digest[:12]}")
 
 
@@ -157,7 +166,8 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seeds", type=int, nargs="+", default=[0])
     command.add_argument("--judge", choices=judge.NAMES, default="report")
     command.add_argument("--write", action="store_true", help="put the figures into the manifests")
-    command.set_defaults(command=evaluate.command)
+    add_plan(command, "in place of what the manifest gives a request that names none; likewise below")
+    command.set_defaults(command=lambda args: evaluate.command(args, plan(args)))
 
 
 def _add_field(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], default: Any) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models import families
-from models.base import Recipe
+from models import families, store
+from models.base import Family, Recipe
 
 
 class ConfigError(Exception):
@@ -30,7 +30,7 @@ class RunConfig:
         """Write to `path`, or where a run was begun there, hold against it. Raises ConfigError with the difference."""
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+            store.write(path, (json.dumps(dataclasses.asdict(self), indent=2) + "\n").encode())
             return
         begun, asked = _flat(json.loads(path.read_text())), _flat(json.loads(json.dumps(dataclasses.asdict(self))))
         changed = [
@@ -59,6 +59,21 @@ class RunConfig:
     def training_recipe(self) -> Recipe:
         """The Recipe object."""
         return Recipe(**{**self.recipe, "betas": tuple(self.recipe["betas"])})
+
+
+def check_plan(family: Family, plan: dict[str, Any]) -> None:
+    """Raises ConfigError where `steps`, `sampler` or `guidance` is nothing that `family` can be asked for."""
+    steps, sampler, guidance = plan.get("steps"), plan.get("sampler"), plan.get("guidance")
+    if steps is not None and not family.steps.minimum <= steps <= family.steps.maximum:
+        raise ConfigError(f"--steps: {family.name} takes {family.steps.minimum} to {family.steps.maximum}")
+    if sampler is not None and sampler not in family.samplers:
+        raise ConfigError(f"--sampler: {family.name} has {', '.join(family.samplers) or 'none; leave it out'}")
+    if guidance is None:
+        return
+    if (limits := family.guidance) is None:
+        raise ConfigError(f"--guidance: {family.name} takes none; leave it out")
+    if not limits.minimum <= guidance <= limits.maximum:
+        raise ConfigError(f"--guidance: {family.name} takes {limits.minimum} to {limits.maximum}")
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from models.base import Family, draw
 from models.pixels import to_uint8
 from models.store import Manifest
 from training import data, judge, metrics
-from training.config import ConfigError
+from training.config import ConfigError, check_plan
 from training.data import Dataset
 from training.judge import Judge
 
@@ -93,11 +93,18 @@ def over_seeds(measure: Callable[[int], dict[str, Any]], seeds: list[int]) -> di
     return means
 
 
-def command(args: argparse.Namespace) -> None:
-    """Measure weights, print a table, and with `--write` put the figures into their manifests."""
+def command(args: argparse.Namespace, plan: dict[str, Any]) -> None:
+    """Measure weights, print a table, and with `--write` put the figures into their manifests.
+
+    `plan` goes in place of the manifests' defaults: `steps`, `sampler`, `guidance`.
+    """
     names = store.listing(args.weights) if args.all else args.names
     if not names:
         raise ConfigError("name the weights to measure, or give --all")
+    if args.write and plan:
+        raise ConfigError("--write is for figures of the weights as served; leave out --steps, --sampler, --guidance")
+    if args.write and args.judge != "report":
+        raise ConfigError("--write is for figures by the judge that nothing was chosen by; leave out --judge")
     if args.n < FEWEST:
         raise ConfigError(f"-n {args.n}: fewer than {FEWEST} samples say nothing about a distribution")
     judge_ = judge.load(args.judge)
@@ -108,7 +115,8 @@ def command(args: argparse.Namespace) -> None:
     _print_row("real", floor)
     for name in names:
         family, manifest = store.load(args.weights / name)
-        figures = over_seeds(lambda seed: bench.measure(sample(family, manifest, seed, args.n)), args.seeds)  # noqa: B023
+        check_plan(family, plan)
+        figures = over_seeds(lambda seed: bench.measure(sample(family, manifest, seed, args.n, **plan)), args.seeds)  # noqa: B023
         _print_row(name, figures)
         if args.write:
             measured = {"samples": args.n, "seeds": args.seeds, "judge": {"name": judge_.name, "digest": judge_.digest}}

@@ -13,7 +13,7 @@ from models import store
 from models.pixels import to_unit
 from models.store import Manifest
 from training import checkpoint, data
-from training.config import ConfigError, RunConfig
+from training.config import ConfigError, RunConfig, check_plan
 from training.loop import Hardware, Trainer
 from training.samples import fixed_samples, grid_png
 
@@ -34,6 +34,7 @@ def export(run: Path, directory: Path, which: str, defaults: dict[str, Any], dat
     state = checkpoint.load(path)
     trainer.load_state_dict(state)
     family = trainer.average
+    check_plan(family, defaults)
     family.fit(to_unit(dataset.images), dataset.labels)
     manifest = Manifest(
         family=config.family,

@@ -37,7 +37,7 @@ class DDPM(Family):
         paper="Ho et al., Denoising Diffusion Probabilistic Models, arXiv 2006.11239; guidance: Ho & Salimans, "
         "arXiv 2207.12598; ddim: Song et al., arXiv 2010.02502; dpm++2m: Lu et al., arXiv 2211.01095",
     )
-    recipe = Recipe(epochs=16, batch=128, lr=1e-3, ema=100_000, warmup=50_000, cosine=True)
+    recipe = Recipe(epochs=20, batch=128, lr=1e-3, ema=100_000, warmup=50_000, cosine=True)
     conditional = True
     steps = Range(1, 1000, 20)
     samplers = ("dpm++2m", "ddim", "ddpm")

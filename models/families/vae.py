@@ -32,7 +32,7 @@ class VAE(Family):
         formula="min  -E_q[log p(x|z)] + KL(q(z|x) || N(0, I)),  KL = 1/2 sum(mu^2 + sigma^2 - 1 - log sigma^2)",
         paper="Kingma & Welling, Auto-Encoding Variational Bayes, arXiv 1312.6114",
     )
-    recipe = Recipe(epochs=40, batch=128, lr=1e-3, ema=50_000, cosine=True)
+    recipe = Recipe(epochs=20, batch=128, lr=1e-3, ema=50_000, cosine=True)
     encodes = True
     config: VAEConfig
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import torch
 
 from models import families, store
 from training import checkpoint
-from training.cli import main
+from training.cli import main, parser, plan
+from training.config import ConfigError, check_plan
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -135,6 +137,9 @@ def test_compiled_training_agrees_with_plain_training(tmp_path):
         (["fit", "gan", "--data", "digits", "--device", "cuda"], "torch sees no GPU"),
         (["export", "/nowhere"], "is not a run"),
         (["evaluate"], "name the weights"),
+        (["evaluate", "gan", "--write", "--steps", "3"], "as served"),
+        (["evaluate", "gan", "--write", "--judge", "select"], "nothing was chosen by"),
+        (["evaluate", "gan", "-n", "5"], "say nothing about a distribution"),
         (["fit", "nope"], "invalid choice: 'nope'"),
         (["fit", "gan", "--batch", "many"], "invalid int value"),
         ([], "COMMAND"),
@@ -173,6 +178,23 @@ def test_export_tells_where_the_weights_come_from(tmp_path):
     assert (tmp_path / "weights" / "mine" / "samples.png").read_bytes().startswith(b"\x89PNG")
     state = weights_of(tmp_path / "run")["average"]
     assert_equal(dict(family.state_dict()), state)
+
+
+@pytest.mark.parametrize(
+    ("family", "flags", "complaint"),
+    [
+        ("ddpm", ["--steps", "0"], "--steps: ddpm takes 1 to 1000"),
+        ("ddpm", ["--sampler", "euler"], "--sampler: ddpm has dpm++2m, ddim, ddpm"),
+        ("ddpm", ["--guidance", "-1"], "--guidance: ddpm takes 0.0 to 10.0"),
+        ("gan", ["--guidance", "2"], "--guidance: gan takes none"),
+        ("gan", ["--sampler", "ddim"], "--sampler: gan has none"),
+    ],
+)
+def test_what_a_family_cannot_be_asked_for_is_refused(family, flags, complaint):
+    built = families.get(family)
+    args = parser().parse_args(["export", "run", *flags])
+    with pytest.raises(ConfigError, match=re.escape(complaint)):
+        check_plan(built(built.Config()), plan(args))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

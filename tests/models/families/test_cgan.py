@@ -10,7 +10,7 @@ from models.families.cgan import CGAN, CGANConfig
 @pytest.fixture
 def cgan():
     torch.manual_seed(0)
-    return CGAN(CGANConfig(width=8))
+    return CGAN(CGANConfig(generator_width=8, discriminator_width=8))
 
 
 def test_the_penalty_of_a_linear_discriminator_is_the_square_of_its_slope(cgan):
@@ -32,7 +32,7 @@ def test_the_discriminator_judges_the_pair_of_image_and_digit(cgan):
 
 def test_the_game_is_zero_sum_but_for_the_penalty():
     torch.manual_seed(0)
-    cgan = CGAN(CGANConfig(width=8, gamma=0.0))
+    cgan = CGAN(CGANConfig(generator_width=8, discriminator_width=8, gamma=0.0))
     x, label = torch.randn(4, 1, 28, 28), torch.tensor([1, 2, 3, 4])
     torch.manual_seed(1)
     d = cgan.loss("discriminator", x, label)
