@@ -9,7 +9,9 @@ import torch
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from swagger_ui_bundle import swagger_ui_path
@@ -103,7 +105,9 @@ def _as_problem(request: Request, error: Exception) -> Problem:
     if isinstance(error, HTTPException) and error.status_code == 404:
         return errors.NotFound(f"nothing is at {request.url.path}; see /docs")
     if isinstance(error, HTTPException) and error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
+        routes = [route for route in (*draw.router.routes, *about.router.routes) if isinstance(route, APIRoute)]
+        matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+        allowed = ", ".join(sorted({method for route in matching for method in route.methods or ()}))
         return errors.MethodNotAllowed(
             f"{request.url.path} takes {allowed}, not {request.method}", headers={"Allow": allowed}
         )
