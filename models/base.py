@@ -38,6 +38,10 @@ class Recipe:
     cosine: bool = field(default=False, metadata={"help": "let the learning rate fall to 0 along half a cosine"})
 
 
+CLOSED_FORM = Recipe(epochs=0, batch=128, lr=0.0)
+"""For families that gradients have nothing to do with: `fit` is all their training."""
+
+
 @dataclass(frozen=True)
 class About:
     """What a family is, for people."""
@@ -132,7 +136,10 @@ class Family(nn.Module):
     # -- training ------------------------------------------------------------------------------------------------------
 
     def moves(self) -> tuple[str, ...]:
-        """The players in the order in which they move within one iteration; the first mover draws a fresh batch."""
+        """The players in the order in which they move within one iteration; the first mover draws a fresh batch.
+
+        None where gradients have nothing to do.
+        """
         return self.players or ("self",)
 
     def player(self, name: str) -> nn.Module:
@@ -147,7 +154,11 @@ class Family(nn.Module):
         raise NotImplementedError
 
     def fit(self, x: Tensor, label: Tensor) -> None:
-        """What gradients do not estimate, from all of the training data, once before export. Most need nothing."""
+        """What gradients do not estimate, from all of the training data and whatever gradients have found so far.
+
+        x [N, *data_shape] in [-1, 1] and label [N] int64 (-1: unknown). Called before samples are drawn and at export;
+        a pure function of its arguments and the parameters, whose findings are buffers. Most families need nothing.
+        """
 
     # -- what everything above this floor relies on --------------------------------------------------------------------
 

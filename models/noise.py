@@ -18,6 +18,9 @@ START = 0
 LABEL = 2**32 - 1
 """The step reserved for drawing a class where the caller names none."""
 
+CHOICE = 2**32 - 2
+"""The step reserved for choosing a component of a mixture, or a point of a density."""
+
 MAX_SEED = 2**63 - 1
 
 _MASK = 0xFFFFFFFF
@@ -70,3 +73,9 @@ def classes(seed: Tensor, index: Tensor, count: int) -> Tensor:
     """A class [B] int64 in 0..count-1 for each row, uniform (to 2**-32)."""
     words = bits(seed, index, torch.full_like(seed, LABEL), 1)[:, 0]
     return (words * count) >> 32
+
+
+def uniform(seed: Tensor, index: Tensor) -> Tensor:
+    """One number [B] float64 in (0, 1) for each row: for choosing among what is not equally likely."""
+    words = bits(seed, index, torch.full_like(seed, CHOICE), 1)[:, 0]
+    return (words.to(torch.float64) + 0.5) * 2.0**-32

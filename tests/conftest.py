@@ -15,6 +15,9 @@ from models.store import Manifest
 torch.set_num_threads(1)
 
 SMALL: dict[str, dict[str, Any]] = {
+    "pca": {"code": 8},
+    "kde": {"code": 8, "points": 200},
+    "gmm": {"code": 8, "most": 2},
     "cgan": {"generator_width": 8, "discriminator_width": 8},
     "vae": {"width": 8},
     "ddpm": {"width": 8},
@@ -31,6 +34,7 @@ def small(name: str) -> Family:
     for parameter in family.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
+    family.fit(torch.rand(300, 1, 28, 28) * 2 - 1, torch.arange(300) % 10)
     return family
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from models import store
-from models.pixels import to_unit
 from models.store import Manifest
 from training import checkpoint, data
 from training.config import ConfigError, RunConfig, check_plan
@@ -35,7 +34,7 @@ def export(run: Path, directory: Path, which: str, defaults: dict[str, Any], dat
     trainer.load_state_dict(state)
     family = trainer.average
     check_plan(family, defaults)
-    family.fit(to_unit(dataset.images), dataset.labels)
+    trainer.fit()
     manifest = Manifest(
         family=config.family,
         config=config.model,

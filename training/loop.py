@@ -59,8 +59,15 @@ class Trainer:
 
     @property
     def goal(self) -> int:
-        """Images after which the run is done."""
-        return math.ceil(self.recipe.epochs * len(self.data.images))
+        """Images after which the run is done; 0 where gradients have nothing to do."""
+        return math.ceil(self.recipe.epochs * len(self.data.images)) if self.optimizers else 0
+
+    def fit(self) -> None:
+        """Have the averaged family estimate what gradients do not."""
+        if type(self.average).fit is not Family.fit:
+            self.average.fit(
+                to_unit(self.data.images).to(self.hardware.device), self.data.labels.to(self.hardware.device)
+            )
 
     def iterate(self) -> dict[str, Tensor]:
         """Every player's move once, then the average: one iteration. Returns the named terms, still on the device."""
@@ -154,6 +161,11 @@ def train(trainer: Trainer, run: Path, log: Log, every: int, stop: Callable[[], 
     if latest.exists():
         trainer.load_state_dict(checkpoint.load(latest))
         log.rewind(trainer.images)
+    elif not trainer.goal:
+        before_fit = time.monotonic()
+        judge(trainer, run, log)
+        trainer.seconds = time.monotonic() - before_fit
+        checkpoint.save(latest, trainer.state_dict())
     reason = None
     clock = time.monotonic()
     while trainer.images < trainer.goal and reason is None:
@@ -174,6 +186,7 @@ def train(trainer: Trainer, run: Path, log: Log, every: int, stop: Callable[[], 
 
 def judge(trainer: Trainer, run: Path, log: Log) -> None:
     """Draw the grid with the noise of always, measure the samples, and keep the weights if they are the best yet."""
+    trainer.fit()
     samples = fixed_samples(trainer.average, trainer.hardware.device)
     score = distance(samples, trainer.data)
     log.samples(trainer.images, score, grid_png(samples) if samples.dim() == 4 else None)

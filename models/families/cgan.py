@@ -91,11 +91,8 @@ class CGAN(Family):
         return gradient.square().flatten(1).sum(1).mean()
 
     def generate(self, z: Tensor, label: Tensor) -> Tensor:
-        """G(z, y): [B, latent] and [B, classes] -> [B, 1, 28, 28], unbounded.
-
-        A tanh would be flat where most of a digit is, at black: G that is once all black gets no gradient and stays so.
-        """
-        return self.generator(torch.cat((z, label), dim=1))
+        """G(z, y): [B, latent] and [B, classes] -> [B, 1, 28, 28] in [-1, 1]."""
+        return self.generator(torch.cat((z, label), dim=1)).tanh()
 
     def start(self, seed: Tensor, index: Tensor, label: Tensor) -> Tensor:
         return noise.normal(seed, index, torch.full_like(seed, noise.START), (self.config.latent,))

@@ -1,0 +1,102 @@
+"""The Gaussian mixture, fitted by expectation and maximisation, a mixture of its own for every digit.
+
+    p(x | y) = sum_k w_k N(x; mu_k, Sigma_k)
+    E: r_nk = w_k N(x_n; mu_k, Sigma_k) / p(x_n)          M: w, mu, Sigma of the points, shared as r says
+                                                          (Dempster, Laird & Rubin 1977)
+
+How many components a digit needs is what the Bayesian information criterion says. Images are taken to principal
+components first; data of a few numbers is taken as it is.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from models import mixture, noise
+from models.base import CLOSED_FORM, About, Family, Rows
+from models.linear import PrincipalComponents
+from models.mixture import Fitted, Mixture
+
+
+@dataclass(frozen=True)
+class GMMConfig:
+    code: int = field(default=40, metadata={"help": "principal components kept; 0 or more than there are: no PCA"})
+    most: int = field(default=16, metadata={"help": "components a digit at most; tried are 1, 2, 4, ... of them"})
+    points: int = field(default=60_000, metadata={"help": "training points used at most"})
+
+
+class GMM(Family):
+    """The state of its one link is a point of the mixture's own space. Without classes it is one mixture."""
+
+    Config = GMMConfig
+    about = About(
+        title="Gaussian mixture model",
+        formula="max  E log sum_k w_k N(x; mu_k, Sigma_k)  by EM, one mixture a digit, components by BIC",
+        paper="Dempster, Laird & Rubin, Maximum likelihood from incomplete data via the EM algorithm, 1977",
+    )
+    recipe = CLOSED_FORM
+    conditional = True
+    encodes = True
+    config: GMMConfig
+
+    def __init__(self, config: GMMConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
+        super().__init__(config, data_shape, classes)
+        size = math.prod(data_shape)
+        self.components = PrincipalComponents(size, config.code) if 0 < config.code < size else None
+        groups = max(self.classes, 1)
+        self.mixture = Mixture(groups * config.most, config.code if self.components else size)
+        self.digit: Tensor
+        self.register_buffer("digit", torch.zeros(groups * config.most, dtype=torch.int64))
+
+    def moves(self) -> tuple[str, ...]:
+        return ()
+
+    def fit(self, x: Tensor, label: Tensor) -> None:
+        if self.components is not None:
+            self.components.fit(x.flatten(1))
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[: self.config.points].to(x.device)
+        codes, digits = self.encode(x[order], label[order]), label[order]
+        candidates = tuple(1 << k for k in range(self.config.most.bit_length()) if 1 << k <= self.config.most)
+        parts, owners = [], []
+        for digit in range(max(self.classes, 1)):
+            mine = codes[digits == digit] if self.classes else codes
+            if len(mine) > 1:
+                found = mixture.best(mine, candidates)
+                parts.append((found, len(mine) / len(codes)))
+                owners += [digit] * len(found.weights)
+        self.mixture.hold(_joined(parts))
+        self.digit.fill_(-1)
+        self.digit[: len(owners)].copy_(torch.tensor(owners))
+
+    def start(self, seed: Tensor, index: Tensor, label: Tensor) -> Tensor:
+        eps = noise.normal(seed, index, torch.full_like(seed, noise.START), (self.mixture.means.shape[1],))
+        return self.mixture.draw(noise.uniform(seed, index), eps, self.share(label))
+
+    def share(self, label: Tensor) -> Tensor:
+        """The components' weights for label [B, classes], [B, components]: all of them where it is zeros."""
+        if not self.classes:
+            return self.mixture.weights
+        mine = self.one_hot(self.digit)  # [components, classes]
+        asked = torch.where(label.sum(1, keepdim=True) > 0, label, torch.ones_like(label))
+        # A digit's own share of the data must not count when it is asked for beside another.
+        return self.mixture.weights * (asked @ mine.T)
+
+    def step(self, rows: Rows) -> Tensor:
+        x = rows.state if self.components is None else self.components.decode(rows.state)
+        return x.unflatten(1, self.data_shape)
+
+    def encode(self, x: Tensor, label: Tensor) -> Tensor:
+        """[B, *data_shape] -> [B, D]: the point itself, in the mixture's own space."""
+        flat = x.flatten(1)
+        return flat if self.components is None else self.components.encode(flat)
+
+
+def _joined(parts: list[tuple[Fitted, float]]) -> Fitted:
+    """One mixture of several, each with its share."""
+    return Fitted(
+        torch.cat([share * found.weights for found, share in parts]),
+        torch.cat([found.means for found, _ in parts]),
+        torch.cat([found.cholesky for found, _ in parts]),
+    )

@@ -1,0 +1,57 @@
+"""Principal component analysis: the linear auto-encoder, and a Gaussian on its codes.
+
+    z = W'(x - mean),   x^ = W z + mean,   W'W = I,   min_W E |x - x^|^2          (Pearson 1901; Bishop 2006, 12.1)
+
+The codes' coordinates are uncorrelated, so z ~ N(0, diag variance) is the Gaussian that fits them, and drawing from it
+is drawing from a Gaussian on a plane of the image space.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from models import noise
+from models.base import CLOSED_FORM, About, Family, Rows
+from models.linear import PrincipalComponents
+
+
+@dataclass(frozen=True)
+class PCAConfig:
+    code: int = field(default=64, metadata={"help": "numbers in the code z"})
+
+
+class PCA(Family):
+    """The state of its one link is z."""
+
+    Config = PCAConfig
+    about = About(
+        title="Principal component analysis",
+        formula="min_W  E|x - W z|^2,  z = W'x,  W'W = I;  draws: z ~ N(0, diag(variance))",
+        paper="Pearson, On lines and planes of closest fit to systems of points in space, 1901",
+    )
+    recipe = CLOSED_FORM
+    encodes = True
+    config: PCAConfig
+
+    def __init__(self, config: PCAConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:
+        super().__init__(config, data_shape, classes)
+        self.components = PrincipalComponents(math.prod(data_shape), config.code)
+
+    def moves(self) -> tuple[str, ...]:
+        return ()
+
+    def fit(self, x: Tensor, label: Tensor) -> None:
+        self.components.fit(x.flatten(1))
+
+    def start(self, seed: Tensor, index: Tensor, label: Tensor) -> Tensor:
+        eps = noise.normal(seed, index, torch.full_like(seed, noise.START), (self.config.code,))
+        return eps * self.components.variance.sqrt()
+
+    def step(self, rows: Rows) -> Tensor:
+        return self.components.decode(rows.state).unflatten(1, self.data_shape)
+
+    def encode(self, x: Tensor, label: Tensor) -> Tensor:
+        """[B, *data_shape] -> [B, code]."""
+        return self.components.encode(x.flatten(1))

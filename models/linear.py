@@ -1,0 +1,37 @@
+"""Principal components: the linear code that loses least."""
+
+import torch
+from torch import Tensor, nn
+
+
+class PrincipalComponents(nn.Module):
+    """z = W'(x - mean), x^ = W z + mean with W'W = I, for data of `size` numbers and codes of `code` (Pearson 1901)."""
+
+    def __init__(self, size: int, code: int) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.W: Tensor
+        self.variance: Tensor
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("W", torch.zeros(size, code))
+        self.register_buffer("variance", torch.zeros(code))
+
+    def fit(self, x: Tensor) -> None:
+        """Mean, directions and variances of x [N, size], in float64. Each direction's largest entry is positive."""
+        data = x.double()
+        mean = data.mean(0)
+        centred = data - mean
+        variances, vectors = torch.linalg.eigh(centred.T @ centred / (len(x) - 1))
+        W = vectors.flip(1)[:, : self.W.shape[1]]
+        W = W * W.gather(0, W.abs().argmax(0, keepdim=True)).sign()
+        self.mean.copy_(mean)
+        self.W.copy_(W)
+        self.variance.copy_(variances.flip(0)[: len(self.variance)].clamp(min=0))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """[B, size] -> [B, code]."""
+        return (x - self.mean) @ self.W
+
+    def decode(self, z: Tensor) -> Tensor:
+        """[B, code] -> [B, size]."""
+        return z @ self.W.T + self.mean

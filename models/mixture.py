@@ -1,0 +1,147 @@
+"""Gaussian mixtures, fitted by expectation and maximisation (Dempster, Laird & Rubin 1977)."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+PRIOR = 0.05
+"""Strength of the prior that keeps a component from shrinking onto a point: as if each had besides its points a scatter
+of so many times the data's mean variance in every direction."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A mixture of K components over D numbers, in float64."""
+
+    weights: Tensor
+    """[K], which sum to 1."""
+    means: Tensor
+    """[K, D]."""
+    cholesky: Tensor
+    """[K, D, D], the lower triangles L of the covariances L L'."""
+    objectives: tuple[float, ...] = ()
+    """Mean log-likelihood of the data, with the prior's share, in nats after each maximisation; it never falls."""
+
+    def log_joint(self, x: Tensor) -> Tensor:
+        """log (weight_k N(x; mean_k, L_k L_k')) for x [N, D]: [N, K]."""
+        return torch.stack(
+            [
+                w.log() + _log_normal(x, mean, L)
+                for w, mean, L in zip(self.weights, self.means, self.cholesky, strict=True)
+            ],
+            dim=1,
+        )
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """log p(x) in nats for x [N, D]: [N]."""
+        return self.log_joint(x).logsumexp(1)
+
+    def bic(self, x: Tensor) -> float:
+        """-2 log L + (free numbers) log N: the lower the better (Schwarz 1978)."""
+        count, size = self.means.shape
+        free = count - 1 + count * size + count * size * (size + 1) // 2
+        return float(-2 * self.log_density(x).sum()) + free * math.log(len(x))
+
+
+def fit(
+    x: Tensor,
+    components: int,
+    *,
+    prior: float = PRIOR,
+    iterations: int = 100,
+    tolerance: float = 1e-4,
+    seed: int = 0,
+) -> Fitted:
+    """The mixture of `components` that EM finds for x [N, D], from centres spread as k-means++ spreads them.
+
+    Maximises log p(x) - scatter / 2 sum_k tr(Sigma_k^-1), where scatter is `prior` times the data's mean variance (a
+    flat inverse-Wishart prior; 0 is plain maximum likelihood). Ends where that rises by less than `tolerance` nats.
+    """
+    x = x.double()
+    scatter = prior * float(x.var(0).mean())
+    nearest = torch.cdist(x, _spread(x, components, seed)).argmin(1)
+    responsibility = torch.eye(components, dtype=torch.float64)[nearest]
+    objectives: list[float] = []
+    for _ in range(iterations):
+        found = _maximise(x, responsibility, scatter)
+        joint = found.log_joint(x)
+        density = joint.logsumexp(1)
+        precision = sum(float(torch.cholesky_inverse(L).trace()) for L in found.cholesky)
+        objectives.append(float(density.mean()) - scatter / 2 * precision / len(x))
+        if len(objectives) > 1 and objectives[-1] - objectives[-2] < tolerance:
+            break
+        responsibility = (joint - density[:, None]).exp()
+    return replace(found, objectives=tuple(objectives))
+
+
+def best(x: Tensor, candidates: tuple[int, ...]) -> Fitted:
+    """The mixture of x [N, D] whose number of components, one of `candidates`, has the lowest BIC."""
+    return min((fit(x, count) for count in candidates), key=lambda found: found.bic(x.double()))
+
+
+class Mixture(nn.Module):
+    """Room for the mixtures of at most `components` over `size` numbers, and draws from them."""
+
+    def __init__(self, components: int, size: int) -> None:
+        super().__init__()
+        self.weights: Tensor
+        self.means: Tensor
+        self.cholesky: Tensor
+        self.register_buffer("weights", torch.zeros(components))
+        self.register_buffer("means", torch.zeros(components, size))
+        self.register_buffer("cholesky", torch.zeros(components, size, size))
+
+    def hold(self, found: Fitted) -> None:
+        """Take over `found`; components that it does not have get the weight 0."""
+        count = len(found.weights)
+        for buffer, value in (
+            (self.weights, found.weights),
+            (self.means, found.means),
+            (self.cholesky, found.cholesky),
+        ):
+            buffer.zero_()
+            buffer[:count].copy_(value)
+
+    def draw(self, choice: Tensor, eps: Tensor, share: Tensor | None = None) -> Tensor:
+        """Points [B, size] from choice [B] float64 in (0, 1) and eps [B, size] standard normals.
+
+        `share` [B, components] or [components] takes the weights' place; it need not sum to 1.
+        """
+        share = (self.weights if share is None else share).double().expand(len(choice), -1)
+        edges = share.cumsum(1)
+        component = (choice[:, None] * edges[:, -1:] >= edges).sum(1).clamp(max=share.shape[1] - 1)
+        return self.means[component] + (self.cholesky[component] @ eps[:, :, None])[:, :, 0]
+
+
+def _log_normal(x: Tensor, mean: Tensor, cholesky: Tensor) -> Tensor:
+    """log N(x; mean, L L') for x [N, D]: [N]."""
+    white = torch.linalg.solve_triangular(cholesky, (x - mean).T, upper=False)
+    log_det = cholesky.diagonal().log().sum()
+    return -0.5 * (white.square().sum(0) + len(mean) * math.log(2 * math.pi)) - log_det
+
+
+def _maximise(x: Tensor, responsibility: Tensor, scatter: float) -> Fitted:
+    """The weights, means and covariances that x [N, D] has by responsibility [N, K]."""
+    mass = responsibility.sum(0).clamp(min=1e-8)
+    means = responsibility.T @ x / mass[:, None]
+    prior = scatter * torch.eye(x.shape[1], dtype=torch.float64)
+    triangles = []
+    for k in range(len(mass)):
+        centred = x - means[k]
+        covariance = ((responsibility[:, k, None] * centred).T @ centred + prior) / mass[k]
+        triangles.append(torch.linalg.cholesky(covariance))
+    return Fitted(mass / mass.sum(), means, torch.stack(triangles))
+
+
+def _spread(x: Tensor, count: int, seed: int) -> Tensor:
+    """`count` of the rows of x, each chosen by its squared distance to those before (Arthur & Vassilvitskii 2007)."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = [x[int(torch.randint(len(x), (1,), generator=generator))]]
+    for _ in range(count - 1):
+        distance = torch.cdist(x, torch.stack(centres)).amin(1).square()
+        if not distance.any():  # fewer different rows than centres
+            distance = torch.ones_like(distance)
+        centres.append(x[int(torch.multinomial(distance, 1, generator=generator))])
+    return torch.stack(centres)

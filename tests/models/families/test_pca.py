@@ -1,0 +1,63 @@
+"""PCA against the singular value decomposition."""
+
+import pytest
+import torch
+
+from models.base import draw
+from models.families.pca import PCA, PCAConfig
+from models.pixels import to_unit
+from training import data
+
+
+@pytest.fixture(scope="module")
+def x():
+    """The digits that need no download."""
+    return to_unit(data.load("digits").images)
+
+
+@pytest.fixture(scope="module")
+def pca(x):
+    family = PCA(PCAConfig(code=20))
+    family.fit(x, torch.zeros(len(x), dtype=torch.int64))
+    return family.for_sampling()
+
+
+def test_its_directions_are_those_of_the_svd(pca, x):
+    flat = x.flatten(1).double()
+    _, values, directions = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)
+    expected = directions[:20].T
+    signs = (expected * pca.components.W).sum(0).sign()
+    torch.testing.assert_close(pca.components.W.double(), expected * signs, atol=1e-5, rtol=0)
+    variance = values[:20].square() / (len(x) - 1)
+    torch.testing.assert_close(pca.components.variance.double(), variance, atol=1e-5, rtol=1e-5)
+
+
+def test_its_directions_are_orthonormal(pca):
+    torch.testing.assert_close(pca.components.W.T @ pca.components.W, torch.eye(20), atol=1e-5, rtol=0)
+
+
+def test_reconstruction_loses_what_the_other_directions_hold(pca, x):
+    none = torch.zeros(len(x), 0)
+    back = pca.components.decode(pca.encode(x, none)).unflatten(1, (1, 28, 28))
+    flat = x.flatten(1).double()
+    total = (flat - flat.mean(0)).square().sum() / (len(x) - 1)
+    lost = (x - back).double().square().sum() / (len(x) - 1)
+    assert float(lost) == pytest.approx(float(total - pca.components.variance.double().sum()), rel=1e-4)
+
+
+def test_codes_of_draws_have_the_variance_of_codes_of_data(pca):
+    index = torch.arange(20_000)
+    z = pca.start(torch.zeros_like(index), index, torch.zeros(len(index), 0))
+    assert (z.var(0) / pca.components.variance).tolist() == pytest.approx([1.0] * 20, rel=0.05)
+
+
+def test_data_of_two_numbers_is_drawn_with_its_own_covariance():
+    torch.manual_seed(0)
+    mixing = torch.tensor([[0.2, 0.1], [0.0, 0.1]])
+    x = torch.randn(5000, 2) @ mixing.T + 0.1
+    family = PCA(PCAConfig(code=2), (2,), 0)
+    family.fit(x, torch.zeros(5000, dtype=torch.int64))
+    index = torch.arange(5000)
+    drawn = draw(family, torch.ones_like(index), index, torch.zeros(5000, 0), steps=1)
+    torch.testing.assert_close(torch.cov(drawn.T), torch.cov(x.T), atol=3e-3, rtol=0)
+    torch.testing.assert_close(drawn.mean(0), x.mean(0), atol=2e-2, rtol=0)
