@@ -6,7 +6,7 @@ family it holds.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +102,8 @@ class Family(nn.Module):
     guidance: ClassVar[Range[float] | None] = None
     encodes: ClassVar[bool] = False
     """Whether `encode` is there."""
+    likelihood: ClassVar[Literal["", "bound", "exact"]] = ""
+    """Whether `log_likelihood` is there, and what it gives."""
     compiles: ClassVar[bool] = True
     """Whether training may `torch.compile` the nets; not where a loss differentiates a gradient."""
 
@@ -117,8 +119,11 @@ class Family(nn.Module):
         """The chain's coefficients [steps, K] float32, one line a link. K may be 0."""
         return torch.zeros(steps, 0)
 
-    def start(self, seed: Tensor, index: Tensor, label: Tensor) -> Tensor:
-        """The first states [B, *S], a pure function of seed [B] int64, index [B] int64 and label [B, classes]."""
+    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
+        """The first states [B, *S], a pure function of seed [B] int64, index [B] int64, label [B, classes] and link.
+
+        `link` [B, K] is each row's first line of its plan.
+        """
         raise NotImplementedError
 
     def step(self, rows: Rows) -> Tensor:
@@ -132,6 +137,10 @@ class Family(nn.Module):
     def encode(self, x: Tensor, label: Tensor) -> Tensor:
         """The start states [B, *S] of data x [B, *data_shape] in [-1, 1]: what `step` and `decode` bring back to x."""
         raise NotImplementedError(f"{self.name} has no encoder")
+
+    def log_likelihood(self, x: Tensor, label: Tensor) -> Tensor:
+        """log p(x) in nats, or a lower bound of it, of data x [B, *data_shape]: [B]."""
+        raise NotImplementedError(f"{self.name} knows no likelihood")
 
     # -- training ------------------------------------------------------------------------------------------------------
 
@@ -193,7 +202,7 @@ def draw(
     The engine does the same a link at a time, for rows that came at different times.
     """
     plan = family.plan(steps, sampler).to(seed.device)
-    state = family.start(seed, index, label)
+    state = family.start(seed, index, label, plan[:1].expand(len(seed), -1))
     strength = torch.full((len(seed),), guidance, device=seed.device)
     for k, link in enumerate(plan, start=1):
         line = link.expand(len(seed), -1)

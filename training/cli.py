@@ -110,7 +110,7 @@ def run_fit(args: argparse.Namespace) -> int:
     with Log(run, trainer.goal, interval=max(2048, trainer.recipe.batch)) as log:
         reason = train(trainer, run, log, args.every or len(dataset.images), stopper(args.max_minutes))
     if reason is None:
-        print(f"done: {trainer.images} images in {trainer.seconds / 60:.1f} min; next: python -m training export {run}")
+        print(f"done: {trainer.seen} images in {trainer.seconds / 60:.1f} min; next: python -m training export {run}")
         return 0
     print(f"stopped ({reason}) at {trainer.images} of {trainer.goal} images, all saved; run the same command to go on")
     return 0 if reason == "time is up" else STOPPED

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models import store
 from models.base import Family, draw
-from models.pixels import to_uint8
+from models.pixels import to_uint8, to_unit
 from models.store import Manifest
 from training import data, judge, metrics
 from training.config import ConfigError, check_plan
@@ -83,6 +83,17 @@ def sample(family: Family, manifest: Manifest, seed: int, count: int, **asked: A
     return Drawn(torch.cat(images), label if family.classes else None)
 
 
+@torch.inference_mode()
+def likelihood(family: Family, test: Dataset) -> dict[str, float]:
+    """Mean log-likelihood of the test images in nats, under a name that says whether it is a bound; or nothing."""
+    if not family.likelihood:
+        return {}
+    parts = zip(test.images.split(500), test.labels.split(500), strict=True)
+    nats = torch.cat([family.log_likelihood(to_unit(x), family.one_hot(label)) for x, label in parts])
+    name = "test_elbo" if family.likelihood == "bound" else "test_log_density"
+    return {name: float(nats.double().mean())}
+
+
 def over_seeds(measure: Callable[[int], dict[str, Any]], seeds: list[int]) -> dict[str, Any]:
     """The mean of each figure over the seeds; with several, `interval` has half the 95 % interval of each."""
     runs = [measure(seed) for seed in seeds]
@@ -118,9 +129,12 @@ def command(args: argparse.Namespace, plan: dict[str, Any]) -> None:
         check_plan(family, plan)
         figures = over_seeds(lambda seed: bench.measure(sample(family, manifest, seed, args.n, **plan)), args.seeds)  # noqa: B023
         _print_row(name, figures)
+        nats = likelihood(family, bench.test)
+        for title, value in nats.items():
+            print(f"{'':>13}{title}: {value:.2f} nats an image")
         if args.write:
             measured = {"samples": args.n, "seeds": args.seeds, "judge": {"name": judge_.name, "digest": judge_.digest}}
-            store.annotate(args.weights / name, {**figures, **measured, "real": floor})
+            store.annotate(args.weights / name, {**figures, **nats, **measured, "real": floor})
 
 
 def _print_row(name: str, figures: dict[str, Any]) -> None:

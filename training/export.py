@@ -43,7 +43,7 @@ def export(run: Path, directory: Path, which: str, defaults: dict[str, Any], dat
         defaults={**family_defaults(family), **defaults},
         dataset={"name": config.data, "digest": dataset.digest, "images": len(dataset.images)},
         training={
-            "images_seen": trainer.images,
+            "images_seen": trainer.seen,
             "seconds": round(trainer.seconds, 1),
             "device": state["device"],
             "precision": config.precision,

@@ -62,6 +62,11 @@ class Trainer:
         """Images after which the run is done; 0 where gradients have nothing to do."""
         return math.ceil(self.recipe.epochs * len(self.data.images)) if self.optimizers else 0
 
+    @property
+    def seen(self) -> int:
+        """Images that the weights come from, counting one as often as it was seen."""
+        return self.images if self.goal else len(self.data.images)
+
     def fit(self) -> None:
         """Have the averaged family estimate what gradients do not."""
         if type(self.average).fit is not Family.fit:

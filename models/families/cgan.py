@@ -94,7 +94,7 @@ class CGAN(Family):
         """G(z, y): [B, latent] and [B, classes] -> [B, 1, 28, 28] in [-1, 1]."""
         return self.generator(torch.cat((z, label), dim=1)).tanh()
 
-    def start(self, seed: Tensor, index: Tensor, label: Tensor) -> Tensor:
+    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
         return noise.normal(seed, index, torch.full_like(seed, noise.START), (self.config.latent,))
 
     def step(self, rows: Rows) -> Tensor:

@@ -63,7 +63,7 @@ class DDPM(Family):
         abar = self.alphas_cumprod[t].view(-1, *[1] * (x.dim() - 1))
         return abar.sqrt() * x + (1 - abar).sqrt() * eps
 
-    def start(self, seed: Tensor, index: Tensor, label: Tensor) -> Tensor:
+    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
         x = noise.normal(seed, index, torch.full_like(seed, noise.START), self.data_shape)
         return torch.cat((x, torch.zeros_like(x)), dim=1)
 

@@ -75,7 +75,7 @@ class GAN(Family):
         """G(z): [B, latent] -> [B, *data_shape] in [-1, 1]."""
         return self.generator(z).tanh().unflatten(1, self.data_shape)
 
-    def start(self, seed: Tensor, index: Tensor, label: Tensor) -> Tensor:
+    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
         return noise.normal(seed, index, torch.full_like(seed, noise.START), (self.config.latent,))
 
     def step(self, rows: Rows) -> Tensor:

@@ -70,7 +70,7 @@ class GMM(Family):
         self.digit.fill_(-1)
         self.digit[: len(owners)].copy_(torch.tensor(owners))
 
-    def start(self, seed: Tensor, index: Tensor, label: Tensor) -> Tensor:
+    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
         eps = noise.normal(seed, index, torch.full_like(seed, noise.START), (self.mixture.means.shape[1],))
         return self.mixture.draw(noise.uniform(seed, index), eps, self.share(label))
 

@@ -85,7 +85,7 @@ class KDE(Family):
         parts = [torch.cdist(part.double(), points).square() for part in z.split(BLOCK)]
         return torch.cat([_log_density(part, bandwidth, z.shape[1]) for part in parts])
 
-    def start(self, seed: Tensor, index: Tensor, label: Tensor) -> Tensor:
+    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
         chosen = (noise.uniform(seed, index) * self.count).long()
         eps = noise.normal(seed, index, torch.full_like(seed, noise.START), (self.points.shape[1],))
         return self.points[chosen] + self.bandwidth * eps

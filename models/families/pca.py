@@ -45,7 +45,7 @@ class PCA(Family):
     def fit(self, x: Tensor, label: Tensor) -> None:
         self.components.fit(x.flatten(1))
 
-    def start(self, seed: Tensor, index: Tensor, label: Tensor) -> Tensor:
+    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
         eps = noise.normal(seed, index, torch.full_like(seed, noise.START), (self.config.code,))
         return eps * self.components.variance.sqrt()
 

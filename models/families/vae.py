@@ -4,6 +4,9 @@
 
 q(z|x) = N(mu(x), diag sigma(x)^2) and p(x|z) is a Bernoulli per pixel. Both terms are summed over pixels and codes and
 averaged over images only: averaging over pixels too would weigh the KL 784 times more than the bound does.
+
+All codes of the data together, the aggregate posterior, are still not N(0, I): what lies between them decodes to no
+digit. A mixture fitted to them is drawn from unless the standard prior is asked for.
 """
 
 from dataclasses import dataclass, field
@@ -12,15 +15,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models import noise
+from models import prior
 from models.base import About, Family, Recipe, Rows, Terms
 from models.nets import Decoder, Encoder
+from models.prior import PRIORS, Prior
 
 
 @dataclass(frozen=True)
 class VAEConfig:
     latent: int = field(default=16, metadata={"help": "numbers in the code z"})
     width: int = field(default=32, metadata={"help": "channels of the encoder at 14x14 and of the decoder at 28x28"})
+    beta: float = field(default=1.0, metadata={"help": "weight of the KL term; 1 is the bound itself"})
 
 
 class VAE(Family):
@@ -29,35 +34,66 @@ class VAE(Family):
     Config = VAEConfig
     about = About(
         title="Variational auto-encoder",
-        formula="min  -E_q[log p(x|z)] + KL(q(z|x) || N(0, I)),  KL = 1/2 sum(mu^2 + sigma^2 - 1 - log sigma^2)",
-        paper="Kingma & Welling, Auto-Encoding Variational Bayes, arXiv 1312.6114",
+        formula="min  -E_q[log p(x|z)] + beta KL(q(z|x) || N(0, I)),  KL = 1/2 sum(mu^2 + sigma^2 - 1 - log sigma^2)",
+        paper="Kingma & Welling, Auto-Encoding Variational Bayes, arXiv 1312.6114; "
+        "beta: Higgins et al., beta-VAE, ICLR 2017",
     )
     recipe = Recipe(epochs=20, batch=128, lr=1e-3, ema=50_000, cosine=True)
+    samplers = PRIORS
     encodes = True
+    likelihood = "bound"
     config: VAEConfig
 
     def __init__(self, config: VAEConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:
         super().__init__(config, data_shape, classes)
         self.encoder = Encoder(2 * config.latent, config.width)
         self.decoder = Decoder(config.latent, config.width)
+        self.prior = Prior(config.latent)
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
-        mu, log_var = self.encoder(x).chunk(2, dim=1)  # [B, latent] each
-        z = mu + torch.randn_like(mu) * (log_var / 2).exp()
-        logits = self.decoder(z)
-        reconstruction = F.binary_cross_entropy_with_logits(logits, (x + 1) / 2, reduction="sum") / len(x)
+        mu, log_var = self.posterior(x)
+        logits = self.decoder(mu + torch.randn_like(mu) * (log_var / 2).exp())
+        reconstruction = -log_bernoulli(x, logits).mean()
         kl = gaussian_kl(mu, log_var).mean()
-        return {"loss": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
+        return {"loss": reconstruction + self.config.beta * kl, "reconstruction": reconstruction, "kl": kl}
 
-    def start(self, seed: Tensor, index: Tensor, label: Tensor) -> Tensor:
-        return noise.normal(seed, index, torch.full_like(seed, noise.START), (self.config.latent,))
+    def log_likelihood(self, x: Tensor, label: Tensor) -> Tensor:
+        """The bound (beta 1), with one draw from q(z|x) an image."""
+        mu, log_var = self.posterior(x)
+        z = mu + torch.randn(mu.shape, generator=torch.Generator().manual_seed(0)).to(mu) * (log_var / 2).exp()
+        return log_bernoulli(x, self.decoder(z)) - gaussian_kl(mu, log_var)
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """mu and log sigma^2 of q(z|x), [B, latent] each."""
+        mu, log_var = self.encoder(x).chunk(2, dim=1)
+        return mu, log_var
+
+    def fit(self, x: Tensor, label: Tensor) -> None:
+        generator = torch.Generator().manual_seed(0)
+
+        def draw_code(part: Tensor) -> Tensor:
+            mu, log_var = self.posterior(part)
+            return mu + torch.randn(mu.shape, generator=generator).to(mu) * (log_var / 2).exp()
+
+        self.prior.fit(draw_code, x)
+
+    def plan(self, steps: int, sampler: str | None = None) -> Tensor:
+        return prior.plan(steps, sampler)
+
+    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
+        return self.prior.draw(seed, index, link)
 
     def step(self, rows: Rows) -> Tensor:
         return 2 * self.decoder(rows.state).sigmoid() - 1
 
     def encode(self, x: Tensor, label: Tensor) -> Tensor:
         """mu(x), the code's mean: [B, 1, 28, 28] -> [B, latent]."""
-        return self.encoder(x).chunk(2, dim=1)[0]
+        return self.posterior(x)[0]
+
+
+def log_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
+    """log p(x|z) in nats, summed over pixels: x in [-1, 1] and logits [B, 1, 28, 28] -> [B]."""
+    return -F.binary_cross_entropy_with_logits(logits, (x + 1) / 2, reduction="none").flatten(1).sum(1)
 
 
 def gaussian_kl(mu: Tensor, log_var: Tensor) -> Tensor:

@@ -117,28 +117,28 @@ class Runner:
         """State and label of every row's start."""
         if not rows:
             return []
-        starts = self._points([row.sample.start for row in rows])
-        between = [i for i, row in enumerate(rows) if row.sample.end is not None]
-        ends = self._points([end for i in between if (end := rows[i].sample.end) is not None])
-        for i, (state, label) in zip(between, ends, strict=True):
+        starts = self._points([(row.sample.start, row.plan[0]) for row in rows])
+        between = [(i, row.sample.end, row.plan[0]) for i, row in enumerate(rows) if row.sample.end is not None]
+        ends = self._points([(end, link) for _, end, link in between])
+        for (i, _, _), (state, label) in zip(between, ends, strict=True):
             sample = rows[i].sample
             path = slerp if sample.spherical else torch.lerp
             weight = torch.tensor(sample.weight, device=self.device)
             starts[i] = path(starts[i][0], state, weight), torch.lerp(starts[i][1], label, weight)
         return starts
 
-    def _points(self, points: list[Point]) -> list[tuple[Tensor, Tensor]]:
-        """State and label of every point."""
+    def _points(self, points: list[tuple[Point, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """State and label of every point, each with the first line of its plan."""
         if not points:
             return []
         size = self.buckets[-1]
         if len(points) > size:
             return self._points(points[:size]) + self._points(points[size:])
-        padded = points + points[-1:] * (self._bucket(len(points)) - len(points))
+        padded = [point for point, _ in points + points[-1:] * (self._bucket(len(points)) - len(points))]
         labels = self.family.one_hot(self._integers([self.label(point) for point in padded]))
         seeds, indices = (self._integers([getattr(point, name) for point in padded]) for name in ("seed", "index"))
-        states = list(self.family.start(seeds, indices, labels).unbind())
-        if any(point.image is not None for point in points):
+        states = list(self.family.start(seeds, indices, labels, self._padded([link for _, link in points])).unbind())
+        if any(point.image is not None for point in padded):
             blank = torch.zeros(self.family.data_shape)
             images = torch.stack([blank if point.image is None else point.image for point in padded]).to(self.device)
             codes = self.family.encode(images, labels)

@@ -76,7 +76,7 @@ class TestEveryFamily:
     def test_rows_of_different_plans_share_a_batch(self, family):
         seed, index, label = places(family, 2)
         last = [family.plan(steps)[-1] for steps in (few(family), family.steps.minimum)]
-        state = family.start(seed, index, label)
+        state = family.start(seed, index, label, torch.stack([family.plan(family.steps.minimum)[0]] * 2))
         step = torch.ones_like(seed)
         mixed = family.step(Rows(state, label, torch.stack(last), torch.tensor([1.0, 3.0]), seed, index, step))
         for row, guidance in enumerate((1.0, 3.0)):
@@ -114,7 +114,20 @@ class TestEveryFamily:
             with pytest.raises(NotImplementedError, match=family.name):
                 family.encode(x, label)
             return
-        assert family.encode(x, label).shape == family.start(seed, index, label).shape
+        links = family.plan(family.steps.minimum)[:1].expand(COUNT, -1)
+        assert family.encode(x, label).shape == family.start(seed, index, label, links).shape
+
+    @torch.inference_mode()
+    def test_knows_a_likelihood_or_says_that_it_does_not(self, family):
+        _, _, label = places(family)
+        x = torch.rand(COUNT, *family.data_shape) * 2 - 1
+        if not family.likelihood:
+            with pytest.raises(NotImplementedError, match=family.name):
+                family.log_likelihood(x, label)
+            return
+        nats = family.log_likelihood(x, label)
+        assert nats.shape == (COUNT,)
+        assert nats.isfinite().all()
 
     @torch.inference_mode()
     def test_saved_and_loaded_draws_the_same(self, family, tmp_path):

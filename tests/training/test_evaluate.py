@@ -27,7 +27,7 @@ class Shade(Family):
     conditional = True
     steps = Range(1, 4, 2)
 
-    def start(self, seed: Tensor, index: Tensor, label: Tensor) -> Tensor:
+    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
         grey = (20 * label.argmax(1)).float()
         return grey.view(-1, 1, 1, 1).expand(-1, 1, 28, 28)
 
@@ -43,7 +43,7 @@ class Static(Family):
 
     Config = NoConfig
 
-    def start(self, seed: Tensor, index: Tensor, label: Tensor) -> Tensor:
+    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
         return noise.normal(seed, index, torch.zeros_like(seed), (1, 28, 28))
 
     def step(self, rows: Rows) -> Tensor:

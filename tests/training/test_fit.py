@@ -62,7 +62,23 @@ class StopAfter:
         return "enough" if self.left == 0 else None
 
 
-@pytest.mark.parametrize("family", families.names())
+BY_GRADIENTS = [name for name in families.names() if families.get(name).recipe.epochs]
+CLOSED_FORM = [name for name in families.names() if name not in BY_GRADIENTS]
+
+
+@pytest.mark.parametrize("family", CLOSED_FORM)
+def test_what_needs_no_gradients_is_fitted_at_once_and_once(family, tmp_path, capsys):
+    assert fit(family, tmp_path / "run") == 0
+    assert "done: 1497 images" in capsys.readouterr().out
+    before = (tmp_path / "run" / "latest.pt").stat()
+    assert fit(family, tmp_path / "run") == 0
+    assert (tmp_path / "run" / "latest.pt").stat().st_mtime_ns == before.st_mtime_ns
+    assert main(["export", str(tmp_path / "run"), "--weights", str(tmp_path / "weights")]) == 0
+    _, manifest = store.load(tmp_path / "weights" / "run")
+    assert manifest.training["images_seen"] == 1497
+
+
+@pytest.mark.parametrize("family", BY_GRADIENTS)
 def test_a_run_in_two_parts_is_the_straight_run_to_the_bit(family, tmp_path, monkeypatch):
     flags = ["--epochs", "0.2", "--every", "200"]
     assert fit(family, tmp_path / "straight", *flags) == 0

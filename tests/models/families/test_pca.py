@@ -47,7 +47,7 @@ def test_reconstruction_loses_what_the_other_directions_hold(pca, x):
 
 def test_codes_of_draws_have_the_variance_of_codes_of_data(pca):
     index = torch.arange(20_000)
-    z = pca.start(torch.zeros_like(index), index, torch.zeros(len(index), 0))
+    z = pca.start(torch.zeros_like(index), index, torch.zeros(len(index), 0), torch.zeros(len(index), 0))
     assert (z.var(0) / pca.components.variance).tolist() == pytest.approx([1.0] * 20, rel=0.05)
 
 

@@ -33,3 +33,44 @@ def test_the_code_of_an_image_is_its_mean():
     vae = VAE(VAEConfig(width=8, latent=3))
     x = torch.rand(2, 1, 28, 28)
     assert torch.equal(vae.encode(x, torch.zeros(2, 0)), vae.encoder(x)[:, :3])
+
+
+def test_the_bound_is_the_loss_with_its_sign_turned():
+    vae = VAE(VAEConfig(width=8, latent=3)).for_sampling()
+    x = torch.rand(500, 1, 28, 28) * 2 - 1
+    torch.manual_seed(0)
+    loss = vae.loss("self", x, torch.zeros(500))["loss"]
+    assert float(-vae.log_likelihood(x, torch.zeros(500, 0)).mean()) == pytest.approx(float(loss), rel=1e-3)
+
+
+def test_beta_weighs_the_kl_and_nothing_else():
+    torch.manual_seed(0)
+    x, label = torch.rand(8, 1, 28, 28) * 2 - 1, torch.zeros(8)
+    terms = []
+    for beta in (1.0, 4.0):
+        torch.manual_seed(0)
+        vae = VAE(VAEConfig(width=8, latent=3, beta=beta))
+        terms.append({name: float(value) for name, value in vae.loss("self", x, label).items()})
+    plain, heavy = terms
+    assert heavy["kl"] == plain["kl"]
+    assert heavy["loss"] - plain["loss"] == pytest.approx(3 * plain["kl"], abs=1e-3)
+
+
+def test_codes_are_drawn_from_the_prior_that_is_asked_for():
+    torch.manual_seed(0)
+    vae = VAE(VAEConfig(width=8, latent=3))
+    x = torch.rand(2000, 1, 28, 28) * 2 - 1
+    # Codes far from N(0, I), so that the two cannot be mistaken for each other.
+    with torch.no_grad():
+        vae.encoder.head.bias.copy_(torch.tensor([5.0, -5.0, 0.0, -4.0, -4.0, -4.0]))
+    vae = vae.for_sampling()
+    vae.fit(x, torch.zeros(2000))
+    index = torch.arange(4000)
+    fitted, standard = (
+        vae.start(torch.zeros_like(index), index, torch.zeros(4000, 0), vae.plan(1, name).expand(4000, 1))
+        for name in ("fitted", "standard")
+    )
+    codes = vae.encode(x, torch.zeros(2000, 0))
+    torch.testing.assert_close(fitted.mean(0), codes.mean(0), atol=0.05, rtol=0)
+    torch.testing.assert_close(standard.mean(0), torch.zeros(3), atol=0.06, rtol=0)
+    torch.testing.assert_close(standard.var(0), torch.ones(3), atol=0.08, rtol=0)
