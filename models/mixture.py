@@ -115,6 +115,39 @@ class Mixture(nn.Module):
         return self.means[component] + (self.cholesky[component] @ eps[:, :, None])[:, :, 0]
 
 
+class LabelledMixture(Mixture):
+    """A mixture of its own, of at most `most` components, for each of `classes`; one for all where that is 0."""
+
+    def __init__(self, most: int, size: int, classes: int) -> None:
+        super().__init__(max(classes, 1) * most, size)
+        self.classes = classes
+        self.candidates = tuple(1 << k for k in range(most.bit_length()) if 1 << k <= most)
+        self.owner: Tensor
+        self.register_buffer("owner", torch.zeros(max(classes, 1) * most, dtype=torch.int64))
+
+    def fit(self, x: Tensor, label: Tensor) -> None:
+        """Fit each class's mixture to its own of x [N, size], its number of components by BIC: 1, 2, 4, ..., most."""
+        parts: list[tuple[Fitted, float]] = []
+        owners: list[int] = []
+        for owner in range(max(self.classes, 1)):
+            mine = x[label == owner] if self.classes else x
+            if len(mine) > 1:
+                found = best(mine, self.candidates)
+                parts.append((found, len(mine) / len(x)))
+                owners += [owner] * len(found.weights)
+        self.hold(_joined(parts))
+        self.owner.fill_(-1)
+        self.owner[: len(owners)].copy_(torch.tensor(owners))
+
+    def share(self, label: Tensor) -> Tensor:
+        """The components' weights for label [B, classes]: [B, components], all of them where it is zeros."""
+        if not self.classes:
+            return self.weights.expand(len(label), -1)
+        owned = (self.owner[:, None] == torch.arange(self.classes, device=label.device)).to(label)
+        asked = torch.where(label.sum(1, keepdim=True) > 0, label, torch.ones_like(label))
+        return self.weights * (asked @ owned.T)
+
+
 def _log_normal(x: Tensor, mean: Tensor, cholesky: Tensor) -> Tensor:
     """log N(x; mean, L L') for x [N, D]: [N]."""
     white = torch.linalg.solve_triangular(cholesky, (x - mean).T, upper=False)
@@ -133,6 +166,15 @@ def _maximise(x: Tensor, responsibility: Tensor, scatter: float) -> Fitted:
         covariance = ((responsibility[:, k, None] * centred).T @ centred + prior) / mass[k]
         triangles.append(torch.linalg.cholesky(covariance))
     return Fitted(mass / mass.sum(), means, torch.stack(triangles))
+
+
+def _joined(parts: list[tuple[Fitted, float]]) -> Fitted:
+    """One mixture of several, each with its share."""
+    return Fitted(
+        torch.cat([share * found.weights for found, share in parts]),
+        torch.cat([found.means for found, _ in parts]),
+        torch.cat([found.cholesky for found, _ in parts]),
+    )
 
 
 def _spread(x: Tensor, count: int, seed: int) -> Tensor:

@@ -21,17 +21,21 @@ class Prior(nn.Module):
         super().__init__()
         self.mixture = Mixture(components, size)
 
-    def fit(self, encode: Callable[[Tensor], Tensor], x: Tensor) -> None:
-        """Fit the mixture to the codes of at most POINTS of x [N, *data_shape]."""
-        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:POINTS].to(x.device)
-        with torch.no_grad():
-            codes = torch.cat([encode(part) for part in x[order].split(BLOCK)])
+    def fit(self, codes: Tensor) -> None:
+        """Fit the mixture to codes [N, size]."""
         self.mixture.hold(mixture.fit(codes.cpu(), len(self.mixture.weights), iterations=30))
 
     def draw(self, seed: Tensor, index: Tensor, link: Tensor) -> Tensor:
         """Codes [B, size], each from the prior that its link [B, 1] asks for."""
         eps = noise.normal(seed, index, torch.full_like(seed, noise.START), (self.mixture.means.shape[1],))
         return torch.where(link > 0, self.mixture.draw(noise.uniform(seed, index), eps), eps)
+
+
+def codes(encode: Callable[[Tensor], Tensor], x: Tensor, count: int = POINTS) -> tuple[Tensor, Tensor]:
+    """Codes [M, size] of at most `count` of x [N, *data_shape], chosen at random, and which they are [M] int64."""
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:count].to(x.device)
+    with torch.no_grad():
+        return torch.cat([encode(part) for part in x[order].split(BLOCK)]), order
 
 
 def plan(steps: int, prior: str | None) -> Tensor:

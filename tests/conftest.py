@@ -19,6 +19,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "kde": {"code": 8, "points": 200},
     "gmm": {"code": 8, "most": 2},
     "cgan": {"generator_width": 8, "discriminator_width": 8},
+    "ae": {"width": 8},
+    "swae": {"width": 8},
+    "supervised_ae": {"width": 8, "most": 2},
     "vae": {"width": 8},
     "ddpm": {"width": 8},
 }

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from models import mixture, noise
+from models import noise
 from models.base import CLOSED_FORM, About, Family, Rows
 from models.linear import PrincipalComponents
-from models.mixture import Fitted, Mixture
+from models.mixture import LabelledMixture
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,7 @@ class GMM(Family):
         super().__init__(config, data_shape, classes)
         size = math.prod(data_shape)
         self.components = PrincipalComponents(size, config.code) if 0 < config.code < size else None
-        groups = max(self.classes, 1)
-        self.mixture = Mixture(groups * config.most, config.code if self.components else size)
-        self.digit: Tensor
-        self.register_buffer("digit", torch.zeros(groups * config.most, dtype=torch.int64))
+        self.mixture = LabelledMixture(config.most, config.code if self.components else size, self.classes)
 
     def moves(self) -> tuple[str, ...]:
         return ()
@@ -57,31 +54,11 @@ class GMM(Family):
         if self.components is not None:
             self.components.fit(x.flatten(1))
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[: self.config.points].to(x.device)
-        codes, digits = self.encode(x[order], label[order]), label[order]
-        candidates = tuple(1 << k for k in range(self.config.most.bit_length()) if 1 << k <= self.config.most)
-        parts, owners = [], []
-        for digit in range(max(self.classes, 1)):
-            mine = codes[digits == digit] if self.classes else codes
-            if len(mine) > 1:
-                found = mixture.best(mine, candidates)
-                parts.append((found, len(mine) / len(codes)))
-                owners += [digit] * len(found.weights)
-        self.mixture.hold(_joined(parts))
-        self.digit.fill_(-1)
-        self.digit[: len(owners)].copy_(torch.tensor(owners))
+        self.mixture.fit(self.encode(x[order], label[order]).cpu(), label[order].cpu())
 
     def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
         eps = noise.normal(seed, index, torch.full_like(seed, noise.START), (self.mixture.means.shape[1],))
-        return self.mixture.draw(noise.uniform(seed, index), eps, self.share(label))
-
-    def share(self, label: Tensor) -> Tensor:
-        """The components' weights for label [B, classes], [B, components]: all of them where it is zeros."""
-        if not self.classes:
-            return self.mixture.weights
-        mine = self.one_hot(self.digit)  # [components, classes]
-        asked = torch.where(label.sum(1, keepdim=True) > 0, label, torch.ones_like(label))
-        # A digit's own share of the data must not count when it is asked for beside another.
-        return self.mixture.weights * (asked @ mine.T)
+        return self.mixture.draw(noise.uniform(seed, index), eps, self.mixture.share(label))
 
     def step(self, rows: Rows) -> Tensor:
         x = rows.state if self.components is None else self.components.decode(rows.state)
@@ -91,12 +68,3 @@ class GMM(Family):
         """[B, *data_shape] -> [B, D]: the point itself, in the mixture's own space."""
         flat = x.flatten(1)
         return flat if self.components is None else self.components.encode(flat)
-
-
-def _joined(parts: list[tuple[Fitted, float]]) -> Fitted:
-    """One mixture of several, each with its share."""
-    return Fitted(
-        torch.cat([share * found.weights for found, share in parts]),
-        torch.cat([found.means for found, _ in parts]),
-        torch.cat([found.cholesky for found, _ in parts]),
-    )

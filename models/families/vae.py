@@ -16,9 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models import prior
-from models.base import About, Family, Recipe, Rows, Terms
-from models.nets import Decoder, Encoder
-from models.prior import PRIORS, Prior
+from models.autoencoder import Autoencoder
+from models.base import About, Recipe, Rows, Terms
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class VAEConfig:
     beta: float = field(default=1.0, metadata={"help": "weight of the KL term; 1 is the bound itself"})
 
 
-class VAE(Family):
+class VAE(Autoencoder):
     """Convolutional encoder and decoder around a Gaussian code; the state of its one link is z."""
 
     Config = VAEConfig
@@ -39,16 +38,11 @@ class VAE(Family):
         "beta: Higgins et al., beta-VAE, ICLR 2017",
     )
     recipe = Recipe(epochs=20, batch=128, lr=1e-3, ema=50_000, cosine=True)
-    samplers = PRIORS
-    encodes = True
     likelihood = "bound"
     config: VAEConfig
 
     def __init__(self, config: VAEConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:
-        super().__init__(config, data_shape, classes)
-        self.encoder = Encoder(2 * config.latent, config.width)
-        self.decoder = Decoder(config.latent, config.width)
-        self.prior = Prior(config.latent)
+        super().__init__(config, data_shape, classes, outputs=2 * config.latent)
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         mu, log_var = self.posterior(x)
@@ -75,13 +69,7 @@ class VAE(Family):
             mu, log_var = self.posterior(part)
             return mu + torch.randn(mu.shape, generator=generator).to(mu) * (log_var / 2).exp()
 
-        self.prior.fit(draw_code, x)
-
-    def plan(self, steps: int, sampler: str | None = None) -> Tensor:
-        return prior.plan(steps, sampler)
-
-    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
-        return self.prior.draw(seed, index, link)
+        self.prior.fit(prior.codes(draw_code, x)[0])
 
     def step(self, rows: Rows) -> Tensor:
         return 2 * self.decoder(rows.state).sigmoid() - 1

@@ -21,6 +21,9 @@ ROOT = Path(__file__).parents[2]
 TINY = {
     "gan": ["--batch", "32"],
     "cgan": ["--generator-width", "8", "--discriminator-width", "8", "--batch", "32"],
+    "ae": ["--width", "8", "--batch", "32"],
+    "swae": ["--width", "8", "--batch", "32"],
+    "supervised_ae": ["--width", "8", "--batch", "32"],
     "vae": ["--width", "8", "--batch", "32"],
     "ddpm": ["--width", "8", "--batch", "32"],
 }

@@ -26,7 +26,7 @@ def drawn(family, label, count=2000):
 
 
 def test_every_class_has_the_components_it_needs(family):
-    assert torch.bincount(family.digit[family.digit >= 0]).tolist() == [1, 2, 1]
+    assert torch.bincount(family.mixture.owner[family.mixture.owner >= 0]).tolist() == [1, 2, 1]
 
 
 @pytest.mark.parametrize("digit", [0, 1, 2])

@@ -1,0 +1,50 @@
+"""What every auto-encoder has: an encoder, a decoder, and a density to draw codes from."""
+
+from typing import Any
+
+from torch import Tensor
+
+from models import prior
+from models.base import Family, Rows
+from models.nets import Decoder, Encoder
+from models.prior import PRIORS, Prior
+
+
+class Autoencoder(Family):
+    """Convolutional encoder f and decoder g; the state of the one link is the code z [B, latent].
+
+    `config` has `latent` and `width`. The sampler says whether codes are drawn from a mixture fitted to those of data or
+    from N(0, I).
+    """
+
+    samplers = PRIORS
+    encodes = True
+
+    def __init__(
+        self, config: Any, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0, *, outputs: int | None = None
+    ) -> None:
+        super().__init__(config, data_shape, classes)
+        self.encoder = Encoder(config.latent if outputs is None else outputs, config.width)
+        self.decoder = Decoder(config.latent, config.width)
+        self.prior = Prior(config.latent)
+
+    def fit(self, x: Tensor, label: Tensor) -> None:
+        self.prior.fit(prior.codes(self.encoder, x)[0])
+
+    def plan(self, steps: int, sampler: str | None = None) -> Tensor:
+        return prior.plan(steps, sampler)
+
+    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
+        return self.prior.draw(seed, index, link)
+
+    def step(self, rows: Rows) -> Tensor:
+        return self.decoder(rows.state).tanh()
+
+    def encode(self, x: Tensor, label: Tensor) -> Tensor:
+        """f(x): [B, 1, 28, 28] -> [B, latent]."""
+        return self.encoder(x)
+
+
+def squared_error(x: Tensor, back: Tensor) -> Tensor:
+    """|x - back|^2 summed over pixels, its mean over images: [B, ...] twice -> scalar."""
+    return (x - back).square().flatten(1).sum(1).mean()

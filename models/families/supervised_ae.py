@@ -1,0 +1,75 @@
+"""The class-supervised auto-encoder: a classifier on the code keeps the digits' codes apart.
+
+    min  E |x - g(f(x))|^2 + lambda E[-log softmax(h(f(x)))_y]                       (Le, Patterson & White 2018)
+
+Since each digit's codes lie by themselves, a Gaussian mixture fitted to them draws that digit and no other.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models import noise, prior
+from models.autoencoder import squared_error
+from models.base import About, Family, Recipe, Rows, Terms
+from models.mixture import LabelledMixture
+from models.nets import Decoder, Encoder
+
+
+@dataclass(frozen=True)
+class SupervisedAEConfig:
+    latent: int = field(default=16, metadata={"help": "numbers in the code z"})
+    width: int = field(default=32, metadata={"help": "channels of the encoder at 14x14 and of the decoder at 28x28"})
+    weight: float = field(default=10.0, metadata={"help": "lambda, the weight of the classifier's cross entropy"})
+    most: int = field(default=4, metadata={"help": "components of a digit's density at most; tried are 1, 2, 4, ..."})
+
+
+class SupervisedAE(Family):
+    """Convolutional encoder and decoder, a linear class head on the code; the state of its one link is z."""
+
+    Config = SupervisedAEConfig
+    about = About(
+        title="Class-supervised auto-encoder",
+        formula="min_{f,g,h}  E|x - g(f(x))|^2 - lambda E log softmax(h(f(x)))_y;  draws: x = g(z), z ~ p(z | y)",
+        paper="Le, Patterson & White, Supervised autoencoders: Improving generalization performance with unsupervised "
+        "regularizers, NeurIPS 2018",
+    )
+    recipe = Recipe(epochs=10, batch=128, lr=1e-3, ema=50_000, cosine=True)
+    conditional = True
+    encodes = True
+    config: SupervisedAEConfig
+
+    def __init__(
+        self, config: SupervisedAEConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10
+    ) -> None:
+        super().__init__(config, data_shape, classes)
+        self.encoder = Encoder(config.latent, config.width)
+        self.decoder = Decoder(config.latent, config.width)
+        self.head = nn.Linear(config.latent, max(classes, 1))
+        self.mixture = LabelledMixture(config.most, config.latent, self.classes)
+
+    def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
+        z = self.encoder(x)
+        reconstruction = squared_error(x, self.decoder(z).tanh())
+        known = label >= 0
+        each = F.cross_entropy(self.head(z), label.clamp(min=0), reduction="none")
+        cross_entropy = (each * known).sum() / known.sum().clamp(min=1)
+        loss = reconstruction + self.config.weight * cross_entropy
+        return {"loss": loss, "reconstruction": reconstruction, "cross_entropy": cross_entropy}
+
+    def fit(self, x: Tensor, label: Tensor) -> None:
+        codes, which = prior.codes(self.encoder, x)
+        self.mixture.fit(codes.cpu(), label[which].cpu())
+
+    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
+        eps = noise.normal(seed, index, torch.full_like(seed, noise.START), (self.config.latent,))
+        return self.mixture.draw(noise.uniform(seed, index), eps, self.mixture.share(label))
+
+    def step(self, rows: Rows) -> Tensor:
+        return self.decoder(rows.state).tanh()
+
+    def encode(self, x: Tensor, label: Tensor) -> Tensor:
+        """f(x): [B, 1, 28, 28] -> [B, latent]."""
+        return self.encoder(x)

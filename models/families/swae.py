@@ -1,0 +1,51 @@
+"""The sliced-Wasserstein auto-encoder: codes are moved towards N(0, I) by optimal transport.
+
+    min  E |x - g(f(x))|^2 + lambda SW_2^2(f(x), N(0, I))                     (Kolouri et al. 2018, equation 15)
+
+On a line optimal transport is sorting. So the codes of a batch, and as many draws from N(0, I), are projected onto many
+directions and sorted, and each code is drawn to the draw of its own rank.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.autoencoder import Autoencoder, squared_error
+from models.base import About, Recipe, Terms
+
+
+@dataclass(frozen=True)
+class SWAEConfig:
+    latent: int = field(default=16, metadata={"help": "numbers in the code z"})
+    width: int = field(default=32, metadata={"help": "channels of the encoder at 14x14 and of the decoder at 28x28"})
+    weight: float = field(default=100.0, metadata={"help": "lambda, the weight of the sliced-Wasserstein distance"})
+    projections: int = field(default=500, metadata={"help": "directions that a batch is projected onto"})
+
+
+class SWAE(Autoencoder):
+    """Codes that lie as N(0, I) does, with no density to compute and nothing to sample in the encoder."""
+
+    Config = SWAEConfig
+    about = About(
+        title="Sliced-Wasserstein auto-encoder",
+        formula="min_{f,g}  E|x - g(f(x))|^2 + lambda SW_2^2(f(x), N(0, I)),  "
+        "SW_2^2 = mean over directions theta of |sort(theta'z) - sort(theta'eps)|^2",
+        paper="Kolouri et al., Sliced-Wasserstein Auto-Encoder, arXiv 1804.01947",
+    )
+    recipe = Recipe(epochs=10, batch=256, lr=1e-3, ema=50_000, cosine=True)
+    config: SWAEConfig
+
+    def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
+        z = self.encoder(x)
+        reconstruction = squared_error(x, self.decoder(z).tanh())
+        theta = F.normalize(torch.randn(z.shape[1], self.config.projections, device=z.device), dim=0)
+        distance = sliced_wasserstein(z, torch.randn_like(z), theta)
+        loss = reconstruction + self.config.weight * distance
+        return {"loss": loss, "reconstruction": reconstruction, "sliced_wasserstein": distance}
+
+
+def sliced_wasserstein(a: Tensor, b: Tensor, theta: Tensor) -> Tensor:
+    """SW_2^2 of clouds a and b [N, D] over directions theta [D, P] of length 1: scalar (Bonneel et al. 2015)."""
+    return ((a @ theta).sort(dim=0).values - (b @ theta).sort(dim=0).values).square().mean()
