@@ -13,8 +13,8 @@ from models.prior import PRIORS, Prior
 class Autoencoder(Family):
     """Convolutional encoder f and decoder g; the state of the one link is the code z [B, latent].
 
-    `config` has `latent` and `width`. The sampler says whether codes are drawn from a mixture fitted to those of data or
-    from N(0, I).
+    `config` has `latent` and `width`. The sampler says whether codes are drawn from a mixture fitted to data or from
+    N(0, I).
     """
 
     samplers = PRIORS
