@@ -43,8 +43,3 @@ class Autoencoder(Family):
     def encode(self, x: Tensor, label: Tensor) -> Tensor:
         """f(x): [B, 1, 28, 28] -> [B, latent]."""
         return self.encoder(x)
-
-
-def squared_error(x: Tensor, back: Tensor) -> Tensor:
-    """|x - back|^2 summed over pixels, its mean over images: [B, ...] twice -> scalar."""
-    return (x - back).square().flatten(1).sum(1).mean()

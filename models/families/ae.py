@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from models.autoencoder import Autoencoder, squared_error
+from models.autoencoder import Autoencoder
 from models.base import About, Recipe, Terms
+from models.losses import squared_error
 
 
 @dataclass(frozen=True)

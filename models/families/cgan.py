@@ -16,16 +16,15 @@ from torch.nn import functional as F
 
 from models import noise
 from models.base import About, Family, Recipe, Rows, Terms
+from models.losses import squared_gradient
 from models.nets import Decoder, Encoder
 
 
 @dataclass(frozen=True)
 class CGANConfig:
     latent: int = field(default=64, metadata={"help": "numbers in z"})
-    generator_width: int = field(default=24, metadata={"help": "channels of G at 28x28, twice as many at each half"})
-    discriminator_width: int = field(
-        default=32, metadata={"help": "channels of D at 14x14, twice as many at each half"}
-    )
+    generator_width: int = field(default=24, metadata={"help": "channels of G at 28x28, twice at each half"})
+    discriminator_width: int = field(default=32, metadata={"help": "channels of D at 14x14, twice at each half"})
     gamma: float = field(default=0.1, metadata={"help": "weight of the two gradient penalties"})
     penalty_share: float = field(default=0.25, metadata={"help": "part of each batch that the penalties are taken on"})
 
@@ -79,16 +78,12 @@ class CGAN(Family):
         game = F.softplus(-margin).mean()
         # Unbiased from a part of the batch, whose second derivatives would cost more than the game itself.
         share = max(1, round(self.config.penalty_share * len(x)))
-        r1 = self.squared_gradient(x[:share], y[:share])
-        r2 = self.squared_gradient(generated[:share], y[:share])
+        r1, r2 = (
+            squared_gradient(lambda part: self.discriminator(part, y[:share]), side[:share]).mean()
+            for side in (x, generated)
+        )
         loss = game + self.config.gamma / 2 * (r1 + r2)
         return {"loss": loss, "game": game, "margin": margin.mean(), "r1": r1, "r2": r2}
-
-    def squared_gradient(self, x: Tensor, label: Tensor) -> Tensor:
-        """E |grad_x D(x, y)|^2, differentiable: [B, 1, 28, 28] and [B, classes] -> scalar."""
-        x = x.detach().requires_grad_(True)
-        (gradient,) = torch.autograd.grad(self.discriminator(x, label).sum(), x, create_graph=True)
-        return gradient.square().flatten(1).sum(1).mean()
 
     def generate(self, z: Tensor, label: Tensor) -> Tensor:
         """G(z, y): [B, latent] and [B, classes] -> [B, 1, 28, 28] in [-1, 1]."""

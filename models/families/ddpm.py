@@ -17,7 +17,9 @@ from torch import Tensor
 
 from models import noise
 from models.base import About, Family, Range, Recipe, Rows, Terms
-from models.nets import UNet
+from models.nets import UNet, guided
+
+INVERSION_STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class DDPM(Family):
     conditional = True
     steps = Range(1, 1000, 20)
     samplers = ("dpm++2m", "ddim", "ddpm")
-    guidance = Range(0.0, 10.0, 1.5)
+    guidance = Range(0.0, 10.0, 2.5)
+    encodes = True
     config: DDPMConfig
 
     def __init__(self, config: DDPMConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
@@ -71,7 +74,7 @@ class DDPM(Family):
         time, alpha, sigma, *coefficients = rows.link.t().reshape(-1, len(rows.link), 1, 1, 1).unbind()
         keep, guess, previous, fresh = coefficients
         x, x_0_previous = rows.state.chunk(2, dim=1)
-        eps = self.guided(x, time.flatten(), rows.label, rows.guidance)
+        eps = guided(self.unet, x, time.flatten(), rows.label, rows.guidance)
         # Pixels lie in [-1, 1]; early steps divide by a small alpha, and would throw the guess far outside.
         x_0 = ((x - sigma * eps) / alpha).clamp(-1, 1)
         state = keep * x + guess * x_0 + previous * x_0_previous
@@ -79,18 +82,16 @@ class DDPM(Family):
             state = state + fresh * noise.normal(rows.seed, rows.index, rows.step, self.data_shape)
         return torch.cat((state, x_0), dim=1)
 
-    def guided(self, x: Tensor, time: Tensor, label: Tensor, guidance: Tensor) -> Tensor:
-        """eps_uncond + guidance (eps_label - eps_uncond): one pass of twice the rows, where any row asks for it."""
-        if not bool((guidance != 1).any()):
-            return self.unet(x, time, label)
-        both = torch.cat((label, torch.zeros_like(label)))
-        labelled, unlabelled = self.unet(x.repeat(2, 1, 1, 1), time.repeat(2), both).chunk(2)
-        strength = guidance.view(-1, 1, 1, 1)
-        # A row that asks for no guidance must not learn from its rounding that a neighbour did.
-        return torch.where(strength == 1, labelled, unlabelled + strength * (labelled - unlabelled))
-
     def decode(self, state: Tensor) -> Tensor:
         return state[:, :1].clamp(-1, 1)
+
+    def encode(self, x: Tensor, label: Tensor) -> Tensor:
+        """The noise that leads to x: DDIM's deterministic chain walked back (Song et al. 2021, section 4.3)."""
+        for time, alpha, sigma, keep, guess, *_ in self.plan(INVERSION_STEPS, "ddim").to(x.device).flip(0):
+            eps = self.unet(x, time.expand(len(x)), label)
+            # The link was x_s = keep x_t + guess x_0 with x_0 = (x_t - sigma eps) / alpha.
+            x = (x + guess * sigma / alpha * eps) / (keep + guess / alpha)
+        return torch.cat((x, torch.zeros_like(x)), dim=1)
 
     def plan(self, steps: int, sampler: str | None = None) -> Tensor:
         """[steps, 7]: time in (0, 1], alpha, sigma of x_t, then what multiplies x_t, x_0, the previous x_0 and noise.

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models import noise, prior
-from models.autoencoder import squared_error
 from models.base import About, Family, Recipe, Rows, Terms
+from models.losses import cross_entropy, squared_error
 from models.mixture import LabelledMixture
 from models.nets import Decoder, Encoder
 
@@ -53,11 +52,9 @@ class SupervisedAE(Family):
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         z = self.encoder(x)
         reconstruction = squared_error(x, self.decoder(z).tanh())
-        known = label >= 0
-        each = F.cross_entropy(self.head(z), label.clamp(min=0), reduction="none")
-        cross_entropy = (each * known).sum() / known.sum().clamp(min=1)
-        loss = reconstruction + self.config.weight * cross_entropy
-        return {"loss": loss, "reconstruction": reconstruction, "cross_entropy": cross_entropy}
+        classification = cross_entropy(self.head(z), label)
+        loss = reconstruction + self.config.weight * classification
+        return {"loss": loss, "reconstruction": reconstruction, "cross_entropy": classification}
 
     def fit(self, x: Tensor, label: Tensor) -> None:
         codes, which = prior.codes(self.encoder, x)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.autoencoder import Autoencoder, squared_error
+from models.autoencoder import Autoencoder
 from models.base import About, Recipe, Terms
+from models.losses import squared_error
 
 
 @dataclass(frozen=True)

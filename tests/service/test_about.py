@@ -27,7 +27,7 @@ async def test_models_say_what_they_take(client: httpx.AsyncClient) -> None:
         assert ("digit" in model["takes"]) == family.conditional
         assert ("steps" in model["takes"]) == (family.steps.maximum > 1)
         assert model["takes"].get("sampler", {}).get("one_of", []) == list(family.samplers)
-    assert models["ddpm"]["takes"]["guidance"] == {"minimum": 0.0, "maximum": 10.0, "default": 1.5}
+    assert models["ddpm"]["takes"]["guidance"] == {"minimum": 0.0, "maximum": 10.0, "default": 2.5}
 
 
 async def test_what_a_model_says_it_takes_it_takes(client: httpx.AsyncClient) -> None:

@@ -19,7 +19,11 @@ from training.config import ConfigError, check_plan
 
 ROOT = Path(__file__).parents[2]
 TINY = {
+    "acgan": ["--generator-width", "8", "--discriminator-width", "8", "--batch", "32"],
+    "dcgan": ["--generator-width", "8", "--discriminator-width", "8", "--batch", "32"],
+    "flow": ["--width", "8", "--batch", "32"],
     "gan": ["--batch", "32"],
+    "wgan_gp": ["--generator-width", "8", "--critic-width", "8", "--batch", "32"],
     "cgan": ["--generator-width", "8", "--discriminator-width", "8", "--batch", "32"],
     "ae": ["--width", "8", "--batch", "32"],
     "swae": ["--width", "8", "--batch", "32"],

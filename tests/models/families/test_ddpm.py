@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from models.base import draw
+from models.base import Rows, draw
 from models.families.ddpm import DDPM, DDPMConfig, cosine_schedule
+from models.nets import guided
 
 
 @pytest.fixture
@@ -86,10 +87,10 @@ def test_guidance_moves_the_guess_along_the_difference_that_the_label_makes(ddpm
     x, time = torch.randn(3, 1, 28, 28), torch.tensor([0.1, 0.5, 0.9])
     label = ddpm.one_hot(torch.tensor([1, 2, 3]))
     plain, none = ddpm.unet(x, time, label), ddpm.unet(x, time, torch.zeros_like(label))
-    guided = ddpm.guided(x, time, label, torch.tensor([1.0, 0.0, 2.5]))
-    assert torch.allclose(guided[0], plain[0], atol=1e-5)
-    assert torch.allclose(guided[1], none[1], atol=1e-5)
-    assert torch.allclose(guided[2], none[2] + 2.5 * (plain[2] - none[2]), atol=1e-5)
+    found = guided(ddpm.unet, x, time, label, torch.tensor([1.0, 0.0, 2.5]))
+    assert torch.allclose(found[0], plain[0], atol=1e-5)
+    assert torch.allclose(found[1], none[1], atol=1e-5)
+    assert torch.allclose(found[2], none[2] + 2.5 * (plain[2] - none[2]), atol=1e-5)
 
 
 def test_labels_are_dropped_as_often_as_the_config_says():
@@ -99,3 +100,17 @@ def test_labels_are_dropped_as_often_as_the_config_says():
     torch.manual_seed(0)
     family.loss("self", torch.zeros(4000, 1, 28, 28), torch.zeros(4000, dtype=torch.int64))
     assert float((seen[0].sum(1) == 0).float().mean()) == pytest.approx(0.3, abs=0.03)
+
+
+@torch.inference_mode()
+def test_inversion_leads_back_to_the_image(ddpm):
+    ddpm.unet = GaussianScore(ddpm, -0.3, 0.15)
+    x = -0.3 + 0.15 * torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    label = torch.zeros(4, 10)
+    state = ddpm.encode(x, label)
+    assert state[:, :1].std().item() == pytest.approx(1, rel=0.15)
+    line = torch.ones(4, 1)
+    zero = torch.zeros(4, dtype=torch.int64)
+    for link in ddpm.plan(50, "ddim"):
+        state = ddpm.step(Rows(state, label, link * line, line[:, 0], zero, zero, zero))
+    assert (ddpm.decode(state) - x).abs().mean().item() < 0.02

@@ -1,0 +1,79 @@
+"""The auxiliary-classifier GAN: D says whether an image is real and which digit it shows; G wants to be right on both.
+
+    L_S = E log D(x) + E log(1 - D(G(z, y))),   L_C = E log C(x)_y + E log C(G(z, y))_y
+    D and C: max L_S + L_C,   G: max L_C - L_S                                    (Odena et al. 2017, equations 2-3)
+
+G's part of L_S is the non-saturating one. A penalty on D's slope at real images (Mescheder et al. 2018) keeps the game
+from running away. C's head gives logits; a softmax before the cross entropy would flatten its gradient.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models import noise
+from models.base import About, Family, Recipe, Rows, Terms
+from models.losses import cross_entropy, squared_gradient
+from models.nets import Decoder, Encoder
+
+
+@dataclass(frozen=True)
+class ACGANConfig:
+    latent: int = field(default=64, metadata={"help": "numbers in z"})
+    generator_width: int = field(default=24, metadata={"help": "channels of G at 28x28, twice at each half"})
+    discriminator_width: int = field(default=32, metadata={"help": "channels of D at 14x14, twice at each half"})
+    classifier_weight: float = field(default=0.5, metadata={"help": "weight of L_C beside L_S"})
+    gamma: float = field(default=0.1, metadata={"help": "weight of the gradient penalty"})
+
+
+class ACGAN(Family):
+    """Draws the digit it is asked for. D's first output is the source's logit, the others are the classes'."""
+
+    Config = ACGANConfig
+    about = About(
+        title="Auxiliary-classifier GAN",
+        formula="D, C: max L_S + L_C;  G: max L_C - L_S;  L_S = E[log D(x)] + E[log(1 - D(G(z, y)))],  "
+        "L_C = E[log C(x)_y] + E[log C(G(z, y))_y]",
+        paper="Odena et al., Conditional image synthesis with auxiliary classifier GANs, arXiv 1610.09585; "
+        "penalty: Mescheder et al., arXiv 1801.04406",
+    )
+    recipe = Recipe(epochs=20, batch=64, lr=3e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
+    players = ("discriminator", "generator")
+    opponents = ("discriminator",)
+    conditional = True
+    unconditional = False
+    compiles = False
+    config: ACGANConfig
+
+    def __init__(self, config: ACGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
+        super().__init__(config, data_shape, classes)
+        self.generator = Decoder(config.latent + classes, config.generator_width)
+        self.discriminator = Encoder(1 + classes, config.discriminator_width)
+
+    def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
+        # Images of unknown digit are judged for their source alone; G is told some digit for each.
+        asked = torch.where(label >= 0, label, torch.randint_like(label, max(self.classes, 1)))
+        generated = self.generate(torch.randn(len(x), self.config.latent, device=x.device), self.one_hot(asked))
+        weight = self.config.classifier_weight
+        if player == "generator":
+            outputs = self.discriminator(generated)
+            source, classifier = F.softplus(-outputs[:, 0]).mean(), cross_entropy(outputs[:, 1:], asked)
+            return {"loss": source + weight * classifier, "source": source, "classifier": classifier}
+        on_x, on_g = self.discriminator(x), self.discriminator(generated.detach())
+        source = F.softplus(-on_x[:, 0]).mean() + F.softplus(on_g[:, 0]).mean()
+        classifier = cross_entropy(on_x[:, 1:], label) + cross_entropy(on_g[:, 1:], asked)
+        r1 = squared_gradient(lambda part: self.discriminator(part)[:, 0], x).mean()
+        loss = source + weight * classifier + self.config.gamma / 2 * r1
+        return {"loss": loss, "source": source, "classifier": classifier, "r1": r1}
+
+    def generate(self, z: Tensor, label: Tensor) -> Tensor:
+        """G(z, y): [B, latent] and [B, classes] -> [B, 1, 28, 28] in [-1, 1]."""
+        return self.generator(torch.cat((z, label), dim=1)).tanh()
+
+    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
+        return noise.normal(seed, index, torch.full_like(seed, noise.START), (self.config.latent,))
+
+    def step(self, rows: Rows) -> Tensor:
+        return self.generate(rows.state, rows.label)

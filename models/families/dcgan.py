@@ -1,0 +1,77 @@
+"""The unconditional GAN at its best: convolutional nets, a game that converges, an averaged generator.
+
+The nets are Radford's (2016), with batch norm where it helps G and nowhere in D. D judges how much more real x is than
+G(z), a pair at a time, and is kept flat around both; that game has no minimum in which a mode is dropped.
+
+    min_G max_D  -E softplus(D(G(z)) - D(x)) - gamma/2 (E|grad D(x)|^2 + E|grad D(G(z))|^2)
+                                                                          (Huang et al. 2024, equations 2-6)
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models import noise
+from models.base import About, Family, Recipe, Rows, Terms
+from models.losses import squared_gradient
+from models.nets import Decoder, Encoder
+
+
+@dataclass(frozen=True)
+class DCGANConfig:
+    latent: int = field(default=64, metadata={"help": "numbers in z"})
+    generator_width: int = field(default=24, metadata={"help": "channels of G at 28x28, twice at each half"})
+    discriminator_width: int = field(default=32, metadata={"help": "channels of D at 14x14, twice at each half"})
+    gamma: float = field(default=0.1, metadata={"help": "weight of the two gradient penalties"})
+    penalty_share: float = field(default=0.25, metadata={"help": "part of each batch that the penalties are taken on"})
+
+
+class DCGAN(Family):
+    """Draws a digit, any."""
+
+    Config = DCGANConfig
+    about = About(
+        title="Convolutional GAN",
+        formula="min_G max_D  -E[softplus(D(G(z)) - D(x))] - gamma/2 (E|grad D(x)|^2 + E|grad D(G(z))|^2)",
+        paper="Radford et al., Unsupervised representation learning with deep convolutional GANs, arXiv 1511.06434; "
+        "game: Huang et al., The GAN is dead; long live the GAN!, arXiv 2501.05441",
+    )
+    recipe = Recipe(epochs=20, batch=64, lr=3e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
+    players = ("discriminator", "generator")
+    opponents = ("discriminator",)
+    compiles = False
+    config: DCGANConfig
+
+    def __init__(self, config: DCGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:
+        super().__init__(config, data_shape, classes)
+        self.generator = Decoder(config.latent, config.generator_width)
+        self.discriminator = Encoder(1, config.discriminator_width)
+
+    def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
+        generated = self.generate(torch.randn(len(x), self.config.latent, device=x.device))
+        if player == "generator":
+            return {"loss": F.softplus(self.judge(x) - self.judge(generated)).mean()}
+        generated = generated.detach()
+        margin = self.judge(x) - self.judge(generated)
+        game = F.softplus(-margin).mean()
+        # Unbiased from a part of the batch, whose second derivatives would cost more than the game itself.
+        share = max(1, round(self.config.penalty_share * len(x)))
+        r1, r2 = (squared_gradient(self.judge, side[:share]).mean() for side in (x, generated))
+        loss = game + self.config.gamma / 2 * (r1 + r2)
+        return {"loss": loss, "game": game, "margin": margin.mean(), "r1": r1, "r2": r2}
+
+    def judge(self, x: Tensor) -> Tensor:
+        """D(x): [B, 1, 28, 28] -> [B]."""
+        return self.discriminator(x)[:, 0]
+
+    def generate(self, z: Tensor) -> Tensor:
+        """G(z): [B, latent] -> [B, 1, 28, 28] in [-1, 1]."""
+        return self.generator(z).tanh()
+
+    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
+        return noise.normal(seed, index, torch.full_like(seed, noise.START), (self.config.latent,))
+
+    def step(self, rows: Rows) -> Tensor:
+        return self.generate(rows.state)

@@ -1,0 +1,81 @@
+"""The Wasserstein GAN with gradient penalty: the opponent measures how far, and not whether.
+
+    W1(p, q) = sup_{|f|_L <= 1} E_p f(x) - E_q f(x)                             (Kantorovich & Rubinstein 1958)
+    min_G max_C  E C(x) - E C(G(z)) - lambda E(|grad C(x^)| - 1)^2             (Gulrajani et al. 2017, equation 3)
+
+x^ lies at random between a real and a generated image. The Jensen-Shannon divergence of two distributions that do not
+meet is log 2 however far apart they are, so its gradient says nothing; W1 is the way between them.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from models import noise
+from models.base import About, Family, Recipe, Rows, Terms
+from models.losses import squared_gradient
+from models.nets import Decoder, Encoder
+
+
+@dataclass(frozen=True)
+class WGANGPConfig:
+    latent: int = field(default=64, metadata={"help": "numbers in z"})
+    generator_width: int = field(default=24, metadata={"help": "channels of G at 28x28, twice at each half"})
+    critic_width: int = field(default=32, metadata={"help": "channels of C at 14x14, twice at each half"})
+    penalty: float = field(default=10.0, metadata={"help": "lambda, the weight of the gradient penalty"})
+    critic_steps: int = field(default=5, metadata={"help": "C's moves before each of G's"})
+
+
+class WGANGP(Family):
+    """Draws a digit, any. The critic has no batch norm: its penalty is an image's own."""
+
+    Config = WGANGPConfig
+    about = About(
+        title="Wasserstein GAN with gradient penalty",
+        formula="min_G max_C  E[C(x)] - E[C(G(z))] - lambda E(|grad C(x^)| - 1)^2,  x^ between x and G(z)",
+        paper="Gulrajani et al., Improved Training of Wasserstein GANs, arXiv 1704.00028; "
+        "Arjovsky et al., Wasserstein GAN, arXiv 1701.07875",
+    )
+    recipe = Recipe(epochs=40, batch=64, lr=2e-4, betas=(0.0, 0.9), ema=50_000, cosine=True)
+    players = ("critic", "generator")
+    opponents = ("critic",)
+    compiles = False
+    config: WGANGPConfig
+
+    def __init__(self, config: WGANGPConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:
+        super().__init__(config, data_shape, classes)
+        self.generator = Decoder(config.latent, config.generator_width)
+        self.critic = Encoder(1, config.critic_width)
+
+    def moves(self) -> tuple[str, ...]:
+        return ("critic",) * self.config.critic_steps + ("generator",)
+
+    def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
+        generated = self.generate(torch.randn(len(x), self.config.latent, device=x.device))
+        if player == "generator":
+            return {"loss": -self.judge(generated).mean()}
+        generated = generated.detach()
+        w1 = self.judge(x).mean() - self.judge(generated).mean()
+        penalty = self.gradient_penalty(x, generated)
+        return {"loss": self.config.penalty * penalty - w1, "w1": w1, "penalty": penalty}
+
+    def gradient_penalty(self, x: Tensor, generated: Tensor) -> Tensor:
+        """E(|grad C(x^)| - 1)^2 at points drawn evenly from the lines between the pairs: scalar."""
+        between = torch.lerp(generated, x, torch.rand(len(x), *[1] * (x.dim() - 1), device=x.device))
+        # The root's own slope is infinite at 0.
+        return ((squared_gradient(self.judge, between) + 1e-12).sqrt() - 1).square().mean()
+
+    def judge(self, x: Tensor) -> Tensor:
+        """C(x): [B, 1, 28, 28] -> [B], any number."""
+        return self.critic(x)[:, 0]
+
+    def generate(self, z: Tensor) -> Tensor:
+        """G(z): [B, latent] -> [B, 1, 28, 28] in [-1, 1]."""
+        return self.generator(z).tanh()
+
+    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
+        return noise.normal(seed, index, torch.full_like(seed, noise.START), (self.config.latent,))
+
+    def step(self, rows: Rows) -> Tensor:
+        return self.generate(rows.state)

@@ -1,0 +1,26 @@
+"""Terms that the losses of several families share."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def squared_error(x: Tensor, back: Tensor) -> Tensor:
+    """|x - back|^2 summed over pixels, its mean over images: [B, ...] twice -> scalar."""
+    return (x - back).square().flatten(1).sum(1).mean()
+
+
+def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """-log softmax(logits)_label, its mean over the rows whose label is known (not -1): [B, C] and [B] -> scalar."""
+    known = label >= 0
+    each = F.cross_entropy(logits, label.clamp(min=0), reduction="none")
+    return (each * known).sum() / known.sum().clamp(min=1)
+
+
+def squared_gradient(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """|grad_x critic(x)|^2 of each of x [B, ...], differentiable: [B]. `critic` gives one number a row, [B]."""
+    x = x.detach().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    return gradient.square().flatten(1).sum(1)

@@ -1,0 +1,45 @@
+"""The auxiliary classifier and the source."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from models.families.acgan import ACGAN, ACGANConfig
+
+
+class Fixed(nn.Module):
+    """Gives the outputs it was made with, whatever the image, and a slope of nothing."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, x):
+        return self.outputs.expand(len(x), -1) + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+@pytest.fixture
+def acgan():
+    torch.manual_seed(0)
+    return ACGAN(ACGANConfig(generator_width=8, discriminator_width=8, classifier_weight=1.0))
+
+
+def test_source_and_class_have_heads_of_their_own_and_the_loss_takes_logits(acgan):
+    outputs = torch.tensor([[0.7, *torch.linspace(-3, 3, 10).tolist()]])
+    acgan.discriminator = Fixed(outputs)
+    x, label = torch.randn(3, 1, 28, 28), torch.tensor([2, 2, 2])
+    terms = acgan.loss("discriminator", x, label)
+    wrong = F.cross_entropy(outputs[:, 1:], torch.tensor([2])).item()
+    assert terms["classifier"].item() == pytest.approx(2 * wrong, rel=1e-5)
+    on_x, on_g = F.softplus(torch.tensor(-0.7)), F.softplus(torch.tensor(0.7))
+    assert terms["source"].item() == pytest.approx((on_x + on_g).item(), rel=1e-5)
+    terms = acgan.loss("generator", x, label)
+    assert terms["loss"].item() == pytest.approx(on_x.item() + wrong, rel=1e-5)
+
+
+def test_images_of_unknown_digit_teach_the_source_alone(acgan):
+    acgan.discriminator = Fixed(torch.zeros(1, 11))
+    known = acgan.loss("discriminator", torch.randn(4, 1, 28, 28), torch.tensor([1, 2, 3, 4]))["classifier"]
+    unknown = acgan.loss("discriminator", torch.randn(4, 1, 28, 28), torch.full((4,), -1))["classifier"]
+    assert unknown.item() == pytest.approx(known.item() / 2)

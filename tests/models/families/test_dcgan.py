@@ -1,0 +1,40 @@
+"""The convolutional GAN's game."""
+
+import pytest
+import torch
+from torch import nn
+
+from models.families.dcgan import DCGAN, DCGANConfig
+
+
+@pytest.fixture
+def dcgan():
+    torch.manual_seed(0)
+    return DCGAN(DCGANConfig(generator_width=8, discriminator_width=8, gamma=0.0))
+
+
+def test_the_game_is_zero_sum_but_for_the_penalty(dcgan):
+    x, label = torch.randn(4, 1, 28, 28), torch.zeros(4)
+    torch.manual_seed(1)
+    d = dcgan.loss("discriminator", x, label)
+    torch.manual_seed(1)
+    g = dcgan.loss("generator", x, label)
+    # softplus(m) - softplus(-m) = m.
+    assert (g["loss"] - d["loss"]).item() == pytest.approx(d["margin"].item(), abs=1e-4)
+
+
+def test_the_penalties_are_those_of_both_sides():
+    torch.manual_seed(0)
+    family = DCGAN(DCGANConfig(generator_width=8, discriminator_width=8, gamma=0.3, penalty_share=1.0))
+    terms = family.loss("discriminator", torch.randn(4, 1, 28, 28), torch.zeros(4))
+    expected = terms["game"] + 0.15 * (terms["r1"] + terms["r2"])
+    assert terms["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert terms["r1"].item() != terms["r2"].item()
+
+
+def test_only_the_generator_is_normalised_over_the_batch(dcgan):
+    def normalised(net):
+        return any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+
+    assert normalised(dcgan.generator)
+    assert not normalised(dcgan.discriminator)

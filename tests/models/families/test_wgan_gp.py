@@ -1,0 +1,61 @@
+"""The gradient penalty, and what the critic measures."""
+
+import pytest
+import torch
+from torch import nn
+
+from models.families.wgan_gp import WGANGP, WGANGPConfig
+
+
+@pytest.fixture
+def wgan():
+    torch.manual_seed(0)
+    return WGANGP(WGANGPConfig(generator_width=8, critic_width=8))
+
+
+class Linear(nn.Module):
+    """A critic whose gradient is `slope` everywhere."""
+
+    def __init__(self, norm):
+        super().__init__()
+        direction = torch.randn(784)
+        self.slope = norm * direction / direction.norm()
+
+    def forward(self, x):
+        return (x.flatten(1) @ self.slope)[:, None]
+
+
+@pytest.mark.parametrize(("norm", "penalty"), [(1.0, 0.0), (3.0, 4.0), (0.5, 0.25)])
+def test_the_penalty_of_a_critic_of_known_slope(wgan, norm, penalty):
+    wgan.critic = Linear(norm)
+    x, generated = torch.randn(2, 5, 1, 28, 28)
+    assert wgan.gradient_penalty(x, generated).item() == pytest.approx(penalty, abs=1e-4)
+
+
+def test_a_flat_critic_has_a_finite_penalty_and_gradient(wgan):
+    for parameter in wgan.critic.parameters():
+        nn.init.zeros_(parameter)
+    x, generated = torch.randn(2, 5, 1, 28, 28)
+    penalty = wgan.gradient_penalty(x, generated)
+    assert penalty.item() == pytest.approx(1, abs=1e-4)
+    gradients = torch.autograd.grad(penalty, list(wgan.critic.parameters()), allow_unused=True)
+    assert all(gradient is None or gradient.isfinite().all() for gradient in gradients)
+
+
+def test_a_critic_of_slope_one_along_the_way_measures_the_way(wgan):
+    wgan.critic = Linear(1.0)
+    move = 2 * wgan.critic.slope.view(1, 28, 28)
+    x = torch.randn(64, 1, 28, 28)
+    wgan.generate = lambda _: x - move
+    terms = wgan.loss("critic", x, torch.zeros(64))
+    assert terms["w1"].item() == pytest.approx(2, abs=1e-3)
+    assert terms["loss"].item() == pytest.approx(-2, abs=1e-3)
+
+
+def test_five_critic_steps_come_before_each_of_the_generator(wgan):
+    assert wgan.moves() == ("critic",) * 5 + ("generator",)
+    assert WGANGPConfig().penalty == 10
+
+
+def test_the_critic_has_no_batch_norm(wgan):
+    assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in wgan.critic.modules())
