@@ -15,7 +15,7 @@ from models import families
 from models.base import Family, Recipe
 from models.pixels import to_unit
 from training import checkpoint
-from training.config import RunConfig
+from training.config import ConfigError, RunConfig
 from training.data import Dataset, Shuffled
 from training.log import Log
 from training.samples import distance, fixed_samples, grid_png
@@ -139,9 +139,15 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Stand where `state` was taken."""
-        self.family.load_state_dict(state["family"])
-        self.average.load_state_dict(state["average"])
+        """Stand where `state` was taken. Raises ConfigError where the family's nets have changed since."""
+        try:
+            self.family.load_state_dict(state["family"])
+            self.average.load_state_dict(state["average"])
+        except RuntimeError as error:
+            raise ConfigError(
+                f"the checkpoint is of another version of {self.config.family}, whose nets had other tensors; "
+                f"begin a new run ({' '.join(str(error).split())[:200]})"
+            ) from None
         for player, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][player])
         self.scaler.load_state_dict(state["scaler"])

@@ -136,6 +136,17 @@ def test_a_changed_configuration_is_refused_with_the_difference(tmp_path, capsys
     assert "recipe.lr: begun with 0.0002, now 0.5" in error
 
 
+def test_a_checkpoint_of_other_nets_is_refused_in_one_line(tmp_path, capsys):
+    assert fit("pca", tmp_path / "run") == 0
+    state = weights_of(tmp_path / "run")
+    state["family"]["components.basis"] = state["family"].pop("components.W")
+    checkpoint.save(tmp_path / "run" / "latest.pt", state)
+    assert main(["export", str(tmp_path / "run"), "--weights", str(tmp_path / "weights")]) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert "another version of pca" in error[-1]
+    assert not (tmp_path / "weights" / "run").exists()
+
+
 @pytest.mark.parametrize("precision", ["bf16", "f16"])
 def test_lower_precision_trains(precision, tmp_path):
     assert fit("vae", tmp_path / "run", "--epochs", "0.1", "--precision", precision) == 0
