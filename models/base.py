@@ -5,7 +5,9 @@ Every family is a chain from a start state to an image: `start`, then `step` as 
 family it holds.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
@@ -102,6 +104,8 @@ class Family(nn.Module):
     guidance: ClassVar[Range[float] | None] = None
     encodes: ClassVar[bool] = False
     """Whether `encode` is there."""
+    inversion: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """The `steps`, `sampler` and `guidance` by which an encoded image comes back; what is not here does not matter."""
     likelihood: ClassVar[Literal["", "bound", "exact"]] = ""
     """Whether `log_likelihood` is there, and what it gives."""
     compiles: ClassVar[bool] = True

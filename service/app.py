@@ -22,11 +22,13 @@ from service.engine.drivers import Driver, LoopDriver, ThreadDriver
 from service.engine.engine import Engine
 from service.engine.runner import Runner
 from service.errors import Problem
-from service.routes import about, draw
+from service.routes import about, draw, encode
 from service.settings import Settings
 from service.state import ClientGone, State
 
 log = logging.getLogger(__name__)
+
+ROUTES = (draw, encode, about)
 
 
 def create_app(settings: Settings, served: Catalog | None = None) -> FastAPI:
@@ -50,8 +52,8 @@ def create_app(settings: Settings, served: Catalog | None = None) -> FastAPI:
         title="Drawbridge", version="0.1.0", description=__doc__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.openapi_version = "3.0.3"  # the newest that the bundled Swagger UI draws
-    app.include_router(draw.router)
-    app.include_router(about.router)
+    for routes in ROUTES:
+        app.include_router(routes.router)
     app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
     app.add_api_route("/docs", docs, include_in_schema=False)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
@@ -105,7 +107,7 @@ def _as_problem(request: Request, error: Exception) -> Problem:
     if isinstance(error, HTTPException) and error.status_code == 404:
         return errors.NotFound(f"nothing is at {request.url.path}; see /docs")
     if isinstance(error, HTTPException) and error.status_code == 405:
-        routes = [route for route in (*draw.router.routes, *about.router.routes) if isinstance(route, APIRoute)]
+        routes = [route for part in ROUTES for route in part.router.routes if isinstance(route, APIRoute)]
         matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
         allowed = ", ".join(sorted({method for route in matching for method in route.methods or ()}))
         return errors.MethodNotAllowed(

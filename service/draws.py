@@ -12,8 +12,8 @@ from models.base import Range
 from service.catalog import Catalog, Model
 from service.engine.request import Point, Request, Sample
 from service.errors import InvalidParameter, UnknownModel
-from service.images import Format
-from service.schemas import Generate, Interpolate
+from service.images import Drawn, Format
+from service.schemas import Encode, Generate, Interpolate
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def find(catalog: Catalog, name: str) -> Model:
     raise UnknownModel(f"{why}; there are: {', '.join(names) or 'none'}", models=names)
 
 
-def generate(parameters: Generate, model: Model, format_: Format, max_images: int, seed: int) -> Draw:
+def generate(parameters: Generate, model: Model, format_: Format[Drawn], max_images: int, seed: int) -> Draw:
     """The draw that `parameters` ask of `model`, at `seed` where they name none. Raises InvalidParameter."""
     if parameters.n > max_images:
         raise InvalidParameter(
@@ -65,7 +65,9 @@ def generate(parameters: Generate, model: Model, format_: Format, max_images: in
     return Draw(model, Request(model.name, samples, **plan), "/generate", tuple(query), seed)
 
 
-def interpolate(parameters: Interpolate, model: Model, format_: Format, images: Sequence[Tensor], seed: int) -> Draw:
+def interpolate(
+    parameters: Interpolate, model: Model, format_: Format[Drawn], images: Sequence[Tensor], seed: int
+) -> Draw:
     """The draw of the way between two ends, likewise. `images` are the uploads, [1, 28, 28] each."""
     check_digits(model, parameters.digit)
     seeds = parameters.seed or [seed]
@@ -86,6 +88,19 @@ def interpolate(parameters: Interpolate, model: Model, format_: Format, images: 
     query += [("digit", digit) for digit in parameters.digit]
     query += [("frames", parameters.frames), ("path", parameters.path), *words, ("format", format_.name)]
     return Draw(model, Request(model.name, samples, **plan), "/interpolate", tuple(query), seeds[0], not images)
+
+
+def encode(parameters: Encode, model: Model, images: Sequence[Tensor], max_images: int, *, codes: bool) -> Request:
+    """What the engine is to do with uploads [1, 28, 28] each: give their codes, or walk back from them to images."""
+    check_digits(model, parameters.digit)
+    if not model.family.encodes:
+        raise InvalidParameter(f"model: {model.name} has no encoder; GET /models says which do (`encodes`)")
+    if not 0 < len(images) <= max_images:
+        raise InvalidParameter(f"image: send 1 to {max_images} as form fields called `image`; these are {len(images)}")
+    digits = parameters.digit or [-1]
+    samples = tuple(Sample(Point(0, i, digits[i % len(digits)], image)) for i, image in enumerate(images))
+    plan = {"steps": model.steps, "sampler": model.sampler, **model.family.inversion}
+    return Request(model.name, samples, **plan, codes=codes)
 
 
 def check_digits(model: Model, digits: Sequence[int]) -> None:

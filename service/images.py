@@ -7,7 +7,7 @@ import math
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,15 +28,30 @@ class Drawn:
     """[n], -1 where there is none."""
     about: dict[str, Any]
     """`model`, `seed` and whatever else tells how to draw it again."""
+    errors: NDArray[np.float64] | None = None
+    """[n], of images that are to be like others: the mean squared difference of their pixels, in [0, 1]."""
 
 
 @dataclass(frozen=True)
-class Format:
-    """A way to write images."""
+class Codes:
+    """The codes of images."""
+
+    codes: NDArray[np.float32]
+    """[n, *S]."""
+    about: dict[str, Any]
+    """`model`, `digest`, `shape`."""
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Format(Generic[T]):
+    """A way to write images, or codes."""
 
     name: str
     media_type: str
-    encode: Callable[[Drawn], bytes]
+    encode: Callable[[T], bytes]
 
 
 def png(image: Images) -> bytes:
@@ -66,16 +81,31 @@ def _zip(drawn: Drawn) -> bytes:
 
 def _npz(drawn: Drawn) -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, images=drawn.images, labels=drawn.labels)
+    arrays: dict[str, Any] = {"images": drawn.images, "labels": drawn.labels}
+    if drawn.errors is not None:
+        arrays["errors"] = drawn.errors
+    np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 
 def _json(drawn: Drawn) -> bytes:
-    items = [
+    items: list[dict[str, Any]] = [
         {"label": int(label), "png": base64.b64encode(png(image)).decode()}
         for image, label in zip(drawn.images, drawn.labels, strict=True)
     ]
+    for item, error in zip(items, () if drawn.errors is None else drawn.errors, strict=False):
+        item["error"] = float(error)
     return json.dumps({**drawn.about, "images": items}).encode()
+
+
+def _codes_npz(codes: Codes) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, codes=codes.codes)
+    return buffer.getvalue()
+
+
+def _codes_json(codes: Codes) -> bytes:
+    return json.dumps({**codes.about, "codes": codes.codes.tolist()}).encode()
 
 
 def _animation(kind: str) -> Callable[[Drawn], bytes]:
@@ -92,18 +122,18 @@ def _animation(kind: str) -> Callable[[Drawn], bytes]:
     return encode
 
 
-_PACKED = (
+_PACKED: tuple[Format[Drawn], ...] = (
     Format("zip", "application/zip", _zip),
     Format("npz", "application/x-npz", _npz),
     Format("json", "application/json", _json),
 )
-STILLS = (
+STILLS: tuple[Format[Drawn], ...] = (
     Format("png", "image/png", lambda drawn: png(grid(drawn.images))),
     Format("webp", "image/webp", lambda drawn: _file(Image.fromarray(grid(drawn.images)), "WEBP", lossless=True)),
     *_PACKED,
 )
 """How /generate can answer: one image as it is, several as a grid, or each by itself in a package."""
-FRAMES = (
+FRAMES: tuple[Format[Drawn], ...] = (
     Format("png", "image/png", lambda drawn: png(grid(drawn.images, len(drawn.images)))),
     Format("gif", "image/gif", _animation("GIF")),
     Format("webp", "image/webp", _animation("WEBP")),
@@ -112,7 +142,14 @@ FRAMES = (
 """How /interpolate can answer: a strip, an animation, or frames."""
 
 
-def choose(formats: Sequence[Format], name: str | None, accept: str | None) -> Format:
+CODES: tuple[Format[Codes], ...] = (
+    Format("json", "application/json", _codes_json),
+    Format("npz", "application/x-npz", _codes_npz),
+)
+"""How /encode can answer."""
+
+
+def choose(formats: Sequence[Format[T]], name: str | None, accept: str | None) -> Format[T]:
     """The format called `name`, else the one that the Accept header likes best (RFC 9110, 12.5.1), else the first.
 
     Raises InvalidParameter or NotAcceptable with what there is.

@@ -46,10 +46,20 @@ class Interpolate(_Parameters):
     path: Literal["spherical", "linear"] = Field("spherical", description="The way between the two ends.")
 
 
+class Encode(BaseModel):
+    """Parameters of /encode and /reconstruct, beside the uploaded images."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(description="Name of the weights, one that `encodes`; GET /models says which do.")
+    digit: list[Digit] = Field([], description="What the images show, for models that want to know; cycles.")
+    format: str | None = Field(None, description="Format of the answer; goes before the Accept header.")
+
+
 P = TypeVar("P", bound=BaseModel)
 
 
-async def read(request: Request, schema: type[P]) -> tuple[P, list[bytes]]:
+async def read(request: Request, schema: type[P], max_files: int = 2) -> tuple[P, list[bytes]]:
     """The request's parameters and uploads (form fields called `image`). Raises InvalidParameter, UnsupportedBody."""
     values = _gathered(request.query_params.multi_items(), schema)
     uploads: list[bytes] = []
@@ -58,7 +68,7 @@ async def read(request: Request, schema: type[P]) -> tuple[P, list[bytes]]:
     if kind == "application/json":
         body = await _json(request)
     elif kind == "multipart/form-data":
-        async with request.form(max_files=2, max_fields=32) as form:
+        async with request.form(max_files=max_files, max_fields=32) as form:
             items = form.multi_items()
             if strangers := sorted(
                 {name for name, value in items if (name == "image") != isinstance(value, UploadFile)}

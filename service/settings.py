@@ -27,7 +27,8 @@ class Settings(BaseSettings):
     max_images: int = Field(1024, ge=1, description="Images that one request may ask for.")
     queue_images: int = Field(8192, ge=1, description="Images that may wait or be in drawing, of all requests.")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="Bytes of a request's body.")
-    max_pixels: int = Field(4 * 2**20, ge=784, description="Pixels of an uploaded image.")
+    max_uploads: int = Field(64, ge=2, description="Files that one request may upload.")
+    max_pixels: int = Field(4 * 2**20, ge=784, description="Pixels of an uploaded file.")
     drain_seconds: float = Field(20.0, ge=0, description="Time that accepted requests get to end at shutdown.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line written."

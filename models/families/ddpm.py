@@ -11,6 +11,7 @@ guess and fresh noise, so a plan is a table of coefficients and rows of differen
 
 import math
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -45,6 +46,7 @@ class DDPM(Family):
     samplers = ("dpm++2m", "ddim", "ddpm")
     guidance = Range(0.0, 10.0, 2.5)
     encodes = True
+    inversion = MappingProxyType({"steps": INVERSION_STEPS, "sampler": "ddim", "guidance": 1.0})
     config: DDPMConfig
 
     def __init__(self, config: DDPMConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:

@@ -8,6 +8,7 @@ remembered and the slope, so a plan is a table of coefficients.
 """
 
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -40,6 +41,7 @@ class Flow(Family):
     samplers = ("heun", "euler")
     guidance = Range(0.0, 10.0, 1.5)
     encodes = True
+    inversion = MappingProxyType({"steps": 2 * INVERSION_STEPS, "sampler": "heun", "guidance": 1.0})
     config: FlowConfig
 
     def __init__(self, config: FlowConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,15 +58,15 @@ class Engine:
                 links, seconds = self.recent
                 raise QueueFull(max(1, math.ceil(self.links * seconds / max(links, 1))))
             self.outstanding += count
-            self.links += count * request.steps
+            self.links += count * request.links
             self.ended["accepted"] += 1
         runner = self.runners[request.model]
         ticket = Ticket(
             request,
-            images=np.zeros((count, *runner.family.data_shape[1:]), np.uint8),
+            images=[None] * count,
             labels=np.array([runner.label(sample.start) for sample in request.samples], np.int64),
             missing=count,
-            links=count * request.steps,
+            links=count * request.links,
         )
         ticket.cancel = lambda: self._post(ticket, leaving=True)
         self._post(ticket, leaving=False)
@@ -126,12 +127,13 @@ class Engine:
                 self._deliver(ticket, i, image)
         return len(riders)
 
-    def _deliver(self, ticket: Ticket, i: int, image: NDArray[np.uint8]) -> None:
+    def _deliver(self, ticket: Ticket, i: int, image: NDArray[Any]) -> None:
         ticket.images[i] = image
         ticket.missing -= 1
         self.scheduler.finish(ticket.request.model, ticket, i)
         if ticket.missing == 0:
-            self._end(ticket, "delivered", Result(ticket.images, ticket.labels))
+            images = np.stack([image for image in ticket.images if image is not None])
+            self._end(ticket, "delivered", Result(images, ticket.labels))
 
     def _post(self, ticket: Ticket, *, leaving: bool) -> None:
         self.mail.put((ticket, leaving))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,14 +42,21 @@ class Request:
     steps: int
     sampler: str | None = None
     guidance: float = 1.0
+    codes: bool = False
+    """Whether the states where the chains start are all that is wanted."""
+
+    @property
+    def links(self) -> int:
+        """Device steps that a row of it takes."""
+        return 1 if self.codes else self.steps
 
 
 @dataclass(frozen=True)
 class Result:
     """What was drawn: image i belongs to sample i."""
 
-    images: NDArray[np.uint8]
-    """[n, 28, 28]."""
+    images: NDArray[Any]
+    """[n, 28, 28] uint8; or [n, *S] float32, the states, where codes were asked for."""
     labels: NDArray[np.int64]
     """[n], -1 where the model was asked for none."""
 
@@ -74,7 +82,8 @@ class Ticket:
     """An accepted request. `future` ends exactly once: with a Result, an EngineError, or cancelled."""
 
     request: Request
-    images: NDArray[np.uint8]
+    images: list[NDArray[Any] | None]
+    """One a sample, None until it is drawn."""
     labels: NDArray[np.int64]
     missing: int
     """Images not drawn yet."""

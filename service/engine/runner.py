@@ -8,6 +8,7 @@ that this very process has proven, at warm-up and for this model, to agree bit f
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ class Row:
     plan: Tensor
     """[steps, K] float32."""
     guidance: float
+    codes: bool = False
+    """Whether it is done where it starts."""
     at: tuple[Tensor, Tensor] | None = None
     """State [*S] and label [classes] once it has started."""
     step: int = 0
@@ -45,7 +48,7 @@ class Runner:
     def rows(self, request: Request) -> list[Row]:
         """The request's rows, none of them started."""
         plan = self.plan(request.steps, request.sampler)
-        return [Row(sample, plan, request.guidance) for sample in request.samples]
+        return [Row(sample, plan, request.guidance, request.codes) for sample in request.samples]
 
     def label(self, point: Point) -> int:
         """The class that `point` is drawn as: the one asked for, else -1, or a random one where the family needs it."""
@@ -54,20 +57,24 @@ class Runner:
         return int(noise.classes(torch.tensor([point.seed]), torch.tensor([point.index]), self.family.classes))
 
     @torch.inference_mode()
-    def advance(self, rows: list[Row]) -> list[NDArray[np.uint8] | None]:
-        """Take every row one link further. The images [28, 28] of those that are done, None for the others.
+    def advance(self, rows: list[Row]) -> list[NDArray[Any] | None]:
+        """Take every row one link further. The images [28, 28] uint8 of those that are done, None for the others.
 
-        Raises FloatingPointError where a row's state is not finite. Rows change only if all goes well.
+        A row that only wants its code is done where it starts, with that state [*S] float32 for an image. Raises
+        FloatingPointError where a result is not finite. Rows change only if all goes well.
         """
         fresh = [row for row in rows if row.at is None]
         started = dict(zip(fresh, self._start(fresh), strict=True))
-        labels = [(row.at or started[row])[1] for row in rows]
-        states = self._step(rows, [(row.at or started[row])[0] for row in rows], labels)
-        ends = [i for i, row in enumerate(rows) if row.step + 1 == len(row.plan)]
-        images = dict(zip(ends, self._decode([states[i] for i in ends]), strict=True))
-        for row, state, label in zip(rows, states, labels, strict=True):
+        results: dict[Row, NDArray[Any]] = {row: _code(started[row][0]) for row in rows if row.codes}
+        riding = [row for row in rows if not row.codes]
+        labels = [(row.at or started[row])[1] for row in riding]
+        states = self._step(riding, [(row.at or started[row])[0] for row in riding], labels)
+        ends = [i for i, row in enumerate(riding) if row.step + 1 == len(row.plan)]
+        images = self._decode([states[i] for i in ends])
+        results |= {riding[i]: image for i, image in zip(ends, images, strict=True)}
+        for row, state, label in zip(riding, states, labels, strict=True):
             row.at, row.step = (state, label), row.step + 1
-        return [images.get(i) for i in range(len(rows))]
+        return [results.get(row) for row in rows]
 
     @torch.inference_mode()
     def warm_up(self) -> None:
@@ -146,6 +153,8 @@ class Runner:
         return list(zip(states[: len(points)], labels[: len(points)].unbind(), strict=True))
 
     def _step(self, rows: list[Row], states: list[Tensor], labels: list[Tensor]) -> list[Tensor]:
+        if not rows:
+            return []
         padding = self._bucket(len(rows)) - len(rows)
         padded = rows + rows[-1:] * padding
         state = self.family.step(
@@ -171,6 +180,14 @@ class Runner:
 
     def _integers(self, values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.device)
+
+
+def _code(state: Tensor) -> NDArray[np.float32]:
+    """A state as an array. Raises FloatingPointError where it is not finite."""
+    if not bool(state.isfinite().all()):
+        raise FloatingPointError("the model's code is not a number")
+    array: NDArray[np.float32] = state.cpu().numpy()
+    return array
 
 
 def slerp(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:

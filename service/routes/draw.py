@@ -1,7 +1,7 @@
 """/generate and /interpolate."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -22,18 +22,22 @@ thread would save nothing to a lone caller and cost him its hop (`python -m benc
 FOREVER = "public, max-age=31536000, immutable"
 
 
-def _documented(schema: type[BaseModel]) -> dict[str, Any]:
+def documented(schema: type[BaseModel], formats: Sequence[Format[Any]]) -> dict[str, Any]:
     """What the API's pages say of a route that reads its parameters itself."""
-    kinds: dict[str, Any] = {format_.media_type: {} for format_ in (*images.STILLS, *images.FRAMES)}
-    answers = {"200": {"description": "The images.", "content": kinds}}
+    answers = {"200": {"description": "As asked.", "content": {format_.media_type: {} for format_ in formats}}}
     return {
         "tags": ["draw"],
         "openapi_extra": {"parameters": schemas.query_parameters(schema), "responses": answers},
     }
 
 
-@router.get("/generate", **_documented(schemas.Generate))
-@router.post("/generate", **_documented(schemas.Generate))
+async def encoded(encode: Callable[[], bytes], count: int) -> bytes:
+    """The bytes of `count` images, from a thread where they are many."""
+    return encode() if count <= INLINE else await asyncio.to_thread(encode)
+
+
+@router.get("/generate", **documented(schemas.Generate, images.STILLS))
+@router.post("/generate", **documented(schemas.Generate, images.STILLS))
 async def generate(request: Request) -> Response:
     """Draw images: the same model, seed and first image are the same bytes, whenever, wherever, beside whomever."""
     state: State = request.app.state.service
@@ -46,20 +50,20 @@ async def generate(request: Request) -> Response:
     return await answer(request, draw, format_, fixed=parameters.seed is not None)
 
 
-@router.get("/interpolate", **_documented(schemas.Interpolate))
-@router.post("/interpolate", **_documented(schemas.Interpolate))
+@router.get("/interpolate", **documented(schemas.Interpolate, images.FRAMES))
+@router.post("/interpolate", **documented(schemas.Interpolate, images.FRAMES))
 async def interpolate(request: Request) -> Response:
     """Draw the way from one image to another: two seeds, two digits at one seed, or two uploads (fields `image`)."""
     state: State = request.app.state.service
     parameters, files = await schemas.read(request, schemas.Interpolate)
     model = draws.find(state.catalog, parameters.model)
     format_ = images.choose(images.FRAMES, parameters.format, request.headers.get("accept"))
-    ends = [uploads.read(file, state.settings.max_pixels) for file in files]
+    ends = [image for file in files for image in uploads.read(file, state.settings.max_pixels)]
     draw = draws.interpolate(parameters, model, format_, ends, state.new_seed())
     return await answer(request, draw, format_, fixed=bool(parameters.seed) and draw.repeatable)
 
 
-async def answer(request: Request, draw: Draw, format_: Format, *, fixed: bool) -> Response:
+async def answer(request: Request, draw: Draw, format_: Format[Drawn], *, fixed: bool) -> Response:
     """Draw, encode, and say how to get the same again. A GET whose words fix the draw never changes, and says so."""
     state: State = request.app.state.service
     headers = {"X-Model-Digest": draw.model.manifest.digest, "Vary": "Accept"}
@@ -74,8 +78,7 @@ async def answer(request: Request, draw: Draw, format_: Format, *, fixed: bool) 
     ticket = await state.draw(draw.request, request.receive)
     result = ticket.future.result()
     drawn = Drawn(result.images, result.labels, {**dict(draw.query[:1]), "seed": draw.seed, "url": draw.location})
-    inline = len(result.images) <= INLINE
-    content = format_.encode(drawn) if inline else await asyncio.to_thread(format_.encode, drawn)
+    content = await encoded(lambda: format_.encode(drawn), len(result.images))
     headers["X-Batch"] = str(ticket.companions)
     return Response(content, media_type=format_.media_type, headers=headers)
 

@@ -107,7 +107,8 @@ async def test_the_docs_need_nothing_from_elsewhere(client: httpx.AsyncClient) -
 
 async def test_the_docs_know_every_path_and_parameter(client: httpx.AsyncClient) -> None:
     paths = (await client.get("/openapi.json")).json()["paths"]
-    assert sorted(paths) == ["/generate", "/interpolate", "/livez", "/models", "/models/{name}", "/readyz"]
+    drawing = ["/encode", "/generate", "/interpolate", "/reconstruct"]
+    assert sorted(paths) == sorted([*drawing, "/livez", "/models", "/models/{name}", "/readyz"])
     documented = {parameter["name"]: parameter for parameter in paths["/generate"]["post"]["parameters"]}
     assert sorted(documented) == sorted(
         ["model", "digit", "n", "seed", "first", "steps", "sampler", "guidance", "format"]
