@@ -1,4 +1,4 @@
-"""`python -m training`: fit, export, evaluate, judge. Families are found; every field of their configs is a flag."""
+"""`python -m training`: fit, export, evaluate, judge, docs. Families are found; fields of their configs are flags."""
 
 import argparse
 import dataclasses
@@ -16,7 +16,7 @@ from models import families
 from models.base import Family
 from models.families import UnknownFamily
 from models.store import WeightsError
-from training import data, evaluate, judge
+from training import data, docs, evaluate, judge
 from training.config import ConfigError, RunConfig
 from training.data import DataError
 from training.export import CONFIG, export
@@ -57,6 +57,8 @@ def parser() -> Parser:
         command.set_defaults(command=run_fit, family=name)
     add_export(commands.add_parser("export", help="write a run's weights for the service"))
     add_evaluate(commands.add_parser("evaluate", help="measure the quality of exported weights"))
+    pages = commands.add_parser("docs", help="write the pages that are made from families and manifests")
+    pages.set_defaults(command=lambda _: docs.command())
     judging = commands.add_parser("judge", help="train the classifier that evaluation measures by")
     judging.add_argument("which", choices=judge.NAMES)
     judging.add_argument("--data-root", type=Path)

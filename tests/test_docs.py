@@ -1,0 +1,47 @@
+"""The pages tell the truth about the code and the weights."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from models import families, store
+from service.app import create_app
+from service.settings import Settings
+from training import docs
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("path", sorted(docs.pages(ROOT)), ids=lambda path: path.name)
+def test_generated_pages_are_up_to_date(path):
+    assert path.read_text() == docs.pages(ROOT)[path], "run `python -m training docs`"
+
+
+def test_the_page_of_models_shows_every_family_and_every_grid():
+    text = (ROOT / "docs" / "models.md").read_text()
+    for name in families.names():
+        assert f"## {name}\n" in text
+        assert families.get(name).about.formula in text
+    for name in store.listing(ROOT / "weights"):
+        assert f"../weights/{name}/samples.png" in text
+
+
+@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/models.md"])
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text()
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        if not target.startswith("http"):
+            assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_readme_names_only_paths_of_the_api_that_there_are():
+    known = create_app(Settings()).openapi()["paths"]
+    mentioned = set(re.findall(r"(?:`|:8000)(/[a-z]+)(?=[`?{/])", (ROOT / "README.md").read_text()))
+    assert {"/generate", "/interpolate"} <= mentioned
+    assert all(path in known or path == "/docs" for path in mentioned)
+
+
+def test_the_readme_names_only_settings_that_there_are():
+    known = {f"DRAWBRIDGE_{name.upper()}" for name in Settings.model_fields} | {"DRAWBRIDGE_DATA"}
+    assert set(re.findall(r"DRAWBRIDGE_[A-Z_]+", (ROOT / "README.md").read_text())) <= known

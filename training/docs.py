@@ -1,0 +1,91 @@
+"""The pages that are made from families and manifests: docs/models.md, and the table in README.md."""
+
+from pathlib import Path
+from typing import Any
+
+from models import families, store
+from models.store import Manifest
+
+ROOT = Path(__file__).parent.parent
+BEGIN, END = "<!-- models -->", "<!-- /models -->"
+FIGURES = {
+    "mnist_cnn_fd": ("MNIST-CNN-FD", "{:.3f}"),
+    "precision": ("precision", "{:.2f}"),
+    "recall": ("recall", "{:.2f}"),
+    "coverage": ("coverage", "{:.2f}"),
+    "accuracy": ("digit right", "{:.1%}"),
+    "worst_digit": ("worst digit", "{:.1%}"),
+}
+
+
+def command() -> None:
+    """Write both."""
+    for path, text in pages(ROOT).items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        print(path.relative_to(ROOT))
+
+
+def pages(root: Path) -> dict[Path, str]:
+    """The text of every generated file of the project at `root`."""
+    manifests = {name: store.read_manifest(root / "weights" / name) for name in store.listing(root / "weights")}
+    readme = (root / "README.md").read_text()
+    before, rest = readme.split(BEGIN)
+    after = rest.split(END)[1]
+    return {
+        root / "docs" / "models.md": page(manifests),
+        root / "README.md": f"{before}{BEGIN}\n{table(manifests)}\n{END}{after}",
+    }
+
+
+def table(manifests: dict[str, Manifest]) -> str:
+    """A line for each of the weights, and one for real images."""
+    titles = [title for title, _ in FIGURES.values()]
+    lines = ["| model | what it is | " + " | ".join(titles) + " |", "|---|---|" + "---|" * len(titles)]
+    real: dict[str, Any] = next((found.metrics["real"] for found in manifests.values() if "real" in found.metrics), {})
+    lines.append("| | 10,000 real training images | " + " | ".join(_figures(real)) + " |")
+    for name, manifest in manifests.items():
+        title = families.get(manifest.family).about.title
+        lines.append(
+            f"| [`{name}`](docs/models.md#{name}) | {title} | " + " | ".join(_figures(manifest.metrics)) + " |"
+        )
+    return "\n".join(lines)
+
+
+def page(manifests: dict[str, Manifest]) -> str:
+    """All families, each with its objective and what its weights draw."""
+    parts = [
+        "# Models",
+        "Made from the families and the manifests by `python -m training docs`. MNIST-CNN-FD is the Frechet distance "
+        "in the features of our own classifier, and comparable to nothing but itself.",
+    ]
+    for name in families.names():
+        about = families.get(name).about
+        parts += [f"## {name}", f"{about.title}. {about.paper}.", f"    {about.formula}"]
+        for weights, manifest in manifests.items():
+            if manifest.family == name:
+                parts += [f"![What {weights} draws](../weights/{weights}/samples.png)", _card(weights, manifest)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _card(name: str, manifest: Manifest) -> str:
+    training, metrics = manifest.training, manifest.metrics
+    lines = [
+        f"Weights `{name}`: {manifest.parameters:,} numbers; {training['images_seen']:,} images of "
+        f"{manifest.dataset['name']} seen in {training['seconds'] / 60:.0f} minutes on {training['device']}."
+    ]
+    if manifest.defaults:
+        lines.append("Unless asked otherwise: " + ", ".join(f"{k} {v}" for k, v in manifest.defaults.items()) + ".")
+    figures = [
+        f"{title} {value}" for (title, _), value in zip(FIGURES.values(), _figures(metrics), strict=True) if value
+    ]
+    if "test_elbo" in metrics:
+        figures.append(f"test ELBO {metrics['test_elbo']:.1f} nats an image")
+    if figures:
+        lines.append("Of " + f"{metrics['samples']:,} draws: " + ", ".join(figures) + ".")
+    return "\n".join(lines)
+
+
+def _figures(metrics: dict[str, Any]) -> list[str]:
+    """The figures as text, empty where there is none."""
+    return [form.format(metrics[name]) if name in metrics else "" for name, (_, form) in FIGURES.items()]
