@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from models import families
+from models import families, store
 from models.base import Family
 from models.families import UnknownFamily
 from models.store import WeightsError
@@ -22,6 +22,7 @@ from training.data import DataError
 from training.export import CONFIG, export
 from training.log import Log
 from training.loop import DTYPES, Hardware, Trainer, train
+from training.samples import strip_png
 
 STOPPED = 130
 """Exit status of a run that a signal ended, with its state saved."""
@@ -57,6 +58,11 @@ def parser() -> Parser:
         command.set_defaults(command=run_fit, family=name)
     add_export(commands.add_parser("export", help="write a run's weights for the service"))
     add_evaluate(commands.add_parser("evaluate", help="measure the quality of exported weights"))
+    strip = commands.add_parser("strip", help="one picture of how a run's samples came about, a row a grid")
+    strip.add_argument("run", type=Path, help="directory of the run")
+    strip.add_argument("output", type=Path, help="PNG to write")
+    strip.add_argument("--every", type=int, default=1, help="take every so many grids (default: 1)")
+    strip.set_defaults(command=run_strip)
     pages = commands.add_parser("docs", help="write the pages that are made from families and manifests")
     pages.set_defaults(command=lambda _: docs.command())
     judging = commands.add_parser("judge", help="train the classifier that evaluation measures by")
@@ -136,6 +142,15 @@ def add_export(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data-root", type=Path)
     add_plan(command, "what a request gets that names none; likewise below")
     command.set_defaults(command=run_export)
+
+
+def run_strip(args: argparse.Namespace) -> None:
+    """Write the picture."""
+    grids = sorted((args.run / "grids").glob("*.png"))[args.every - 1 :: args.every]
+    if not grids:
+        raise ConfigError(f"{args.run} has no {args.every} grids yet; let it train")
+    store.write(args.output, strip_png(grids))
+    print(f"{args.output}: {len(grids)} rows")
 
 
 def add_plan(command: argparse.ArgumentParser, help_: str) -> None:

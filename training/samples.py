@@ -1,8 +1,11 @@
 """What a run shows of itself: samples of the same noise each time, as a picture and as one number."""
 
 import io
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -51,4 +54,15 @@ def grid_png(samples: Tensor, columns: int = 10, rows: int = 10) -> bytes:
     sheet = images.unflatten(0, (-1, columns)).transpose(1, 2).reshape(-1, height, columns * width).flatten(0, 1)
     buffer = io.BytesIO()
     Image.fromarray(sheet.numpy()).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def strip_png(grids: Sequence[Path], height: int = 28) -> bytes:
+    """The first row of each of a run's grids under one another, as one PNG: how the same noise came out over time."""
+    rows = []
+    for path in grids:
+        with Image.open(path) as grid:
+            rows.append(torch.from_numpy(np.asarray(grid)[:height].copy()))
+    buffer = io.BytesIO()
+    Image.fromarray(torch.cat(rows).numpy()).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from models import families, store
 from training import checkpoint
@@ -127,6 +128,17 @@ def test_a_run_shows_grids_scalars_and_both_checkpoints(tmp_path):
     assert list((run / "tensorboard").iterdir())
     scores = [json.loads(line).get("sample_distance") for line in (run / "log.jsonl").read_text().splitlines()]
     assert weights_of(run, "best")["best"] == min(score for score in scores if score is not None)
+
+
+def test_a_strip_has_a_row_for_every_so_many_grids(tmp_path, capsys):
+    fit("gan", tmp_path / "run", "--epochs", "1", "--every", "300")
+    grids = len(list((tmp_path / "run" / "grids").iterdir()))
+    assert grids == 5
+    assert main(["strip", str(tmp_path / "run"), str(tmp_path / "strip.png"), "--every", "2"]) == 0
+    with Image.open(tmp_path / "strip.png") as strip:
+        assert strip.size == (280, 2 * 28)
+    assert main(["strip", str(tmp_path / "run"), str(tmp_path / "none.png"), "--every", "9"]) == 2
+    assert "let it train" in capsys.readouterr().err
 
 
 def test_a_changed_configuration_is_refused_with_the_difference(tmp_path, capsys):
