@@ -69,6 +69,11 @@ def normal(seed: Tensor, index: Tensor, step: Tensor, shape: tuple[int, ...]) ->
     return pairs.flatten(1)[:, :size].to(torch.float32).unflatten(1, shape)
 
 
+def first(seed: Tensor, index: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The standard normals [B, *shape] that a chain starts from."""
+    return normal(seed, index, torch.full_like(seed, START), shape)
+
+
 def classes(seed: Tensor, index: Tensor, count: int) -> Tensor:
     """A class [B] int64 in 0..count-1 for each row, uniform (to 2**-32)."""
     words = bits(seed, index, torch.full_like(seed, LABEL), 1)[:, 0]

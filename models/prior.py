@@ -27,7 +27,7 @@ class Prior(nn.Module):
 
     def draw(self, seed: Tensor, index: Tensor, link: Tensor) -> Tensor:
         """Codes [B, size], each from the prior that its link [B, 1] asks for."""
-        eps = noise.normal(seed, index, torch.full_like(seed, noise.START), (self.mixture.means.shape[1],))
+        eps = noise.first(seed, index, (self.mixture.means.shape[1],))
         return torch.where(link > 0, self.mixture.draw(noise.uniform(seed, index), eps), eps)
 
 

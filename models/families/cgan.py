@@ -90,7 +90,7 @@ class CGAN(Family):
         return self.generator(torch.cat((z, label), dim=1)).tanh()
 
     def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
-        return noise.normal(seed, index, torch.full_like(seed, noise.START), (self.config.latent,))
+        return noise.first(seed, index, (self.config.latent,))
 
     def step(self, rows: Rows) -> Tensor:
         return self.generate(rows.state, rows.label)

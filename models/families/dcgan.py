@@ -71,7 +71,7 @@ class DCGAN(Family):
         return self.generator(z).tanh()
 
     def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
-        return noise.normal(seed, index, torch.full_like(seed, noise.START), (self.config.latent,))
+        return noise.first(seed, index, (self.config.latent,))
 
     def step(self, rows: Rows) -> Tensor:
         return self.generate(rows.state)

@@ -69,7 +69,7 @@ class DDPM(Family):
         return abar.sqrt() * x + (1 - abar).sqrt() * eps
 
     def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
-        x = noise.normal(seed, index, torch.full_like(seed, noise.START), self.data_shape)
+        x = noise.first(seed, index, self.data_shape)
         return torch.cat((x, torch.zeros_like(x)), dim=1)
 
     def step(self, rows: Rows) -> Tensor:

@@ -58,7 +58,7 @@ class Flow(Family):
         return {"loss": (slope - (x - eps)).square().mean()}
 
     def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
-        x = noise.normal(seed, index, torch.full_like(seed, noise.START), self.data_shape)
+        x = noise.first(seed, index, self.data_shape)
         return torch.cat((x, x), dim=1)
 
     def step(self, rows: Rows) -> Tensor:

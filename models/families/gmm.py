@@ -57,7 +57,7 @@ class GMM(Family):
         self.mixture.fit(self.encode(x[order], label[order]).cpu(), label[order].cpu())
 
     def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
-        eps = noise.normal(seed, index, torch.full_like(seed, noise.START), (self.mixture.means.shape[1],))
+        eps = noise.first(seed, index, (self.mixture.means.shape[1],))
         return self.mixture.draw(noise.uniform(seed, index), eps, self.mixture.share(label))
 
     def step(self, rows: Rows) -> Tensor:

@@ -87,7 +87,7 @@ class KDE(Family):
 
     def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
         chosen = (noise.uniform(seed, index) * self.count).long()
-        eps = noise.normal(seed, index, torch.full_like(seed, noise.START), (self.points.shape[1],))
+        eps = noise.first(seed, index, (self.points.shape[1],))
         return self.points[chosen] + self.bandwidth * eps
 
     def step(self, rows: Rows) -> Tensor:

@@ -9,7 +9,6 @@ is drawing from a Gaussian on a plane of the image space.
 import math
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from models import noise
@@ -46,7 +45,7 @@ class PCA(Family):
         self.components.fit(x.flatten(1))
 
     def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
-        eps = noise.normal(seed, index, torch.full_like(seed, noise.START), (self.config.code,))
+        eps = noise.first(seed, index, (self.config.code,))
         return eps * self.components.variance.sqrt()
 
     def step(self, rows: Rows) -> Tensor:

@@ -7,7 +7,6 @@ Since each digit's codes lie by themselves, a Gaussian mixture fitted to them dr
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
 from models import noise, prior
@@ -61,7 +60,7 @@ class SupervisedAE(Family):
         self.mixture.fit(codes.cpu(), label[which].cpu())
 
     def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
-        eps = noise.normal(seed, index, torch.full_like(seed, noise.START), (self.config.latent,))
+        eps = noise.first(seed, index, (self.config.latent,))
         return self.mixture.draw(noise.uniform(seed, index), eps, self.mixture.share(label))
 
     def step(self, rows: Rows) -> Tensor:

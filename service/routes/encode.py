@@ -1,34 +1,39 @@
 """/encode and /reconstruct."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
 import numpy as np
 import torch
 from fastapi import APIRouter, Request, Response
+from torch import Tensor
 
 from models.pixels import to_uint8
 from service import draws, images, schemas, uploads
-from service.images import Codes, Drawn
+from service.catalog import Model
+from service.engine.request import Result
+from service.images import Codes, Drawn, Format
 from service.routes.draw import documented, encoded
 from service.state import State
 
 router = APIRouter()
 
+T = TypeVar("T")
+
+HEADER_ERRORS = 64
+"""Errors that fit into a header; the others are in the body."""
+
 
 @router.post("/encode", **documented(schemas.Encode, images.CODES))
 async def encode(request: Request) -> Response:
     """The codes of uploaded images (form fields `image`: PNG, JPEG, or npz with `images` uint8 [n, H, W])."""
-    state: State = request.app.state.service
-    parameters, files = await schemas.read(request, schemas.Encode, state.settings.max_uploads)
-    model = draws.find(state.catalog, parameters.model)
-    format_ = images.choose(images.CODES, parameters.format, request.headers.get("accept"))
-    pictures = [image for file in files for image in uploads.read(file, state.settings.max_pixels)]
-    ticket = await state.draw(
-        draws.encode(parameters, model, pictures, state.settings.max_images, codes=True), request.receive
+    asked = await _read(request, images.CODES)
+    codes = (await asked.result(request, codes=True)).images
+    content = await encoded(
+        lambda: asked.format.encode(Codes(codes, {**asked.about, "shape": codes.shape[1:]})), len(codes)
     )
-    states = ticket.future.result().images
-    about = {"model": model.name, "digest": model.manifest.digest, "shape": list(states.shape[1:])}
-    headers = {"X-Model-Digest": model.manifest.digest, "Vary": "Accept", "Cache-Control": "no-store"}
-    content = await encoded(lambda: format_.encode(Codes(states, about)), len(states))
-    return Response(content, media_type=format_.media_type, headers=headers)
+    return Response(content, media_type=asked.format.media_type, headers=asked.headers)
 
 
 @router.post("/reconstruct", **documented(schemas.Encode, images.STILLS))
@@ -37,27 +42,46 @@ async def reconstruct(request: Request) -> Response:
 
     `X-Error`, and `errors` in npz and JSON, have the mean squared difference of each one's pixels in [0, 1].
     """
+    asked = await _read(request, images.STILLS)
+    result = await asked.result(request, codes=False)
+    sent = to_uint8(torch.cat(asked.pictures)).numpy() / 255
+    errors = np.square(result.images / 255 - sent).mean((1, 2))
+    drawn = Drawn(result.images, result.labels, asked.about, errors)
+    content = await encoded(lambda: asked.format.encode(drawn), len(errors))
+    listed = ", ".join(f"{error:.6f}" for error in errors[:HEADER_ERRORS])
+    return Response(content, media_type=asked.format.media_type, headers={**asked.headers, "X-Error": listed})
+
+
+@dataclass(frozen=True)
+class _Asked(Generic[T]):
+    """What a request asks of an encoder."""
+
+    state: State
+    parameters: schemas.Encode
+    model: Model
+    format: Format[T]
+    pictures: list[Tensor]
+    """[1, 28, 28] each."""
+
+    async def result(self, request: Request, *, codes: bool) -> Result:
+        """Codes, or images, from the engine."""
+        asked = draws.encode(self.parameters, self.model, self.pictures, self.state.settings.max_images, codes=codes)
+        ticket = await self.state.draw(asked, request.receive)
+        return ticket.future.result()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return {"model": self.model.name, "digest": self.model.manifest.digest}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"X-Model-Digest": self.model.manifest.digest, "Vary": "Accept", "Cache-Control": "no-store"}
+
+
+async def _read(request: Request, formats: Sequence[Format[T]]) -> _Asked[T]:
     state: State = request.app.state.service
     parameters, files = await schemas.read(request, schemas.Encode, state.settings.max_uploads)
     model = draws.find(state.catalog, parameters.model)
-    format_ = images.choose(images.STILLS, parameters.format, request.headers.get("accept"))
+    format_ = images.choose(formats, parameters.format, request.headers.get("accept"))
     pictures = [image for file in files for image in uploads.read(file, state.settings.max_pixels)]
-    ticket = await state.draw(
-        draws.encode(parameters, model, pictures, state.settings.max_images, codes=False), request.receive
-    )
-    result = ticket.future.result()
-    sent = to_uint8(torch.cat(pictures)).numpy() / 255
-    errors = np.square(result.images / 255 - sent).mean((1, 2))
-    drawn = Drawn(result.images, result.labels, {"model": model.name, "digest": model.manifest.digest}, errors)
-    headers = {
-        "X-Model-Digest": model.manifest.digest,
-        "X-Error": ", ".join(f"{error:.6f}" for error in errors[:HEADER_ERRORS]),
-        "Vary": "Accept",
-        "Cache-Control": "no-store",
-    }
-    content = await encoded(lambda: format_.encode(drawn), len(result.images))
-    return Response(content, media_type=format_.media_type, headers=headers)
-
-
-HEADER_ERRORS = 64
-"""Errors that fit into a header; the others are in the body."""
+    return _Asked(state, parameters, model, format_, pictures)
