@@ -98,13 +98,13 @@ class Family(nn.Module):
     conditional: ClassVar[bool] = False
     unconditional: ClassVar[bool] = True
     """Whether a row with no label (zeros) is drawn from the whole distribution; else a label is drawn for it first."""
-    steps: ClassVar[Range[int]] = Range(1, 1, 1)
+    steps: Range[int] = Range(1, 1, 1)
     samplers: ClassVar[tuple[str, ...]] = ()
     """Names for `plan`, the default first; empty where there is nothing to choose."""
     guidance: ClassVar[Range[float] | None] = None
     encodes: ClassVar[bool] = False
     """Whether `encode` is there."""
-    inversion: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    inversion: Mapping[str, Any] = MappingProxyType({})
     """The `steps`, `sampler` and `guidance` by which an encoded image comes back; what is not here does not matter."""
     likelihood: ClassVar[Literal["", "bound", "exact"]] = ""
     """Whether `log_likelihood` is there, and what it gives."""

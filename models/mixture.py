@@ -10,6 +10,8 @@ PRIOR = 0.05
 """Strength of the prior that keeps a component from shrinking onto a point: as if each had besides its points a scatter
 of so many times the data's mean variance in every direction."""
 
+TINY = 1e-12
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -60,7 +62,8 @@ def fit(
     flat inverse-Wishart prior; 0 is plain maximum likelihood). Ends where that rises by less than `tolerance` nats.
     """
     x = x.double()
-    scatter = prior * float(x.var(0).mean())
+    # Never quite 0, or data that does not vary would have a covariance without a root.
+    scatter = max(prior * float(x.var(0).mean()), TINY)
     nearest = torch.cdist(x, _spread(x, components, seed)).argmin(1)
     responsibility = torch.eye(components, dtype=torch.float64)[nearest]
     objectives: list[float] = []
@@ -144,8 +147,9 @@ class LabelledMixture(Mixture):
         if not self.classes:
             return self.weights.expand(len(label), -1)
         owned = (self.owner[:, None] == torch.arange(self.classes, device=label.device)).to(label)
-        asked = torch.where(label.sum(1, keepdim=True) > 0, label, torch.ones_like(label))
-        return self.weights * (asked @ owned.T)
+        share = self.weights * (label @ owned.T)
+        # None asked for, or one that was never seen.
+        return torch.where(share.sum(1, keepdim=True) > 0, share, self.weights)
 
 
 def _log_normal(x: Tensor, mean: Tensor, cholesky: Tensor) -> Tensor:

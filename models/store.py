@@ -92,9 +92,8 @@ def write(path: Path, data: bytes) -> None:
 
 
 def annotate(directory: Path, metrics: Mapping[str, Any]) -> Manifest:
-    """Add `metrics` to the manifest of `directory`, tensors untouched, and return it."""
-    manifest = read_manifest(directory)
-    manifest = dataclasses.replace(manifest, metrics={**manifest.metrics, **metrics})
+    """Put `metrics` in place of those in the manifest of `directory`, tensors untouched, and return it."""
+    manifest = dataclasses.replace(read_manifest(directory), metrics=dict(metrics))
     write(directory / MANIFEST, _to_json(manifest))
     return manifest
 

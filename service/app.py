@@ -41,7 +41,8 @@ def create_app(settings: Settings, served: Catalog | None = None) -> FastAPI:
             torch.set_num_threads(settings.threads)
         models = catalog.load(settings.weights, device) if served is None else served
         engine = start_engine(settings, models, device)
-        scope = f"{device.type} torch {torch.__version__} threads {settings.threads}"
+        kernels = f"{torch.backends.cpu.get_cpu_capability()} threads {settings.threads}"
+        scope = f"{device.type} torch {torch.__version__} {kernels} seats {settings.seats}"
         app.state.service = State(settings, models, engine, scope)
         driver: Driver = LoopDriver(engine) if device.type == "cpu" else ThreadDriver(engine)
         await driver.start()
@@ -71,14 +72,20 @@ def choose_device(name: str) -> torch.device:
 
 def start_engine(settings: Settings, models: Catalog, device: torch.device) -> Engine:
     """An engine with every model warm."""
-    for name, why in models.broken.items():
-        log.error("weights %s are not served: %s", name, why)
     runners = {name: Runner(model.family, device, settings.seats) for name, model in models.models.items()}
-    for name, runner in runners.items():
+    for name, runner in list(runners.items()):
         before = time.perf_counter()
-        runner.warm_up()
+        try:
+            runner.warm_up()
+        except Exception as error:
+            models.models.pop(name)
+            runners.pop(name)
+            models.broken[name] = f"does not draw: {error!r}"
+            continue
         seconds = time.perf_counter() - before
         log.info("%s is warm after %.2f s; batches of %s", name, seconds, ", ".join(map(str, runner.buckets)))
+    for name, why in models.broken.items():
+        log.error("weights %s are not served: %s", name, why)
     return Engine(runners, seats=settings.seats, queue_images=settings.queue_images, clock=time.perf_counter)
 
 
@@ -109,7 +116,8 @@ def _as_problem(request: Request, error: Exception) -> Problem:
     if isinstance(error, HTTPException) and error.status_code == 405:
         routes = [route for part in ROUTES for route in part.router.routes if isinstance(route, APIRoute)]
         matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
-        allowed = ", ".join(sorted({method for route in matching for method in route.methods or ()}))
+        here = {method for route in matching for method in route.methods or ()}
+        allowed = ", ".join(sorted(here)) or (error.headers or {}).get("Allow", "GET")
         return errors.MethodNotAllowed(
             f"{request.url.path} takes {allowed}, not {request.method}", headers={"Allow": allowed}
         )

@@ -58,7 +58,8 @@ def generate(parameters: Generate, model: Model, format_: Format[Drawn], max_ima
     check_digits(model, parameters.digit)
     seed = seed if parameters.seed is None else parameters.seed
     digits = parameters.digit or [-1]
-    samples = tuple(Sample(Point(seed, parameters.first + i, digits[i % len(digits)])) for i in range(parameters.n))
+    indices = range(parameters.first, parameters.first + parameters.n)
+    samples = tuple(Sample(Point(seed, i, digits[i % len(digits)])) for i in indices)
     plan, words = _plan(model, parameters)
     query = [("model", model.name), ("seed", seed), ("first", parameters.first), ("n", parameters.n)]
     query += [("digit", digit) for digit in parameters.digit] + words + [("format", format_.name)]
@@ -83,6 +84,9 @@ def interpolate(
     last = parameters.frames - 1
     spherical = parameters.path == "spherical"
     samples = tuple(Sample(start, end, i / last, spherical) for i in range(parameters.frames))
+    if images:  # what is not asked for otherwise is what brings them back
+        missing = {name: value for name, value in model.family.inversion.items() if getattr(parameters, name) is None}
+        parameters = parameters.model_copy(update=missing)
     plan, words = _plan(model, parameters)
     query = [("model", model.name)] + [("seed", value) for value in seeds]
     query += [("digit", digit) for digit in parameters.digit]
@@ -90,13 +94,13 @@ def interpolate(
     return Draw(model, Request(model.name, samples, **plan), "/interpolate", tuple(query), seeds[0], not images)
 
 
-def encode(parameters: Encode, model: Model, images: Sequence[Tensor], max_images: int, *, codes: bool) -> Request:
+def encode(parameters: Encode, model: Model, images: Sequence[Tensor], *, codes: bool) -> Request:
     """What the engine is to do with uploads [1, 28, 28] each: give their codes, or walk back from them to images."""
     check_digits(model, parameters.digit)
     if not model.family.encodes:
         raise InvalidParameter(f"model: {model.name} has no encoder; GET /models says which do (`encodes`)")
-    if not 0 < len(images) <= max_images:
-        raise InvalidParameter(f"image: send 1 to {max_images} as form fields called `image`; these are {len(images)}")
+    if not images:
+        raise InvalidParameter("image: send at least one, as form fields called `image`")
     digits = parameters.digit or [-1]
     samples = tuple(Sample(Point(0, i, digits[i % len(digits)], image)) for i, image in enumerate(images))
     plan = {"steps": model.steps, "sampler": model.sampler, **model.family.inversion}

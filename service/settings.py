@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).parent.parent
@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     threads: int = Field(
         1, ge=1, description="CPU threads of one device step; the HTTP side has a core of its own then."
     )
-    seats: int = Field(64, ge=1, le=4096, description="Rows that one device step takes at most.")
+    seats: int = Field(64, ge=1, le=4096, description="Rows that one device step takes at most; a power of two.")
     max_images: int = Field(1024, ge=1, description="Images that one request may ask for.")
     queue_images: int = Field(8192, ge=1, description="Images that may wait or be in drawing, of all requests.")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="Bytes of a request's body.")
@@ -33,3 +33,10 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line written."
     )
+
+    @field_validator("seats")
+    @classmethod
+    def _power_of_two(cls, seats: int) -> int:
+        if seats & (seats - 1):
+            raise ValueError(f"{seats} is no power of two; {1 << seats.bit_length() - 1} is")
+        return seats

@@ -1,15 +1,16 @@
 """Uploaded pictures, brought to 28x28 the way MNIST was made."""
 
+import asyncio
 import io
 import math
-import warnings
 import zipfile
-import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from models.pixels import to_unit
@@ -20,49 +21,69 @@ FORMATS = ("PNG", "JPEG")
 Pixels = NDArray[np.uint8]
 
 
-def read(data: bytes, max_pixels: int) -> list[Tensor]:
-    """The pictures in a PNG, a JPEG, or an npz with `images` uint8 [n, H, W], as [1, 28, 28] float32 in [-1, 1] each.
+async def read(files: Sequence[bytes], *, max_images: int, max_pixels: int) -> list[Tensor]:
+    """The pictures in the files, as [1, 28, 28] float32 in [-1, 1] each, read in a thread.
 
-    One that is 28x28 is taken as it is. Any other is inverted where its border is bright, cut to what is drawn on it,
-    fitted into 20x20 with its shape kept, and centred by mass (LeCun et al. 1998, section III.A). Raises
-    InvalidParameter for what is no picture, too large, or empty.
+    A file is a PNG, a JPEG, or an npz with `images` uint8 [n, H, W]. A picture of 28x28 is taken as it is. Any other is
+    inverted where its border is bright, cut to what is drawn on it, fitted into 20x20 with its shape kept, and centred
+    by mass (LeCun et al. 1998, section III.A). Raises InvalidParameter for what is no picture, or empty, and where
+    there are more than `max_images`, or `max_pixels` in all.
     """
-    pictures = _archived(data, max_pixels) if data.startswith(b"PK") else [_picture(data, max_pixels)]
-    fitting = [pixels if pixels.shape == (28, 28) else normalised(pixels) for pixels in pictures]
-    return [to_unit(torch.from_numpy(pixels.copy()))[None] for pixels in fitting]
+    return await asyncio.to_thread(_read, files, Budget(max_images, max_pixels))
 
 
-def _picture(data: bytes, max_pixels: int) -> Pixels:
-    """The grey values [H, W] of a PNG or JPEG, white on black where it is transparent."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if image.width * image.height > max_pixels:
-            raise InvalidParameter(f"image: {image.width}x{image.height} pixels; send at most {max_pixels} in all")
+@dataclass
+class Budget:
+    """What the files of one request may still hold."""
+
+    images: int
+    pixels: int
+
+    def spend(self, shape: tuple[int, ...]) -> None:
+        """Take pictures of `shape` [n, H, W] off it. Raises InvalidParameter where they are too much."""
+        count, pixels = shape[0], math.prod(shape)
+        if count > self.images:
+            raise InvalidParameter(f"image: {count} pictures where {self.images} more may come; send fewer")
+        if pixels > self.pixels:
+            raise InvalidParameter(f"image: {pixels} pixels where {self.pixels} more may come; send smaller pictures")
+        self.images, self.pixels = self.images - count, self.pixels - pixels
+
+
+def _read(files: Sequence[bytes], budget: Budget) -> list[Tensor]:
+    found: list[Tensor] = []
+    for data in files:
+        try:
+            pictures = _archived(data, budget) if data.startswith(b"PK") else [_picture(data, budget)]
+        except InvalidParameter:
+            raise
+        except Exception:
+            # Decoders of hostile files raise whatever they like: struct.error, EOFError, tokenize.TokenError, ...
+            raise InvalidParameter(f"image: does not read as {', '.join(FORMATS)} or npz with `images`") from None
+        fitting = [pixels if pixels.shape == (28, 28) else normalised(pixels) for pixels in pictures]
+        found += [to_unit(torch.from_numpy(pixels.copy()))[None] for pixels in fitting]
+    return found
+
+
+def _picture(data: bytes, budget: Budget) -> Pixels:
+    """The grey values [H, W] of a PNG or JPEG, on black where it is transparent."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        budget.spend((1, image.height, image.width))
         grey = ImageOps.exif_transpose(image).convert("RGBA")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombWarning):
-        raise InvalidParameter(f"image: does not read as {', '.join(FORMATS)} or npz") from None
     paper = Image.new("RGBA", grey.size, "black")
     return np.asarray(Image.alpha_composite(paper, grey).convert("L"))
 
 
-def _archived(data: bytes, max_pixels: int) -> list[Pixels]:
+def _archived(data: bytes, budget: Budget) -> list[Pixels]:
     """The pictures of an npz, whose header is read before its pixels are unpacked."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open("images.npy") as member:
-            version = np.lib.format.read_magic(member)
-            reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-            shape, fortran, dtype = reader(member)
-            if dtype != np.uint8 or len(shape) != 3 or 0 in shape:
-                raise InvalidParameter(f"image: `images` must be uint8 [n, H, W]; it is {dtype} {list(shape)}")
-            if math.prod(shape) > max_pixels:
-                raise InvalidParameter(f"image: {math.prod(shape)} pixels; send at most {max_pixels} in all")
-            content = member.read(math.prod(shape) + 1)
-        flat = np.frombuffer(content, np.uint8)
-        return list(flat.reshape(shape, order="F" if fortran else "C"))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError):
-        raise InvalidParameter("image: does not read as an npz with `images`") from None
+    with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open("images.npy") as member:
+        version = np.lib.format.read_magic(member)
+        reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, fortran, dtype = reader(member)
+        if dtype != np.uint8 or len(shape) != 3 or min(shape) < 1:
+            raise InvalidParameter(f"image: `images` must be uint8 [n, H, W]; it is {dtype} {list(shape)}")
+        budget.spend(shape)
+        flat = np.frombuffer(member.read(math.prod(shape)), np.uint8)
+    return list(flat.reshape(shape, order="F" if fortran else "C"))
 
 
 def normalised(pixels: Pixels) -> Pixels:

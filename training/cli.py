@@ -110,11 +110,12 @@ def run_fit(args: argparse.Namespace) -> int:
         precision=args.precision,
     )
     run = args.run or Path("runs") / args.family
+    trainer = built(config, dataset, Hardware(_device(args.device), args.compile))
     config.save_or_match(run / CONFIG)
-    hardware = Hardware(_device(args.device), args.compile)
     print((run / CONFIG).read_text(), end="")
-    print(f"data: {dataset.name}, {len(dataset.images)} images; device: {hardware.device}; run: {run}", flush=True)
-    trainer = Trainer(config, dataset, hardware)
+    print(
+        f"data: {dataset.name}, {len(dataset.images)} images; device: {trainer.hardware.device}; run: {run}", flush=True
+    )
     with Log(run, trainer.goal, interval=max(2048, trainer.recipe.batch)) as log:
         reason = train(trainer, run, log, args.every or len(dataset.images), stopper(args.max_minutes))
     if reason is None:
@@ -122,6 +123,16 @@ def run_fit(args: argparse.Namespace) -> int:
         return 0
     print(f"stopped ({reason}) at {trainer.images} of {trainer.goal} images, all saved; run the same command to go on")
     return 0 if reason == "time is up" else STOPPED
+
+
+def built(config: RunConfig, dataset: data.Dataset, hardware: Hardware) -> Trainer:
+    """The trainer. Raises ConfigError where the flags ask for nets or batches that cannot be."""
+    if not 0 < config.recipe["batch"] <= len(dataset.images):
+        raise ConfigError(f"--batch: {len(dataset.images)} images are there to take at least 1 and at most all from")
+    try:
+        return Trainer(config, dataset, hardware)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"these settings make no {config.family}: {' '.join(str(error).split())}") from None
 
 
 def stopper(max_minutes: float | None) -> Callable[[], str | None]:
@@ -146,6 +157,8 @@ def add_export(command: argparse.ArgumentParser) -> None:
 
 def run_strip(args: argparse.Namespace) -> None:
     """Write the picture."""
+    if args.every < 1:
+        raise ConfigError("--every: 1 at least")
     grids = sorted((args.run / "grids").glob("*.png"))[args.every - 1 :: args.every]
     if not grids:
         raise ConfigError(f"{args.run} has no {args.every} grids yet; let it train")

@@ -77,18 +77,19 @@ class Trainer:
     def iterate(self) -> dict[str, Tensor]:
         """Every player's move once, then the average: one iteration. Returns the named terms, still on the device."""
         terms: dict[str, Tensor] = {}
+        before = self.images
         first, *_ = moves = self.family.moves()
         for player in moves:
             if player == first:
                 x, label = self.next_batch()
             terms |= {_term(player, name): value for name, value in self.move(player, x, label).items()}
-        self.images += self.recipe.batch
-        self.update_average()
+        self.update_average(self.images - before)
         return terms
 
     def next_batch(self) -> tuple[Tensor, Tensor]:
-        """Images [B, ...] in [-1, 1] and labels [B] on the device."""
+        """Images [B, ...] in [-1, 1] and labels [B] on the device. Counts them."""
         index = next(self.batches)
+        self.images += len(index)
         x = to_unit(self.data.images[index].to(self.hardware.device, non_blocking=True))
         if x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
@@ -99,7 +100,7 @@ class Trainer:
         optimizer = self.optimizers[player]
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe, self.images, self.goal)
+            group["lr"] = learning_rate(self.recipe, self.images - self.recipe.batch, self.goal)
         dtype = DTYPES[self.config.precision]
         with torch.autocast(self.hardware.device.type, dtype, enabled=dtype != torch.float32):
             terms = self.family.loss(player, x, label)
@@ -111,10 +112,13 @@ class Trainer:
         return {name: value.detach() for name, value in terms.items()}
 
     @torch.no_grad()
-    def update_average(self) -> None:
-        """The served weights' half-life is `recipe.ema` images, shorter while the run is young (EDM, appendix F.2)."""
+    def update_average(self, images: int) -> None:
+        """Move the served weights by an iteration of so many images.
+
+        Their half-life is `recipe.ema` images, shorter while the run is young (EDM, appendix F.2).
+        """
         half_life = min(self.recipe.ema, 0.05 * self.images)
-        weight = 1 - 0.5 ** (self.recipe.batch / half_life) if half_life else 1.0
+        weight = 1 - 0.5 ** (images / half_life) if half_life else 1.0
         trained = self.family.state_dict()
         pairs = [(average, trained[name]) for name, average in self.average.state_dict().items()]
         running = [(average, value) for average, value in pairs if average.is_floating_point()]
@@ -136,10 +140,13 @@ class Trainer:
             "seconds": self.seconds,
             "best": self.best,
             "device": self.hardware.device.type,
+            "data": self.data.digest,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Stand where `state` was taken. Raises ConfigError where the family's nets have changed since."""
+        """Stand where `state` was taken. Raises ConfigError where the data or the family's nets have changed since."""
+        if state["data"] != self.data.digest:
+            raise ConfigError(f"{self.config.data} holds other images than this run was begun with; begin a new run")
         try:
             self.family.load_state_dict(state["family"])
             self.average.load_state_dict(state["average"])

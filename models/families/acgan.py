@@ -50,11 +50,12 @@ class ACGAN(Family):
     def __init__(self, config: ACGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__(config, data_shape, classes)
         self.generator = Decoder(config.latent + classes, config.generator_width)
-        self.discriminator = Encoder(1 + classes, config.discriminator_width)
+        self.discriminator = Encoder(1 + max(classes, 1), config.discriminator_width)
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         # Images of unknown digit are judged for their source alone; G is told some digit for each.
-        asked = torch.where(label >= 0, label, torch.randint_like(label, max(self.classes, 1)))
+        some = torch.randint_like(label, self.classes) if self.classes else torch.full_like(label, -1)
+        asked = torch.where(label >= 0, label, some)
         generated = self.generate(torch.randn(len(x), self.config.latent, device=x.device), self.one_hot(asked))
         weight = self.config.classifier_weight
         if player == "generator":

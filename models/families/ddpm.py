@@ -11,7 +11,6 @@ guess and fresh noise, so a plan is a table of coefficients and rows of differen
 
 import math
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -46,11 +45,13 @@ class DDPM(Family):
     samplers = ("dpm++2m", "ddim", "ddpm")
     guidance = Range(0.0, 10.0, 2.5)
     encodes = True
-    inversion = MappingProxyType({"steps": INVERSION_STEPS, "sampler": "ddim", "guidance": 1.0})
     config: DDPMConfig
 
     def __init__(self, config: DDPMConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__(config, data_shape, classes)
+        # No chain has more links than times to stop at.
+        self.steps = Range(1, config.timesteps, min(DDPM.steps.default, config.timesteps))
+        self.inversion = {"steps": min(INVERSION_STEPS, config.timesteps), "sampler": "ddim", "guidance": 1.0}
         self.unet = UNet(config.width, classes)
         self.alphas_cumprod: Tensor
         self.register_buffer("alphas_cumprod", cosine_schedule(config.timesteps), persistent=False)
@@ -89,7 +90,7 @@ class DDPM(Family):
 
     def encode(self, x: Tensor, label: Tensor) -> Tensor:
         """The noise that leads to x: DDIM's deterministic chain walked back (Song et al. 2021, section 4.3)."""
-        for time, alpha, sigma, keep, guess, *_ in self.plan(INVERSION_STEPS, "ddim").to(x.device).flip(0):
+        for time, alpha, sigma, keep, guess, *_ in self.plan(self.inversion["steps"], "ddim").to(x.device).flip(0):
             eps = self.unet(x, time.expand(len(x)), label)
             # The link was x_s = keep x_t + guess x_0 with x_0 = (x_t - sigma eps) / alpha.
             x = (x + guess * sigma / alpha * eps) / (keep + guess / alpha)

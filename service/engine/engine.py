@@ -51,6 +51,7 @@ class Engine:
     def submit(self, request: Request) -> Ticket:
         """Accept `request`, whose ticket will end. Raises QueueFull or Stopping."""
         count = len(request.samples)
+        labels = self.runners[request.model].labels(request)
         with self.lock:
             if self.stopping:
                 raise Stopping("the service is shutting down; try another instance, or again in a moment")
@@ -60,11 +61,10 @@ class Engine:
             self.outstanding += count
             self.links += count * request.links
             self.ended["accepted"] += 1
-        runner = self.runners[request.model]
         ticket = Ticket(
             request,
             images=[None] * count,
-            labels=np.array([runner.label(sample.start) for sample in request.samples], np.int64),
+            labels=labels,
             missing=count,
             links=count * request.links,
         )
@@ -143,10 +143,19 @@ class Engine:
         while not self.mail.empty():
             ticket, leaving = self.mail.get()
             if not leaving:
-                self.rows[ticket] = self.runners[ticket.request.model].rows(ticket.request)
-                self.scheduler.add(ticket.request.model, ticket, ticket.missing)
+                self._admit(ticket)
             elif ticket in self.rows:
                 self._end(ticket, "cancelled", None)
+
+    def _admit(self, ticket: Ticket) -> None:
+        self.rows[ticket] = []
+        try:
+            self.rows[ticket] = self.runners[ticket.request.model].rows(ticket.request)
+        except Exception as error:
+            log.error("a request to %s cannot be planned: %r", ticket.request.model, error)
+            self._end(ticket, "failed", EngineError(f"it cannot be planned: {error!r}"))
+        else:
+            self.scheduler.add(ticket.request.model, ticket, ticket.missing)
 
     def _end(self, ticket: Ticket, how: str, outcome: Result | EngineError | None) -> None:
         """The one place where an accepted request ends."""

@@ -38,11 +38,11 @@ class Row:
 
 
 class Runner:
-    """A family on `device`, and the batch sizes it may run at (powers of two up to `seats`)."""
+    """A family on `device`, and the batch sizes it may run at: powers of two up to `seats`, which is one."""
 
     def __init__(self, family: Family, device: torch.device, seats: int) -> None:
         self.family, self.device = family, device
-        self.buckets = [1 << k for k in range(seats.bit_length()) if 1 << k <= seats]
+        self.buckets = [1 << k for k in range(seats.bit_length())]
         self.plan = lru_cache(maxsize=256)(self._plan)
 
     def rows(self, request: Request) -> list[Row]:
@@ -50,11 +50,23 @@ class Runner:
         plan = self.plan(request.steps, request.sampler)
         return [Row(sample, plan, request.guidance, request.codes) for sample in request.samples]
 
-    def label(self, point: Point) -> int:
-        """The class that `point` is drawn as: the one asked for, else -1, or a random one where the family needs it."""
-        if point.label >= 0 or not self.family.classes or self.family.unconditional:
-            return point.label
-        return int(noise.classes(torch.tensor([point.seed]), torch.tensor([point.index]), self.family.classes))
+    def labels(self, request: Request) -> NDArray[np.int64]:
+        """The class [n] that each image is drawn as: -1 for none, and between two different ones."""
+        ends = [sample.end or sample.start for sample in request.samples]
+        starts = self._classes([sample.start for sample in request.samples])
+        weights = np.array([sample.weight for sample in request.samples])
+        ends_ = self._classes(ends)
+        chosen = np.where(weights >= 1, ends_, starts)
+        return np.where((starts != ends_) & (weights > 0) & (weights < 1), -1, chosen)
+
+    def _classes(self, points: list[Point]) -> NDArray[np.int64]:
+        """The class that each point asks for, else -1, or one that its seed decides where the family needs one."""
+        asked = np.array([point.label for point in points], np.int64)
+        if not self.family.classes or self.family.unconditional or (asked >= 0).all():
+            return asked
+        seeds, indices = (torch.tensor([getattr(point, name) for point in points]) for name in ("seed", "index"))
+        drawn: NDArray[np.int64] = noise.classes(seeds, indices, self.family.classes).numpy()
+        return np.where(asked >= 0, asked, drawn)
 
     @torch.inference_mode()
     def advance(self, rows: list[Row]) -> list[NDArray[Any] | None]:
@@ -142,14 +154,21 @@ class Runner:
         if len(points) > size:
             return self._points(points[:size]) + self._points(points[size:])
         padded = [point for point, _ in points + points[-1:] * (self._bucket(len(points)) - len(points))]
-        labels = self.family.one_hot(self._integers([self.label(point) for point in padded]))
+        labels = self.family.one_hot(torch.from_numpy(self._classes(padded)).to(self.device))
         seeds, indices = (self._integers([getattr(point, name) for point in padded]) for name in ("seed", "index"))
         states = list(self.family.start(seeds, indices, labels, self._padded([link for _, link in points])).unbind())
-        if any(point.image is not None for point in padded):
-            blank = torch.zeros(self.family.data_shape)
-            images = torch.stack([blank if point.image is None else point.image for point in padded]).to(self.device)
-            codes = self.family.encode(images, labels)
-            states = [states[i] if point.image is None else codes[i] for i, point in enumerate(padded)]
+        # Encoding may cost as much as a whole chain, so the two ends of many frames are encoded once.
+        shown = {(id(point.image), point.label): i for i, point in enumerate(padded) if point.image is not None}
+        if shown:
+            images = [image for i in shown.values() if (image := padded[i].image) is not None]
+            codes = self.family.encode(
+                self._padded(images).to(self.device), self._padded([labels[i] for i in shown.values()])
+            )
+            code = dict(zip(shown, codes, strict=False))
+            states = [
+                state if point.image is None else code[id(point.image), point.label]
+                for state, point in zip(states, padded, strict=True)
+            ]
         return list(zip(states[: len(points)], labels[: len(points)].unbind(), strict=True))
 
     def _step(self, rows: list[Row], states: list[Tensor], labels: list[Tensor]) -> list[Tensor]:

@@ -58,7 +58,7 @@ async def interpolate(request: Request) -> Response:
     parameters, files = await schemas.read(request, schemas.Interpolate)
     model = draws.find(state.catalog, parameters.model)
     format_ = images.choose(images.FRAMES, parameters.format, request.headers.get("accept"))
-    ends = [image for file in files for image in uploads.read(file, state.settings.max_pixels)]
+    ends = await uploads.read(files, max_images=2, max_pixels=state.settings.max_pixels)
     draw = draws.interpolate(parameters, model, format_, ends, state.new_seed())
     return await answer(request, draw, format_, fixed=bool(parameters.seed) and draw.repeatable)
 
@@ -77,7 +77,8 @@ async def answer(request: Request, draw: Draw, format_: Format[Drawn], *, fixed:
         headers["Cache-Control"] = "no-store"
     ticket = await state.draw(draw.request, request.receive)
     result = ticket.future.result()
-    drawn = Drawn(result.images, result.labels, {**dict(draw.query[:1]), "seed": draw.seed, "url": draw.location})
+    repeat = {"seed": draw.seed, "url": draw.location} if draw.repeatable else {}
+    drawn = Drawn(result.images, result.labels, {"model": draw.model.name, **repeat})
     content = await encoded(lambda: format_.encode(drawn), len(result.images))
     headers["X-Batch"] = str(ticket.companions)
     return Response(content, media_type=format_.media_type, headers=headers)

@@ -65,7 +65,7 @@ class _Asked(Generic[T]):
 
     async def result(self, request: Request, *, codes: bool) -> Result:
         """Codes, or images, from the engine."""
-        asked = draws.encode(self.parameters, self.model, self.pictures, self.state.settings.max_images, codes=codes)
+        asked = draws.encode(self.parameters, self.model, self.pictures, codes=codes)
         ticket = await self.state.draw(asked, request.receive)
         return ticket.future.result()
 
@@ -83,5 +83,6 @@ async def _read(request: Request, formats: Sequence[Format[T]]) -> _Asked[T]:
     parameters, files = await schemas.read(request, schemas.Encode, state.settings.max_uploads)
     model = draws.find(state.catalog, parameters.model)
     format_ = images.choose(formats, parameters.format, request.headers.get("accept"))
-    pictures = [image for file in files for image in uploads.read(file, state.settings.max_pixels)]
+    limits = {"max_images": state.settings.max_images, "max_pixels": state.settings.max_pixels}
+    pictures = await uploads.read(files, **limits)
     return _Asked(state, parameters, model, format_, pictures)

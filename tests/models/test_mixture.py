@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.mixture import GaussianMixture
 
 from models import mixture
-from models.mixture import Mixture
+from models.mixture import LabelledMixture, Mixture
 
 CENTRES = torch.tensor([[-3.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
 
@@ -90,3 +90,17 @@ def test_only_components_that_have_a_share_are_drawn():
         share = torch.zeros(4)
         share[k] = 0.1
         assert torch.equal(room.draw(choice, eps, share), room.means[k].expand(1001, 2))
+
+
+def test_a_class_that_was_never_seen_is_drawn_as_any():
+    x, which = clusters()
+    room = LabelledMixture(2, 2, 4)
+    room.fit(x, which)
+    label = torch.eye(4)
+    assert torch.equal(room.share(label)[3], room.weights)
+    assert (room.share(label)[:3].sum(1) < 1).all()
+
+
+def test_points_that_are_all_the_same_are_survived():
+    found = mixture.fit(torch.ones(10, 2), 2)
+    assert found.log_density(torch.ones(1, 2).double()).isfinite().all()

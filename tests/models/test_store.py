@@ -83,11 +83,11 @@ def test_a_pickle_in_place_of_the_tensors_is_never_opened(saved):
         store.load(saved)
 
 
-def test_metrics_are_added_and_the_digest_stays(saved):
+def test_new_metrics_take_the_place_of_old_ones_and_the_digest_stays(saved):
     before = store.read_manifest(saved)
     store.annotate(saved, {"fd": 1.0})
     after = store.annotate(saved, {"kid": 2.0})
-    assert after.metrics == {"fd": 1.0, "kid": 2.0}
+    assert after.metrics == {"kid": 2.0}
     assert after.digest == before.digest
     store.load(saved)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 from fastapi import FastAPI
 
 from models import families, store
@@ -82,6 +83,21 @@ async def test_broken_weights_are_named_and_the_others_served(weights: Path, tmp
         assert answer.status_code == 200
         assert "SHA-256" in answer.json()["broken"]["vae"]
         assert "cannot be served" in problem(await client.post("/generate?model=vae"), 404)
+        assert (await client.post("/generate?model=gan")).status_code == 200
+
+
+async def test_weights_that_draw_nonsense_are_named_and_the_others_served(weights: Path, tmp_path: Path) -> None:
+    shutil.copytree(weights / "gan", tmp_path / "gan")
+    family, manifest = store.load(weights / "vae")
+    for parameter in family.decoder.parameters():
+        parameter.fill_(torch.nan)
+    store.save(tmp_path / "vae", family, manifest, b"")
+    app = create_app(Settings(weights=tmp_path, device="cpu", seats=4))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://drawbridge") as client,
+    ):
+        assert "does not draw" in (await client.get("/readyz")).json()["broken"]["vae"]
         assert (await client.post("/generate?model=gan")).status_code == 200
 
 

@@ -86,6 +86,9 @@ async def test_wrong_paths_and_methods(client: httpx.AsyncClient) -> None:
     problem(answer, 405)
     assert set(answer.headers["allow"].split(", ")) == {"GET", "POST"}
     problem(await client.get("/models/nope"), 404)
+    answer = await client.post("/openapi.json")
+    problem(answer, 405)
+    assert "GET" in answer.headers["allow"]
 
 
 async def test_a_full_queue_says_when_to_come_again(client: httpx.AsyncClient) -> None:

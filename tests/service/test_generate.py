@@ -57,6 +57,14 @@ async def test_digits_take_turns(client: httpx.AsyncClient) -> None:
     assert arrays["images"].shape == (5, 28, 28)
 
 
+async def test_digits_take_turns_by_the_image_s_own_index(client: httpx.AsyncClient) -> None:
+    query = {"model": "cgan", "digit": [7, 1, 3], "seed": 0, "format": "npz"}
+    whole = np.load(io.BytesIO((await client.post("/generate", params={**query, "n": 5})).content))
+    rest = np.load(io.BytesIO((await client.post("/generate", params={**query, "n": 3, "first": 2})).content))
+    assert rest["labels"].tolist() == whole["labels"][2:].tolist() == [3, 7, 1]
+    assert np.array_equal(rest["images"], whole["images"][2:])
+
+
 async def test_a_model_that_knows_no_digits_labels_its_images_so(client: httpx.AsyncClient) -> None:
     arrays = np.load(io.BytesIO((await client.post("/generate?model=gan&n=2&format=npz")).content))
     assert arrays["labels"].tolist() == [-1, -1]

@@ -114,6 +114,7 @@ async def test_an_upload_under_another_name_is_refused(client: httpx.AsyncClient
     ("query", "pictures", "complaint"),
     [
         ("model=vae", [png(255)], "send two"),
+        ("model=pca", [png(255)], "send two"),
         ("model=vae&seed=1&seed=2", [png(255)] * 2, "not two seeds"),
         ("model=gan", [png(255)] * 2, "has no encoder"),
         ("model=vae", [png(255), b"no picture"], "does not read as PNG, JPEG or npz"),
@@ -125,3 +126,21 @@ async def test_uploads_that_are_no_ends(
 ) -> None:
     files = [("image", (f"{i}.png", content)) for i, content in enumerate(pictures)]
     assert complaint in problem(await client.post(f"/interpolate?{query}", files=files), 422)
+
+
+async def test_frames_between_two_digits_are_labelled_at_the_ends_alone(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/interpolate?model=cgan&seed=3&digit=1&digit=8&frames=4&format=npz")
+    assert np.load(io.BytesIO(answer.content))["labels"].tolist() == [1, -1, -1, 8]
+    answer = await client.post("/interpolate?model=cgan&seed=3&seed=4&digit=8&frames=3&format=npz")
+    assert np.load(io.BytesIO(answer.content))["labels"].tolist() == [8, 8, 8]
+
+
+@pytest.mark.parametrize("name", ["vae", "ddpm"])
+async def test_the_ends_of_a_way_between_uploads_are_their_reconstructions(
+    client: httpx.AsyncClient, name: str
+) -> None:
+    files = [("image", ("a.png", png(255))), ("image", ("b.png", png(90)))]
+    way = await frames(client, f"model={name}&frames=3", files=files)
+    answer = await client.post(f"/reconstruct?model={name}&format=npz", files=files)
+    back = np.load(io.BytesIO(answer.content))["images"]
+    assert np.array_equal(way[[0, -1]], back)

@@ -125,6 +125,7 @@ def test_a_signal_lets_what_was_accepted_end(weights: Path) -> None:
         ({"port": "http"}, "DRAWBRIDGE_PORT: "),
         ({"port": 70000}, "DRAWBRIDGE_PORT: "),
         ({"seats": 0}, "DRAWBRIDGE_SEATS: "),
+        ({"seats": 48}, "48 is no power of two; 32 is"),
         ({"device": "tpu"}, "DRAWBRIDGE_DEVICE: "),
         ({"device": "cuda"}, "torch sees no GPU"),
     ],

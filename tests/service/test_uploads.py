@@ -1,6 +1,9 @@
 """Uploaded pictures become 28x28 the way MNIST was made."""
 
+import asyncio
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -24,7 +27,7 @@ def written(pixels: np.ndarray, kind: str = "PNG", mode: str | None = None) -> b
 
 def read(content: bytes, max_pixels: int) -> torch.Tensor:
     """The only picture in `content`."""
-    (image,) = uploads.read(content, max_pixels)
+    (image,) = asyncio.run(uploads.read([content], max_images=1, max_pixels=max_pixels))
     return image
 
 
@@ -76,13 +79,13 @@ def test_a_picture_without_a_drawing_is_refused() -> None:
 
 
 def test_too_many_pixels_are_refused_before_they_are_unpacked() -> None:
-    with pytest.raises(InvalidParameter, match="1001x1000 pixels; send at most 1000000"):
+    with pytest.raises(InvalidParameter, match="1001000 pixels where 1000000 more may come"):
         read(written(np.zeros((1000, 1001), np.uint8)), MAX_PIXELS)
 
 
 @pytest.mark.parametrize("content", [b"", b"GIF89a", written(np.eye(300, dtype=np.uint8))[:99], b"\x89PNG\r\n\x1a\n"])
 def test_what_is_no_picture_is_refused(content: bytes) -> None:
-    with pytest.raises(InvalidParameter, match="does not read as PNG, JPEG or npz"):
+    with pytest.raises(InvalidParameter, match="does not read as PNG, JPEG or npz with `images`"):
         read(content, MAX_PIXELS)
 
 
@@ -93,3 +96,50 @@ def test_a_digit_of_mnist_enlarged_comes_back_nearly_as_it_was(mnist_root) -> No
         # A pixel's shift, as rounding the centre may make one, is the most that is allowed.
         shifts = [torch.roll(back[0], (dy, dx), (0, 1)) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
         assert min(float((to_unit(image) - shift).abs().mean()) for shift in shifts) < 0.1
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def hostile_png(width: int, height: int, *more: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(more) + chunk(b"IEND", b"")
+
+
+def hostile_npz(header: str, content: bytes = b"") -> bytes:
+    import zipfile
+
+    padded = header.encode().ljust(117) + b"\n"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("images.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(padded)) + padded + content)
+    return buffer.getvalue()
+
+
+SHAPE = "{'descr': '|u1', 'fortran_order': False, 'shape': %s, }"
+
+
+@pytest.mark.filterwarnings("ignore:.*decompression bomb:Warning")
+@pytest.mark.parametrize(
+    "content",
+    [
+        hostile_png(20_000, 20_000),
+        hostile_png(28, 28, chunk(b"eXIf", b"II*\0"), chunk(b"IDAT", zlib.compress(bytes(29 * 28)))),
+        hostile_npz("{'descr':("),
+        hostile_npz(SHAPE % "(-1, 28, 28)", bytes(20_000_000)),
+        hostile_npz(SHAPE % "(900000, 1, 1)", bytes(900_000)),
+        hostile_npz(SHAPE % "(1, 28, 28)", b"short"),
+        hostile_npz(SHAPE % "(1, 99999, 99999)"),
+        hostile_npz(SHAPE % "(2, 28, 28)", bytes(2 * 784)),
+    ],
+)
+def test_hostile_files_are_refused_and_cost_nothing(content: bytes) -> None:
+    with pytest.raises(InvalidParameter):
+        read(content, MAX_PIXELS)
+
+
+def test_the_pixels_of_all_files_together_are_bounded() -> None:
+    content = written(drawing(600, 600, (100, 100, 300, 200)))
+    with pytest.raises(InvalidParameter, match="360000 pixels where 280000 more may come"):
+        asyncio.run(uploads.read([content] * 3, max_images=10, max_pixels=MAX_PIXELS))

@@ -159,6 +159,32 @@ def test_a_checkpoint_of_other_nets_is_refused_in_one_line(tmp_path, capsys):
     assert not (tmp_path / "weights" / "run").exists()
 
 
+def test_settings_that_make_no_nets_leave_no_run_behind(tmp_path):
+    assert main(["fit", "ddpm", "--data", "digits", "--width", "12", "--run", str(tmp_path / "run")]) == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(40):
+        Image.new("L", (28, 28), 5 * i).save(folder / f"{i}.png")
+    command = ["fit", "gan", "--data", str(folder), "--batch", "8", "--device", "cpu", "--run", str(tmp_path / "run")]
+    assert main([*command, "--epochs", "2"]) == 0
+    for i in range(20):
+        (folder / f"{i}.png").unlink()
+    assert main([*command, "--epochs", "2"]) == 2
+    assert "holds other images" in capsys.readouterr().err
+
+
+def test_images_are_counted_as_often_as_they_are_seen(tmp_path):
+    fit("wgan_gp", tmp_path / "run", "--epochs", "0.2", "--critic-steps", "3")
+    state = weights_of(tmp_path / "run")
+    drawn = state["batches"]["epoch"] * 1497 + state["batches"]["position"]
+    assert state["images"] == drawn >= 0.2 * 1497
+    assert drawn % 3 == 0
+
+
 @pytest.mark.parametrize("precision", ["bf16", "f16"])
 def test_lower_precision_trains(precision, tmp_path):
     assert fit("vae", tmp_path / "run", "--epochs", "0.1", "--precision", precision) == 0
@@ -188,6 +214,9 @@ def test_compiled_training_agrees_with_plain_training(tmp_path):
         (["evaluate", "gan", "-n", "5"], "say nothing about a distribution"),
         (["fit", "nope"], "invalid choice: 'nope'"),
         (["fit", "gan", "--batch", "many"], "invalid int value"),
+        (["fit", "gan", "--data", "digits", "--batch", "0"], "--batch"),
+        (["fit", "ddpm", "--data", "digits", "--width", "12"], "these settings make no ddpm"),
+        (["strip", "runs/x", "x.png", "--every", "0"], "--every"),
         ([], "COMMAND"),
     ],
 )

@@ -43,3 +43,11 @@ def test_images_of_unknown_digit_teach_the_source_alone(acgan):
     known = acgan.loss("discriminator", torch.randn(4, 1, 28, 28), torch.tensor([1, 2, 3, 4]))["classifier"]
     unknown = acgan.loss("discriminator", torch.randn(4, 1, 28, 28), torch.full((4,), -1))["classifier"]
     assert unknown.item() == pytest.approx(known.item() / 2)
+
+
+def test_data_without_labels_teaches_the_source_alone():
+    family = ACGAN(ACGANConfig(generator_width=8, discriminator_width=8), classes=0)
+    for player in family.players:
+        terms = family.loss(player, torch.randn(4, 1, 28, 28), torch.full((4,), -1))
+        assert terms["classifier"].item() == 0
+        assert terms["loss"].isfinite()

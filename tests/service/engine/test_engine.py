@@ -101,6 +101,22 @@ def test_only_the_guilty_row_s_request_fails(engine: Engine, label: int, why: st
     assert engine.outstanding == 0
 
 
+def test_a_request_that_cannot_be_planned_fails_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Request) -> list[object]:
+        raise KeyError("no such sampler")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.runners["walk"], "rows", broken)
+        ticket = engine.submit(ask(2))
+        engine.turn()
+    with pytest.raises(EngineError, match="no such sampler"):
+        ticket.future.result(timeout=0)
+    later = engine.submit(ask(2))
+    finish(engine)
+    assert len(images(later)) == 2
+    assert engine.outstanding == engine.links == 0
+
+
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_again(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(queue_images=10)
     engine.submit(ask(8))

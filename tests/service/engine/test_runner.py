@@ -65,10 +65,25 @@ def test_the_ends_of_a_way_are_the_images_of_its_points(runner: Runner) -> None:
 
 def test_a_family_that_needs_a_class_gets_one_that_the_seed_decides() -> None:
     runner = Runner(small("cgan").for_sampling(), CPU, 8)
-    classes = [runner.label(Point(3, i)) for i in range(500)]
+    points = [Point(3, i) for i in range(500)] + [Point(3, 0, 7)]
+    request = Request("m", tuple(Sample(point) for point in points), 1)
+    classes = runner.labels(request).tolist()
     assert set(classes) == set(range(10))
-    assert classes == [runner.label(Point(3, i)) for i in range(500)]
-    assert runner.label(Point(3, 0, 7)) == 7
+    assert classes[-1] == 7
+    assert runner.labels(Request("m", request.samples[5:6], 1)).tolist() == classes[5:6]
+
+
+def test_two_images_at_the_ends_of_many_frames_are_encoded_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = small("vae").for_sampling()
+    runner = Runner(family, CPU, 16)
+    runner.warm_up()
+    sizes: list[int] = []
+    encode = family.encode
+    monkeypatch.setattr(family, "encode", lambda x, label: sizes.append(len(x)) or encode(x, label))
+    a, b = (Point(0, 0, -1, torch.rand(1, 28, 28)) for _ in range(2))
+    images = chain(runner, [Sample(a, b, i / 9) for i in range(10)], 1)
+    assert len(images) == 10
+    assert sizes == [runner.buckets[0]] * 2
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.25, 0.5, 1.0])
