@@ -88,9 +88,9 @@ def test_what_needs_no_gradients_is_fitted_at_once_and_once(family, tmp_path, ca
 
 @pytest.mark.parametrize("family", BY_GRADIENTS)
 def test_a_run_in_two_parts_is_the_straight_run_to_the_bit(family, tmp_path, monkeypatch):
-    flags = ["--epochs", "0.2", "--every", "200"]
+    flags = ["--epochs", "0.25", "--every", "200"]
     assert fit(family, tmp_path / "straight", *flags) == 0
-    monkeypatch.setattr("training.cli.stopper", lambda _: StopAfter(5))
+    monkeypatch.setattr("training.cli.stopper", lambda _: StopAfter(2))
     assert fit(family, tmp_path / "split", *flags) != 0
     middle = weights_of(tmp_path / "split")["images"]
     monkeypatch.undo()
