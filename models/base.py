@@ -153,7 +153,7 @@ class Family(nn.Module):
 
         None where gradients have nothing to do.
         """
-        return self.players or ("self",)
+        return self.players or (("self",) if any(True for _ in self.parameters()) else ())
 
     def player(self, name: str) -> nn.Module:
         """The module whose parameters `name` may change."""

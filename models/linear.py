@@ -35,3 +35,26 @@ class PrincipalComponents(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """[B, code] -> [B, size]."""
         return z @ self.W.T + self.mean
+
+
+class Identity(nn.Module):
+    """The code that is the data itself."""
+
+    def fit(self, x: Tensor) -> None:
+        """Nothing to estimate."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """[B, size] -> the same."""
+        return x
+
+    def decode(self, z: Tensor) -> Tensor:
+        """[B, size] -> the same."""
+        return z
+
+
+def projection(size: int, code: int) -> tuple[PrincipalComponents | Identity, int]:
+    """The `code` principal components of data of `size` numbers, or the data itself where that is 0 or no fewer.
+
+    Returned with the size of its codes.
+    """
+    return (PrincipalComponents(size, code), code) if 0 < code < size else (Identity(), size)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models import noise
-from models.base import About, Family, Recipe, Rows, Terms
+from models.adversarial import ConvolutionalGAN
+from models.base import About, Recipe, Terms
 from models.losses import cross_entropy, squared_gradient
-from models.nets import Decoder, Encoder
+from models.nets import Encoder
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ACGANConfig:
     gamma: float = field(default=0.1, metadata={"help": "weight of the gradient penalty"})
 
 
-class ACGAN(Family):
+class ACGAN(ConvolutionalGAN):
     """Draws the digit it is asked for. D's first output is the source's logit, the others are the classes'."""
 
     Config = ACGANConfig
@@ -49,14 +49,13 @@ class ACGAN(Family):
 
     def __init__(self, config: ACGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__(config, data_shape, classes)
-        self.generator = Decoder(config.latent + classes, config.generator_width)
         self.discriminator = Encoder(1 + max(classes, 1), config.discriminator_width)
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         # Images of unknown digit are judged for their source alone; G is told some digit for each.
         some = torch.randint_like(label, self.classes) if self.classes else torch.full_like(label, -1)
         asked = torch.where(label >= 0, label, some)
-        generated = self.generate(torch.randn(len(x), self.config.latent, device=x.device), self.one_hot(asked))
+        generated = self.generated(self.one_hot(asked))
         weight = self.config.classifier_weight
         if player == "generator":
             outputs = self.discriminator(generated)
@@ -68,13 +67,3 @@ class ACGAN(Family):
         r1 = squared_gradient(lambda part: self.discriminator(part)[:, 0], x).mean()
         loss = source + weight * classifier + self.config.gamma / 2 * r1
         return {"loss": loss, "source": source, "classifier": classifier, "r1": r1}
-
-    def generate(self, z: Tensor, label: Tensor) -> Tensor:
-        """G(z, y): [B, latent] and [B, classes] -> [B, 1, 28, 28] in [-1, 1]."""
-        return self.generator(torch.cat((z, label), dim=1)).tanh()
-
-    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
-        return noise.first(seed, index, (self.config.latent,))
-
-    def step(self, rows: Rows) -> Tensor:
-        return self.generate(rows.state, rows.label)

@@ -13,14 +13,13 @@ most often (the truncation trick: Brock et al. 2019, section 3.1).
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import noise
-from models.base import About, Family, Recipe, Rows, Terms
+from models.adversarial import ConvolutionalGAN
+from models.base import About, Recipe, Terms
 from models.losses import squared_gradient
-from models.nets import Decoder, Encoder
+from models.nets import Encoder
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class ProjectionDiscriminator(nn.Module):
         return self.logit(h)[:, 0] + (self.embed(label) * h).sum(1)  # [B]
 
 
-class CGAN(Family):
+class CGAN(ConvolutionalGAN):
     """Draws the digit it is asked for."""
 
     Config = CGANConfig
@@ -70,12 +69,11 @@ class CGAN(Family):
 
     def __init__(self, config: CGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__(config, data_shape, classes)
-        self.generator = Decoder(config.latent + classes, config.generator_width)
         self.discriminator = ProjectionDiscriminator(config.discriminator_width, classes)
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         y = self.one_hot(label)
-        generated = self.generate(torch.randn(len(x), self.config.latent, device=x.device), y)
+        generated = self.generated(y)
         if player == "generator":
             margin = self.discriminator(generated, y) - self.discriminator(x, y)
             return {"loss": F.softplus(-margin).mean()}
@@ -91,12 +89,5 @@ class CGAN(Family):
         loss = game + self.config.gamma / 2 * (r1 + r2)
         return {"loss": loss, "game": game, "margin": margin.mean(), "r1": r1, "r2": r2}
 
-    def generate(self, z: Tensor, label: Tensor) -> Tensor:
-        """G(z, y): [B, latent] and [B, classes] -> [B, 1, 28, 28] in [-1, 1]."""
-        return self.generator(torch.cat((z, label), dim=1)).tanh()
-
     def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
-        return self.config.truncation * noise.first(seed, index, (self.config.latent,))
-
-    def step(self, rows: Rows) -> Tensor:
-        return self.generate(rows.state, rows.label)
+        return self.config.truncation * super().start(seed, index, label, link)

@@ -9,14 +9,13 @@ G(z), a pair at a time, and is kept flat around both; that game has no minimum i
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models import noise
-from models.base import About, Family, Recipe, Rows, Terms
+from models.adversarial import ConvolutionalGAN
+from models.base import About, Recipe, Terms
 from models.losses import squared_gradient
-from models.nets import Decoder, Encoder
+from models.nets import Encoder
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class DCGANConfig:
     penalty_share: float = field(default=0.25, metadata={"help": "part of each batch that the penalties are taken on"})
 
 
-class DCGAN(Family):
+class DCGAN(ConvolutionalGAN):
     """Draws a digit, any."""
 
     Config = DCGANConfig
@@ -46,11 +45,10 @@ class DCGAN(Family):
 
     def __init__(self, config: DCGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:
         super().__init__(config, data_shape, classes)
-        self.generator = Decoder(config.latent, config.generator_width)
         self.discriminator = Encoder(1, config.discriminator_width)
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
-        generated = self.generate(torch.randn(len(x), self.config.latent, device=x.device))
+        generated = self.generated(self.one_hot(label))
         if player == "generator":
             return {"loss": F.softplus(self.judge(x) - self.judge(generated)).mean()}
         generated = generated.detach()
@@ -65,13 +63,3 @@ class DCGAN(Family):
     def judge(self, x: Tensor) -> Tensor:
         """D(x): [B, 1, 28, 28] -> [B]."""
         return self.discriminator(x)[:, 0]
-
-    def generate(self, z: Tensor) -> Tensor:
-        """G(z): [B, latent] -> [B, 1, 28, 28] in [-1, 1]."""
-        return self.generator(z).tanh()
-
-    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
-        return noise.first(seed, index, (self.config.latent,))
-
-    def step(self, rows: Rows) -> Tensor:
-        return self.generate(rows.state)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models import noise
 from models.base import CLOSED_FORM, About, Family, Rows
-from models.linear import PrincipalComponents
+from models.linear import projection
 from models.mixture import LabelledMixture
 
 
@@ -43,16 +43,11 @@ class GMM(Family):
 
     def __init__(self, config: GMMConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__(config, data_shape, classes)
-        size = math.prod(data_shape)
-        self.components = PrincipalComponents(size, config.code) if 0 < config.code < size else None
-        self.mixture = LabelledMixture(config.most, config.code if self.components else size, self.classes)
-
-    def moves(self) -> tuple[str, ...]:
-        return ()
+        self.components, size = projection(math.prod(data_shape), config.code)
+        self.mixture = LabelledMixture(config.most, size, self.classes)
 
     def fit(self, x: Tensor, label: Tensor) -> None:
-        if self.components is not None:
-            self.components.fit(x.flatten(1))
+        self.components.fit(x.flatten(1))
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[: self.config.points].to(x.device)
         self.mixture.fit(self.encode(x[order], label[order]).cpu(), label[order].cpu())
 
@@ -61,10 +56,8 @@ class GMM(Family):
         return self.mixture.draw(noise.uniform(seed, index), eps, self.mixture.share(label))
 
     def step(self, rows: Rows) -> Tensor:
-        x = rows.state if self.components is None else self.components.decode(rows.state)
-        return x.unflatten(1, self.data_shape)
+        return self.components.decode(rows.state).unflatten(1, self.data_shape)
 
     def encode(self, x: Tensor, label: Tensor) -> Tensor:
         """[B, *data_shape] -> [B, D]: the point itself, in the mixture's own space."""
-        flat = x.flatten(1)
-        return flat if self.components is None else self.components.encode(flat)
+        return self.components.encode(x.flatten(1))

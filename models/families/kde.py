@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models import noise
 from models.base import CLOSED_FORM, About, Family, Rows
-from models.linear import PrincipalComponents
+from models.linear import projection
 
 BLOCK = 1000
 """Points that are held against all kernels at a time."""
@@ -42,22 +42,17 @@ class KDE(Family):
 
     def __init__(self, config: KDEConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:
         super().__init__(config, data_shape, classes)
-        size = math.prod(data_shape)
-        self.components = PrincipalComponents(size, config.code) if 0 < config.code < size else None
+        self.components, size = projection(math.prod(data_shape), config.code)
         self.points: Tensor
         self.bandwidth: Tensor
         self.count: Tensor
-        self.register_buffer("points", torch.zeros(config.points, config.code if self.components else size))
+        self.register_buffer("points", torch.zeros(config.points, size))
         self.register_buffer("bandwidth", torch.ones(()))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
-    def moves(self) -> tuple[str, ...]:
-        return ()
-
     def fit(self, x: Tensor, label: Tensor) -> None:
         """Keep `points` of x at random, and choose the bandwidth by others."""
-        if self.components is not None:
-            self.components.fit(x.flatten(1))
+        self.components.fit(x.flatten(1))
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).to(x.device)
         held = min(self.config.held_out, len(x) // 5)
         codes = self.encode(x, label)
@@ -91,13 +86,11 @@ class KDE(Family):
         return self.points[chosen] + self.bandwidth * eps
 
     def step(self, rows: Rows) -> Tensor:
-        x = rows.state if self.components is None else self.components.decode(rows.state)
-        return x.unflatten(1, self.data_shape)
+        return self.components.decode(rows.state).unflatten(1, self.data_shape)
 
     def encode(self, x: Tensor, label: Tensor) -> Tensor:
         """[B, *data_shape] -> [B, D]: the point itself, in the density's own space."""
-        flat = x.flatten(1)
-        return flat if self.components is None else self.components.encode(flat)
+        return self.components.encode(x.flatten(1))
 
 
 def _log_density(squared: Tensor, bandwidth: float, size: int) -> Tensor:

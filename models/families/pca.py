@@ -38,9 +38,6 @@ class PCA(Family):
         super().__init__(config, data_shape, classes)
         self.components = PrincipalComponents(math.prod(data_shape), config.code)
 
-    def moves(self) -> tuple[str, ...]:
-        return ()
-
     def fit(self, x: Tensor, label: Tensor) -> None:
         self.components.fit(x.flatten(1))
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from models import noise
-from models.base import About, Family, Recipe, Rows, Terms
+from models.adversarial import ConvolutionalGAN
+from models.base import About, Recipe, Terms
 from models.losses import squared_gradient
-from models.nets import Decoder, Encoder
+from models.nets import Encoder
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class WGANGPConfig:
     critic_steps: int = field(default=5, metadata={"help": "C's moves before each of G's"})
 
 
-class WGANGP(Family):
+class WGANGP(ConvolutionalGAN):
     """Draws a digit, any. The critic has no batch norm: its penalty is an image's own."""
 
     Config = WGANGPConfig
@@ -45,14 +45,13 @@ class WGANGP(Family):
 
     def __init__(self, config: WGANGPConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:
         super().__init__(config, data_shape, classes)
-        self.generator = Decoder(config.latent, config.generator_width)
         self.critic = Encoder(1, config.critic_width)
 
     def moves(self) -> tuple[str, ...]:
         return ("critic",) * self.config.critic_steps + ("generator",)
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
-        generated = self.generate(torch.randn(len(x), self.config.latent, device=x.device))
+        generated = self.generated(self.one_hot(label))
         if player == "generator":
             return {"loss": -self.judge(generated).mean()}
         generated = generated.detach()
@@ -69,13 +68,3 @@ class WGANGP(Family):
     def judge(self, x: Tensor) -> Tensor:
         """C(x): [B, 1, 28, 28] -> [B], any number."""
         return self.critic(x)[:, 0]
-
-    def generate(self, z: Tensor) -> Tensor:
-        """G(z): [B, latent] -> [B, 1, 28, 28] in [-1, 1]."""
-        return self.generator(z).tanh()
-
-    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
-        return noise.first(seed, index, (self.config.latent,))
-
-    def step(self, rows: Rows) -> Tensor:
-        return self.generate(rows.state)

@@ -52,12 +52,11 @@ class Runner:
 
     def labels(self, request: Request) -> NDArray[np.int64]:
         """The class [n] that each image is drawn as: -1 for none, and between two different ones."""
-        ends = [sample.end or sample.start for sample in request.samples]
-        starts = self._classes([sample.start for sample in request.samples])
-        weights = np.array([sample.weight for sample in request.samples])
-        ends_ = self._classes(ends)
-        chosen = np.where(weights >= 1, ends_, starts)
-        return np.where((starts != ends_) & (weights > 0) & (weights < 1), -1, chosen)
+        start = self._classes([sample.start for sample in request.samples])
+        end = self._classes([sample.end or sample.start for sample in request.samples])
+        weight = np.array([sample.weight for sample in request.samples])
+        between = (start != end) & (weight > 0) & (weight < 1)
+        return np.where(between, -1, np.where(weight >= 1, end, start))
 
     def _classes(self, points: list[Point]) -> NDArray[np.int64]:
         """The class that each point asks for, else -1, or one that its seed decides where the family needs one."""

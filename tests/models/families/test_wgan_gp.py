@@ -46,7 +46,7 @@ def test_a_critic_of_slope_one_along_the_way_measures_the_way(wgan):
     wgan.critic = Linear(1.0)
     move = 2 * wgan.critic.slope.view(1, 28, 28)
     x = torch.randn(64, 1, 28, 28)
-    wgan.generate = lambda _: x - move
+    wgan.generate = lambda *_: x - move
     terms = wgan.loss("critic", x, torch.zeros(64))
     assert terms["w1"].item() == pytest.approx(2, abs=1e-3)
     assert terms["loss"].item() == pytest.approx(-2, abs=1e-3)
