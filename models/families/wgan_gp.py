@@ -37,7 +37,7 @@ class WGANGP(ConvolutionalGAN):
         paper="Gulrajani et al., Improved Training of Wasserstein GANs, arXiv 1704.00028; "
         "Arjovsky et al., Wasserstein GAN, arXiv 1701.07875",
     )
-    recipe = Recipe(epochs=100, batch=64, lr=2e-4, betas=(0.0, 0.9), ema=50_000, cosine=True)
+    recipe = Recipe(epochs=40, batch=64, lr=3e-4, betas=(0.0, 0.9), ema=50_000, cosine=True)
     players = ("critic", "generator")
     opponents = ("critic",)
     compiles = False
