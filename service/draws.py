@@ -14,6 +14,7 @@ from service.engine.request import Point, Request, Sample
 from service.errors import InvalidParameter, UnknownModel
 from service.images import Drawn, Format
 from service.schemas import Encode, Generate, Interpolate
+from service.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ def find(catalog: Catalog, name: str) -> Model:
     names = sorted(catalog.models)
     why = f"{name} cannot be served ({catalog.broken[name]})" if name in catalog.broken else f"no model {name!r}"
     raise UnknownModel(f"{why}; there are: {', '.join(names) or 'none'}", models=names)
+
+
+def choose(catalog: Catalog, settings: Settings, parameters: Generate | Interpolate) -> Model:
+    """The model that `parameters` name, else the one that `settings` have for them. Raises UnknownModel."""
+    default = settings.conditional_model if parameters.digit else settings.unconditional_model
+    return find(catalog, default if parameters.model is None else parameters.model)
 
 
 def generate(parameters: Generate, model: Model, format_: Format[Drawn], max_images: int, seed: int) -> Draw:

@@ -17,7 +17,9 @@ Digit = Annotated[int, Field(ge=0)]
 class _Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field(description="Name of the weights; GET /models lists them.")
+    model: str | None = Field(
+        None, description="Name of the weights; GET /models lists them, and says which draw where none is named."
+    )
     steps: int | None = Field(None, ge=1, description="Links of the chain, for models that take more than one.")
     sampler: str | None = Field(None, description="How the chain is walked, for models that give a choice.")
     guidance: float | None = Field(

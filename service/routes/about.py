@@ -20,9 +20,10 @@ PROBE_SECONDS = 10.0
 
 @router.get("/models", tags=["models"])
 async def models(request: Request) -> dict[str, Any]:
-    """The models, and what each takes."""
-    catalog = request.app.state.service.catalog
-    return {"models": [model.describe() for model in catalog.models.values()]}
+    """The models, what each takes, and which draw where a request names none."""
+    state: State = request.app.state.service
+    defaults = {"unconditional": state.settings.unconditional_model, "conditional": state.settings.conditional_model}
+    return {"models": [model.describe() for model in state.catalog.models.values()], "defaults": defaults}
 
 
 @router.get("/models/{name}", tags=["models"])

@@ -44,10 +44,10 @@ async def generate(request: Request) -> Response:
     parameters, files = await schemas.read(request, schemas.Generate)
     if files:
         raise InvalidParameter("image: /generate takes none; /interpolate does")
-    model = draws.find(state.catalog, parameters.model)
+    model = draws.choose(state.catalog, state.settings, parameters)
     format_ = images.choose(images.STILLS, parameters.format, request.headers.get("accept"))
     draw = draws.generate(parameters, model, format_, state.settings.max_images, state.new_seed())
-    return await answer(request, draw, format_, fixed=parameters.seed is not None)
+    return await answer(request, draw, format_, fixed=None not in (parameters.model, parameters.seed))
 
 
 @router.get("/interpolate", **documented(schemas.Interpolate, images.FRAMES))
@@ -56,11 +56,11 @@ async def interpolate(request: Request) -> Response:
     """Draw the way from one image to another: two seeds, two digits at one seed, or two uploads (fields `image`)."""
     state: State = request.app.state.service
     parameters, files = await schemas.read(request, schemas.Interpolate)
-    model = draws.find(state.catalog, parameters.model)
+    model = draws.choose(state.catalog, state.settings, parameters)
     format_ = images.choose(images.FRAMES, parameters.format, request.headers.get("accept"))
     ends = await uploads.read(files, max_images=2, max_pixels=state.settings.max_pixels)
     draw = draws.interpolate(parameters, model, format_, ends, state.new_seed())
-    return await answer(request, draw, format_, fixed=bool(parameters.seed) and draw.repeatable)
+    return await answer(request, draw, format_, fixed=bool(parameters.model and parameters.seed) and draw.repeatable)
 
 
 async def answer(request: Request, draw: Draw, format_: Format[Drawn], *, fixed: bool) -> Response:

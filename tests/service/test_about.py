@@ -31,6 +31,11 @@ async def test_models_say_what_they_take(client: httpx.AsyncClient) -> None:
     assert models["ddpm"]["takes"]["guidance"] == {"minimum": 0.0, "maximum": 10.0, "default": 2.5}
 
 
+async def test_models_say_which_draw_where_none_is_named(client: httpx.AsyncClient) -> None:
+    defaults = (await client.get("/models")).json()["defaults"]
+    assert defaults == {"unconditional": "dcgan", "conditional": "cgan"}
+
+
 async def test_what_a_model_says_it_takes_it_takes(client: httpx.AsyncClient) -> None:
     for model in (await client.get("/models")).json()["models"]:
         takes = model["takes"]
@@ -109,7 +114,7 @@ async def test_without_any_weights_nothing_is_ready_and_everything_says_why(tmp_
     ):
         assert (await client.get("/readyz")).status_code == 503
         assert "there are: none" in problem(await client.post("/generate?model=gan"), 404)
-        assert (await client.get("/models")).json() == {"models": []}
+        assert (await client.get("/models")).json()["models"] == []
 
 
 async def test_the_docs_need_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:

@@ -21,7 +21,6 @@ async def test_an_unknown_model_is_answered_with_those_there_are(client: httpx.A
 @pytest.mark.parametrize(
     ("query", "complaint"),
     [
-        ("", "model: Field required"),
         ("model=gan&digit=3", "gan cannot be told which digit"),
         ("model=cgan&digit=10", "cgan draws 0 to 9"),
         ("model=cgan&digit=-1", "digit.0"),

@@ -34,6 +34,16 @@ async def test_an_answer_says_how_to_draw_it_again(client: httpx.AsyncClient) ->
     assert again.headers["x-model-digest"] == answer.headers["x-model-digest"]
 
 
+@pytest.mark.parametrize(("digit", "model"), [([], "dcgan"), ([7], "cgan")])
+async def test_a_request_that_names_no_model_gets_the_default_one(
+    client: httpx.AsyncClient, digit: list[int], model: str
+) -> None:
+    answer = await client.get("/generate", params={"digit": digit, "seed": 3})
+    assert httpx.URL(answer.headers["content-location"]).params["model"] == model
+    assert answer.headers["cache-control"] == "no-store", "another default would be another draw"
+    assert answer.content == (await client.get(answer.headers["content-location"])).content
+
+
 async def test_without_a_seed_every_draw_is_another(client: httpx.AsyncClient) -> None:
     answers = [await client.post("/generate", params={"model": "gan"}) for _ in range(3)]
     assert len({answer.headers["x-seed"] for answer in answers}) == 3
