@@ -11,13 +11,12 @@ MEAN, STD = -0.3, 0.15
 
 
 class GaussianFlow(nn.Module):
-    """E[x - eps | x_t] where x ~ N(m, s^2): the slope that training would find."""
+    """E[x | x_t] where x ~ N(m, s^2): the guess that training would find."""
 
     def forward(self, x, time, label):
         t = time.view(-1, 1, 1, 1)
-        covariance = t * STD**2 - (1 - t)
         variance = t**2 * STD**2 + (1 - t) ** 2
-        return MEAN + covariance / variance * (x - t * MEAN)
+        return MEAN + t * STD**2 / variance * (x - t * MEAN)
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def drawn(flow, steps, sampler):
     return draw(flow, torch.zeros_like(index), index, torch.zeros(16, 10), steps=steps, sampler=sampler)
 
 
-@pytest.mark.parametrize(("sampler", "steps"), [("heun", 24), ("heun", 25), ("euler", 100)])
+@pytest.mark.parametrize(("sampler", "steps"), [("heun", 40), ("heun", 41), ("euler", 100)])
 @torch.inference_mode()
 def test_on_a_gaussian_mean_and_variance_come_out_right(flow, sampler, steps):
     x = drawn(flow, steps, sampler)
@@ -56,11 +55,8 @@ def test_a_straight_flow_arrives_whatever_the_steps(flow, sampler, steps):
             return torch.full_like(x, 0.25)
 
     flow.unet = Straight()
-    index = torch.arange(2)
-    start = flow.start(torch.zeros_like(index), index, torch.zeros(2, 10), torch.zeros(2, 4))
-    expected = (start[:, :1] + 0.25).clamp(-1, 1)
-    x = draw(flow, torch.zeros_like(index), index, torch.zeros(2, 10), steps=steps, sampler=sampler)
-    torch.testing.assert_close(x, expected)
+    x = drawn(flow, steps, sampler)
+    torch.testing.assert_close(x, torch.full_like(x, 0.25))
 
 
 @torch.inference_mode()
@@ -72,10 +68,10 @@ def test_inversion_leads_back_to_the_image(flow):
     line, zero = torch.ones(4, 1), torch.zeros(4, dtype=torch.int64)
     for link in flow.plan(40, "heun"):
         state = flow.step(Rows(state, label, link * line, line[:, 0], zero, zero, zero))
-    assert (flow.decode(state) - x).abs().mean().item() < 0.01
+    assert (flow.decode(state) - x).abs().mean().item() < 0.1 * STD
 
 
-def test_its_loss_is_least_for_the_slope_it_should_learn():
+def test_its_loss_is_least_for_the_guess_it_should_learn():
     family = Flow(FlowConfig(width=8))
     x = MEAN + STD * torch.randn(256, 1, 28, 28)
     losses = []
