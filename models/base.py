@@ -143,7 +143,10 @@ class Family(nn.Module):
         raise NotImplementedError(f"{self.name} has no encoder")
 
     def log_likelihood(self, x: Tensor, label: Tensor) -> Tensor:
-        """log p(x) in nats, or a lower bound of it, of data x [B, *data_shape]: [B]."""
+        """log p(x) in nats, or a lower bound of it, of data x [B, *data_shape]: [B].
+
+        Families that know a density of codes alone give the codes' own.
+        """
         raise NotImplementedError(f"{self.name} knows no likelihood")
 
     # -- training ------------------------------------------------------------------------------------------------------
@@ -180,6 +183,17 @@ class Family(nn.Module):
         """The name of the family's file."""
         return type(self).__module__.rpartition(".")[2]
 
+    def defaults(self) -> dict[str, Any]:
+        """The `steps`, `sampler` and `guidance` of who asks for none, as far as there is anything to choose."""
+        defaults: dict[str, Any] = {}
+        if self.steps.minimum < self.steps.maximum:
+            defaults["steps"] = self.steps.default
+        if self.samplers:
+            defaults["sampler"] = self.samplers[0]
+        if self.guidance is not None:
+            defaults["guidance"] = self.guidance.default
+        return defaults
+
     def one_hot(self, label: Tensor) -> Tensor:
         """Label [B] int64 in -1..classes-1 -> [B, classes] float32; -1 becomes zeros."""
         return (label[:, None] == torch.arange(self.classes, device=label.device)).to(torch.float32)
@@ -205,8 +219,24 @@ def draw(
 
     The engine does the same a link at a time, for rows that came at different times.
     """
+    first = family.plan(steps, sampler)[:1].to(seed.device).expand(len(seed), -1)
+    state = family.start(seed, index, label, first)
+    return follow(family, state, seed, index, label, steps=steps, sampler=sampler, guidance=guidance)
+
+
+def follow(
+    family: Family,
+    state: Tensor,
+    seed: Tensor,
+    index: Tensor,
+    label: Tensor,
+    *,
+    steps: int,
+    sampler: str | None = None,
+    guidance: float = 1.0,
+) -> Tensor:
+    """Data [B, *data_shape] at the end of the chain from start states [B, *S], otherwise as `draw`."""
     plan = family.plan(steps, sampler).to(seed.device)
-    state = family.start(seed, index, label, plan[:1].expand(len(seed), -1))
     strength = torch.full((len(seed),), guidance, device=seed.device)
     for k, link in enumerate(plan, start=1):
         line = link.expand(len(seed), -1)

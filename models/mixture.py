@@ -107,6 +107,12 @@ class Mixture(nn.Module):
             buffer.zero_()
             buffer[:count].copy_(value)
 
+    def log_density(self, x: Tensor) -> Tensor:
+        """log p(x) in nats of the whole mixture for x [N, size]: [N] float64."""
+        held = self.weights > 0
+        found = Fitted(self.weights[held].double(), self.means[held].double(), self.cholesky[held].double())
+        return found.log_density(x.double())
+
     def draw(self, choice: Tensor, eps: Tensor, share: Tensor | None = None) -> Tensor:
         """Points [B, size] from choice [B] float64 in (0, 1) and eps [B, size] standard normals.
 

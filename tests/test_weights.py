@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models import store
-from training import evaluate, judge
+from training import judge, sources
 
 ROOT = Path(__file__).parent.parent / "weights"
 NAMES = store.listing(ROOT)
@@ -33,7 +33,7 @@ def test_all_weights_together_are_small_enough_to_clone():
 def test_the_digit_that_is_asked_for_is_drawn_as_often_as_the_manifest_says(name):
     family, manifest = store.load(ROOT / name)
     steps = {"steps": 10} if family.steps.minimum < 10 <= family.steps.maximum else {}
-    drawn = evaluate.sample(family, manifest, seed=1, count=200, **steps)
+    drawn = sources.sample(family, manifest, seed=1, count=200, **steps)
     right = (judge.load("report").look(drawn.images)[1].argmax(1) == drawn.asked).double().mean()
     # Three deviations of a mean of 200.
     expected = manifest.metrics["accuracy"]
@@ -43,5 +43,5 @@ def test_the_digit_that_is_asked_for_is_drawn_as_often_as_the_manifest_says(name
 def test_no_two_draws_are_the_same():
     for name in NAMES:
         family, manifest = store.load(ROOT / name)
-        drawn = evaluate.sample(family, manifest, seed=2, count=50)
+        drawn = sources.sample(family, manifest, seed=2, count=50)
         assert len(torch.unique(drawn.images.flatten(1), dim=0)) == 50

@@ -195,6 +195,10 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("-n", type=int, default=10_000, help="draws a seed")
     command.add_argument("--seeds", type=int, nargs="+", default=[0])
     command.add_argument("--judge", choices=judge.NAMES, default="report")
+    command.add_argument("--against", metavar="URL", help="judge a running service, not the weights that lie here")
+    command.add_argument(
+        "--taught", action="store_true", help="also train a classifier on 60,000 draws and test it on real images"
+    )
     command.add_argument("--write", action="store_true", help="put the figures into the manifests")
     add_plan(command, "in place of what the manifest gives a request that names none; likewise below")
     command.set_defaults(command=lambda args: evaluate.command(args, plan(args)))

@@ -2,34 +2,33 @@
 
 import argparse
 import dataclasses
+import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from models import store
-from models.base import Family, draw
+from models.base import Family, follow
 from models.pixels import to_uint8, to_unit
 from models.store import Manifest
 from training import data, judge, metrics
-from training.config import ConfigError, check_plan
+from training.config import ConfigError
 from training.data import Dataset
 from training.judge import Judge
+from training.sources import BATCH, Drawn, Service, Source, Weights, sample
 
-BATCH = 64
 FEWEST = 100
+RECONSTRUCTED = 1000
+"""Test images that are taken through a code and back."""
+TAUGHT, TAUGHT_EPOCHS = 60_000, 3
+"""Samples that a classifier learns from, and how often it sees each."""
+CAS = "classification_accuracy_score"
+PROPERTIES = ("test_elbo", "test_log_density", "reconstruction_error", "cost", CAS)
 COLUMNS = ("mnist_cnn_fd", "kid", "precision", "recall", "density", "coverage", "accuracy", "worst_digit")
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawn:
-    """Samples, and what they were asked to be."""
-
-    images: Tensor
-    """[N, 1, 28, 28] uint8."""
-    asked: Tensor | None
-    """[N] int64, or None where the model cannot be asked."""
 
 
 class Bench:
@@ -68,30 +67,51 @@ class Bench:
 
 
 @torch.inference_mode()
-def sample(family: Family, manifest: Manifest, seed: int, count: int, **asked: Any) -> Drawn:
-    """Images 0..count-1 of `seed` with the manifest's defaults, or what `asked` puts in their place.
+def properties(family: Family, manifest: Manifest, test: Dataset) -> dict[str, Any]:
+    """What is measured of the weights themselves and not of their draws, as far as there is any of it.
 
-    Digits take turns, where the model can be asked for one.
+    `test_elbo` or `test_log_density`: mean log-likelihood of the test images in nats, as a bound or exact.
+    `reconstruction_error`: mean squared difference of pixels in [0, 1] over the first test images.
     """
-    asked = {"steps": family.steps.default, **manifest.defaults, **asked}
-    index = torch.arange(count)
-    label = index % max(family.classes, 1)
-    images = []
-    for part in index.split(BATCH):
-        seeds = torch.full_like(part, seed)
-        images.append(to_uint8(draw(family, seeds, part, family.one_hot(label[part]), **asked)))
-    return Drawn(torch.cat(images), label if family.classes else None)
+    figures: dict[str, Any] = {"cost": cost(family, manifest)}
+    label = family.one_hot(test.labels)
+    if family.likelihood:
+        parts = zip(to_unit(test.images).split(500), label.split(500), strict=True)
+        nats = torch.cat([family.log_likelihood(x, y) for x, y in parts])
+        figures["test_elbo" if family.likelihood == "bound" else "test_log_density"] = float(nats.double().mean())
+    if family.encodes:
+        parts = zip(to_unit(test.images[:RECONSTRUCTED]).split(BATCH), label[:RECONSTRUCTED].split(BATCH), strict=True)
+        errors = torch.cat([_reconstruction_errors(family, manifest, x, y) for x, y in parts])
+        figures["reconstruction_error"] = float(errors.double().mean())
+    return figures
 
 
-@torch.inference_mode()
-def likelihood(family: Family, test: Dataset) -> dict[str, float]:
-    """Mean log-likelihood of the test images in nats, under a name that says whether it is a bound; or nothing."""
-    if not family.likelihood:
-        return {}
-    parts = zip(test.images.split(500), test.labels.split(500), strict=True)
-    nats = torch.cat([family.log_likelihood(to_unit(x), family.one_hot(label)) for x, label in parts])
-    name = "test_elbo" if family.likelihood == "bound" else "test_log_density"
-    return {name: float(nats.double().mean())}
+def cost(family: Family, manifest: Manifest) -> dict[str, Any]:
+    """What an image costs with the manifest's defaults: multiplications, and images a second on this machine's CPU."""
+    with FlopCounterMode(display=False) as counter:
+        sample(family, manifest, seed=0, count=1)
+    times = []
+    for seed in range(5):
+        begin = time.perf_counter()
+        sample(family, manifest, seed, BATCH)
+        times.append(time.perf_counter() - begin)
+    speed = BATCH / statistics.median(times)
+    return {"macs": counter.get_total_flops() // 2, "images_per_second": speed, "threads": torch.get_num_threads()}
+
+
+def _reconstruction_errors(family: Family, manifest: Manifest, x: Tensor, label: Tensor) -> Tensor:
+    """Mean squared difference of x [B, 1, 28, 28] from what comes back of it: [B]."""
+    asked = {"steps": family.steps.default, **family.defaults(), **manifest.defaults, **family.inversion}
+    zero = torch.zeros(len(x), dtype=torch.int64)
+    back = follow(family, family.encode(x, label), zero, zero, label, **asked)
+    return ((to_uint8(back).double() - to_uint8(x).double()) / 255).square().mean((1, 2, 3))
+
+
+def taught(images: Tensor, labels: Tensor, test: Dataset) -> dict[str, float]:
+    """How well a classifier that has seen nothing but these images knows the test split (Ravuri & Vinyals 2019)."""
+    samples = data.make("samples", images, labels, test.classes)
+    pupil = Judge("pupil", judge.train("select", samples, TAUGHT_EPOCHS, log=lambda _: None), 0.0, "")
+    return {CAS: float((pupil.look(test.images)[1].argmax(1) == test.labels).double().mean())}
 
 
 def over_seeds(measure: Callable[[int], dict[str, Any]], seeds: list[int]) -> dict[str, Any]:
@@ -109,34 +129,60 @@ def command(args: argparse.Namespace, plan: dict[str, Any]) -> None:
 
     `plan` goes in place of the manifests' defaults: `steps`, `sampler`, `guidance`.
     """
-    names = store.listing(args.weights) if args.all else args.names
+    source: Source = Service(args.against) if args.against else Weights(args.weights)
+    names = source.names() if args.all else args.names
+    _check(args, names, plan)
+    judge_ = judge.load(args.judge)
+    bench = Bench(judge_, *(data.load("mnist", args.data_root, split) for split in ("train", "test")))
+    floor = bench.floor(args.n)
+    if args.taught:
+        floor |= taught(bench.train.images, bench.train.labels, bench.test)
+    print(f"{args.n} images against the 10,000 of the test split, by the judge {judge_.name!r}", flush=True)
+    print("".join(f"{title:>13}" for title in ("", *COLUMNS)))
+    _print_row("real", floor)
+    _print_properties(floor)
+    for name in names:
+        figures = over_seeds(lambda seed: bench.measure(source.sample(name, seed, args.n, **plan)), args.seeds)  # noqa: B023
+        _print_row(name, figures)
+        if not args.against:
+            figures |= properties(*store.load(args.weights / name), bench.test)
+        if args.taught and "accuracy" in figures:
+            drawn = source.sample(name, args.seeds[0], TAUGHT, **plan)
+            assert drawn.asked is not None
+            figures |= taught(drawn.images, drawn.asked, bench.test)
+        _print_properties(figures)
+        if args.write:
+            measured = {"samples": args.n, "seeds": args.seeds, "judge": {"name": judge_.name, "digest": judge_.digest}}
+            former = store.read_manifest(args.weights / name).metrics
+            real = {**_costly(former.get("real", {})), **floor}
+            store.annotate(args.weights / name, {**_costly(former), **figures, **measured, "real": real})
+
+
+def _check(args: argparse.Namespace, names: list[str], plan: dict[str, Any]) -> None:
+    """Raises ConfigError where the flags do not go together."""
     if not names:
         raise ConfigError("name the weights to measure, or give --all")
     if args.write and plan:
         raise ConfigError("--write is for figures of the weights as served; leave out --steps, --sampler, --guidance")
     if args.write and args.judge != "report":
         raise ConfigError("--write is for figures by the judge that nothing was chosen by; leave out --judge")
+    if args.write and args.against:
+        raise ConfigError("--write is for the weights that lie here; leave out --against")
     if args.n < FEWEST:
         raise ConfigError(f"-n {args.n}: fewer than {FEWEST} samples say nothing about a distribution")
-    judge_ = judge.load(args.judge)
-    bench = Bench(judge_, *(data.load("mnist", args.data_root, split) for split in ("train", "test")))
-    floor = bench.floor(args.n)
-    print(f"{args.n} images against the 10,000 of the test split, by the judge {judge_.name!r}", flush=True)
-    print("".join(f"{title:>13}" for title in ("", *COLUMNS)))
-    _print_row("real", floor)
-    for name in names:
-        family, manifest = store.load(args.weights / name)
-        check_plan(family, plan)
-        figures = over_seeds(lambda seed: bench.measure(sample(family, manifest, seed, args.n, **plan)), args.seeds)  # noqa: B023
-        _print_row(name, figures)
-        nats = likelihood(family, bench.test)
-        for title, value in nats.items():
-            print(f"{'':>13}{title}: {value:.2f} nats an image")
-        if args.write:
-            measured = {"samples": args.n, "seeds": args.seeds, "judge": {"name": judge_.name, "digest": judge_.digest}}
-            store.annotate(args.weights / name, {**figures, **nats, **measured, "real": floor})
+
+
+def _costly(figures: dict[str, Any]) -> dict[str, Any]:
+    """What stays true of the same weights, and is not measured each time for it takes long."""
+    return {CAS: figures[CAS]} if CAS in figures else {}
 
 
 def _print_row(name: str, figures: dict[str, Any]) -> None:
     cells = (f"{figures[column]:13.4f}" if column in figures else f"{'':>13}" for column in COLUMNS)
     print(f"{name:>13}" + "".join(cells), flush=True)
+
+
+def _print_properties(figures: dict[str, Any]) -> None:
+    for name in PROPERTIES:
+        if name in figures:
+            print(f"{'':>13}{name}: {figures[name]}", flush=True)

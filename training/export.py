@@ -37,10 +37,10 @@ def export(run: Path, directory: Path, which: str, defaults: dict[str, Any], dat
     trainer.fit()
     manifest = Manifest(
         family=config.family,
-        config=config.model,
+        config=dataclasses.asdict(config.model_config()),
         data_shape=family.data_shape,
         classes=dataset.classes if family.conditional else (),
-        defaults={**family_defaults(family), **defaults},
+        defaults={**family.defaults(), **defaults},
         dataset={"name": config.data, "digest": dataset.digest, "images": len(dataset.images)},
         training={
             "images_seen": trainer.seen,
@@ -56,18 +56,6 @@ def export(run: Path, directory: Path, which: str, defaults: dict[str, Any], dat
     )
     samples = fixed_samples(family, torch.device("cpu"), 100, **manifest.defaults)
     return store.save(directory, family, manifest, grid_png(samples))
-
-
-def family_defaults(family: Any) -> dict[str, Any]:
-    """What a family gives a request that says nothing, as far as it has anything to choose."""
-    defaults: dict[str, Any] = {}
-    if family.steps.minimum < family.steps.maximum:
-        defaults["steps"] = family.steps.default
-    if family.samplers:
-        defaults["sampler"] = family.samplers[0]
-    if family.guidance is not None:
-        defaults["guidance"] = family.guidance.default
-    return defaults
 
 
 def _commit() -> str:

@@ -7,7 +7,7 @@ There are two, of different widths and seeds: `report` gives the figures that ar
 import hashlib
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ def load(name: str) -> Judge:
     return Judge(name, net, accuracy, digest)
 
 
-def train(name: str, train_data: Dataset, epochs: int = EPOCHS) -> CNN:
+def train(name: str, train_data: Dataset, epochs: int = EPOCHS, log: Callable[[str], None] = print) -> CNN:
     """A classifier trained on small shifts, turns and stretches of the data, its learning rate on one cycle."""
     torch.manual_seed(NAMES.index(name))
     net = CNN(WIDTHS[name]).to(memory_format=torch.channels_last)
@@ -110,7 +110,7 @@ def train(name: str, train_data: Dataset, epochs: int = EPOCHS) -> CNN:
         optimizer.step()
         schedule.step()
         if i % 200 == 0:
-            print(f"{name}: iteration {i} of {iterations}, loss {float(loss.detach()):.4f}", flush=True)
+            log(f"{name}: iteration {i} of {iterations}, loss {float(loss.detach()):.4f}")
     return net.eval()
 
 

@@ -1,13 +1,15 @@
 """Distances and coverage between two clouds of features: x real, y generated, [N, D] and [M, D]. Pure functions.
 
-Moments and kernels, which subtract large numbers, run in float64; distances between points in the clouds' own type.
+Frechet's distance and the kernel's are torchmetrics', in float64 for they subtract large numbers; distances between
+points run in the clouds' own type.
 """
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 BLOCK = 1000
 """Rows that are held against a whole cloud at a time."""
@@ -15,25 +17,27 @@ BLOCK = 1000
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:
     """|mu_x - mu_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2)) (Frechet 1957; as a score: Heusel et al. 2017)."""
-    x, y = x.double(), y.double()
-    covariances = torch.cov(x.T), torch.cov(y.T)
-    # The trace of the root of a product is the sum of the roots of its eigenvalues, those of a symmetric matrix here.
-    values, vectors = torch.linalg.eigh(covariances[0])
-    root = vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.T
-    product = torch.linalg.eigvalsh(root @ covariances[1] @ root).clamp(min=0).sqrt().sum()
-    mean = (x.mean(0) - y.mean(0)).square().sum()
-    return float(mean + covariances[0].trace() + covariances[1].trace() - 2 * product)
+    # Imported here and below because torchmetrics takes seconds, which every command would wait for.
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    metric = FrechetInceptionDistance(feature=_Given(x.shape[1]))
+    metric.update(x.double(), real=True)
+    metric.update(y.double(), real=False)
+    # What rounding leaves of nothing may lie below it.
+    return max(0.0, float(metric.compute()))
 
 
 def kernel_distance(x: Tensor, y: Tensor, block: int = BLOCK) -> float:
-    """Unbiased squared MMD with the kernel (x.y / D + 1)^3, averaged over blocks (KID: Binkowski et al. 2018)."""
-    block = min(block, len(x), len(y))
-    count = min(len(x), len(y)) // block * block
-    # Blocks must be drawn at random: a test split that is sorted by its writers would differ from itself.
-    generator = torch.Generator().manual_seed(0)
-    x, y = (cloud.double()[torch.randperm(len(cloud), generator=generator)[:count]] for cloud in (x, y))
-    pairs = zip(x.split(block), y.split(block), strict=True)
-    return float(torch.stack([_squared_mmd(a, b) for a, b in pairs]).mean())
+    """Unbiased squared MMD with the kernel (x.y / D + 1)^3, mean of 100 subsets (KID: Binkowski et al. 2018)."""
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    with warnings.catch_warnings(), torch.random.fork_rng():
+        warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance` will save all extracted features")
+        torch.manual_seed(0)
+        metric = KernelInceptionDistance(feature=_Given(x.shape[1]), subset_size=min(block, len(x), len(y)))
+        metric.update(x.double(), real=True)
+        metric.update(y.double(), real=False)
+        return float(metric.compute()[0])
 
 
 @dataclass(frozen=True)
@@ -95,16 +99,18 @@ def interval(values: list[float]) -> float:
     return float(t.ppf(0.975, len(values) - 1) * spread / math.sqrt(len(values)))
 
 
-def _squared_mmd(x: Tensor, y: Tensor) -> Tensor:
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return (a @ b.T / a.shape[1] + 1) ** 3
-
-    m, n = len(x), len(y)
-    xx, yy, xy = kernel(x, x), kernel(y, y), kernel(x, y)
-    return (xx.sum() - xx.trace()) / (m * (m - 1)) + (yy.sum() - yy.trace()) / (n * (n - 1)) - 2 * xy.mean()
-
-
 def _radii(x: Tensor, k: int) -> Tensor:
     """Distance of each row to its k-th nearest other one: [N]."""
     # The nearest of all is the row itself.
     return torch.cat([torch.cdist(rows, x).kthvalue(k + 1).values for rows in x.split(BLOCK)])
+
+
+class _Given(nn.Module):
+    """For metrics that want a net: the features themselves, of `num_features` numbers."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features

@@ -38,6 +38,7 @@ class KDE(Family):
     )
     recipe = CLOSED_FORM
     encodes = True
+    likelihood = "exact"
     config: KDEConfig
 
     def __init__(self, config: KDEConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:
@@ -79,6 +80,9 @@ class KDE(Family):
         points, bandwidth = self.points[: int(self.count)].double(), float(self.bandwidth)
         parts = [torch.cdist(part.double(), points).square() for part in z.split(BLOCK)]
         return torch.cat([_log_density(part, bandwidth, z.shape[1]) for part in parts])
+
+    def log_likelihood(self, x: Tensor, label: Tensor) -> Tensor:
+        return self.log_density(self.encode(x, label))
 
     def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
         chosen = (noise.uniform(seed, index) * self.count).long()

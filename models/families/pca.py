@@ -9,7 +9,9 @@ is drawing from a Gaussian on a plane of the image space.
 import math
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
+from torch.distributions import Normal
 
 from models import noise
 from models.base import CLOSED_FORM, About, Family, Rows
@@ -32,6 +34,7 @@ class PCA(Family):
     )
     recipe = CLOSED_FORM
     encodes = True
+    likelihood = "exact"
     config: PCAConfig
 
     def __init__(self, config: PCAConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:
@@ -40,6 +43,10 @@ class PCA(Family):
 
     def fit(self, x: Tensor, label: Tensor) -> None:
         self.components.fit(x.flatten(1))
+
+    def log_likelihood(self, x: Tensor, label: Tensor) -> Tensor:
+        spread = self.components.variance.sqrt()
+        return Normal(torch.zeros_like(spread), spread).log_prob(self.encode(x, label)).sum(1)
 
     def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
         eps = noise.first(seed, index, (self.config.code,))

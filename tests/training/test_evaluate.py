@@ -10,9 +10,15 @@ from torch import Tensor
 
 from models import noise
 from models.base import Family, Range, Rows
+from models.families.ddpm import DDPM, DDPMConfig
+from models.families.gan import GAN, GANConfig
+from models.families.pca import PCA, PCAConfig
+from models.pixels import to_unit
 from models.store import Manifest
-from training import data, evaluate, judge
-from training.evaluate import Bench, Drawn
+from training import data, evaluate, judge, sources
+from training.cli import main
+from training.evaluate import Bench
+from training.sources import Drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +71,7 @@ def bench() -> Bench:
 
 
 def test_digits_are_asked_for_in_turn_with_the_defaults_of_the_manifest() -> None:
-    drawn = evaluate.sample(Shade(NoConfig()), card(steps=3), seed=0, count=130)
+    drawn = sources.sample(Shade(NoConfig()), card(steps=3), seed=0, count=130)
     assert drawn.asked is not None
     assert drawn.asked.tolist() == [i % 10 for i in range(130)]
     assert drawn.images.dtype == torch.uint8
@@ -74,19 +80,19 @@ def test_digits_are_asked_for_in_turn_with_the_defaults_of_the_manifest() -> Non
 
 
 def test_a_manifest_without_defaults_gets_those_of_the_family() -> None:
-    assert int(evaluate.sample(Shade(NoConfig()), card(), seed=0, count=1).images.max()) == 2
+    assert int(sources.sample(Shade(NoConfig()), card(), seed=0, count=1).images.max()) == 2
 
 
 def test_what_is_asked_wins_over_the_manifest() -> None:
-    assert int(evaluate.sample(Shade(NoConfig()), card(steps=3), seed=0, count=1, steps=4).images.max()) == 4
+    assert int(sources.sample(Shade(NoConfig()), card(steps=3), seed=0, count=1, steps=4).images.max()) == 4
 
 
 def test_a_family_without_labels_is_asked_for_none() -> None:
-    assert evaluate.sample(Static(NoConfig()), card(), seed=0, count=3).asked is None
+    assert sources.sample(Static(NoConfig()), card(), seed=0, count=3).asked is None
 
 
 def test_fewer_samples_of_a_seed_are_the_first_of_more() -> None:
-    few, more = (evaluate.sample(Static(NoConfig()), card(), seed=5, count=n).images for n in (70, 130))
+    few, more = (sources.sample(Static(NoConfig()), card(), seed=5, count=n).images for n in (70, 130))
     assert torch.equal(few, more[:70])
 
 
@@ -103,7 +109,7 @@ def test_copied_training_images_show_as_memorised(bench: Bench) -> None:
 
 
 def test_noise_is_farther_off_than_noisy_images_and_those_than_real_ones(bench: Bench) -> None:
-    static = evaluate.sample(Static(NoConfig()), card(), seed=0, count=300)
+    static = sources.sample(Static(NoConfig()), card(), seed=0, count=300)
     spread = 60 * torch.randn(300, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     noisy = (bench.train.images[:300] + spread).clamp(0, 255).to(torch.uint8)
     far, between, near = bench.measure(static), bench.measure(Drawn(noisy, None)), bench.floor(300)
@@ -131,3 +137,64 @@ def test_several_seeds_give_the_mean_and_students_interval() -> None:
 
 def test_one_seed_gives_no_interval() -> None:
     assert "interval" not in evaluate.over_seeds(lambda seed: {"fd": float(seed)}, [1])
+
+
+def test_what_it_costs_is_counted() -> None:
+    found = evaluate.cost(GAN(GANConfig()), card())
+    assert found["macs"] == 100 * 128 + 128 * 256 + 256 * 784
+    assert found["images_per_second"] > 0
+
+
+def test_every_link_and_the_guidance_cost() -> None:
+    family = DDPM(DDPMConfig(width=8)).for_sampling()
+    macs = [
+        evaluate.cost(family, card(steps=steps, guidance=guidance))["macs"]
+        for steps, guidance in ((1, 1.0), (3, 1.0), (3, 2.0))
+    ]
+    assert macs == [macs[0], 3 * macs[0], 6 * macs[0]]
+
+
+def test_what_reconstruction_loses_is_the_other_directions_share(bench: Bench) -> None:
+    family = PCA(PCAConfig(code=30))
+    family.fit(to_unit(bench.train.images), bench.train.labels)
+    x = to_unit(bench.test.images).flatten(1)
+    W = family.components.W
+    lost = (x - family.components.mean) @ (torch.eye(784) - W @ W.T)
+    found = evaluate.properties(family.for_sampling(), card(), bench.test)
+    # [-1, 1] is twice as wide as [0, 1]; what lies outside is cut off, so a little less is lost.
+    expected = float(lost.square().mean()) / 4
+    assert 0.8 * expected < found["reconstruction_error"] < 1.02 * expected
+    label = torch.zeros(len(bench.test.images), 0)
+    assert found["test_log_density"] == pytest.approx(
+        float(family.log_likelihood(to_unit(bench.test.images), label).mean()), rel=1e-4
+    )
+
+
+def test_an_image_costs_and_nothing_else_is_known_of_what_only_draws(bench: Bench) -> None:
+    assert evaluate.properties(GAN(GANConfig()), card(), bench.test).keys() == {"cost"}
+
+
+def test_a_classifier_learns_from_real_images_and_not_from_noise(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "TAUGHT_EPOCHS", 6)
+    train = bench.train
+    mixed = train.labels[torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(0))]
+    real, wrong = (evaluate.taught(train.images, labels, bench.test)[evaluate.CAS] for labels in (train.labels, mixed))
+    assert real > 0.8
+    assert wrong < 0.4
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "name the weights"),
+        (["gan", "-n", "5"], "fewer than 100"),
+        (["gan", "--write", "--steps", "3"], "leave out --steps"),
+        (["gan", "--write", "--judge", "select"], "leave out --judge"),
+        (["gan", "--write", "--against", "http://127.0.0.1:9"], "no service answers"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", *flags]) == 2
+    assert message in capsys.readouterr().err

@@ -47,3 +47,12 @@ def test_without_labels_it_is_one_mixture():
     family = GMM(GMMConfig(most=2), (2,), 0)
     family.fit(x, torch.full((500,), -1))
     assert torch.cov(drawn(family, torch.zeros(1, 0)).T).diagonal().tolist() == pytest.approx([0.04, 0.04], rel=0.15)
+
+
+def test_its_log_likelihood_is_the_density_of_all_its_classes_together(family):
+    side = torch.linspace(-1.5, 1.5, 301)
+    at = torch.cartesian_prod(side, side)
+    density = family.log_likelihood(at, torch.zeros(len(at), 3)).exp().view(301, 301)
+    assert float(density.sum()) * 0.01**2 == pytest.approx(1, abs=1e-3)
+    middle = float(density[:, 130:171].sum() * 0.01**2)  # the two humps of the second class lie outside
+    assert middle == pytest.approx(0.7, abs=0.03)

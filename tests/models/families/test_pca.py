@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.distributions import MultivariateNormal
 
 from models.base import draw
 from models.families.pca import PCA, PCAConfig
@@ -61,3 +62,9 @@ def test_data_of_two_numbers_is_drawn_with_its_own_covariance():
     drawn = draw(family, torch.ones_like(index), index, torch.zeros(5000, 0), steps=1)
     torch.testing.assert_close(torch.cov(drawn.T), torch.cov(x.T), atol=3e-3, rtol=0)
     torch.testing.assert_close(drawn.mean(0), x.mean(0), atol=2e-2, rtol=0)
+
+
+def test_its_log_likelihood_is_that_of_the_gaussian_of_its_codes(pca, x):
+    codes = pca.encode(x, torch.zeros(len(x), 0))
+    expected = MultivariateNormal(torch.zeros(20), torch.diag(pca.components.variance)).log_prob(codes)
+    torch.testing.assert_close(pca.log_likelihood(x, torch.zeros(len(x), 0)), expected, rtol=1e-4, atol=1e-3)

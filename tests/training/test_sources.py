@@ -1,0 +1,56 @@
+"""Samples from weights and from a service, the same up to the arithmetic of other batches."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from models import families
+from tests.serving import serving
+from training import sources
+from training.cli import main
+from training.config import ConfigError
+from training.sources import Drawn, Service, Weights
+
+
+@pytest.fixture(scope="module")
+def url(weights: Path) -> Iterator[str]:
+    with serving(weights) as server:
+        yield server.url
+
+
+def gap(one: Drawn, two: Drawn) -> float:
+    """Mean difference of the pixels, of 255."""
+    return float((one.images.float() - two.images.float()).abs().mean())
+
+
+def test_a_service_draws_what_its_weights_draw(url: str, weights: Path) -> None:
+    here, there = Weights(weights), Service(url)
+    assert here.names() == there.names() == families.names()
+    for name in families.names():
+        one, two = (source.sample(name, seed=4, count=sources.BATCH + 3) for source in (here, there))
+        assert gap(one, two) < 0.5, name
+        assert (one.asked is None) == (two.asked is None)
+        assert one.asked is None or torch.equal(one.asked, two.asked)
+
+
+def test_what_is_asked_reaches_the_service(url: str, weights: Path) -> None:
+    one, two = (source.sample("ddpm", 0, 2, steps=3, guidance=1.0) for source in (Weights(weights), Service(url)))
+    assert gap(one, two) < 0.5
+    assert gap(one, Weights(weights).sample("ddpm", 0, 2, steps=3)) > 2
+
+
+def test_a_service_that_refuses_is_quoted(url: str) -> None:
+    with pytest.raises(ConfigError, match="ddpm takes 1 to 1000"):
+        Service(url).sample("ddpm", 0, 1, steps=5000)
+    with pytest.raises(ConfigError, match="has no model 'dall-e'; it has acgan"):
+        Service(url).sample("dall-e", 0, 1)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "nowhere", "http://["])
+def test_where_no_service_is_one_line_says_so(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--all", "--against", url]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --against")
+    assert error.count("\n") == 1

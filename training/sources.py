@@ -1,0 +1,104 @@
+"""Where samples to be judged come from: weights on disk, or a running service."""
+
+import io
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+import numpy as np
+import torch
+from torch import Tensor
+
+from models import store
+from models.base import Family, draw
+from models.pixels import to_uint8
+from models.store import Manifest
+from training.config import ConfigError, check_plan
+
+BATCH = 64
+PATIENCE = 600.0
+"""Seconds that an answer may take."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples, and what they were asked to be."""
+
+    images: Tensor
+    """[N, 1, 28, 28] uint8."""
+    asked: Tensor | None
+    """[N] int64, or None where the model cannot be asked."""
+
+
+class Source(Protocol):
+    """Something that draws. Digits take turns, where the model can be asked for one."""
+
+    def names(self) -> list[str]:
+        """The models there are."""
+
+    def sample(self, name: str, seed: int, count: int, **asked: Any) -> Drawn:
+        """Images 0..count-1 of `seed` by model `name` with its defaults, or what `asked` puts in their place."""
+
+
+class Weights:
+    """The weights directories under `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def names(self) -> list[str]:
+        return store.listing(self.root)
+
+    def sample(self, name: str, seed: int, count: int, **asked: Any) -> Drawn:
+        family, manifest = store.load(self.root / name)
+        check_plan(family, asked)
+        return sample(family, manifest, seed, count, **asked)
+
+
+class Service:
+    """A running service at `url`. Raises ConfigError where there is none, or it refuses."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self.takes = {model["name"]: model["takes"] for model in self._get("/models").json()["models"]}
+
+    def names(self) -> list[str]:
+        return sorted(self.takes)
+
+    def sample(self, name: str, seed: int, count: int, **asked: Any) -> Drawn:
+        if name not in self.takes:
+            raise ConfigError(f"{self.url} has no model {name!r}; it has {', '.join(self.names())}")
+        digits = self.takes[name].get("digit", {}).get("one_of", [])
+        images = []
+        for first in range(0, count, BATCH):
+            query = {"model": name, "seed": seed, "first": first, "n": min(BATCH, count - first), "digit": digits}
+            answer = self._get("/generate", **query, format="npz", **asked)
+            images.append(torch.from_numpy(np.load(io.BytesIO(answer.content))["images"]).unsqueeze(1))
+        return Drawn(torch.cat(images), torch.arange(count) % len(digits) if digits else None)
+
+    def _get(self, path: str, **query: Any) -> httpx.Response:
+        try:
+            answer = httpx.get(self.url + path, params=query, timeout=PATIENCE)
+            while answer.status_code == 429:
+                time.sleep(float(answer.headers["retry-after"]))
+                answer = httpx.get(self.url + path, params=query, timeout=PATIENCE)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise ConfigError(f"--against {self.url}: no service answers there ({error})") from None
+        if answer.is_error:
+            raise ConfigError(f"--against {self.url}: {answer.status_code}, {answer.text}")
+        return answer
+
+
+@torch.inference_mode()
+def sample(family: Family, manifest: Manifest, seed: int, count: int, **asked: Any) -> Drawn:
+    """Images 0..count-1 of `seed` with the manifest's defaults, or what `asked` puts in their place."""
+    asked = {"steps": family.steps.default, **family.defaults(), **manifest.defaults, **asked}
+    index = torch.arange(count)
+    label = index % max(family.classes, 1)
+    images = []
+    for part in index.split(BATCH):
+        seeds = torch.full_like(part, seed)
+        images.append(to_uint8(draw(family, seeds, part, family.one_hot(label[part]), **asked)))
+    return Drawn(torch.cat(images), label if family.classes else None)
