@@ -24,6 +24,9 @@ class ACGANConfig:
     latent: int = field(default=64, metadata={"help": "numbers in z"})
     generator_width: int = field(default=24, metadata={"help": "channels of G at 28x28, twice at each half"})
     discriminator_width: int = field(default=32, metadata={"help": "channels of D at 14x14, twice at each half"})
+    truncation: float = field(
+        default=0.8, metadata={"help": "scale of z when drawing; below 1 fewer odd digits, and less variety"}
+    )
     classifier_weight: float = field(default=0.5, metadata={"help": "weight of L_C beside L_S"})
     gamma: float = field(default=0.1, metadata={"help": "weight of the gradient penalty"})
 
@@ -39,7 +42,7 @@ class ACGAN(ConvolutionalGAN):
         paper="Odena et al., Conditional image synthesis with auxiliary classifier GANs, arXiv 1610.09585; "
         "penalty: Mescheder et al., arXiv 1801.04406",
     )
-    recipe = Recipe(epochs=20, batch=64, lr=3e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
+    recipe = Recipe(epochs=20, batch=32, lr=3e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
     players = ("discriminator", "generator")
     opponents = ("discriminator",)
     conditional = True

@@ -6,9 +6,6 @@ more real x is than G(z, y) of the same digit, and is kept flat around both.
 
     min_G max_D  E softplus(-(D(x, y) - D(G(z, y), y)))  [D's loss; G's has the sign turned]
                + gamma/2 E|grad D(x, y)|^2 + gamma/2 E|grad D(G(z, y), y)|^2        (Huang et al. 2024, equations 2-6)
-
-G is trained on z ~ N(0, I) and drawn from with a z that is a little shorter: what it does best lies where it has been
-most often (the truncation trick: Brock et al. 2019, section 3.1).
 """
 
 from dataclasses import dataclass, field
@@ -88,6 +85,3 @@ class CGAN(ConvolutionalGAN):
         )
         loss = game + self.config.gamma / 2 * (r1 + r2)
         return {"loss": loss, "game": game, "margin": margin.mean(), "r1": r1, "r2": r2}
-
-    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
-        return self.config.truncation * super().start(seed, index, label, link)

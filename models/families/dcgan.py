@@ -23,6 +23,9 @@ class DCGANConfig:
     latent: int = field(default=64, metadata={"help": "numbers in z"})
     generator_width: int = field(default=24, metadata={"help": "channels of G at 28x28, twice at each half"})
     discriminator_width: int = field(default=32, metadata={"help": "channels of D at 14x14, twice at each half"})
+    truncation: float = field(
+        default=0.8, metadata={"help": "scale of z when drawing; below 1 fewer odd digits, and less variety"}
+    )
     gamma: float = field(default=0.1, metadata={"help": "weight of the two gradient penalties"})
     penalty_share: float = field(default=0.25, metadata={"help": "part of each batch that the penalties are taken on"})
 
@@ -37,7 +40,7 @@ class DCGAN(ConvolutionalGAN):
         paper="Radford et al., Unsupervised representation learning with deep convolutional GANs, arXiv 1511.06434; "
         "game: Huang et al., The GAN is dead; long live the GAN!, arXiv 2501.05441",
     )
-    recipe = Recipe(epochs=20, batch=64, lr=3e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
+    recipe = Recipe(epochs=20, batch=32, lr=3e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
     players = ("discriminator", "generator")
     opponents = ("discriminator",)
     compiles = False
