@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,7 +44,8 @@ class Manifest:
     dataset: dict[str, Any]
     """`name`, `digest` (SHA-256 of pixels and labels) and `images` trained on."""
     training: dict[str, Any]
-    """`images_seen`, `seconds`, `device`, `precision`, `seed`, and the recipe."""
+    """`images_seen`, `seconds`, `device`, `precision`, `seed`, `recipe`, and `curves`: by name of the scalar, pairs of
+    images seen and its value."""
     versions: dict[str, str]
     commit: str
     created: str
@@ -154,4 +156,9 @@ def _identity(data: bytes) -> str:
 
 
 def _to_json(manifest: Manifest) -> bytes:
-    return (json.dumps(dataclasses.asdict(manifest), indent=2) + "\n").encode()
+    text = json.dumps(dataclasses.asdict(manifest), indent=2)
+    # Lists of numbers on one line each.
+    text = re.sub(
+        r"\[[-+.\deE,\s]+\]", lambda found: " ".join(found[0].split()).replace("[ ", "[").replace(" ]", "]"), text
+    )
+    return (text + "\n").encode()

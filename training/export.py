@@ -13,6 +13,7 @@ from models import store
 from models.store import Manifest
 from training import checkpoint, data
 from training.config import ConfigError, RunConfig, check_plan
+from training.log import curves
 from training.loop import Hardware, Trainer
 from training.samples import fixed_samples, grid_png
 
@@ -49,6 +50,7 @@ def export(run: Path, directory: Path, which: str, defaults: dict[str, Any], dat
             "precision": config.precision,
             "seed": config.seed,
             "recipe": dataclasses.asdict(trainer.recipe),
+            "curves": curves(run),
         },
         versions={"python": platform.python_version(), "torch": torch.__version__},
         commit=_commit(),

@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -45,7 +46,11 @@ class Log:
         self.bar.update(images - self.bar.n)
         path = self.run / LINES
         if path.exists():
-            kept = [line for line in path.read_text().splitlines(keepends=True) if _images(line) <= images]
+            kept = [
+                line
+                for line in path.read_text().splitlines(keepends=True)
+                if _entry(line).get("images", sys.maxsize) <= images
+            ]
             path.write_text("".join(kept))
         self.board.close()
         self.board = SummaryWriter(str(self.run / "tensorboard"), purge_step=images + 1)
@@ -75,8 +80,30 @@ class Log:
             self.board.add_scalar(name, value, images)
 
 
-def _images(line: str) -> int:
+def curves(run: Path, points: int = 40) -> dict[str, list[list[float]]]:
+    """What the log of `run` holds, thinned: for each scalar at most `points` pairs of images and its mean."""
+    path = run / LINES
+    if not path.exists():
+        return {}
+    found: dict[str, list[tuple[int, float]]] = {}
+    for line in path.read_text().splitlines():
+        entry = _entry(line)
+        for name, value in entry.items():
+            if name not in ("images", "time"):
+                found.setdefault(name, []).append((entry["images"], value))
+    return {name: _thinned(pairs, points) for name, pairs in found.items()}
+
+
+def _thinned(pairs: list[tuple[int, float]], points: int) -> list[list[float]]:
+    """At most `points` of `pairs`, each the last place and the mean value of as many neighbours."""
+    size = -(-len(pairs) // points)
+    groups = [pairs[first : first + size] for first in range(0, len(pairs), size)]
+    return [[group[-1][0], float(f"{sum(value for _, value in group) / len(group):.4g}")] for group in groups]
+
+
+def _entry(line: str) -> dict[str, Any]:
     try:
-        return int(json.loads(line)["images"])
-    except (ValueError, KeyError):  # the half line of a run that was killed
-        return sys.maxsize
+        entry: dict[str, Any] = json.loads(line)
+    except ValueError:  # the half line of a run that was killed
+        return {}
+    return entry
