@@ -16,7 +16,7 @@ from models import families, store
 from models.base import Family
 from models.families import UnknownFamily
 from models.store import WeightsError
-from training import data, docs, evaluate, judge
+from training import data, docs, evaluate, judge, report
 from training.config import ConfigError, RunConfig
 from training.data import DataError
 from training.export import CONFIG, export
@@ -65,6 +65,10 @@ def parser() -> Parser:
     strip.set_defaults(command=run_strip)
     pages = commands.add_parser("docs", help="write the pages that are made from families and manifests")
     pages.set_defaults(command=lambda _: docs.command())
+    reporting = commands.add_parser("report", help="write one page on all weights, side by side")
+    reporting.add_argument("output", type=Path, nargs="?", default=Path("report.html"), help="HTML to write")
+    reporting.add_argument("--weights", type=Path, default=Path("weights"))
+    reporting.set_defaults(command=run_report)
     judging = commands.add_parser("judge", help="train the classifier that evaluation measures by")
     judging.add_argument("which", choices=judge.NAMES)
     judging.add_argument("--data-root", type=Path)
@@ -164,6 +168,12 @@ def run_strip(args: argparse.Namespace) -> None:
         raise ConfigError(f"{args.run} has no {args.every} grids yet; let it train")
     store.write(args.output, strip_png(grids))
     print(f"{args.output}: {len(grids)} rows")
+
+
+def run_report(args: argparse.Namespace) -> None:
+    """Write the page."""
+    store.write(args.output, report.page(args.weights).encode())
+    print(args.output)
 
 
 def add_plan(command: argparse.ArgumentParser, help_: str) -> None:

@@ -1,0 +1,131 @@
+"""One static page on all weights, side by side, made from their manifests and grids alone."""
+
+import base64
+import html
+from pathlib import Path
+from typing import Any
+
+from models import families, store
+from models.store import Manifest
+from training.docs import FIGURES
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8886; --soft: #8882; --ink: #2a6f97; }
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 90rem; margin: 2rem auto; padding: 0 1rem; }
+code { font-size: .9em; overflow-wrap: anywhere; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--soft); white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+thead th { border-bottom: 1px solid var(--line); }
+tr.real { font-style: italic; }
+section { display: grid; grid-template-columns: 280px 1fr; gap: 0 1.5rem; border-top: 1px solid var(--line); }
+section h2, section .about { grid-column: 1 / -1; }
+section img { width: 280px; image-rendering: pixelated; }
+.curves { display: flex; flex-wrap: wrap; gap: 1rem; }
+figure { margin: 0; }
+figcaption { font-size: .8rem; opacity: .8; }
+svg { width: 190px; height: 90px; }
+polyline { fill: none; stroke: var(--ink); stroke-width: 1.5; vector-effect: non-scaling-stroke; }
+svg rect { fill: var(--soft); }
+@media (max-width: 45rem) { section { grid-template-columns: 1fr; } }
+"""
+EXTRA = {
+    "kid": "kernel distance",
+    "density": "density",
+    "label_entropy": "entropy of the labels, nats",
+    "duplicates": "share of exact duplicates",
+    "nearest_training_ratio": "distance to the nearest training image, of the test split's",
+    "test_elbo": "test ELBO, nats an image",
+    "test_log_density": "log-density of the test images' codes, nats",
+    "reconstruction_error": "mean squared error of reconstruction",
+    "classification_accuracy_score": "test accuracy of a classifier taught by 60,000 draws",
+}
+COSTS = ("parameters", "MACs an image", "images/s", "training, min")
+
+
+def page(root: Path) -> str:
+    """The page on the weights under `root`, with everything it needs in it."""
+    manifests = {name: store.read_manifest(root / name) for name in store.listing(root)}
+    cards = [_card(name, manifest, (root / name / store.SAMPLES).read_bytes()) for name, manifest in manifests.items()]
+    return f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Drawbridge: the models side by side</title>
+<style>{STYLE}</style>
+<h1>The models side by side</h1>
+<p>Every figure is from the weights' manifests. MNIST-CNN-FD is the Frechet distance to the test split in the features
+of the project's own classifier, and comparable to nothing but itself. Costs are those of a draw with the defaults, on
+the CPU threads named.</p>
+<div class="wide">{_table(manifests)}</div>
+{"".join(cards)}
+</html>
+"""
+
+
+def _table(manifests: dict[str, Manifest]) -> str:
+    titles = ["", *(title for title, _ in FIGURES.values()), *COSTS]
+    head = "".join(f"<th>{title}</th>" for title in titles)
+    real: dict[str, Any] = next((found.metrics["real"] for found in manifests.values() if "real" in found.metrics), {})
+    rows = [_row("real images", real, ["", "", "", ""], "real")]
+    rows += [
+        _row(f'<a href="#{name}">{name}</a>', manifest.metrics, _costs(manifest))
+        for name, manifest in manifests.items()
+    ]
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _row(name: str, metrics: dict[str, Any], costs: list[str], kind: str = "") -> str:
+    cells = [name, *(_figure(metrics, key, form) for key, (_, form) in FIGURES.items()), *costs]
+    return f'<tr class="{kind}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def _figure(metrics: dict[str, Any], key: str, form: str) -> str:
+    """The figure, with half its interval where several seeds were drawn."""
+    if key not in metrics:
+        return ""
+    interval = metrics.get("interval", {}).get(key)
+    return form.format(metrics[key]) + ("" if interval is None else f" ± {form.format(interval)}")
+
+
+def _costs(manifest: Manifest) -> list[str]:
+    cost = manifest.metrics.get("cost", {})
+    macs = f"{cost['macs'] / 1e6:,.1f} M" if "macs" in cost else ""
+    speed = f"{cost['images_per_second']:,.0f} ({cost['threads']})" if "images_per_second" in cost else ""
+    return [f"{manifest.parameters:,}", macs, speed, f"{manifest.training['seconds'] / 60:.0f}"]
+
+
+def _card(name: str, manifest: Manifest, samples: bytes) -> str:
+    about = families.get(manifest.family).about
+    picture = base64.b64encode(samples).decode()
+    training = manifest.training
+    lines = [
+        f"{training['images_seen']:,} images of {manifest.dataset['name']} seen on {training['device']}",
+        ", ".join(f"{key} {value}" for key, value in manifest.defaults.items()),
+        *(f"{title} {manifest.metrics[key]:.4g}" for key, title in EXTRA.items() if key in manifest.metrics),
+    ]
+    facts = "".join(f"<li>{html.escape(line)}" for line in lines if line)
+    curves = "".join(_curve(title, pairs) for title, pairs in training.get("curves", {}).items())
+    return f"""<section id="{name}"><h2>{name}</h2>
+<div class="about"><p>{html.escape(about.title)}. {html.escape(about.paper)}.</p>
+<p><code>{html.escape(about.formula)}</code></p></div>
+<img src="data:image/png;base64,{picture}" alt="A hundred draws of {name}">
+<div><ul>{facts}</ul><div class="curves">{curves}</div></div></section>
+"""
+
+
+def _curve(title: str, pairs: list[list[float]]) -> str:
+    """One scalar over the images seen, as a line in a box of its own scale."""
+    if len(pairs) < 2:
+        return ""
+    images, values = zip(*pairs, strict=True)
+    low, high = min(values), max(values)
+    points = " ".join(
+        f"{100 * place / images[-1]:.2f},{45 - 40 * (value - low) / ((high - low) or 1):.2f}" for place, value in pairs
+    )
+    return (
+        f'<figure><svg viewBox="0 0 100 50" preserveAspectRatio="none" role="img" aria-label="{html.escape(title)}">'
+        f'<rect width="100" height="50"/><polyline points="{points}"/></svg>'
+        f"<figcaption>{html.escape(title)}: {values[0]:.3g} to {values[-1]:.3g}</figcaption></figure>"
+    )
