@@ -3,7 +3,7 @@
     x_t = (1 - t) eps + t x,   min  E |v_theta(x_t, t, y) - (x - eps)|^2          (Liu et al. 2023, equation 1)
 
 The net guesses the image, and the slope follows: v = (x_theta - x_t) / (1 - t). Images fill few of the directions that
-noise does, so that is the easier thing to say (Li & He 2025, arXiv 2511.13720, whose distribution of t this is).
+noise does, so that is the easier thing to say (Li & He 2025, arXiv 2511.13720, which draws t as most of it is drawn here).
 
 Drawing follows dx/dt = v from t = 0 to 1, a call of the net a link. Euler's method needs one link a stretch, Heun's
 two: the second goes back and leaves again with the mean of both slopes. Both are linear in the state, what is
@@ -20,6 +20,8 @@ from models import noise
 from models.base import About, Family, Range, Recipe, Rows, Terms
 from models.nets import UNet, guided
 
+EVENLY = 0.25
+"""Share of training times that are drawn evenly from [0, 1]."""
 LEAST_GAP = 0.05
 """1 - t that the loss divides by, at least."""
 INVERSION_STEPS = 40
@@ -42,7 +44,7 @@ class Flow(Family):
         paper="Liu et al., Flow Straight and Fast, arXiv 2209.03003; guidance: Ho & Salimans, arXiv 2207.12598; "
         "net that guesses x: Li & He, arXiv 2511.13720",
     )
-    recipe = Recipe(epochs=18, batch=128, lr=1e-3, ema=100_000, warmup=50_000, cosine=True)
+    recipe = Recipe(epochs=14, batch=128, lr=1e-3, ema=100_000, warmup=50_000, cosine=True)
     conditional = True
     steps = Range(1, 200, 8)
     samplers = ("heun", "euler")
@@ -56,8 +58,12 @@ class Flow(Family):
         self.unet = UNet(config.width, classes)
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
-        # Mostly early, where the digit is settled; the late times weigh enough by what the loss divides by.
-        t = (0.8 * torch.randn(len(x), device=x.device) - 0.8).sigmoid()
+        # Mostly early, where the digit is settled; a fourth evenly, for many steps and inversion need the late times.
+        early, evenly = (
+            (0.8 * torch.randn(len(x), device=x.device) - 0.8).sigmoid(),
+            torch.rand(len(x), device=x.device),
+        )
+        t = torch.where(torch.rand(len(x), device=x.device) < EVENLY, evenly, early)
         eps = torch.randn_like(x)
         kept = torch.rand(len(x), device=x.device) >= self.config.drop_label
         at = t.view(-1, *[1] * (x.dim() - 1))
