@@ -106,8 +106,8 @@ class Family(nn.Module):
     """Whether `encode` is there."""
     inversion: Mapping[str, Any] = MappingProxyType({})
     """The `steps`, `sampler` and `guidance` by which an encoded image comes back; what is not here does not matter."""
-    likelihood: ClassVar[Literal["", "bound", "exact"]] = ""
-    """Whether `log_likelihood` is there, and what it gives."""
+    likelihood: ClassVar[Literal["", "bound", "codes"]] = ""
+    """Whether `log_likelihood` is there: a lower bound of the data's, or the density of the codes that it becomes."""
     compiles: ClassVar[bool] = True
     """Whether training may `torch.compile` the nets; not where a loss differentiates a gradient."""
 
@@ -143,9 +143,9 @@ class Family(nn.Module):
         raise NotImplementedError(f"{self.name} has no encoder")
 
     def log_likelihood(self, x: Tensor, label: Tensor) -> Tensor:
-        """log p(x) in nats, or a lower bound of it, of data x [B, *data_shape]: [B].
+        """A lower bound of log p(x), or log p(code of x), as `likelihood` says: [B] nats for data x [B, *data_shape].
 
-        Families that know a density of codes alone give the codes' own.
+        Densities of codes compare with those of codes of the same size alone.
         """
         raise NotImplementedError(f"{self.name} knows no likelihood")
 

@@ -110,7 +110,8 @@ class Mixture(nn.Module):
     def log_density(self, x: Tensor) -> Tensor:
         """log p(x) in nats of the whole mixture for x [N, size]: [N] float64."""
         held = self.weights > 0
-        found = Fitted(self.weights[held].double(), self.means[held].double(), self.cholesky[held].double())
+        weights = self.weights[held].double()
+        found = Fitted(weights / weights.sum(), self.means[held].double(), self.cholesky[held].double())
         return found.log_density(x.double())
 
     def draw(self, choice: Tensor, eps: Tensor, share: Tensor | None = None) -> Tensor:

@@ -143,6 +143,12 @@ def load(directory: Path, device: torch.device | str = "cpu") -> tuple[Family, M
     return family.to(device), manifest
 
 
+def defaults(family: Family, manifest: Manifest) -> dict[str, Any]:
+    """`steps`, `sampler` and `guidance` of a draw that asks for none: the manifest's, else the family's."""
+    plain = {"steps": family.steps.default, "sampler": None, "guidance": 1.0}
+    return {**plain, **family.defaults(), **manifest.defaults}
+
+
 def build(manifest: Manifest) -> Family:
     """An untrained family as the manifest describes it."""
     family = families.get(manifest.family)

@@ -20,18 +20,22 @@ class Model:
     manifest: Manifest
 
     @property
+    def defaults(self) -> dict[str, Any]:
+        """The `steps`, `sampler` and `guidance` of a request that names none."""
+        return store.defaults(self.family, self.manifest)
+
+    @property
     def steps(self) -> int:
-        """What a request gets that names none; likewise below."""
-        return int(self.manifest.defaults.get("steps", self.family.steps.default))
+        return int(self.defaults["steps"])
 
     @property
     def sampler(self) -> str | None:
-        return self.manifest.defaults.get("sampler", next(iter(self.family.samplers), None))
+        sampler: str | None = self.defaults["sampler"]
+        return sampler
 
     @property
     def guidance(self) -> float:
-        default = 1.0 if self.family.guidance is None else self.family.guidance.default
-        return float(self.manifest.defaults.get("guidance", default))
+        return float(self.defaults["guidance"])
 
     def describe(self) -> dict[str, Any]:
         """What it is and what a request may ask of it."""

@@ -50,10 +50,25 @@ def find(catalog: Catalog, name: str) -> Model:
     raise UnknownModel(f"{why}; there are: {', '.join(names) or 'none'}", models=names)
 
 
-def choose(catalog: Catalog, settings: Settings, parameters: Generate | Interpolate) -> Model:
-    """The model that `parameters` name, else the one that `settings` have for them. Raises UnknownModel."""
-    default = settings.conditional_model if parameters.digit else settings.unconditional_model
-    return find(catalog, default if parameters.model is None else parameters.model)
+def choose(catalog: Catalog, settings: Settings, parameters: Generate | Interpolate, *, uploads: bool = False) -> Model:
+    """The model that `parameters` name, else the default one. Raises UnknownModel, and InvalidParameter where a model
+    has to be named.
+    """
+    if parameters.model is not None:
+        return find(catalog, parameters.model)
+    if uploads:
+        raise InvalidParameter("model: name one that `encodes` the uploads; GET /models says which do")
+    default = defaults(catalog, settings)["conditional" if parameters.digit else "unconditional"]
+    if default is None:
+        names = ", ".join(sorted(catalog.models)) or "none"
+        raise InvalidParameter(f"model: the default one is not among the weights, so name one; there are: {names}")
+    return catalog.models[default]
+
+
+def defaults(catalog: Catalog, settings: Settings) -> dict[str, str | None]:
+    """Which model draws where none is named, without a digit and with one; None where it is not there."""
+    wanted = {"unconditional": settings.unconditional_model, "conditional": settings.conditional_model}
+    return {kind: name if name in catalog.models else None for kind, name in wanted.items()}
 
 
 def generate(parameters: Generate, model: Model, format_: Format[Drawn], max_images: int, seed: int) -> Draw:

@@ -61,6 +61,11 @@ def test_the_scheduler_has_no_tensors_clock_or_threads():
     assert not [name for name in imports(ROOT / "service/engine/scheduler.py") if name.startswith(forbidden)]
 
 
+def test_every_family_is_one_file_and_one_test_file():
+    names = {path.stem for path in (ROOT / "models/families").glob("[!_]*.py")}
+    assert names == {path.stem.removeprefix("test_") for path in (ROOT / "tests/models/families").glob("test_*.py")}
+
+
 @pytest.mark.parametrize("floor", ["service", "training"])
 def test_nothing_above_models_asks_which_family_it_holds(floor):
     names = {path.stem for path in (ROOT / "models/families").glob("[!_]*.py")}

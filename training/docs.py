@@ -5,6 +5,7 @@ from typing import Any
 
 from models import families, store
 from models.store import Manifest
+from training.evaluate import PROPERTIES
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- models -->", "<!-- /models -->"
@@ -79,8 +80,7 @@ def _card(name: str, manifest: Manifest) -> str:
     figures = [
         f"{title} {value}" for (title, _), value in zip(FIGURES.values(), _figures(metrics), strict=True) if value
     ]
-    if "test_elbo" in metrics:
-        figures.append(f"test ELBO {metrics['test_elbo']:.1f} nats an image")
+    figures += [f"{title} {metrics[key]:.4g}" for key, title in PROPERTIES.items() if key in metrics]
     if figures:
         lines.append("Of " + f"{metrics['samples']:,} draws: " + ", ".join(figures) + ".")
     return "\n".join(lines)

@@ -93,7 +93,11 @@ def load(name: str) -> Judge:
     return Judge(name, net, accuracy, digest)
 
 
-def train(name: str, train_data: Dataset, epochs: int = EPOCHS, log: Callable[[str], None] = print) -> CNN:
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def train(name: str, train_data: Dataset, epochs: int = EPOCHS, log: Callable[[str], None] = _say) -> CNN:
     """A classifier trained on small shifts, turns and stretches of the data, its learning rate on one cycle."""
     torch.manual_seed(NAMES.index(name))
     net = CNN(WIDTHS[name]).to(memory_format=torch.channels_last)

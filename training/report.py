@@ -8,6 +8,7 @@ from typing import Any
 from models import families, store
 from models.store import Manifest
 from training.docs import FIGURES
+from training.evaluate import PROPERTIES
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8882; --ink: #2a6f97; }
@@ -36,12 +37,9 @@ EXTRA = {
     "label_entropy": "entropy of the labels, nats",
     "duplicates": "share of exact duplicates",
     "nearest_training_ratio": "distance to the nearest training image, of the test split's",
-    "test_elbo": "test ELBO, nats an image",
-    "test_log_density": "log-density of the test images' codes, nats",
-    "reconstruction_error": "mean squared error of reconstruction",
-    "classification_accuracy_score": "test accuracy of a classifier taught by 60,000 draws",
+    **PROPERTIES,
 }
-COSTS = ("parameters", "MACs an image", "images/s", "training, min")
+COSTS = ("parameters", "MACs an image", "images/s a core", "training, min")
 
 
 def page(root: Path) -> str:
@@ -57,7 +55,7 @@ def page(root: Path) -> str:
 <h1>The models side by side</h1>
 <p>Every figure is from the weights' manifests. MNIST-CNN-FD is the Frechet distance to the test split in the features
 of the project's own classifier, and comparable to nothing but itself. Costs are those of a draw with the defaults, on
-the CPU threads named.</p>
+one CPU core.</p>
 <div class="wide">{_table(manifests)}</div>
 {"".join(cards)}
 </html>
@@ -91,8 +89,8 @@ def _figure(metrics: dict[str, Any], key: str, form: str) -> str:
 
 def _costs(manifest: Manifest) -> list[str]:
     cost = manifest.metrics.get("cost", {})
-    macs = f"{cost['macs'] / 1e6:,.1f} M" if "macs" in cost else ""
-    speed = f"{cost['images_per_second']:,.0f} ({cost['threads']})" if "images_per_second" in cost else ""
+    macs = f"{cost['macs'] / 1e6:,.1f} M" if cost else ""
+    speed = f"{cost['images_per_core_second']:,.0f}" if cost else ""
     return [f"{manifest.parameters:,}", macs, speed, f"{manifest.training['seconds'] / 60:.0f}"]
 
 

@@ -60,9 +60,14 @@ class Weights:
 class Service:
     """A running service at `url`. Raises ConfigError where there is none, or it refuses."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        self.takes = {model["name"]: model["takes"] for model in self._get("/models").json()["models"]}
+    def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
+        self.url, self.transport = url, transport
+        with self._client() as client:
+            answer = self._get(client, "/models")
+        try:
+            self.takes = {model["name"]: model["takes"] for model in answer.json()["models"]}
+        except (ValueError, KeyError, TypeError):
+            raise ConfigError(f"--against {url}: what answers there is no Drawbridge") from None
 
     def names(self) -> list[str]:
         return sorted(self.takes)
@@ -72,20 +77,32 @@ class Service:
             raise ConfigError(f"{self.url} has no model {name!r}; it has {', '.join(self.names())}")
         digits = self.takes[name].get("digit", {}).get("one_of", [])
         images = []
-        for first in range(0, count, BATCH):
-            query = {"model": name, "seed": seed, "first": first, "n": min(BATCH, count - first), "digit": digits}
-            answer = self._get("/generate", **query, format="npz", **asked)
-            images.append(torch.from_numpy(np.load(io.BytesIO(answer.content))["images"]).unsqueeze(1))
+        with self._client() as client:
+            for first in range(0, count, BATCH):
+                query = {"model": name, "seed": seed, "first": first, "n": min(BATCH, count - first), "digit": digits}
+                answer = self._get(client, "/generate", **query, format="npz", **asked)
+                images.append(torch.from_numpy(np.load(io.BytesIO(answer.content))["images"]).unsqueeze(1))
         return Drawn(torch.cat(images), torch.arange(count) % len(digits) if digits else None)
 
-    def _get(self, path: str, **query: Any) -> httpx.Response:
+    def _client(self) -> httpx.Client:
         try:
-            answer = httpx.get(self.url + path, params=query, timeout=PATIENCE)
-            while answer.status_code == 429:
-                time.sleep(float(answer.headers["retry-after"]))
-                answer = httpx.get(self.url + path, params=query, timeout=PATIENCE)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise ConfigError(f"--against {self.url}: no service answers there ({error})") from None
+            return httpx.Client(base_url=self.url, timeout=PATIENCE, transport=self.transport)
+        except httpx.InvalidURL as error:
+            raise ConfigError(f"--against {self.url}: no address of a service ({error})") from None
+
+    def _get(self, client: httpx.Client, path: str, **query: Any) -> httpx.Response:
+        """The answer; one that says to come back later is waited for, up to PATIENCE seconds in all."""
+        waited = 0.0
+        while True:
+            try:
+                answer = client.get(path, params=query)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                raise ConfigError(f"--against {self.url}: no service answers there ({error})") from None
+            pause = float(answer.headers.get("retry-after", 1.0))
+            if answer.status_code != 429 or waited + pause > PATIENCE:
+                break
+            time.sleep(pause)
+            waited += pause
         if answer.is_error:
             raise ConfigError(f"--against {self.url}: {answer.status_code}, {answer.text}")
         return answer
@@ -94,7 +111,7 @@ class Service:
 @torch.inference_mode()
 def sample(family: Family, manifest: Manifest, seed: int, count: int, **asked: Any) -> Drawn:
     """Images 0..count-1 of `seed` with the manifest's defaults, or what `asked` puts in their place."""
-    asked = {"steps": family.steps.default, **family.defaults(), **manifest.defaults, **asked}
+    asked = {**store.defaults(family, manifest), **asked}
     index = torch.arange(count)
     label = index % max(family.classes, 1)
     images = []

@@ -3,7 +3,7 @@
     x_t = (1 - t) eps + t x,   min  E |v_theta(x_t, t, y) - (x - eps)|^2          (Liu et al. 2023, equation 1)
 
 The net guesses the image, and the slope follows: v = (x_theta - x_t) / (1 - t). Images fill few of the directions that
-noise does, so that is the easier thing to say (Li & He 2025, arXiv 2511.13720, which draws t as most of it is drawn here).
+noise does, so that is the easier thing to say (Li & He 2025, arXiv 2511.13720; most of t is drawn as theirs is).
 
 Drawing follows dx/dt = v from t = 0 to 1, a call of the net a link. Euler's method needs one link a stretch, Heun's
 two: the second goes back and leaves again with the mean of both slopes. Both are linear in the state, what is

@@ -39,7 +39,7 @@ class GMM(Family):
     recipe = CLOSED_FORM
     conditional = True
     encodes = True
-    likelihood = "exact"
+    likelihood = "codes"
     config: GMMConfig
 
     def __init__(self, config: GMMConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
@@ -53,7 +53,7 @@ class GMM(Family):
         self.mixture.fit(self.encode(x[order], label[order]).cpu(), label[order].cpu())
 
     def log_likelihood(self, x: Tensor, label: Tensor) -> Tensor:
-        """Of the mixture of all digits; the label is not looked at."""
+        """By the mixture of all digits; the label is not looked at."""
         return self.mixture.log_density(self.encode(x, label))
 
     def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:

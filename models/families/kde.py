@@ -38,7 +38,7 @@ class KDE(Family):
     )
     recipe = CLOSED_FORM
     encodes = True
-    likelihood = "exact"
+    likelihood = "codes"
     config: KDEConfig
 
     def __init__(self, config: KDEConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:

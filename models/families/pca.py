@@ -9,7 +9,6 @@ is drawing from a Gaussian on a plane of the image space.
 import math
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 from torch.distributions import Normal
 
@@ -34,7 +33,7 @@ class PCA(Family):
     )
     recipe = CLOSED_FORM
     encodes = True
-    likelihood = "exact"
+    likelihood = "codes"
     config: PCAConfig
 
     def __init__(self, config: PCAConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:
@@ -45,8 +44,9 @@ class PCA(Family):
         self.components.fit(x.flatten(1))
 
     def log_likelihood(self, x: Tensor, label: Tensor) -> Tensor:
-        spread = self.components.variance.sqrt()
-        return Normal(torch.zeros_like(spread), spread).log_prob(self.encode(x, label)).sum(1)
+        variance = self.components.variance
+        alive = variance > 1e-9 * variance.max()  # where data does not vary, there is no density
+        return Normal(0, variance[alive].sqrt()).log_prob(self.encode(x, label)[:, alive]).sum(1)
 
     def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
         eps = noise.first(seed, index, (self.config.code,))

@@ -22,8 +22,8 @@ PROBE_SECONDS = 10.0
 async def models(request: Request) -> dict[str, Any]:
     """The models, what each takes, and which draw where a request names none."""
     state: State = request.app.state.service
-    defaults = {"unconditional": state.settings.unconditional_model, "conditional": state.settings.conditional_model}
-    return {"models": [model.describe() for model in state.catalog.models.values()], "defaults": defaults}
+    described = [model.describe() for model in state.catalog.models.values()]
+    return {"models": described, "defaults": draws.defaults(state.catalog, state.settings)}
 
 
 @router.get("/models/{name}", tags=["models"])

@@ -56,7 +56,7 @@ async def interpolate(request: Request) -> Response:
     """Draw the way from one image to another: two seeds, two digits at one seed, or two uploads (fields `image`)."""
     state: State = request.app.state.service
     parameters, files = await schemas.read(request, schemas.Interpolate)
-    model = draws.choose(state.catalog, state.settings, parameters)
+    model = draws.choose(state.catalog, state.settings, parameters, uploads=bool(files))
     format_ = images.choose(images.FRAMES, parameters.format, request.headers.get("accept"))
     ends = await uploads.read(files, max_images=2, max_pixels=state.settings.max_pixels)
     draw = draws.interpolate(parameters, model, format_, ends, state.new_seed())

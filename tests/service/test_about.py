@@ -114,7 +114,9 @@ async def test_without_any_weights_nothing_is_ready_and_everything_says_why(tmp_
     ):
         assert (await client.get("/readyz")).status_code == 503
         assert "there are: none" in problem(await client.post("/generate?model=gan"), 404)
-        assert (await client.get("/models")).json()["models"] == []
+        nothing = {"models": [], "defaults": {"unconditional": None, "conditional": None}}
+        assert (await client.get("/models")).json() == nothing
+        assert "name one; there are: none" in problem(await client.post("/generate"), 422)
 
 
 async def test_the_docs_need_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from models import families
-from tests.service.conftest import pixels
+from tests.service.conftest import pixels, problem
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -42,6 +42,15 @@ async def test_a_request_that_names_no_model_gets_the_default_one(
     assert httpx.URL(answer.headers["content-location"]).params["model"] == model
     assert answer.headers["cache-control"] == "no-store", "another default would be another draw"
     assert answer.content == (await client.get(answer.headers["content-location"])).content
+
+
+async def test_a_way_that_names_no_model_is_of_the_default_one(client: httpx.AsyncClient) -> None:
+    for query, model in (("seed=1&seed=2", "dcgan"), ("seed=1&digit=2&digit=3", "cgan")):
+        answer = await client.get(f"/interpolate?{query}")
+        assert httpx.URL(answer.headers["content-location"]).params["model"] == model
+        assert answer.headers["cache-control"] == "no-store"
+    files = {"image": ("a.png", b"", "image/png")}
+    assert "name one that `encodes`" in problem(await client.post("/interpolate", files=files), 422)
 
 
 async def test_without_a_seed_every_draw_is_another(client: httpx.AsyncClient) -> None:

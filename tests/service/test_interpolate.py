@@ -46,18 +46,20 @@ async def test_from_one_seed_to_another(client: httpx.AsyncClient, name: str, pa
     assert np.array_equal(way[-1], ends[1])
 
 
-async def test_from_one_digit_to_another_at_one_seed(client: httpx.AsyncClient) -> None:
-    way = await frames(client, "model=cgan&seed=3&digit=1&digit=8&frames=3")
+@pytest.mark.parametrize("name", [name for name in families.names() if families.get(name).conditional])
+async def test_from_one_digit_to_another_at_one_seed(client: httpx.AsyncClient, name: str) -> None:
+    way = await frames(client, f"model={name}&seed=3&digit=1&digit=8&frames=3")
     for i, digit in ((0, 1), (2, 8)):
-        answer = await client.post(f"/generate?model=cgan&seed=3&digit={digit}")
+        answer = await client.post(f"/generate?model={name}&seed=3&digit={digit}")
         assert np.array_equal(way[i], pixels(answer))
     assert not np.array_equal(way[0], way[2])
 
 
-async def test_from_one_uploaded_image_to_another(client: httpx.AsyncClient) -> None:
+@pytest.mark.parametrize("name", [name for name in families.names() if families.get(name).encodes])
+async def test_from_one_uploaded_image_to_another(client: httpx.AsyncClient, name: str) -> None:
     files = [("image", ("a.png", png(255), "image/png")), ("image", ("b.png", png(90), "image/png"))]
-    way = await frames(client, "model=vae&frames=4", files=files)
-    back = await frames(client, "model=vae&frames=4", files=files[::-1])
+    way = await frames(client, f"model={name}&frames=4", files=files)
+    back = await frames(client, f"model={name}&frames=4", files=files[::-1])
     assert way.shape == (4, 28, 28)
     assert np.array_equal(way[0], back[-1])
     assert np.array_equal(way[-1], back[0])

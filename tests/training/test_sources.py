@@ -1,8 +1,11 @@
 """Samples from weights and from a service, the same up to the arithmetic of other batches."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
+import numpy as np
 import pytest
 import torch
 
@@ -54,3 +57,35 @@ def test_where_no_service_is_one_line_says_so(url: str, capsys: pytest.CaptureFi
     error = capsys.readouterr().err
     assert error.startswith("error: --against")
     assert error.count("\n") == 1
+
+
+def answering(*answers: httpx.Response) -> httpx.MockTransport:
+    """A service that lists one model and then gives `answers` in turn."""
+    models = httpx.Response(200, json={"models": [{"name": "gan", "takes": {}}]})
+    left = iter((models, *answers))
+    return httpx.MockTransport(lambda _: next(left))
+
+
+def archive() -> httpx.Response:
+    buffer = io.BytesIO()
+    np.savez(buffer, images=np.full((1, 28, 28), 7, np.uint8))
+    return httpx.Response(200, content=buffer.getvalue())
+
+
+def test_a_busy_service_is_asked_again_when_it_says() -> None:
+    busy = httpx.Response(429, headers={"Retry-After": "0"})
+    drawn = Service("http://it", answering(busy, busy, archive())).sample("gan", 0, 1)
+    assert drawn.images.unique().tolist() == [7]
+
+
+def test_a_service_that_stays_busy_is_given_up() -> None:
+    busy = httpx.Response(429, headers={"Retry-After": str(sources.PATIENCE + 1)})
+    with pytest.raises(ConfigError, match="429"):
+        Service("http://it", answering(busy)).sample("gan", 0, 1)
+
+
+@pytest.mark.parametrize("body", ["<html>hello</html>", '{"data": []}', "[]"])
+def test_another_kind_of_server_is_told_apart(body: str) -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, text=body))
+    with pytest.raises(ConfigError, match="is no Drawbridge"):
+        Service("http://it", transport)

@@ -1,10 +1,13 @@
 """The gradient penalty, and what the critic measures."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
 
 from models.families.wgan_gp import WGANGP, WGANGPConfig
+from training.cli import main
 
 
 @pytest.fixture
@@ -59,3 +62,10 @@ def test_five_critic_steps_come_before_each_of_the_generator(wgan):
 
 def test_the_critic_has_no_batch_norm(wgan):
     assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in wgan.critic.modules())
+
+
+def test_a_run_logs_the_critic_s_estimate(tmp_path):
+    small = ["--generator-width", "8", "--critic-width", "8", "--epochs", "0.5"]
+    assert main(["fit", "wgan_gp", "--run", str(tmp_path / "run"), "--data", "digits", "--device", "cpu", *small]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["critic.w1"] for line in lines if "critic.w1" in line]
