@@ -42,7 +42,7 @@ class ACGAN(ConvolutionalGAN):
         paper="Odena et al., Conditional image synthesis with auxiliary classifier GANs, arXiv 1610.09585; "
         "penalty: Mescheder et al., arXiv 1801.04406",
     )
-    recipe = Recipe(epochs=14, batch=32, lr=3e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
+    recipe = Recipe(epochs=12, batch=32, lr=3e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
     players = ("discriminator", "generator")
     opponents = ("discriminator",)
     conditional = True

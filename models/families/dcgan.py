@@ -40,7 +40,7 @@ class DCGAN(ConvolutionalGAN):
         paper="Radford et al., Unsupervised representation learning with deep convolutional GANs, arXiv 1511.06434; "
         "game: Huang et al., The GAN is dead; long live the GAN!, arXiv 2501.05441",
     )
-    recipe = Recipe(epochs=14, batch=32, lr=3e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
+    recipe = Recipe(epochs=12, batch=32, lr=3e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
     players = ("discriminator", "generator")
     opponents = ("discriminator",)
     compiles = False
