@@ -18,6 +18,7 @@ class Autoencoder(Family):
     """
 
     samplers = PRIORS
+    samplers_are = "prior"
     encodes = True
 
     def __init__(

@@ -101,6 +101,8 @@ class Family(nn.Module):
     steps: Range[int] = Range(1, 1, 1)
     samplers: ClassVar[tuple[str, ...]] = ()
     """Names for `plan`, the default first; empty where there is nothing to choose."""
+    samplers_are: ClassVar[Literal["sampler", "prior"]] = "sampler"
+    """The word by which callers choose one."""
     guidance: ClassVar[Range[float] | None] = None
     encodes: ClassVar[bool] = False
     """Whether `encode` is there."""

@@ -44,7 +44,7 @@ class Model:
         if family.steps.minimum < family.steps.maximum:
             takes["steps"] = _range(family.steps, self.steps)
         if family.samplers:
-            takes["sampler"] = {"one_of": list(family.samplers), "default": self.sampler}
+            takes[family.samplers_are] = {"one_of": list(family.samplers), "default": self.sampler}
         if family.guidance is not None:
             takes["guidance"] = _range(family.guidance, self.guidance)
         if family.classes:

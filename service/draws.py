@@ -146,14 +146,17 @@ def _plan(model: Model, parameters: Generate | Interpolate) -> tuple[dict[str, A
         words.append(("steps", plan["steps"]))
     elif parameters.steps not in (None, family.steps.default):
         raise InvalidParameter(f"steps: {model.name} takes {family.steps.default}, no more and no less")
+    choices = {"sampler": parameters.sampler, "prior": parameters.prior}
     if family.samplers:
-        sampler = parameters.sampler or model.sampler
-        if sampler not in family.samplers:
-            raise InvalidParameter(f"sampler: {model.name} has {', '.join(family.samplers)}")
-        plan["sampler"] = sampler
-        words.append(("sampler", sampler))
-    elif parameters.sampler is not None:
-        raise InvalidParameter(f"sampler: {model.name} gives no choice; leave it out")
+        word = family.samplers_are
+        chosen = choices.pop(word)
+        plan["sampler"] = model.sampler if chosen is None else chosen
+        if plan["sampler"] not in family.samplers:
+            raise InvalidParameter(f"{word}: {model.name} has {', '.join(family.samplers)}")
+        words.append((word, plan["sampler"]))
+    for other, chosen in choices.items():
+        if chosen is not None:
+            raise InvalidParameter(f"{other}: {model.name} gives no choice; leave it out")
     if family.guidance is not None:
         plan["guidance"] = _within("guidance", model, family.guidance, parameters.guidance, model.guidance)
         words.append(("guidance", plan["guidance"]))

@@ -22,6 +22,7 @@ class _Parameters(BaseModel):
     )
     steps: int | None = Field(None, ge=1, description="Links of the chain, for models that take more than one.")
     sampler: str | None = Field(None, description="How the chain is walked, for models that give a choice.")
+    prior: str | None = Field(None, description="What codes are drawn from, for models that give a choice.")
     guidance: float | None = Field(
         None, allow_inf_nan=False, description="Strength of the digit; 1 is the plain model."
     )

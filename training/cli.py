@@ -179,7 +179,9 @@ def run_report(args: argparse.Namespace) -> None:
 def add_plan(command: argparse.ArgumentParser, help_: str) -> None:
     """How to draw, as far as the family leaves a choice."""
     command.add_argument("--steps", type=int, help=help_)
-    command.add_argument("--sampler")
+    command.add_argument(
+        "--sampler", "--prior", dest="sampler", help="how the chain is walked; what codes are drawn from"
+    )
     command.add_argument("--guidance", type=float)
 
 

@@ -67,7 +67,9 @@ def check_plan(family: Family, plan: dict[str, Any]) -> None:
     if steps is not None and not family.steps.minimum <= steps <= family.steps.maximum:
         raise ConfigError(f"--steps: {family.name} takes {family.steps.minimum} to {family.steps.maximum}")
     if sampler is not None and sampler not in family.samplers:
-        raise ConfigError(f"--sampler: {family.name} has {', '.join(family.samplers) or 'none; leave it out'}")
+        raise ConfigError(
+            f"--{family.samplers_are}: {family.name} has {', '.join(family.samplers) or 'none; leave it out'}"
+        )
     if guidance is None:
         return
     if (limits := family.guidance) is None:

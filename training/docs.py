@@ -69,6 +69,12 @@ def page(manifests: dict[str, Manifest]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def words(manifest: Manifest) -> list[str]:
+    """What a request gets that does not say, as it would say it."""
+    samplers_are = families.get(manifest.family).samplers_are
+    return [f"{samplers_are if key == 'sampler' else key} {value}" for key, value in manifest.defaults.items()]
+
+
 def _card(name: str, manifest: Manifest) -> str:
     training, metrics = manifest.training, manifest.metrics
     lines = [
@@ -76,7 +82,7 @@ def _card(name: str, manifest: Manifest) -> str:
         f"{manifest.dataset['name']} seen in {training['seconds'] / 60:.0f} minutes on {training['device']}."
     ]
     if manifest.defaults:
-        lines.append("Unless asked otherwise: " + ", ".join(f"{k} {v}" for k, v in manifest.defaults.items()) + ".")
+        lines.append("Unless asked otherwise: " + ", ".join(words(manifest)) + ".")
     figures = [
         f"{title} {value}" for (title, _), value in zip(FIGURES.values(), _figures(metrics), strict=True) if value
     ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from models import families, store
 from models.store import Manifest
-from training.docs import FIGURES
+from training.docs import FIGURES, words
 from training.evaluate import PROPERTIES
 
 STYLE = """
@@ -100,7 +100,7 @@ def _card(name: str, manifest: Manifest, samples: bytes) -> str:
     training = manifest.training
     lines = [
         f"{training['images_seen']:,} images of {manifest.dataset['name']} seen on {training['device']}",
-        ", ".join(f"{key} {value}" for key, value in manifest.defaults.items()),
+        ", ".join(words(manifest)),
         *(f"{title} {manifest.metrics[key]:.4g}" for key, title in EXTRA.items() if key in manifest.metrics),
     ]
     facts = "".join(f"<li>{html.escape(line)}" for line in lines if line)

@@ -76,6 +76,8 @@ class Service:
         if name not in self.takes:
             raise ConfigError(f"{self.url} has no model {name!r}; it has {', '.join(self.names())}")
         digits = self.takes[name].get("digit", {}).get("one_of", [])
+        if "prior" in self.takes[name]:
+            asked = {"prior" if key == "sampler" else key: value for key, value in asked.items()}
         images = []
         with self._client() as client:
             for first in range(0, count, BATCH):

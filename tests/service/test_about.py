@@ -27,7 +27,7 @@ async def test_models_say_what_they_take(client: httpx.AsyncClient) -> None:
         assert model["encodes"] == family.encodes
         assert ("digit" in model["takes"]) == family.conditional
         assert ("steps" in model["takes"]) == (family.steps.maximum > 1)
-        assert model["takes"].get("sampler", {}).get("one_of", []) == list(family.samplers)
+        assert model["takes"].get(family.samplers_are, {}).get("one_of", []) == list(family.samplers)
     assert models["ddpm"]["takes"]["guidance"] == {"minimum": 0.0, "maximum": 10.0, "default": 2.5}
 
 
@@ -134,6 +134,6 @@ async def test_the_docs_know_every_path_and_parameter(client: httpx.AsyncClient)
     assert sorted(paths) == sorted([*drawing, "/livez", "/models", "/models/{name}", "/readyz"])
     documented = {parameter["name"]: parameter for parameter in paths["/generate"]["post"]["parameters"]}
     assert sorted(documented) == sorted(
-        ["model", "digit", "n", "seed", "first", "steps", "sampler", "guidance", "format"]
+        ["model", "digit", "n", "seed", "first", "steps", "sampler", "prior", "guidance", "format"]
     )
     assert all(parameter["description"] for parameter in documented.values())

@@ -178,6 +178,17 @@ async def test_what_is_no_pure_get_is_not_kept(client: httpx.AsyncClient, method
     assert "etag" not in answer.headers
 
 
+async def test_the_prior_of_the_codes_can_be_asked_for(client: httpx.AsyncClient) -> None:
+    for name in ("ae", "swae", "vae"):
+        base = {"model": name, "seed": 1}
+        default, fitted, standard = [
+            await client.post("/generate", params={**base, **more})
+            for more in ({}, {"prior": "fitted"}, {"prior": "standard"})
+        ]
+        assert default.content == fitted.content != standard.content
+        assert httpx.URL(standard.headers["content-location"]).params["prior"] == "standard"
+
+
 async def test_samplers_steps_and_guidance_change_the_image(client: httpx.AsyncClient) -> None:
     base = {"model": "ddpm", "seed": 1, "digit": 3, "steps": 4}
     variants = [{}, {"steps": 5}, {"sampler": "ddim"}, {"sampler": "ddpm"}, {"guidance": 4}, {"digit": 4}]

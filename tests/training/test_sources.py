@@ -44,6 +44,11 @@ def test_what_is_asked_reaches_the_service(url: str, weights: Path) -> None:
     assert gap(one, Weights(weights).sample("ddpm", 0, 2, steps=3)) > 2
 
 
+def test_priors_are_asked_for_by_their_name(url: str, weights: Path) -> None:
+    one, two = (source.sample("vae", 0, 2, sampler="standard") for source in (Weights(weights), Service(url)))
+    assert gap(one, two) < 0.1 * gap(one, Weights(weights).sample("vae", 0, 2))
+
+
 def test_a_service_that_refuses_is_quoted(url: str) -> None:
     with pytest.raises(ConfigError, match="ddpm takes 1 to 1000"):
         Service(url).sample("ddpm", 0, 1, steps=5000)
