@@ -58,17 +58,15 @@ class Flow(Family):
         self.unet = UNet(config.width, classes)
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
-        # Mostly early, where the digit is settled; a fourth evenly, for many steps and inversion need the late times.
-        early, evenly = (
-            (0.8 * torch.randn(len(x), device=x.device) - 0.8).sigmoid(),
-            torch.rand(len(x), device=x.device),
-        )
+        # Mostly early, where the digit is settled; a part evenly, for many steps and inversion need the late times.
+        early = (0.8 * torch.randn(len(x), device=x.device) - 0.8).sigmoid()
+        evenly = torch.rand(len(x), device=x.device)
         t = torch.where(torch.rand(len(x), device=x.device) < EVENLY, evenly, early)
         eps = torch.randn_like(x)
         kept = torch.rand(len(x), device=x.device) >= self.config.drop_label
         at = t.view(-1, *[1] * (x.dim() - 1))
         guess = self.unet(torch.lerp(eps, x, at), t, self.one_hot(label) * kept[:, None])
-        # Both slopes share x_t, so their difference is the guesses' own.
+        # Both slopes share x_t, so they differ as the guesses do, over 1 - t.
         return {"loss": ((guess - x) / (1 - at).clamp(min=LEAST_GAP)).square().mean()}
 
     def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
