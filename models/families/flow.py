@@ -48,7 +48,7 @@ class Flow(Family):
     conditional = True
     steps = Range(1, 200, 8)
     samplers = ("heun", "euler")
-    guidance = Range(0.0, 10.0, 1.5)
+    guidance = Range(0.0, 10.0, 1.4)
     encodes = True
     inversion = MappingProxyType({"steps": INVERSION_STEPS, "sampler": "heun", "guidance": 1.0})
     config: FlowConfig
