@@ -24,7 +24,7 @@ class WGANGPConfig:
     generator_width: int = field(default=24, metadata={"help": "channels of G at 28x28, twice at each half"})
     critic_width: int = field(default=32, metadata={"help": "channels of C at 14x14, twice at each half"})
     truncation: float = field(
-        default=0.7, metadata={"help": "scale of z when drawing; below 1 fewer odd digits, and less variety"}
+        default=0.8, metadata={"help": "scale of z when drawing; below 1 fewer odd digits, and less variety"}
     )
     penalty: float = field(default=10.0, metadata={"help": "lambda, the weight of the gradient penalty"})
     critic_steps: int = field(default=5, metadata={"help": "C's moves before each of G's"})
