@@ -1,6 +1,6 @@
 """What the convolutional GANs have in common: the generator."""
 
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -10,16 +10,29 @@ from models.base import Family, Rows
 from models.nets import Decoder
 
 
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """What every G is built from and drawn by."""
+
+    latent: int = field(default=64, metadata={"help": "numbers in z"})
+    generator_width: int = field(default=24, metadata={"help": "channels of G at 28x28, twice at each half"})
+    truncation: float = field(
+        default=0.8, metadata={"help": "scale of z when drawing; below 1 fewer odd digits, and less variety"}
+    )
+
+
 class ConvolutionalGAN(Family):
     """G turns z ~ N(0, I), and the label where there is one, into an image; the state of its one link is z [B, latent].
 
-    `config` has `latent`, `generator_width` and `truncation`. Who plays against G, and at what, is the family's own.
+    Who plays against G, and at what, is the family's own.
 
     G is trained on z ~ N(0, I) and drawn from with a z that is a little shorter: what it does best lies where it has
     been most often (the truncation trick: Brock et al. 2019, section 3.1).
     """
 
-    def __init__(self, config: Any, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
+    config: GeneratorConfig
+
+    def __init__(self, config: GeneratorConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__(config, data_shape, classes)
         self.generator = Decoder(config.latent + self.classes, config.generator_width)
 

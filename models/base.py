@@ -221,24 +221,15 @@ def draw(
 
     The engine does the same a link at a time, for rows that came at different times.
     """
-    first = family.plan(steps, sampler)[:1].to(seed.device).expand(len(seed), -1)
-    state = family.start(seed, index, label, first)
-    return follow(family, state, seed, index, label, steps=steps, sampler=sampler, guidance=guidance)
+    plan = family.plan(steps, sampler).to(seed.device)
+    state = family.start(seed, index, label, plan[:1].expand(len(seed), -1))
+    return follow(family, state, plan, guidance, seed, index, label)
 
 
 def follow(
-    family: Family,
-    state: Tensor,
-    seed: Tensor,
-    index: Tensor,
-    label: Tensor,
-    *,
-    steps: int,
-    sampler: str | None = None,
-    guidance: float = 1.0,
+    family: Family, state: Tensor, plan: Tensor, guidance: float, seed: Tensor, index: Tensor, label: Tensor
 ) -> Tensor:
-    """Data [B, *data_shape] at the end of the chain from start states [B, *S], otherwise as `draw`."""
-    plan = family.plan(steps, sampler).to(seed.device)
+    """Data [B, *data_shape] at the end of `plan` [steps, K] from start states [B, *S], otherwise as `draw`."""
     strength = torch.full((len(seed),), guidance, device=seed.device)
     for k, link in enumerate(plan, start=1):
         line = link.expand(len(seed), -1)

@@ -164,7 +164,5 @@ def _identity(data: bytes) -> str:
 def _to_json(manifest: Manifest) -> bytes:
     text = json.dumps(dataclasses.asdict(manifest), indent=2)
     # Lists of numbers on one line each.
-    text = re.sub(
-        r"\[[-+.\deE,\s]+\]", lambda found: " ".join(found[0].split()).replace("[ ", "[").replace(" ]", "]"), text
-    )
+    text = re.sub(r"\[[-+.\deE,\s]+\]", lambda found: json.dumps(json.loads(found[0])), text)
     return (text + "\n").encode()

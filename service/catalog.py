@@ -1,6 +1,7 @@
 """The models that are served, and those that should be and cannot."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ class Model:
     family: Family
     manifest: Manifest
 
-    @property
+    @cached_property
     def defaults(self) -> dict[str, Any]:
         """The `steps`, `sampler` and `guidance` of a request that names none."""
         return store.defaults(self.family, self.manifest)

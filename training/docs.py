@@ -39,12 +39,16 @@ def pages(root: Path) -> dict[Path, str]:
     }
 
 
+def real(manifests: dict[str, Manifest]) -> dict[str, Any]:
+    """What real images score, as far as any manifest says."""
+    return next((found.metrics["real"] for found in manifests.values() if "real" in found.metrics), {})
+
+
 def table(manifests: dict[str, Manifest]) -> str:
     """A line for each of the weights, and one for real images."""
     titles = [title for title, _ in FIGURES.values()]
     lines = ["| model | what it is | " + " | ".join(titles) + " |", "|---|---|" + "---|" * len(titles)]
-    real: dict[str, Any] = next((found.metrics["real"] for found in manifests.values() if "real" in found.metrics), {})
-    lines.append("| | 10,000 real training images | " + " | ".join(_figures(real)) + " |")
+    lines.append("| | 10,000 real training images | " + " | ".join(_figures(real(manifests))) + " |")
     for name, manifest in manifests.items():
         title = families.get(manifest.family).about.title
         lines.append(

@@ -111,8 +111,9 @@ def cost(family: Family, manifest: Manifest, **asked: Any) -> dict[str, Any]:
 def _reconstruction_errors(family: Family, manifest: Manifest, x: Tensor, label: Tensor) -> Tensor:
     """Mean squared difference of x [B, 1, 28, 28] from what comes back of it: [B]."""
     asked = {**store.defaults(family, manifest), **family.inversion}
+    plan = family.plan(asked["steps"], asked["sampler"])
     zero = torch.zeros(len(x), dtype=torch.int64)
-    back = follow(family, family.encode(x, label), zero, zero, label, **asked)
+    back = follow(family, family.encode(x, label), plan, asked["guidance"], zero, zero, label)
     return ((to_uint8(back).double() - to_uint8(x).double()) / 255).square().mean((1, 2, 3))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from models import families, store
 from models.store import Manifest
-from training.docs import FIGURES, words
+from training.docs import FIGURES, real, words
 from training.evaluate import PROPERTIES
 
 STYLE = """
@@ -65,8 +65,7 @@ one CPU core.</p>
 def _table(manifests: dict[str, Manifest]) -> str:
     titles = ["", *(title for title, _ in FIGURES.values()), *COSTS]
     head = "".join(f"<th>{title}</th>" for title in titles)
-    real: dict[str, Any] = next((found.metrics["real"] for found in manifests.values() if "real" in found.metrics), {})
-    rows = [_row("real images", real, ["", "", "", ""], "real")]
+    rows = [_row("real images", real(manifests), ["", "", "", ""], "real")]
     rows += [
         _row(f'<a href="#{name}">{name}</a>', manifest.metrics, _costs(manifest))
         for name, manifest in manifests.items()

@@ -13,20 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.adversarial import ConvolutionalGAN
+from models.adversarial import ConvolutionalGAN, GeneratorConfig
 from models.base import About, Recipe, Terms
 from models.losses import cross_entropy, squared_gradient
 from models.nets import Encoder
 
 
 @dataclass(frozen=True)
-class ACGANConfig:
-    latent: int = field(default=64, metadata={"help": "numbers in z"})
-    generator_width: int = field(default=24, metadata={"help": "channels of G at 28x28, twice at each half"})
+class ACGANConfig(GeneratorConfig):
     discriminator_width: int = field(default=32, metadata={"help": "channels of D at 14x14, twice at each half"})
-    truncation: float = field(
-        default=0.8, metadata={"help": "scale of z when drawing; below 1 fewer odd digits, and less variety"}
-    )
     classifier_weight: float = field(default=0.5, metadata={"help": "weight of L_C beside L_S"})
     gamma: float = field(default=0.1, metadata={"help": "weight of the gradient penalty"})
 

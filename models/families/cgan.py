@@ -13,20 +13,15 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.adversarial import ConvolutionalGAN
+from models.adversarial import ConvolutionalGAN, GeneratorConfig
 from models.base import About, Recipe, Terms
 from models.losses import squared_gradient
 from models.nets import Encoder
 
 
 @dataclass(frozen=True)
-class CGANConfig:
-    latent: int = field(default=64, metadata={"help": "numbers in z"})
-    generator_width: int = field(default=24, metadata={"help": "channels of G at 28x28, twice at each half"})
+class CGANConfig(GeneratorConfig):
     discriminator_width: int = field(default=32, metadata={"help": "channels of D at 14x14, twice at each half"})
-    truncation: float = field(
-        default=0.8, metadata={"help": "scale of z when drawing; below 1 fewer odd digits, and less variety"}
-    )
     gamma: float = field(default=0.1, metadata={"help": "weight of the two gradient penalties"})
     penalty_share: float = field(default=0.25, metadata={"help": "part of each batch that the penalties are taken on"})
 

@@ -12,20 +12,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from models.adversarial import ConvolutionalGAN
+from models.adversarial import ConvolutionalGAN, GeneratorConfig
 from models.base import About, Recipe, Terms
 from models.losses import squared_gradient
 from models.nets import Encoder
 
 
 @dataclass(frozen=True)
-class WGANGPConfig:
-    latent: int = field(default=64, metadata={"help": "numbers in z"})
-    generator_width: int = field(default=24, metadata={"help": "channels of G at 28x28, twice at each half"})
+class WGANGPConfig(GeneratorConfig):
     critic_width: int = field(default=32, metadata={"help": "channels of C at 14x14, twice at each half"})
-    truncation: float = field(
-        default=0.8, metadata={"help": "scale of z when drawing; below 1 fewer odd digits, and less variety"}
-    )
     penalty: float = field(default=10.0, metadata={"help": "lambda, the weight of the gradient penalty"})
     critic_steps: int = field(default=5, metadata={"help": "C's moves before each of G's"})
 
