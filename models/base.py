@@ -164,6 +164,10 @@ class Family(nn.Module):
         """The module whose parameters `name` may change."""
         return self if name == "self" else self.get_submodule(name)
 
+    def pace(self, player: str) -> float:
+        """What the recipe's learning rate is multiplied by for `player`."""
+        return 1.0
+
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         """Named terms of `player`'s objective on data x [B, *data_shape] and label [B] int64 (-1: unknown).
 

@@ -37,6 +37,19 @@ class Encoder(nn.Module):
         return self.head(self.body(x).flatten(1))
 
 
+class Discriminator(nn.Sequential):
+    """An image [B, 1, 28, 28] -> [B, outputs], by way of `features` numbers that each see all of it.
+
+    Without them the last layer would add up opinions of patches 18 pixels wide, and never see a digit whole.
+    """
+
+    def __init__(self, outputs: int, width: int, features: int = 128) -> None:
+        head = nn.Linear(features, outputs)
+        # Four times as steep as by default: Adam's steps are of one size, so what they change at the end is decided here.
+        nn.init.normal_(head.weight, std=0.2)
+        super().__init__(Encoder(features, width), nn.LeakyReLU(0.2), head)
+
+
 class Decoder(nn.Module):
     """Codes [B, inputs] -> one number a pixel [B, 1, 28, 28], unbounded.
 

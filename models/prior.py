@@ -10,7 +10,7 @@ from models.mixture import Mixture
 
 PRIORS = ("fitted", "standard")
 """As samplers of a family: the first link's one coefficient is 1 for a fitted prior, 0 for the standard one."""
-COMPONENTS = 10
+COMPONENTS = 40
 POINTS, BLOCK = 20_000, 500
 
 

@@ -98,9 +98,10 @@ class Trainer:
     def move(self, player: str, x: Tensor, label: Tensor) -> dict[str, Tensor]:
         """One optimiser step of `player`; the others' parameters stand still and get no gradient."""
         optimizer = self.optimizers[player]
+        pace = self.family.pace(player)
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe, self.images - self.recipe.batch, self.goal)
+            group["lr"] = pace * learning_rate(self.recipe, self.images - self.recipe.batch, self.goal)
         dtype = DTYPES[self.config.precision]
         with torch.autocast(self.hardware.device.type, dtype, enabled=dtype != torch.float32):
             terms = self.family.loss(player, x, label)

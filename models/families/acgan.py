@@ -3,8 +3,9 @@
     L_S = E log D(x) + E log(1 - D(G(z, y))),   L_C = E log C(x)_y + E log C(G(z, y))_y
     D and C: max L_S + L_C,   G: max L_C - L_S                                    (Odena et al. 2017, equations 2-3)
 
-G's part of L_S is the non-saturating one. A penalty on D's slope at real images (Mescheder et al. 2018) keeps the game
-from running away. C's head gives logits; a softmax before the cross entropy would flatten its gradient.
+G's part of L_S is the non-saturating one. Penalties on D's slope at real and at generated images (Mescheder et al.
+2018) keep the game from running away. C's head gives logits; a softmax before the cross entropy would flatten its
+gradient.
 """
 
 from dataclasses import dataclass, field
@@ -15,15 +16,16 @@ from torch.nn import functional as F
 
 from models.adversarial import ConvolutionalGAN, GeneratorConfig
 from models.base import About, Recipe, Terms
-from models.losses import cross_entropy, squared_gradient
-from models.nets import Encoder
+from models.losses import cross_entropy
+from models.nets import Discriminator
 
 
 @dataclass(frozen=True)
 class ACGANConfig(GeneratorConfig):
     discriminator_width: int = field(default=32, metadata={"help": "channels of D at 14x14, twice at each half"})
     classifier_weight: float = field(default=0.5, metadata={"help": "weight of L_C beside L_S"})
-    gamma: float = field(default=0.1, metadata={"help": "weight of the gradient penalty"})
+    gamma: float = field(default=0.1, metadata={"help": "weight of the two gradient penalties"})
+    penalty_share: float = field(default=0.25, metadata={"help": "part of each batch that the penalties are taken on"})
 
 
 class ACGAN(ConvolutionalGAN):
@@ -37,7 +39,7 @@ class ACGAN(ConvolutionalGAN):
         paper="Odena et al., Conditional image synthesis with auxiliary classifier GANs, arXiv 1610.09585; "
         "penalty: Mescheder et al., arXiv 1801.04406",
     )
-    recipe = Recipe(epochs=12, batch=32, lr=3e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
+    recipe = Recipe(epochs=24, batch=64, lr=3e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
     players = ("discriminator", "generator")
     opponents = ("discriminator",)
     conditional = True
@@ -47,7 +49,7 @@ class ACGAN(ConvolutionalGAN):
 
     def __init__(self, config: ACGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__(config, data_shape, classes)
-        self.discriminator = Encoder(1 + max(classes, 1), config.discriminator_width)
+        self.discriminator = Discriminator(1 + max(classes, 1), config.discriminator_width)
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         # Images of unknown digit are judged for their source alone; G is told some digit for each.
@@ -62,6 +64,6 @@ class ACGAN(ConvolutionalGAN):
         on_x, on_g = self.discriminator(x), self.discriminator(generated.detach())
         source = F.softplus(-on_x[:, 0]).mean() + F.softplus(on_g[:, 0]).mean()
         classifier = cross_entropy(on_x[:, 1:], label) + cross_entropy(on_g[:, 1:], asked)
-        r1 = squared_gradient(lambda part: self.discriminator(part)[:, 0], x).mean()
-        loss = source + weight * classifier + self.config.gamma / 2 * r1
-        return {"loss": loss, "source": source, "classifier": classifier, "r1": r1}
+        r1, r2 = self.slopes(lambda part: self.discriminator(part)[:, 0], x, generated.detach())
+        loss = source + weight * classifier + self.config.gamma / 2 * (r1 + r2)
+        return {"loss": loss, "source": source, "classifier": classifier, "r1": r1, "r2": r2}

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from models.adversarial import ConvolutionalGAN, GeneratorConfig
 from models.base import About, Recipe, Terms
-from models.losses import squared_gradient
 from models.nets import Encoder
 
 
@@ -72,11 +71,6 @@ class CGAN(ConvolutionalGAN):
         generated = generated.detach()
         margin = self.discriminator(x, y) - self.discriminator(generated, y)
         game = F.softplus(-margin).mean()
-        # Unbiased from a part of the batch, whose second derivatives would cost more than the game itself.
-        share = max(1, round(self.config.penalty_share * len(x)))
-        r1, r2 = (
-            squared_gradient(lambda part: self.discriminator(part, y[:share]), side[:share]).mean()
-            for side in (x, generated)
-        )
+        r1, r2 = self.slopes(lambda part: self.discriminator(part, y[: len(part)]), x, generated)
         loss = game + self.config.gamma / 2 * (r1 + r2)
         return {"loss": loss, "game": game, "margin": margin.mean(), "r1": r1, "r2": r2}

@@ -15,7 +15,7 @@ from torch import Tensor
 from models.adversarial import ConvolutionalGAN, GeneratorConfig
 from models.base import About, Recipe, Terms
 from models.losses import squared_gradient
-from models.nets import Encoder
+from models.nets import Discriminator
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class WGANGP(ConvolutionalGAN):
 
     def __init__(self, config: WGANGPConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:
         super().__init__(config, data_shape, classes)
-        self.critic = Encoder(1, config.critic_width)
+        self.critic = Discriminator(1, config.critic_width)
 
     def moves(self) -> tuple[str, ...]:
         return ("critic",) * self.config.critic_steps + ("generator",)
