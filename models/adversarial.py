@@ -1,6 +1,5 @@
 """What the convolutional GANs have in common: the generator."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -8,7 +7,6 @@ from torch import Tensor
 
 from models import noise
 from models.base import Family, Rows
-from models.losses import squared_gradient
 from models.nets import Decoder
 
 
@@ -45,15 +43,6 @@ class ConvolutionalGAN(Family):
     def generate(self, z: Tensor, label: Tensor) -> Tensor:
         """G(z, y): [B, latent] and [B, classes] -> [B, 1, 28, 28] in [-1, 1]."""
         return self.generator(torch.cat((z, label), dim=1)).tanh()
-
-    def slopes(self, judge: Callable[[Tensor], Tensor], x: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
-        """E|grad judge|^2 at x and at generated images [B, 1, 28, 28], the penalties r1 and r2: scalars.
-
-        Unbiased from `config.penalty_share` of the batch; all of it would cost more than the game itself.
-        """
-        share = max(1, round(self.config.penalty_share * len(x)))
-        r1, r2 = (squared_gradient(judge, side[:share]).mean() for side in (x, generated))
-        return r1, r2
 
     def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
         return self.config.truncation * noise.first(seed, index, (self.config.latent,))

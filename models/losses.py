@@ -24,3 +24,12 @@ def squared_gradient(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     x = x.detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
     return gradient.square().flatten(1).sum(1)
+
+
+def slopes(critic: Callable[[Tensor], Tensor], x: Tensor, generated: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """E|grad critic|^2 at x and at generated [B, ...]: scalars, the penalties R1 and R2 (Mescheder et al. 2018).
+
+    Unbiased from the first `share` of the rows, whose second derivatives cost more than the game itself.
+    """
+    count = max(1, round(share * len(x)))
+    return squared_gradient(critic, x[:count]).mean(), squared_gradient(critic, generated[:count]).mean()

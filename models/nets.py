@@ -45,7 +45,7 @@ class Discriminator(nn.Sequential):
 
     def __init__(self, outputs: int, width: int, features: int = 128) -> None:
         head = nn.Linear(features, outputs)
-        # Four times as steep as by default: Adam's steps are of one size, so what they change at the end is decided here.
+        # Four times as steep as by default: Adam's steps are of one size, and this decides how far D moves by one.
         nn.init.normal_(head.weight, std=0.2)
         super().__init__(Encoder(features, width), nn.LeakyReLU(0.2), head)
 

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +49,8 @@ class Manifest:
     commit: str
     created: str
     metrics: dict[str, Any] = field(default_factory=dict)
+    caveat: str = ""
+    """What goes wrong in these weights' draws, by someone who looked."""
     parameters: int = 0
     """Numbers in the tensors' file."""
     digest: str = ""
@@ -93,9 +94,9 @@ def write(path: Path, data: bytes) -> None:
     fresh.replace(path)
 
 
-def annotate(directory: Path, metrics: Mapping[str, Any]) -> Manifest:
-    """Put `metrics` in place of those in the manifest of `directory`, tensors untouched, and return it."""
-    manifest = dataclasses.replace(read_manifest(directory), metrics=dict(metrics))
+def annotate(directory: Path, **findings: Any) -> Manifest:
+    """Put `metrics` or `caveat` in place of those in the manifest of `directory`, tensors untouched, and return it."""
+    manifest = dataclasses.replace(read_manifest(directory), **findings)
     write(directory / MANIFEST, _to_json(manifest))
     return manifest
 

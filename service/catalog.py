@@ -11,6 +11,11 @@ from models import store
 from models.base import Family
 from models.store import Manifest, WeightsError
 
+GUIDANCE = (
+    "More makes the digit surer and plainer (precision and label accuracy rise) and the draws more alike (recall and "
+    "coverage fall); 1 is the model as it learned, 0 forgets the digit."
+)
+
 
 @dataclass(frozen=True)
 class Model:
@@ -47,7 +52,7 @@ class Model:
         if family.samplers:
             takes[family.samplers_are] = {"one_of": list(family.samplers), "default": self.sampler}
         if family.guidance is not None:
-            takes["guidance"] = _range(family.guidance, self.guidance)
+            takes["guidance"] = {**_range(family.guidance, self.guidance), "trades": GUIDANCE}
         if family.classes:
             takes["digit"] = {"one_of": list(range(family.classes)), "names": list(self.manifest.classes)}
         return {
@@ -59,6 +64,7 @@ class Model:
             "digest": self.manifest.digest,
             "parameters": self.manifest.parameters,
             "takes": takes,
+            "caveat": self.manifest.caveat,
             "encodes": family.encodes,
         }
 

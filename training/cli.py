@@ -63,6 +63,11 @@ def parser() -> Parser:
     strip.add_argument("output", type=Path, help="PNG to write")
     strip.add_argument("--every", type=int, default=1, help="take every so many grids (default: 1)")
     strip.set_defaults(command=run_strip)
+    caveat = commands.add_parser("caveat", help="say in the manifest what goes wrong in the draws")
+    caveat.add_argument("name", help="name of the weights")
+    caveat.add_argument("text", help="what someone saw who looked")
+    caveat.add_argument("--weights", type=Path, default=Path("weights"))
+    caveat.set_defaults(command=lambda args: run_caveat(args.weights / args.name, args.text))
     pages = commands.add_parser("docs", help="write the pages that are made from families and manifests")
     pages.set_defaults(command=lambda _: docs.command())
     reporting = commands.add_parser("report", help="write one page on all weights, side by side")
@@ -170,6 +175,11 @@ def run_strip(args: argparse.Namespace) -> None:
     print(f"{args.output}: {len(grids)} rows")
 
 
+def run_caveat(directory: Path, text: str) -> None:
+    """Write it down."""
+    store.annotate(directory, caveat=text)
+
+
 def run_report(args: argparse.Namespace) -> None:
     """Write the page."""
     store.write(args.output, report.page(args.weights).encode())
@@ -205,11 +215,20 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--weights", type=Path, default=Path("weights"))
     command.add_argument("--data-root", type=Path)
     command.add_argument("-n", type=int, default=10_000, help="draws a seed")
-    command.add_argument("--seeds", type=int, nargs="+", default=[0])
+    command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
     command.add_argument("--judge", choices=judge.NAMES, default="report")
     command.add_argument("--against", metavar="URL", help="judge a running service, not the weights that lie here")
     command.add_argument(
         "--taught", action="store_true", help="also train a classifier on 60,000 draws and test it on real images"
+    )
+    command.add_argument(
+        "--inception",
+        type=Path,
+        metavar="FILE",
+        help="torch-fidelity's Inception weights, for the usual FID too",
+    )
+    command.add_argument(
+        "--worst", type=Path, metavar="DIR", help="write a picture of the 30 draws the judge is least sure of"
     )
     command.add_argument("--write", action="store_true", help="put the figures into the manifests")
     add_plan(command, "in place of what the manifest gives a request that names none; likewise below")

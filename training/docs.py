@@ -93,6 +93,8 @@ def _card(name: str, manifest: Manifest) -> str:
     figures += [f"{title} {metrics[key]:.4g}" for key, title in PROPERTIES.items() if key in metrics]
     if figures:
         lines.append("Of " + f"{metrics['samples']:,} draws: " + ", ".join(figures) + ".")
+    if manifest.caveat:
+        lines.append(f"What goes wrong: {manifest.caveat}")
     return "\n".join(lines)
 
 

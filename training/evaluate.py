@@ -2,10 +2,13 @@
 
 import argparse
 import dataclasses
+import importlib.util
+import pickle
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +24,7 @@ from training import data, judge, metrics
 from training.config import ConfigError
 from training.data import Dataset
 from training.judge import Judge
+from training.samples import grid_png
 from training.sources import BATCH, Drawn, Service, Source, Weights, sample
 
 FEWEST = 100
@@ -28,6 +32,8 @@ RECONSTRUCTED = 1000
 """Test images that are taken through a code and back."""
 TAUGHT, TAUGHT_EPOCHS = 60_000, 3
 """Samples that a classifier learns from, and how often it sees each."""
+WORST = 30
+"""Draws that a picture of the worst shows, ten in a row."""
 CAS = "classification_accuracy_score"
 PROPERTIES = {
     "test_elbo": "test ELBO, nats an image",
@@ -39,13 +45,17 @@ COLUMNS = ("mnist_cnn_fd", "kid", "precision", "recall", "density", "coverage", 
 
 
 class Bench:
-    """The test split as a judge sees it, and what real images score against it."""
+    """The test split as a judge sees it, and what real images score against it.
 
-    def __init__(self, judge_: Judge, train: Dataset, test: Dataset) -> None:
+    With `inception`, the file of that net's weights, figures have the literature's FID too.
+    """
+
+    def __init__(self, judge_: Judge, train: Dataset, test: Dataset, inception: Path | None = None) -> None:
         self.judge, self.train, self.test = judge_, train, test
         self.real = judge_.look(test.images)[0]
         self.pixels = train.images.flatten(1).float()
         self.test_gap = metrics.nearest(self.pixels, test.images[:1000].flatten(1).float()).mean()
+        self.fid = metrics.InceptionDistance(inception, test.images) if inception else None
 
     def measure(self, drawn: Drawn) -> dict[str, Any]:
         """Every figure of the samples."""
@@ -61,11 +71,19 @@ class Bench:
             "duplicates": metrics.duplicates(drawn.images),
             "nearest_training_ratio": float(gap / self.test_gap),
         }
+        if self.fid:
+            figures["fid"] = self.fid(drawn.images)
         if drawn.asked is not None:
             right = (judged == drawn.asked).double()
             digits = [float(right[drawn.asked == digit].mean()) for digit in range(10)]
             figures |= {"accuracy": float(right.mean()), "worst_digit": min(digits), "accuracy_by_digit": digits}
         return figures
+
+    def worst(self, drawn: Drawn) -> Tensor:
+        """The draws that the judge is least sure of, of the digit asked for or of any, worst first: [30, 1, 28, 28]."""
+        probabilities = self.judge.look(drawn.images)[1]
+        sure = probabilities.amax(1) if drawn.asked is None else probabilities.gather(1, drawn.asked[:, None])[:, 0]
+        return drawn.images[sure.argsort()[:WORST]]
 
     def floor(self, count: int) -> dict[str, Any]:
         """What `count` real training images score. How near they are to themselves says nothing and is left out."""
@@ -135,15 +153,17 @@ def over_seeds(measure: Callable[[int], dict[str, Any]], seeds: list[int]) -> di
 
 
 def command(args: argparse.Namespace, plan: dict[str, Any]) -> None:
-    """Measure weights, print a table, and with `--write` put the figures into their manifests.
+    """Measure weights and print a table, which also says where the manifests' figures were not found again.
 
-    `plan` goes in place of the manifests' defaults: `steps`, `sampler`, `guidance`.
+    `plan` goes in place of the manifests' defaults: `steps`, `sampler`, `guidance`. With `--write` the figures go into
+    the manifests.
     """
     _check(args, plan)
     source: Source = Service(args.against) if args.against else Weights(args.weights)
     names = source.names() if args.all else args.names
     judge_ = judge.load(args.judge)
-    bench = Bench(judge_, *(data.load("mnist", args.data_root, split) for split in ("train", "test")))
+    train, test = (data.load("mnist", args.data_root, split) for split in ("train", "test"))
+    bench = Bench(judge_, train, test, args.inception)
     floor = bench.floor(args.n)
     if args.taught:
         floor |= taught(bench.train.images, bench.train.labels, bench.test)
@@ -161,11 +181,17 @@ def command(args: argparse.Namespace, plan: dict[str, Any]) -> None:
             assert drawn.asked is not None
             figures |= taught(drawn.images, drawn.asked, bench.test)
         _print_properties(figures)
+        if args.worst:
+            args.worst.mkdir(parents=True, exist_ok=True)
+            drawn = source.sample(name, args.seeds[0], args.n, **plan)
+            store.write(args.worst / f"{name}.png", grid_png(to_unit(bench.worst(drawn))))
+        measured = {"samples": args.n, "seeds": args.seeds, "judge": {"name": judge_.name, "digest": judge_.digest}}
         if args.write:
-            measured = {"samples": args.n, "seeds": args.seeds, "judge": {"name": judge_.name, "digest": judge_.digest}}
             former = store.read_manifest(args.weights / name).metrics
             real = {**_costly(former.get("real", {})), **floor}
-            store.annotate(args.weights / name, {**_costly(former), **figures, **measured, "real": real})
+            store.annotate(args.weights / name, metrics={**_costly(former), **figures, **measured, "real": real})
+        elif not plan:
+            _print_comparison(figures | measured, source.published(name))
 
 
 def _check(args: argparse.Namespace, plan: dict[str, Any]) -> None:
@@ -178,8 +204,31 @@ def _check(args: argparse.Namespace, plan: dict[str, Any]) -> None:
         raise ConfigError("--write is for figures by the judge that nothing was chosen by; leave out --judge")
     if args.write and args.against:
         raise ConfigError("--write is for the weights that lie here; leave out --against")
+    if args.inception:
+        _check_inception(args.inception)
     if args.n < FEWEST:
         raise ConfigError(f"-n {args.n}: fewer than {FEWEST} samples say nothing about a distribution")
+
+
+def _check_inception(path: Path) -> None:
+    """Raises ConfigError where the net cannot be built from `path`, before anything is drawn."""
+    if importlib.util.find_spec("torch_fidelity") is None:
+        raise ConfigError("--inception needs torch-fidelity; `pip install torch-fidelity`")
+    try:
+        # torch-fidelity unpickles whatever the file holds; nothing but tensors may get there.
+        torch.load(path, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ConfigError(f"--inception {path}: {' '.join(str(error).split())[:200]}") from None
+
+
+def contradictions(figures: dict[str, Any], published: dict[str, Any]) -> dict[str, float]:
+    """What `published` says of each figure that came out otherwise: farther off than half its 95 % interval."""
+    return {
+        name: published[name]
+        for name, half in published.get("interval", {}).items()
+        # Devices round differently, and a pixel may be a shade off.
+        if name in figures and abs(figures[name] - published[name]) > half + 1e-4
+    }
 
 
 def _costly(figures: dict[str, Any]) -> dict[str, Any]:
@@ -190,6 +239,16 @@ def _costly(figures: dict[str, Any]) -> dict[str, Any]:
 def _print_row(name: str, figures: dict[str, Any]) -> None:
     cells = (f"{figures[column]:13.4f}" if column in figures else f"{'':>13}" for column in COLUMNS)
     print(f"{name:>13}" + "".join(cells), flush=True)
+
+
+def _print_comparison(figures: dict[str, Any], published: dict[str, Any]) -> None:
+    """Whether the figures are the manifest's, where those are as many draws' by the same judge."""
+    if any(figures[key] != published.get(key) for key in ("samples", "judge")) or "interval" not in published:
+        return
+    found = contradictions(figures, published)
+    lines = [f"{name} {figures[name]:.4f}: the manifest says {value:.4f}" for name, value in found.items()]
+    for line in lines or ["as the manifest says"]:
+        print(f"{'':>13} {line}", flush=True)
 
 
 def _print_properties(figures: dict[str, Any]) -> None:

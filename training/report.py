@@ -102,6 +102,8 @@ def _card(name: str, manifest: Manifest, samples: bytes) -> str:
         ", ".join(words(manifest)),
         *(f"{title} {manifest.metrics[key]:.4g}" for key, title in EXTRA.items() if key in manifest.metrics),
     ]
+    if manifest.caveat:
+        lines.append(f"what goes wrong: {manifest.caveat}")
     facts = "".join(f"<li>{html.escape(line)}" for line in lines if line)
     curves = "".join(_curve(title, pairs) for title, pairs in training.get("curves", {}).items())
     return f"""<section id="{name}"><h2>{name}</h2>

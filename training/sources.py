@@ -38,6 +38,9 @@ class Source(Protocol):
     def names(self) -> list[str]:
         """The models there are."""
 
+    def published(self, name: str) -> dict[str, Any]:
+        """The metrics in the manifest of model `name`."""
+
     def sample(self, name: str, seed: int, count: int, **asked: Any) -> Drawn:
         """Images 0..count-1 of `seed` by model `name` with its defaults, or what `asked` puts in their place."""
 
@@ -50,6 +53,9 @@ class Weights:
 
     def names(self) -> list[str]:
         return store.listing(self.root)
+
+    def published(self, name: str) -> dict[str, Any]:
+        return store.read_manifest(self.root / name).metrics
 
     def sample(self, name: str, seed: int, count: int, **asked: Any) -> Drawn:
         family, manifest = store.load(self.root / name)
@@ -72,9 +78,14 @@ class Service:
     def names(self) -> list[str]:
         return sorted(self.takes)
 
+    def published(self, name: str) -> dict[str, Any]:
+        self._check(name)
+        with self._client() as client:
+            found: dict[str, Any] = self._get(client, f"/models/{name}").json()["manifest"]["metrics"]
+        return found
+
     def sample(self, name: str, seed: int, count: int, **asked: Any) -> Drawn:
-        if name not in self.takes:
-            raise ConfigError(f"{self.url} has no model {name!r}; it has {', '.join(self.names())}")
+        self._check(name)
         digits = self.takes[name].get("digit", {}).get("one_of", [])
         if "prior" in self.takes[name]:
             asked = {"prior" if key == "sampler" else key: value for key, value in asked.items()}
@@ -85,6 +96,10 @@ class Service:
                 answer = self._get(client, "/generate", **query, format="npz", **asked)
                 images.append(torch.from_numpy(np.load(io.BytesIO(answer.content))["images"]).unsqueeze(1))
         return Drawn(torch.cat(images), torch.arange(count) % len(digits) if digits else None)
+
+    def _check(self, name: str) -> None:
+        if name not in self.takes:
+            raise ConfigError(f"{self.url} has no model {name!r}; it has {', '.join(self.names())}")
 
     def _client(self) -> httpx.Client:
         try:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from models.adversarial import ConvolutionalGAN, GeneratorConfig
 from models.base import About, Recipe, Terms
-from models.losses import cross_entropy
+from models.losses import cross_entropy, slopes
 from models.nets import Discriminator
 
 
@@ -64,6 +64,6 @@ class ACGAN(ConvolutionalGAN):
         on_x, on_g = self.discriminator(x), self.discriminator(generated.detach())
         source = F.softplus(-on_x[:, 0]).mean() + F.softplus(on_g[:, 0]).mean()
         classifier = cross_entropy(on_x[:, 1:], label) + cross_entropy(on_g[:, 1:], asked)
-        r1, r2 = self.slopes(lambda part: self.discriminator(part)[:, 0], x, generated.detach())
+        r1, r2 = slopes(lambda part: self.discriminator(part)[:, 0], x, generated.detach(), self.config.penalty_share)
         loss = source + weight * classifier + self.config.gamma / 2 * (r1 + r2)
         return {"loss": loss, "source": source, "classifier": classifier, "r1": r1, "r2": r2}

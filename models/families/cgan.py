@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from models.adversarial import ConvolutionalGAN, GeneratorConfig
 from models.base import About, Recipe, Terms
+from models.losses import slopes
 from models.nets import Encoder
 
 
@@ -71,6 +72,6 @@ class CGAN(ConvolutionalGAN):
         generated = generated.detach()
         margin = self.discriminator(x, y) - self.discriminator(generated, y)
         game = F.softplus(-margin).mean()
-        r1, r2 = self.slopes(lambda part: self.discriminator(part, y[: len(part)]), x, generated)
+        r1, r2 = slopes(lambda part: self.discriminator(part, y[: len(part)]), x, generated, self.config.penalty_share)
         loss = game + self.config.gamma / 2 * (r1 + r2)
         return {"loss": loss, "game": game, "margin": margin.mean(), "r1": r1, "r2": r2}

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from models.adversarial import ConvolutionalGAN, GeneratorConfig
 from models.base import About, Recipe, Terms
+from models.losses import slopes
 from models.nets import Discriminator
 
 
@@ -56,7 +57,7 @@ class DCGAN(ConvolutionalGAN):
         generated = generated.detach()
         margin = self.judge(x) - self.judge(generated)
         game = F.softplus(-margin).mean()
-        r1, r2 = self.slopes(self.judge, x, generated)
+        r1, r2 = slopes(self.judge, x, generated, self.config.penalty_share)
         loss = game + self.config.gamma / 2 * (r1 + r2)
         return {"loss": loss, "game": game, "margin": margin.mean(), "r1": r1, "r2": r2}
 

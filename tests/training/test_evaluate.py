@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from models import noise, store
@@ -185,10 +186,30 @@ def test_a_classifier_learns_from_real_images_and_not_from_noise(bench: Bench, m
     assert wrong < 0.4
 
 
+def test_figures_contradict_published_ones_that_lie_outside_their_interval() -> None:
+    published = {"precision": 0.9, "recall": 0.8, "kid": 0.1, "interval": {"precision": 0.01, "recall": 0.01}}
+    found = evaluate.contradictions({"precision": 0.905, "recall": 0.82, "kid": 9.0}, published)
+    assert found == {"recall": 0.8}
+
+
+def test_the_worst_are_those_the_judge_gives_the_digit_asked_for_the_least_chance(bench: Bench) -> None:
+    images, labels = bench.test.images[:100], bench.test.labels[:100].clone()
+    labels[7] = (labels[7] + 5) % 10
+    chances = bench.judge.look(images)[1]
+    worst = bench.worst(Drawn(images, labels))
+    assert worst.shape == (30, 1, 28, 28)
+    assert torch.equal(worst[0], images[chances[torch.arange(100), labels].argmin()])
+    assert any(torch.equal(images[7], one) for one in worst)
+    unasked = bench.worst(Drawn(images, None))
+    assert torch.equal(unasked[0], images[chances.amax(1).argmin()])
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ([], "name the weights"),
+        (["gan", "--inception", "nowhere.pth"], "--inception nowhere.pth"),
+        (["gan", "--inception", __file__], "--inception"),
         (["gan", "-n", "5"], "fewer than 100"),
         (["gan", "--write", "--steps", "3"], "leave out --steps"),
         (["gan", "--write", "--judge", "select"], "leave out --judge"),
@@ -210,16 +231,27 @@ def test_figures_go_into_the_manifest_and_what_took_long_stays(
     monkeypatch.setattr(data, "load", lambda *asked: bench.train if asked[2] == "train" else bench.test)
     monkeypatch.setattr(evaluate, "TAUGHT", 200)
     monkeypatch.setattr(evaluate, "TAUGHT_EPOCHS", 1)
-    flags = ["gmm", "--weights", str(tmp_path), "-n", "200", "--write"]
-    assert main(["evaluate", *flags, "--taught", "--seeds", "0", "1"]) == 0
+    flags = ["gmm", "--weights", str(tmp_path), "-n", "200", "--seeds", "0", "1", "--write"]
+    assert main(["evaluate", *flags, "--taught"]) == 0
     first = store.read_manifest(tmp_path / "gmm").metrics
     assert first["seeds"] == [0, 1]
     assert first["interval"]["mnist_cnn_fd"] > 0
     assert 0 <= first["classification_accuracy_score"] <= 1
     assert 0 <= first["real"]["classification_accuracy_score"] <= 1
+    capsys.readouterr()
+    assert main(["evaluate", *flags[:-1]]) == 0
+    assert "as the manifest says" in capsys.readouterr().out
+    altered = {**first, "recall": first["recall"] + 2 * first["interval"]["recall"] + 0.01}
+    store.annotate(tmp_path / "gmm", metrics=altered)
+    assert main(["evaluate", *flags[:-1]]) == 0
+    assert f"recall {first['recall']:.4f}: the manifest says {altered['recall']:.4f}" in capsys.readouterr().out
+    flags[flags.index("--seeds") + 1 : flags.index("--write")] = ["0"]
     assert main(["evaluate", *flags]) == 0
     second = store.read_manifest(tmp_path / "gmm").metrics
     assert "interval" not in second
+    assert main(["evaluate", *flags[:-1], "--worst", str(tmp_path / "worst")]) == 0
+    with Image.open(tmp_path / "worst" / "gmm.png") as picture:
+        assert picture.size == (280, 84)
     for before, after in ((first, second), (first["real"], second["real"])):
         assert before["classification_accuracy_score"] == after["classification_accuracy_score"]
     assert {"cost", "code_log_density", "reconstruction_error", "samples", "judge"} <= second.keys()

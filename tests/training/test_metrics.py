@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -158,3 +159,21 @@ def test_interval_holds_the_mean_in_95_of_100_experiments() -> None:
     draws = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     held = sum(abs(float(row.mean())) <= metrics.interval(row.tolist()) for row in draws)
     assert held / 2000 == pytest.approx(0.95, abs=0.02)
+
+
+def test_the_usual_fid_is_frechets_distance_in_a_net_from_a_file(tmp_path: Path) -> None:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Untrained(FeatureExtractorInceptionV3):
+        def load_state_dict(self, state: dict[str, Tensor]) -> None:
+            """Stays as it is."""
+
+    torch.manual_seed(0)
+    torch.save({}, tmp_path / "nothing.pth")
+    net = Untrained("net", ["2048"], str(tmp_path / "nothing.pth"))
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    x, y = ((128 + 40 * cloud(6, 784, seed)).clamp(0, 255).to(torch.uint8).view(6, 1, 28, 28) for seed in (0, 1))
+    distance = metrics.InceptionDistance(tmp_path / "net.pth", x)
+    assert distance(x) == pytest.approx(0, abs=1e-4)
+    features = [net(images.expand(-1, 3, -1, -1))[0] for images in (x, y)]
+    assert distance(y) == pytest.approx(metrics.frechet_distance(*features), rel=1e-3)

@@ -1,6 +1,7 @@
 """Samples from weights and from a service, the same up to the arithmetic of other batches."""
 
 import io
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from models import families
+from models import families, store
 from tests.serving import serving
 from training import sources
 from training.cli import main
@@ -36,6 +37,15 @@ def test_a_service_draws_what_its_weights_draw(url: str, weights: Path) -> None:
         assert gap(one, two) < 0.5, name
         assert (one.asked is None) == (two.asked is None)
         assert one.asked is None or torch.equal(one.asked, two.asked)
+
+
+def test_both_tell_what_is_published(url: str, weights: Path, tmp_path: Path) -> None:
+    shutil.copytree(weights / "pca", tmp_path / "pca")
+    store.annotate(tmp_path / "pca", metrics={"recall": 0.5})
+    with serving(tmp_path, unconditional_model="pca") as server:
+        assert Weights(tmp_path).published("pca") == Service(server.url).published("pca") == {"recall": 0.5}
+    with pytest.raises(ConfigError, match="has no model 'dall-e'; it has acgan"):
+        Service(url).published("dall-e")
 
 
 def test_what_is_asked_reaches_the_service(url: str, weights: Path) -> None:
