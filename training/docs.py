@@ -1,4 +1,4 @@
-"""The pages that are made from families and manifests: docs/models.md, and the table in README.md."""
+"""What is made from families and manifests: docs/models.md, and the tables in README.md and docs/quality.md."""
 
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,22 @@ FIGURES = {
 }
 
 
+EXACT = {
+    "mnist_cnn_fd": ("MNIST-CNN-FD", "{:.3f}"),
+    "kid": ("KID, thousandths", "{:.2f}"),
+    "precision": ("precision", "{:.3f}"),
+    "recall": ("recall", "{:.3f}"),
+    "density": ("density", "{:.3f}"),
+    "coverage": ("coverage", "{:.3f}"),
+    "label_entropy": ("label entropy, nats", "{:.3f}"),
+    "nearest_training_ratio": ("nearest training image", "{:.2f}"),
+    "duplicates": ("duplicates", "{:.4f}"),
+    "classification_accuracy_score": ("taught classifier", "{:.4f}"),
+}
+
+
 def command() -> None:
-    """Write both."""
+    """Write them."""
     for path, text in pages(ROOT).items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
@@ -30,12 +44,11 @@ def command() -> None:
 def pages(root: Path) -> dict[Path, str]:
     """The text of every generated file of the project at `root`."""
     manifests = {name: store.read_manifest(root / "weights" / name) for name in store.listing(root / "weights")}
-    readme = (root / "README.md").read_text()
-    before, rest = readme.split(BEGIN)
-    after = rest.split(END)[1]
+    readme, quality = root / "README.md", root / "docs" / "quality.md"
     return {
         root / "docs" / "models.md": page(manifests),
-        root / "README.md": f"{before}{BEGIN}\n{table(manifests)}\n{END}{after}",
+        readme: _filled(readme.read_text(), table(manifests)),
+        quality: _filled(quality.read_text(), f"{figures(manifests)}\n\n{digits(manifests)}"),
     }
 
 
@@ -54,6 +67,25 @@ def table(manifests: dict[str, Manifest]) -> str:
         lines.append(
             f"| [`{name}`](docs/models.md#{name}) | {title} | " + " | ".join(_figures(manifest.metrics)) + " |"
         )
+    return "\n".join(lines)
+
+
+def figures(manifests: dict[str, Manifest]) -> str:
+    """Every figure of the draws with half its 95 % interval: a line for each of the weights, one for real images."""
+    lines = ["| | " + " | ".join(title for title, _ in EXACT.values()) + " |", "|---|" + "---|" * len(EXACT)]
+    for name, metrics in {"real": real(manifests), **{n: m.metrics for n, m in manifests.items()}}.items():
+        lines.append(f"| {name} | " + " | ".join(_exact(metrics, key, form) for key, (_, form) in EXACT.items()) + " |")
+    return "\n".join(lines)
+
+
+def digits(manifests: dict[str, Manifest]) -> str:
+    """The share of draws that show the digit asked for, a line for each of the weights that can be asked."""
+    lines = ["| digit right, % | all | " + " | ".join(map(str, range(10))) + " |", "|---|---|" + "---|" * 10]
+    for name, metrics in {"real": real(manifests), **{n: m.metrics for n, m in manifests.items()}}.items():
+        if "accuracy" in metrics:
+            shares = [_exact(metrics, "accuracy", "{:.1f}", 100)]
+            shares += [f"{100 * share:.1f}" for share in metrics["accuracy_by_digit"]]
+            lines.append(f"| {name} | " + " | ".join(shares) + " |")
     return "\n".join(lines)
 
 
@@ -96,6 +128,21 @@ def _card(name: str, manifest: Manifest) -> str:
     if manifest.caveat:
         lines.append(f"What goes wrong: {manifest.caveat}")
     return "\n".join(lines)
+
+
+def _filled(text: str, content: str) -> str:
+    """`text` with what stands between its marks replaced by `content`."""
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{content}\n{END}{rest.split(END)[1]}"
+
+
+def _exact(metrics: dict[str, Any], key: str, form: str, times: float = 1) -> str:
+    """One figure with half its interval, as far as there is any."""
+    if key not in metrics:
+        return ""
+    times = 1000 if key == "kid" else times
+    half = metrics.get("interval", {}).get(key)
+    return form.format(times * metrics[key]) + (f" ± {form.format(times * half)}" if half else "")
 
 
 def _figures(metrics: dict[str, Any]) -> list[str]:

@@ -23,6 +23,7 @@ from models.nets import Discriminator
 @dataclass(frozen=True)
 class ACGANConfig(GeneratorConfig):
     discriminator_width: int = field(default=32, metadata={"help": "channels of D at 14x14, twice at each half"})
+    discriminator_pace: float = field(default=4.0, metadata={"help": "D's learning rate over G's"})
     classifier_weight: float = field(default=0.5, metadata={"help": "weight of L_C beside L_S"})
     gamma: float = field(default=0.1, metadata={"help": "weight of the two gradient penalties"})
     penalty_share: float = field(default=0.25, metadata={"help": "part of each batch that the penalties are taken on"})
@@ -50,6 +51,9 @@ class ACGAN(ConvolutionalGAN):
     def __init__(self, config: ACGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__(config, data_shape, classes)
         self.discriminator = Discriminator(1 + max(classes, 1), config.discriminator_width)
+
+    def pace(self, player: str) -> float:
+        return self.config.discriminator_pace if player == "discriminator" else 1.0
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         # Images of unknown digit are judged for their source alone; G is told some digit for each.

@@ -22,7 +22,7 @@ from models.nets import Discriminator
 @dataclass(frozen=True)
 class DCGANConfig(GeneratorConfig):
     discriminator_width: int = field(default=32, metadata={"help": "channels of D at 14x14, twice at each half"})
-    discriminator_pace: float = field(default=5.0, metadata={"help": "D's learning rate over G's"})
+    discriminator_pace: float = field(default=4.0, metadata={"help": "D's learning rate over G's"})
     gamma: float = field(default=0.1, metadata={"help": "weight of the two gradient penalties"})
     penalty_share: float = field(default=0.25, metadata={"help": "part of each batch that the penalties are taken on"})
 
@@ -37,7 +37,7 @@ class DCGAN(ConvolutionalGAN):
         paper="Radford et al., Unsupervised representation learning with deep convolutional GANs, arXiv 1511.06434; "
         "game: Huang et al., The GAN is dead; long live the GAN!, arXiv 2501.05441",
     )
-    recipe = Recipe(epochs=24, batch=32, lr=5e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
+    recipe = Recipe(epochs=20, batch=32, lr=2.5e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
     players = ("discriminator", "generator")
     opponents = ("discriminator",)
     compiles = False

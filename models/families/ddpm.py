@@ -1,9 +1,13 @@
 """Denoising diffusion: a variational auto-encoder of many steps whose encoder only adds noise.
 
 The forward chain has a closed form, q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I)   (Ho et al. 2020, equation 4),
-and the variational bound comes down to guessing the noise                                (equation 14)
+and the variational bound comes down to guessing what was there before the noise          (equations 8-14)
 
-    E || eps - eps_theta(sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, t, y) ||^2.
+    sum_t w_t E || x_0 - x_theta(sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, t, y) ||^2.
+
+Ho's net guesses eps, which is the same with w_t = abar_t / (1 - abar_t). Images fill few of the directions that noise
+does, so x_0 is the easier thing to say (Li & He 2025, arXiv 2511.13720), and w_t = 1 / (1 - abar_t), which is the loss
+of the velocity (Salimans & Ho 2022, arXiv 2202.00512, section 4), does not give up on the times full of noise.
 
 Drawing walks back from x_T ~ N(0, I). Every sampler here is linear in the state x, the net's guess of x_0, its previous
 guess and fresh noise, so a plan is a table of coefficients and rows of different samplers share one batch.
@@ -19,6 +23,12 @@ from models import noise
 from models.base import About, Family, Range, Recipe, Rows, Terms
 from models.nets import UNet, guided
 
+EVENLY = 0.25
+"""Share of training times that are drawn evenly from the chain."""
+LEAST_SIGMA = 0.3
+"""sqrt(1 - abar_t) that the loss divides by, at least: less, and the last touches outweigh all else."""
+ANGLES = (0.01, 0.98 * math.pi / 2)
+"""arctan(sigma / alpha) at the ends of the forward chain."""
 INVERSION_STEPS = 50
 
 
@@ -35,15 +45,17 @@ class DDPM(Family):
     Config = DDPMConfig
     about = About(
         title="Denoising diffusion probabilistic model",
-        formula="min  E ||eps - eps_theta(sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, t, y)||^2,  eps ~ N(0, I)",
+        formula="min  E ||x_0 - x_theta(sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, t, y)||^2 / (1 - abar_t),  "
+        "eps ~ N(0, I)",
         paper="Ho et al., Denoising Diffusion Probabilistic Models, arXiv 2006.11239; guidance: Ho & Salimans, "
-        "arXiv 2207.12598; ddim: Song et al., arXiv 2010.02502; dpm++2m: Lu et al., arXiv 2211.01095",
+        "arXiv 2207.12598; ddim: Song et al., arXiv 2010.02502; dpm++2m: Lu et al., arXiv 2211.01095; net that guesses "
+        "x_0: Li & He, arXiv 2511.13720",
     )
-    recipe = Recipe(epochs=20, batch=128, lr=1e-3, ema=100_000, warmup=50_000, cosine=True)
+    recipe = Recipe(epochs=12, batch=128, lr=1e-3, ema=100_000, warmup=50_000, cosine=True)
     conditional = True
     steps = Range(1, 1000, 20)
     samplers = ("dpm++2m", "ddim", "ddpm")
-    guidance = Range(0.0, 10.0, 2.5)
+    guidance = Range(0.0, 10.0, 1.6)
     encodes = True
     config: DDPMConfig
 
@@ -57,12 +69,25 @@ class DDPM(Family):
         self.register_buffer("alphas_cumprod", cosine_schedule(config.timesteps), persistent=False)
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
-        t = torch.randint(self.config.timesteps, (len(x),), device=x.device)
+        t = self.times(len(x), x.device)
         eps = torch.randn_like(x)
         kept = torch.rand(len(x), device=x.device) >= self.config.drop_label
         y = self.one_hot(label) * kept[:, None]
         guess = self.unet(self.diffuse(x, t, eps), (t + 1) / self.config.timesteps, y)
-        return {"loss": (eps - guess).square().mean()}
+        sigma = (1 - self.alphas_cumprod[t]).sqrt().view(-1, 1, 1, 1)
+        return {"loss": ((x - guess) / sigma.clamp(min=LEAST_SIGMA)).square().mean()}
+
+    def times(self, count: int, device: torch.device) -> Tensor:
+        """t [count] in 0..T-1 to train on: mostly where the digit is settled, a part evenly.
+
+        Most have log alpha/sigma ~ N(-0.8, 0.8^2), noisier than not; inversion and many steps need the others.
+        """
+        total = self.config.timesteps
+        early = torch.exp(0.8 - 0.8 * torch.randn(count, device=device)).atan()  # the angle with tangent sigma/alpha
+        first, last = ANGLES
+        early = ((early - first) / (last - first) * (total - 1)).round().long().clamp(0, total - 1)
+        evenly = torch.randint(total, (count,), device=device)
+        return torch.where(torch.rand(count, device=device) < EVENLY, evenly, early)
 
     def diffuse(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x_t of q(x_t | x_0 = x) for t [B] in 0..T-1 and eps ~ N(0, I) shaped like x."""
@@ -74,12 +99,9 @@ class DDPM(Family):
         return torch.cat((x, torch.zeros_like(x)), dim=1)
 
     def step(self, rows: Rows) -> Tensor:
-        time, alpha, sigma, *coefficients = rows.link.t().reshape(-1, len(rows.link), 1, 1, 1).unbind()
-        keep, guess, previous, fresh = coefficients
+        time, keep, guess, previous, fresh = rows.link.t().reshape(-1, len(rows.link), 1, 1, 1).unbind()
         x, x_0_previous = rows.state.chunk(2, dim=1)
-        eps = guided(self.unet, x, time.flatten(), rows.label, rows.guidance)
-        # Pixels lie in [-1, 1]; early steps divide by a small alpha, and would throw the guess far outside.
-        x_0 = ((x - sigma * eps) / alpha).clamp(-1, 1)
+        x_0 = guided(self.unet, x, time.flatten(), rows.label, rows.guidance).clamp(-1, 1)
         state = keep * x + guess * x_0 + previous * x_0_previous
         if bool(fresh.any()):
             state = state + fresh * noise.normal(rows.seed, rows.index, rows.step, self.data_shape)
@@ -90,14 +112,19 @@ class DDPM(Family):
 
     def encode(self, x: Tensor, label: Tensor) -> Tensor:
         """The noise that leads to x: DDIM's deterministic chain walked back (Song et al. 2021, section 4.3)."""
-        for time, alpha, sigma, keep, guess, *_ in self.plan(self.inversion["steps"], "ddim").to(x.device).flip(0):
-            eps = self.unet(x, time.expand(len(x)), label)
-            # The link was x_s = keep x_t + guess x_0 with x_0 = (x_t - sigma eps) / alpha.
-            x = (x + guess * sigma / alpha * eps) / (keep + guess / alpha)
+        last, *links = self.plan(self.inversion["steps"], "ddim").to(x.device).flip(0)
+        # The last link arrives at the guess, whatever was left of the noise: nothing of it can be known.
+        guess = x
+        x = self.alphas_cumprod[(last[0] * self.config.timesteps).round().long() - 1].sqrt() * x
+        for time, keep, share, *_ in links:
+            # The link was x_s = keep x_t + share x_theta(x_t, t), whose guess moves little from one time to the next.
+            x_t = (x - share * guess) / keep
+            guess = self.unet(x_t, time.expand(len(x)), label).clamp(-1, 1)
+            x = (x - share * guess) / keep
         return torch.cat((x, torch.zeros_like(x)), dim=1)
 
     def plan(self, steps: int, sampler: str | None = None) -> Tensor:
-        """[steps, 7]: time in (0, 1], alpha, sigma of x_t, then what multiplies x_t, x_0, the previous x_0 and noise.
+        """[steps, 5]: time in (0, 1], then what multiplies x_t, x_0, the previous x_0 and noise.
 
         Times begin at T (Lin et al., arXiv 2305.08891: starting anywhere but in full noise shifts the images'
         brightness) and lie denser towards the image: on Gaussians of known score that halves the error of even ones.
@@ -112,7 +139,7 @@ class DDPM(Family):
         alpha_next, sigma_next = torch.cat((alpha[1:], torch.ones(1))), torch.cat((sigma[1:], torch.zeros(1)))
         samplers = {"ddim": _ddim, "ddpm": _ancestral, "dpm++2m": _multistep}
         coefficients = samplers[sampler or self.samplers[0]](alpha, sigma, alpha_next, sigma_next)
-        return torch.stack(((t + 1) / total, alpha, sigma, *coefficients), dim=1).float()
+        return torch.stack(((t + 1) / total, *coefficients), dim=1).float()
 
 
 Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -124,7 +151,7 @@ def cosine_schedule(timesteps: int) -> Tensor:
 
     The ends are cut where the signal, or the noise, is below what 8-bit pixels can tell.
     """
-    theta = torch.linspace(0.01, 0.98 * math.pi / 2, timesteps, dtype=torch.float64)
+    theta = torch.linspace(*ANGLES, timesteps, dtype=torch.float64)
     return theta.cos().square().float()
 
 

@@ -130,6 +130,13 @@ def test_a_run_shows_grids_scalars_and_both_checkpoints(tmp_path):
     assert weights_of(run, "best")["best"] == min(score for score in scores if score is not None)
 
 
+def test_each_player_learns_at_its_own_pace(tmp_path):
+    fit("dcgan", tmp_path, "--epochs", "0.1", "--lr", "0.001", "--discriminator-pace", "4", "--no-cosine")
+    optimizers = weights_of(tmp_path)["optimizers"]
+    rates = {player: optimizer["param_groups"][0]["lr"] for player, optimizer in optimizers.items()}
+    assert rates == {"discriminator": pytest.approx(0.004), "generator": pytest.approx(0.001)}
+
+
 def test_a_strip_has_a_row_for_every_so_many_grids(tmp_path, capsys):
     fit("gan", tmp_path / "run", "--epochs", "1", "--every", "300")
     grids = len(list((tmp_path / "run" / "grids").iterdir()))

@@ -38,3 +38,13 @@ def test_only_the_generator_is_normalised_over_the_batch(dcgan):
 
     assert normalised(dcgan.generator)
     assert not normalised(dcgan.discriminator)
+
+
+def test_the_discriminator_judges_the_image_as_a_whole(dcgan):
+    # A sum of opinions of patches has no term in which the first and the last row meet.
+    top, bottom = torch.zeros(2, 1, 1, 28, 28)
+    top[..., :4, :], bottom[..., -4:, :] = 3.0, 3.0
+    nothing = torch.zeros_like(top)
+    with torch.no_grad():
+        both, one, other, none = (dcgan.judge(x).item() for x in (top + bottom, top, bottom, nothing))
+    assert abs(both - one - other + none) > 1e-3

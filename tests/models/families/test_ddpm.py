@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.base import Rows, draw
-from models.families.ddpm import DDPM, DDPMConfig, cosine_schedule
+from models.families.ddpm import DDPM, LEAST_SIGMA, DDPMConfig, cosine_schedule
 from models.nets import guided
 
 
@@ -17,7 +17,7 @@ def ddpm():
 
 
 class GaussianScore(nn.Module):
-    """The net that knows: of x_0 ~ N(m, s^2), E[eps | x_t] = sigma (x_t - alpha m) / (alpha^2 s^2 + sigma^2)."""
+    """The net that knows E[x_0 | x_t] = m + alpha s^2 (x_t - alpha m) / (alpha^2 s^2 + sigma^2) of x_0 ~ N(m, s^2)."""
 
     def __init__(self, family, mean, std):
         super().__init__()
@@ -25,8 +25,8 @@ class GaussianScore(nn.Module):
 
     def forward(self, x, time, label):
         abar = self.abar[(time * len(self.abar)).round().long() - 1].view(-1, 1, 1, 1)
-        alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
-        return sigma * (x - alpha * self.mean) / (alpha**2 * self.std**2 + sigma**2)
+        variance = abar * self.std**2 + 1 - abar
+        return self.mean + abar.sqrt() * self.std**2 / variance * (x - abar.sqrt() * self.mean)
 
 
 def test_the_forward_kernel_is_its_closed_form(ddpm):
@@ -100,6 +100,41 @@ def test_labels_are_dropped_as_often_as_the_config_says():
     torch.manual_seed(0)
     family.loss("self", torch.zeros(4000, 1, 28, 28), torch.zeros(4000, dtype=torch.int64))
     assert float((seen[0].sum(1) == 0).float().mean()) == pytest.approx(0.3, abs=0.03)
+
+
+def test_its_loss_is_the_velocitys_squared_error():
+    family = DDPM(DDPMConfig(width=8))
+    seen = []
+    family.unet.forward = lambda x, time, _: seen.append((x, time)) or torch.full_like(x, 0.2)
+    x = torch.rand(512, 1, 28, 28) * 2 - 1
+    torch.manual_seed(3)
+    loss = float(family.loss("self", x, torch.zeros(512, dtype=torch.int64))["loss"])
+    x_t, time = seen[0]
+    abar = family.alphas_cumprod[(time * 1000).round().long() - 1].view(-1, 1, 1, 1)
+    alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
+
+    def velocity(x_0):  # alpha eps - sigma x_0, of the eps that x_t and x_0 imply
+        return alpha * (x_t - alpha * x_0) / sigma - sigma * x_0
+
+    each = (velocity(x) - velocity(torch.full_like(x, 0.2))).square().mean((1, 2, 3))
+    late = sigma.flatten() < LEAST_SIGMA
+    weight = torch.where(late, (sigma.flatten() / LEAST_SIGMA) ** 2, 1.0)
+    assert loss == pytest.approx(float((weight * each).mean()), rel=1e-3)
+    assert 0.02 < float(late.float().mean()) < 0.15
+
+
+def test_times_to_train_on_are_noisy_ones_and_some_of_all():
+    family = DDPM(DDPMConfig(width=8))
+    torch.manual_seed(0)
+    t = family.times(20_000, torch.device("cpu"))
+    assert int(t.min()) >= 0
+    assert int(t.max()) < 1000
+    abar = family.alphas_cumprod[t].double()
+    ratio = 0.5 * (abar / (1 - abar)).log()
+    quarter, half = ratio.quantile(0.25), ratio.median()
+    assert -1.7 < float(quarter) < -1.2
+    assert -0.9 < float(half) < -0.6
+    assert float((t < 100).double().mean()) > 0.02
 
 
 @torch.inference_mode()
