@@ -1,11 +1,12 @@
 """The auxiliary-classifier GAN: D says whether an image is real and which digit it shows; G wants to be right on both.
 
-    L_S = E log D(x) + E log(1 - D(G(z, y))),   L_C = E log C(x)_y + E log C(G(z, y))_y
-    D and C: max L_S + L_C,   G: max L_C - L_S                                    (Odena et al. 2017, equations 2-3)
+    L_C = E log C(x)_y + E log C(G(z, y))_y                                       (Odena et al. 2017, equation 3)
+    L_S = -E softplus(D(G(z, y)) - D(x)) - gamma/2 (E|grad D(x)|^2 + E|grad D(G(z, y))|^2)
+    D and C: max L_S + lambda L_C,   G: max lambda L_C - L_S
 
-G's part of L_S is the non-saturating one. Penalties on D's slope at real and at generated images (Mescheder et al.
-2018) keep the game from running away. C's head gives logits; a softmax before the cross entropy would flatten its
-gradient.
+Odena's L_S (equation 2) is the first GAN's, which drops what is rare within a digit; this one judges a real and a
+generated image of the same digit against each other (Huang et al. 2024, equations 2-6). C's head gives logits; a
+softmax before the cross entropy would flatten its gradient.
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from models.nets import Discriminator
 class ACGANConfig(GeneratorConfig):
     discriminator_width: int = field(default=32, metadata={"help": "channels of D at 14x14, twice at each half"})
     discriminator_pace: float = field(default=4.0, metadata={"help": "D's learning rate over G's"})
-    classifier_weight: float = field(default=0.5, metadata={"help": "weight of L_C beside L_S"})
+    classifier_weight: float = field(default=1.0, metadata={"help": "lambda, the weight of L_C beside L_S"})
     gamma: float = field(default=0.1, metadata={"help": "weight of the two gradient penalties"})
     penalty_share: float = field(default=0.25, metadata={"help": "part of each batch that the penalties are taken on"})
 
@@ -35,12 +36,12 @@ class ACGAN(ConvolutionalGAN):
     Config = ACGANConfig
     about = About(
         title="Auxiliary-classifier GAN",
-        formula="D, C: max L_S + L_C;  G: max L_C - L_S;  L_S = E[log D(x)] + E[log(1 - D(G(z, y)))],  "
-        "L_C = E[log C(x)_y] + E[log C(G(z, y))_y]",
+        formula="D, C: max L_S + lambda L_C;  G: max lambda L_C - L_S;  L_S = -E[softplus(D(G(z, y)) - D(x))] "
+        "- gamma/2 (E|grad D(x)|^2 + E|grad D(G(z, y))|^2),  L_C = E[log C(x)_y] + E[log C(G(z, y))_y]",
         paper="Odena et al., Conditional image synthesis with auxiliary classifier GANs, arXiv 1610.09585; "
-        "penalty: Mescheder et al., arXiv 1801.04406",
+        "game: Huang et al., The GAN is dead; long live the GAN!, arXiv 2501.05441",
     )
-    recipe = Recipe(epochs=24, batch=64, lr=3e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
+    recipe = Recipe(epochs=20, batch=32, lr=2.5e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
     players = ("discriminator", "generator")
     opponents = ("discriminator",)
     conditional = True
@@ -62,12 +63,22 @@ class ACGAN(ConvolutionalGAN):
         generated = self.generated(self.one_hot(asked))
         weight = self.config.classifier_weight
         if player == "generator":
-            outputs = self.discriminator(generated)
-            source, classifier = F.softplus(-outputs[:, 0]).mean(), cross_entropy(outputs[:, 1:], asked)
+            on_g = self.discriminator(generated)
+            source = F.softplus(self.discriminator(x)[:, 0] - on_g[:, 0]).mean()
+            classifier = cross_entropy(on_g[:, 1:], asked)
             return {"loss": source + weight * classifier, "source": source, "classifier": classifier}
-        on_x, on_g = self.discriminator(x), self.discriminator(generated.detach())
-        source = F.softplus(-on_x[:, 0]).mean() + F.softplus(on_g[:, 0]).mean()
+        generated = generated.detach()
+        on_x, on_g = self.discriminator(x), self.discriminator(generated)
+        margin = on_x[:, 0] - on_g[:, 0]
+        source = F.softplus(-margin).mean()
         classifier = cross_entropy(on_x[:, 1:], label) + cross_entropy(on_g[:, 1:], asked)
-        r1, r2 = slopes(lambda part: self.discriminator(part)[:, 0], x, generated.detach(), self.config.penalty_share)
+        r1, r2 = slopes(lambda part: self.discriminator(part)[:, 0], x, generated, self.config.penalty_share)
         loss = source + weight * classifier + self.config.gamma / 2 * (r1 + r2)
-        return {"loss": loss, "source": source, "classifier": classifier, "r1": r1, "r2": r2}
+        return {
+            "loss": loss,
+            "source": source,
+            "classifier": classifier,
+            "margin": margin.mean(),
+            "r1": r1,
+            "r2": r2,
+        }

@@ -25,6 +25,9 @@ class KDEConfig:
     points: int = field(default=16_000, metadata={"help": "training points kept, one kernel each"})
     code: int = field(default=40, metadata={"help": "principal components kept; 0 or more than there are: no PCA"})
     held_out: int = field(default=2_000, metadata={"help": "points that the bandwidth is chosen by"})
+    spread: float = field(
+        default=0.7, metadata={"help": "scale of the bandwidth when drawing; at 1 the noise of all components shows"}
+    )
 
 
 class KDE(Family):
@@ -87,7 +90,7 @@ class KDE(Family):
     def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
         chosen = (noise.uniform(seed, index) * self.count).long()
         eps = noise.first(seed, index, (self.points.shape[1],))
-        return self.points[chosen] + self.bandwidth * eps
+        return self.points[chosen] + self.config.spread * self.bandwidth * eps
 
     def step(self, rows: Rows) -> Tensor:
         return self.components.decode(rows.state).unflatten(1, self.data_shape)

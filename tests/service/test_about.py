@@ -28,7 +28,11 @@ async def test_models_say_what_they_take(client: httpx.AsyncClient) -> None:
         assert ("digit" in model["takes"]) == family.conditional
         assert ("steps" in model["takes"]) == (family.steps.maximum > 1)
         assert model["takes"].get(family.samplers_are, {}).get("one_of", []) == list(family.samplers)
-    assert models["ddpm"]["takes"]["guidance"] == {"minimum": 0.0, "maximum": 10.0, "default": 2.5}
+    guidance = models["ddpm"]["takes"]["guidance"]
+    trades = guidance.pop("trades")
+    assert guidance == {"minimum": 0.0, "maximum": 10.0, "default": 1.6}
+    assert "precision" in trades
+    assert "recall" in trades
 
 
 async def test_models_say_which_draw_where_none_is_named(client: httpx.AsyncClient) -> None:

@@ -28,7 +28,7 @@ async def test_an_answer_says_how_to_draw_it_again(client: httpx.AsyncClient) ->
     location = httpx.URL(answer.headers["content-location"])
     assert location.params["seed"] == answer.headers["x-seed"]
     assert location.params.get_list("digit") == ["3", "4"]
-    assert (location.params["sampler"], location.params["guidance"]) == ("dpm++2m", "2.5")
+    assert (location.params["sampler"], location.params["guidance"]) == ("dpm++2m", "1.6")
     again = await client.get(str(location))
     assert again.content == answer.content
     assert again.headers["x-model-digest"] == answer.headers["x-model-digest"]

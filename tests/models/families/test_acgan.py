@@ -1,5 +1,7 @@
 """The auxiliary classifier and the source."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -32,10 +34,20 @@ def test_source_and_class_have_heads_of_their_own_and_the_loss_takes_logits(acga
     terms = acgan.loss("discriminator", x, label)
     wrong = F.cross_entropy(outputs[:, 1:], torch.tensor([2])).item()
     assert terms["classifier"].item() == pytest.approx(2 * wrong, rel=1e-5)
-    on_x, on_g = F.softplus(torch.tensor(-0.7)), F.softplus(torch.tensor(0.7))
-    assert terms["source"].item() == pytest.approx((on_x + on_g).item(), rel=1e-5)
+    # Real and generated look alike to this D, so that neither side has a margin.
+    assert terms["source"].item() == pytest.approx(math.log(2), rel=1e-5)
     terms = acgan.loss("generator", x, label)
-    assert terms["loss"].item() == pytest.approx(on_x.item() + wrong, rel=1e-5)
+    assert terms["loss"].item() == pytest.approx(math.log(2) + wrong, rel=1e-5)
+
+
+def test_the_sides_want_the_margin_to_go_opposite_ways(acgan):
+    x, label = torch.randn(4, 1, 28, 28), torch.tensor([1, 2, 3, 4])
+    torch.manual_seed(1)
+    d = acgan.loss("discriminator", x, label)
+    torch.manual_seed(1)
+    g = acgan.loss("generator", x, label)
+    # softplus(m) - softplus(-m) = m.
+    assert (g["source"] - d["source"]).item() == pytest.approx(d["margin"].item(), abs=1e-4)
 
 
 def test_images_of_unknown_digit_teach_the_source_alone(acgan):

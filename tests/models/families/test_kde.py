@@ -63,7 +63,7 @@ def test_its_bandwidth_is_the_one_under_which_held_out_points_are_likeliest():
 
 
 def test_its_draws_follow_its_density():
-    family = fitted(two_humps(1000, 1), points=800)
+    family = fitted(two_humps(1000, 1), points=800, spread=1.0)
     index = torch.arange(20_000)
     drawn = draw(family, torch.zeros_like(index), index, torch.zeros(len(index), 0), steps=1)[:, 0]
     edges = torch.linspace(-0.8, 0.8, 17)
@@ -73,6 +73,14 @@ def test_its_draws_follow_its_density():
     mass = family.log_density(fine).exp()
     expected = [float(torch.trapezoid(mass[i * 50 : i * 50 + 51], dx=0.1 / 50)) for i in range(len(middles))]
     assert share.tolist() == pytest.approx(expected, abs=4 * math.sqrt(0.25 / len(drawn)))
+
+
+def test_the_noise_of_a_draw_is_the_bandwidth_times_the_spread():
+    family = fitted(two_humps(1000, 1), points=800, spread=0.5)
+    family.points.zero_()
+    index = torch.arange(5000)
+    z = family.start(torch.zeros_like(index), index, torch.zeros(5000, 0), torch.zeros(5000, 0))
+    assert float(z.std()) == pytest.approx(0.5 * float(family.bandwidth), rel=0.05)
 
 
 def test_its_weights_are_under_3_mb_as_they_are_set(tmp_path):
