@@ -1,4 +1,4 @@
-"""What the convolutional GANs have in common: the generator."""
+"""What the convolutional GANs have in common: the generator, and for most of them the game."""
 
 from dataclasses import dataclass, field
 
@@ -19,6 +19,16 @@ class GeneratorConfig:
     truncation: float = field(
         default=0.8, metadata={"help": "scale of z when drawing; below 1 fewer odd digits, and less variety"}
     )
+
+
+@dataclass(frozen=True)
+class RelativisticConfig(GeneratorConfig):
+    """What the relativistic game is played with."""
+
+    discriminator_width: int = field(default=32, metadata={"help": "channels of D at 14x14, twice at each half"})
+    discriminator_pace: float = field(default=4.0, metadata={"help": "D's learning rate over G's"})
+    gamma: float = field(default=0.1, metadata={"help": "weight of the two gradient penalties"})
+    penalty_share: float = field(default=0.25, metadata={"help": "part of each batch that the penalties are taken on"})
 
 
 class ConvolutionalGAN(Family):
@@ -49,3 +59,21 @@ class ConvolutionalGAN(Family):
 
     def step(self, rows: Rows) -> Tensor:
         return self.generate(rows.state, rows.label)
+
+
+class RelativisticGAN(ConvolutionalGAN):
+    """D judges how much more real x is than G(z), a pair at a time, and is kept flat around both.
+
+        D: min E softplus(D(G(z)) - D(x)) + gamma/2 (E|grad D(x)|^2 + E|grad D(G(z))|^2)
+        G: min E softplus(D(x) - D(G(z)))                                 (Huang et al. 2024, arXiv 2501.05441)
+
+    D learns faster than G (Heusel et al. 2017, arXiv 1706.08500): what it does not see, G need not mend.
+    """
+
+    players = ("discriminator", "generator")
+    opponents = ("discriminator",)
+    compiles = False
+    config: RelativisticConfig
+
+    def pace(self, player: str) -> float:
+        return self.config.discriminator_pace if player == "discriminator" else 1.0

@@ -103,13 +103,16 @@ class Family(nn.Module):
     """Names for `plan`, the default first; empty where there is nothing to choose."""
     samplers_are: ClassVar[Literal["sampler", "prior"]] = "sampler"
     """The word by which callers choose one."""
-    guidance: ClassVar[Range[float] | None] = None
+    guidance: Range[float] | None = None
+    """The strengths of the label that it takes; None where there is nothing to strengthen."""
     encodes: ClassVar[bool] = False
     """Whether `encode` is there."""
     inversion: Mapping[str, Any] = MappingProxyType({})
     """The `steps`, `sampler` and `guidance` by which an encoded image comes back; what is not here does not matter."""
     likelihood: ClassVar[Literal["", "bound", "codes"]] = ""
     """Whether `log_likelihood` is there: a lower bound of the data's, or the density of the codes that it becomes."""
+    revision: ClassVar[int] = 1
+    """Raised when the same tensors and config come to mean other images: weights of another revision are refused."""
     compiles: ClassVar[bool] = True
     """Whether training may `torch.compile` the nets; not where a loss differentiates a gradient."""
 

@@ -6,6 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+EVENLY = 0.25
+"""Share of training times that are drawn evenly, for many steps and inversion need them all; the rest by `settling`."""
+
+
+def settling(count: int, device: torch.device) -> Tensor:
+    """log(signal / noise) [count] where the digit is settled: N(-0.8, 0.8^2), more noise than not.
+
+    As for most of the times of Li & He 2025, arXiv 2511.13720.
+    """
+    return 0.8 * torch.randn(count, device=device) - 0.8
+
 
 def squared_error(x: Tensor, back: Tensor) -> Tensor:
     """|x - back|^2 summed over pixels, its mean over images: [B, ...] twice -> scalar."""

@@ -1,6 +1,7 @@
 """The networks that families are built from. Images are [B, 1, 28, 28] and pass through 14x14 to 7x7 and back."""
 
 import math
+import warnings
 from itertools import pairwise
 
 import torch
@@ -45,7 +46,8 @@ class Discriminator(nn.Sequential):
 
     def __init__(self, outputs: int, width: int, features: int = 128) -> None:
         head = nn.Linear(features, outputs)
-        # Four times as steep as by default: Adam's steps are of one size, and this decides how far D moves by one.
+        # With 128 features four times as steep as by default: Adam's steps are of one size, and this decides how far D
+        # moves by one.
         nn.init.normal_(head.weight, std=0.2)
         super().__init__(Encoder(features, width), nn.LeakyReLU(0.2), head)
 
@@ -130,7 +132,10 @@ class UNet(nn.Module):
         self.frequencies: Tensor
         self.register_buffer("frequencies", 1000.0 * torch.exp(torch.linspace(0, -math.log(1e4), width)))
         self.time = nn.Sequential(nn.Linear(2 * width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
-        self.label = nn.Linear(classes, embedding, bias=False)
+        with warnings.catch_warnings():
+            # Without classes it has no numbers, and adds nothing.
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors is a no-op")
+            self.label = nn.Linear(classes, embedding, bias=False)
         self.stem = nn.Conv2d(4, width, 3, padding=1)
         self.down_14 = Modulated(width, width, embedding)
         self.shrink = nn.Conv2d(width, wide, 4, stride=2, padding=1)

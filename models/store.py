@@ -33,6 +33,8 @@ class Manifest:
     """All that is known of one trained instance of a family: its model card."""
 
     family: str
+    revision: int
+    """The family's, at export."""
     config: dict[str, Any]
     """The family's own settings, from which its nets are built."""
     data_shape: tuple[int, ...]
@@ -58,7 +60,9 @@ class Manifest:
 
     def identity(self) -> str:
         """What decides, with the tensors, which image a seed gives: goes into the tensors' file and so the digest."""
-        return json.dumps([self.family, self.config, list(self.data_shape), list(self.classes)], sort_keys=True)
+        return json.dumps(
+            [self.family, self.revision, self.config, list(self.data_shape), list(self.classes)], sort_keys=True
+        )
 
 
 def save(directory: Path, family: Family, manifest: Manifest, samples: bytes) -> Manifest:
@@ -94,9 +98,14 @@ def write(path: Path, data: bytes) -> None:
     fresh.replace(path)
 
 
-def annotate(directory: Path, **findings: Any) -> Manifest:
-    """Put `metrics` or `caveat` in place of those in the manifest of `directory`, tensors untouched, and return it."""
-    manifest = dataclasses.replace(read_manifest(directory), **findings)
+def annotate(directory: Path, *, metrics: dict[str, Any] | None = None, caveat: str | None = None) -> Manifest:
+    """Put what is given in place of the same in the manifest of `directory`, tensors untouched, and return it."""
+    found = read_manifest(directory)
+    manifest = dataclasses.replace(
+        found,
+        metrics=found.metrics if metrics is None else metrics,
+        caveat=found.caveat if caveat is None else caveat,
+    )
     write(directory / MANIFEST, _to_json(manifest))
     return manifest
 
@@ -151,8 +160,15 @@ def defaults(family: Family, manifest: Manifest) -> dict[str, Any]:
 
 
 def build(manifest: Manifest) -> Family:
-    """An untrained family as the manifest describes it."""
+    """An untrained family as the manifest describes it. Raises ValueError where that is not this family any more."""
     family = families.get(manifest.family)
+    if manifest.revision != family.revision:
+        raise ValueError(
+            f"made for revision {manifest.revision} of {manifest.family}, this is {family.revision}; train it anew"
+        )
+    missing = {field.name for field in dataclasses.fields(family.Config)} - manifest.config.keys()
+    if missing:
+        raise ValueError(f"its config lacks {', '.join(sorted(missing))}; export it again")
     return family(family.Config(**manifest.config), manifest.data_shape, len(manifest.classes))
 
 

@@ -12,8 +12,9 @@ from models.base import Family
 from models.store import Manifest, WeightsError
 
 GUIDANCE = (
-    "More makes the digit surer and plainer (precision and label accuracy rise) and the draws more alike (recall and "
-    "coverage fall); 1 is the model as it learned, 0 forgets the digit."
+    "More makes the digit surer (precision and label accuracy rise) and the draws more alike (recall falls); by "
+    "default they are nearest to real images. 1 is the model as it learned, 0 forgets the digit; anything but 1 runs "
+    "the net on twice the rows."
 )
 
 

@@ -49,6 +49,7 @@ def manifest_of(family: Family) -> Manifest:
     """A manifest that tells the truth about the nets and little else."""
     return Manifest(
         family=family.name,
+        revision=family.revision,
         config=dataclasses.asdict(family.config),
         data_shape=family.data_shape,
         classes=tuple("0123456789") if family.classes else (),

@@ -1,6 +1,5 @@
 """What is committed is whole, and draws what it says."""
 
-from math import isnan, nan
 from pathlib import Path
 
 import pytest
@@ -12,24 +11,28 @@ from training import data, judge, metrics, sources
 
 ROOT = Path(__file__).parent.parent / "weights"
 NAMES = store.listing(ROOT)
-FLOORS = ("precision", "recall", "coverage", "accuracy", "worst_digit")
-GOALS = {
-    # MNIST-CNN-FD at most, then the others at least; nan where nothing is asked.
-    "gan": (6.0, 0.7),
-    "dcgan": (0.6, 0.8, 0.6, 0.7),
-    "wgan_gp": (0.6, 0.8, 0.6, 0.7),
-    "cgan": (0.6, 0.8, 0.5, 0.7, 0.985, 0.96),
-    "acgan": (0.75, 0.8, 0.5, 0.65, 0.985, 0.96),
-    "vae": (0.45, 0.85, 0.75, 0.85),
-    "ae": (0.75, 0.8, 0.7, 0.8),
-    "supervised_ae": (0.75, 0.8, 0.7, 0.8, 0.97, 0.93),
-    "swae": (0.6, 0.8, 0.7, 0.8),
-    "ddpm": (0.18, 0.87, 0.85, 0.88, 0.985, 0.96),
-    "flow": (0.18, 0.87, 0.85, 0.88, 0.985, 0.96),
-    "kde": (3.0,),
-    "gmm": (2.7, nan, nan, nan, 0.9),
+GAN = {"precision": 0.8, "recall": 0.6, "coverage": 0.7}
+CODES = {"precision": 0.8, "recall": 0.7, "coverage": 0.8}
+CHAIN = {"precision": 0.87, "recall": 0.85, "coverage": 0.88}
+ASKED = {"accuracy": 0.985, "worst_digit": 0.96}
+GOALS: dict[str, tuple[float, dict[str, float]]] = {
+    "pca": (15.0, {}),
+    "kde": (3.0, {}),
+    "gmm": (2.7, {"accuracy": 0.9}),
+    "ae": (0.75, CODES),
+    "supervised_ae": (0.75, {**CODES, "accuracy": 0.97, "worst_digit": 0.93}),
+    "swae": (0.6, CODES),
+    "vae": (0.45, {"precision": 0.85, "recall": 0.75, "coverage": 0.85}),
+    "ddpm": (0.18, {**CHAIN, **ASKED}),
+    "flow": (0.18, {**CHAIN, **ASKED}),
+    "gan": (6.0, {"precision": 0.7}),
+    "dcgan": (0.6, GAN),
+    "wgan_gp": (0.6, GAN),
+    "cgan": (0.6, {"precision": 0.8, "recall": 0.5, "coverage": 0.7, **ASKED}),
+    "acgan": (0.75, {"precision": 0.8, "recall": 0.5, "coverage": 0.65, **ASKED}),
 }
-"""What the weights of each family are to reach, by the judge that reports; real images have a distance of 0.01."""
+"""What each family's weights are to reach by the judge that reports: MNIST-CNN-FD at most, where real images have 0.01
+and the likeliest kernel density 3.1; the others at least."""
 MNIST = "d18cfd466eb143ac1097fde604dba9eec4116885869d04cc648b510949f9e88c"
 
 
@@ -41,17 +44,25 @@ def test_weights_are_whole_and_tell_where_they_come_from(name):
     assert manifest.training["images_seen"] >= 60_000
     assert manifest.training["device"] == "cpu"
     assert manifest.metrics["samples"] == 10_000
+    assert manifest.metrics["seeds"] == [0, 1, 2]
     assert manifest.metrics["judge"]["digest"] == judge.load("report").digest
     assert ("accuracy" in manifest.metrics) == bool(family.classes)
 
 
-@pytest.mark.parametrize("name", GOALS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_weights_are_as_good_as_is_asked_of_their_family(name):
-    metrics_ = store.read_manifest(ROOT / name).metrics
-    most, *least = GOALS[name]
-    assert metrics_["mnist_cnn_fd"] <= most
-    for figure, floor in zip(FLOORS, least, strict=False):
-        assert isnan(floor) or metrics_[figure] >= floor, figure
+    manifest = store.read_manifest(ROOT / name)
+    most, least = GOALS[manifest.family]
+    assert manifest.metrics["mnist_cnn_fd"] <= most
+    missed = {figure: manifest.metrics[figure] for figure, goal in least.items() if manifest.metrics[figure] < goal}
+    assert not missed
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_somebody_looked_at_the_draws_and_says_what_goes_wrong(name):
+    assert store.read_manifest(ROOT / name).caveat
+    with Image.open(ROOT.parent / "docs" / "worst" / f"{name}.png") as picture:
+        assert picture.size == (280, 84)
 
 
 def test_every_family_has_weights():

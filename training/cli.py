@@ -1,4 +1,4 @@
-"""`python -m training`: fit, export, evaluate, judge, docs. Families are found; fields of their configs are flags."""
+"""`python -m training`: from `fit` to `report`. Families are found; fields of their configs are flags."""
 
 import argparse
 import dataclasses
@@ -117,6 +117,7 @@ def run_fit(args: argparse.Namespace) -> int:
         data=args.data,
         seed=args.seed,
         precision=args.precision,
+        revision=family.revision,
     )
     run = args.run or Path("runs") / args.family
     trainer = built(config, dataset, Hardware(_device(args.device), args.compile))
@@ -178,6 +179,7 @@ def run_strip(args: argparse.Namespace) -> None:
 def run_caveat(directory: Path, text: str) -> None:
     """Write it down."""
     store.annotate(directory, caveat=text)
+    print(f"{directory}: {text}")
 
 
 def run_report(args: argparse.Namespace) -> None:
@@ -216,7 +218,9 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data-root", type=Path)
     command.add_argument("-n", type=int, default=10_000, help="draws a seed")
     command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
-    command.add_argument("--judge", choices=judge.NAMES, default="report")
+    command.add_argument(
+        "--judge", choices=judge.NAMES, help="(default: report; select where --steps or the like choose something)"
+    )
     command.add_argument("--against", metavar="URL", help="judge a running service, not the weights that lie here")
     command.add_argument(
         "--taught", action="store_true", help="also train a classifier on 60,000 draws and test it on real images"

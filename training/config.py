@@ -1,8 +1,7 @@
 """What a training run is: everything that decides its result, and nothing that does not."""
 
-import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,16 @@ class RunConfig:
     data: str
     seed: int
     precision: str
+    revision: int = 1
+    """The family's, when the run was begun."""
 
     def save_or_match(self, path: Path) -> None:
         """Write to `path`, or where a run was begun there, hold against it. Raises ConfigError with the difference."""
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            store.write(path, (json.dumps(dataclasses.asdict(self), indent=2) + "\n").encode())
+            store.write(path, (json.dumps(asdict(self), indent=2) + "\n").encode())
             return
-        begun, asked = _flat(json.loads(path.read_text())), _flat(json.loads(json.dumps(dataclasses.asdict(self))))
+        begun, asked = (_flat(json.loads(json.dumps(asdict(run)))) for run in (RunConfig.read(path), self))
         changed = [
             f"{key}: begun with {begun.get(key)}, now {asked.get(key)}"
             for key in sorted(begun.keys() | asked.keys())

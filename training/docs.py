@@ -48,7 +48,7 @@ def pages(root: Path) -> dict[Path, str]:
     return {
         root / "docs" / "models.md": page(manifests),
         readme: _filled(readme.read_text(), table(manifests)),
-        quality: _filled(quality.read_text(), f"{figures(manifests)}\n\n{digits(manifests)}"),
+        quality: _filled(quality.read_text(), "\n\n".join((figures(manifests), digits(manifests), worst(manifests)))),
     }
 
 
@@ -87,6 +87,13 @@ def digits(manifests: dict[str, Manifest]) -> str:
             shares += [f"{100 * share:.1f}" for share in metrics["accuracy_by_digit"]]
             lines.append(f"| {name} | " + " | ".join(shares) + " |")
     return "\n".join(lines)
+
+
+def worst(manifests: dict[str, Manifest]) -> str:
+    """The pictures of the draws that the judge is least sure of."""
+    cells = [f"{name} | ![The worst of {name}](worst/{name}.png)" for name in manifests]
+    pairs = [" | ".join(cells[i : i + 2]) for i in range(0, len(cells), 2)]
+    return "\n".join(["| the worst of | | | |", "|---|---|---|---|", *(f"| {pair} |" for pair in pairs)])
 
 
 def page(manifests: dict[str, Manifest]) -> str:

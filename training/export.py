@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from models import store
+from models import families, store
 from models.store import Manifest
 from training import checkpoint, data
 from training.config import ConfigError, RunConfig, check_plan
@@ -29,6 +29,8 @@ def export(run: Path, directory: Path, which: str, defaults: dict[str, Any], dat
     path = run / f"{which}.pt"
     if not path.exists():
         raise ConfigError(f"{run} has no {which} checkpoint yet; let it train until its first one")
+    if config.revision != families.get(config.family).revision:
+        raise ConfigError(f"{run} trained an older revision of {config.family}; begin a new run")
     dataset = data.load(config.data, data_root, "train")
     trainer = Trainer(config, dataset, Hardware(torch.device("cpu")))
     state = checkpoint.load(path)
@@ -38,6 +40,7 @@ def export(run: Path, directory: Path, which: str, defaults: dict[str, Any], dat
     trainer.fit()
     manifest = Manifest(
         family=config.family,
+        revision=config.revision,
         config=dataclasses.asdict(config.model_config()),
         data_shape=family.data_shape,
         classes=dataset.classes if family.conditional else (),

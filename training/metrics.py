@@ -32,22 +32,28 @@ class InceptionDistance:
     """The literature's FID: Frechet's distance in 2048 features of the Inception net of 2015 (Heusel et al. 2017).
 
     The net is torch-fidelity's, and `weights` the file of its numbers, `weights-inception-2015-12-05-6726825d.pth`.
-    `real` [N, 1, H, W] uint8 is looked at once. A look costs some 6 GFLOP an image.
+    Raises RuntimeError where they are others, ImportError without torch-fidelity. A look costs 11 GFLOP an image.
     """
 
-    def __init__(self, weights: Path, real: Tensor) -> None:
+    def __init__(self, weights: Path) -> None:
+        import torch_fidelity  # noqa: F401  torchmetrics' own complaint tells of another package
         from torchmetrics.image.fid import FrechetInceptionDistance
 
+        # torch-fidelity unpickles whatever the file holds; nothing but tensors may get there.
+        torch.load(weights, weights_only=True)
         self.metric = FrechetInceptionDistance(
             feature=2048, reset_real_features=False, feature_extractor_weights_path=str(weights)
         )
+
+    def hold_against(self, real: Tensor) -> None:
+        """Take real [N, 1, H, W] uint8 as the images to be near to."""
         self._look(real, real=True)
 
-    def __call__(self, images: Tensor) -> float:
-        """The distance of images [N, 1, H, W] uint8."""
+    def distance(self, images: Tensor) -> float:
+        """That of images [N, 1, H, W] uint8."""
         self.metric.reset()
         self._look(images, real=False)
-        return float(self.metric.compute())
+        return max(0.0, float(self.metric.compute()))
 
     @torch.inference_mode()
     def _look(self, images: Tensor, real: bool) -> None:

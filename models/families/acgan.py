@@ -1,12 +1,12 @@
 """The auxiliary-classifier GAN: D says whether an image is real and which digit it shows; G wants to be right on both.
 
     L_C = E log C(x)_y + E log C(G(z, y))_y                                       (Odena et al. 2017, equation 3)
-    L_S = -E softplus(D(G(z, y)) - D(x)) - gamma/2 (E|grad D(x)|^2 + E|grad D(G(z, y))|^2)
-    D and C: max L_S + lambda L_C,   G: max lambda L_C - L_S
+    D and C: min E softplus(D(G(z, y)) - D(x)) + gamma/2 (E|grad D(x)|^2 + E|grad D(G(z, y))|^2) - lambda L_C
+    G: min E softplus(D(x) - D(G(z, y))) - lambda E log C(G(z, y))_y
 
-Odena's L_S (equation 2) is the first GAN's, which drops what is rare within a digit; this one judges a real and a
-generated image of the same digit against each other (Huang et al. 2024, equations 2-6). C's head gives logits; a
-softmax before the cross entropy would flatten its gradient.
+Odena's source loss (equation 2) is the first GAN's, which drops what is rare within a digit; this one judges a real and
+a generated image of the same digit against each other (Huang et al. 2024). C's head gives logits; a softmax before the
+cross entropy would flatten its gradient.
 """
 
 from dataclasses import dataclass, field
@@ -15,46 +15,37 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.adversarial import ConvolutionalGAN, GeneratorConfig
+from models.adversarial import RelativisticConfig, RelativisticGAN
 from models.base import About, Recipe, Terms
 from models.losses import cross_entropy, slopes
 from models.nets import Discriminator
 
 
 @dataclass(frozen=True)
-class ACGANConfig(GeneratorConfig):
-    discriminator_width: int = field(default=32, metadata={"help": "channels of D at 14x14, twice at each half"})
-    discriminator_pace: float = field(default=4.0, metadata={"help": "D's learning rate over G's"})
+class ACGANConfig(RelativisticConfig):
     classifier_weight: float = field(default=1.0, metadata={"help": "lambda, the weight of L_C beside L_S"})
-    gamma: float = field(default=0.1, metadata={"help": "weight of the two gradient penalties"})
-    penalty_share: float = field(default=0.25, metadata={"help": "part of each batch that the penalties are taken on"})
 
 
-class ACGAN(ConvolutionalGAN):
+class ACGAN(RelativisticGAN):
     """Draws the digit it is asked for. D's first output is the source's logit, the others are the classes'."""
 
     Config = ACGANConfig
     about = About(
         title="Auxiliary-classifier GAN",
-        formula="D, C: max L_S + lambda L_C;  G: max lambda L_C - L_S;  L_S = -E[softplus(D(G(z, y)) - D(x))] "
-        "- gamma/2 (E|grad D(x)|^2 + E|grad D(G(z, y))|^2),  L_C = E[log C(x)_y] + E[log C(G(z, y))_y]",
+        formula="D, C: min E softplus(D(G(z, y)) - D(x)) + gamma/2 (E|grad D(x)|^2 + E|grad D(G(z, y))|^2) "
+        "- lambda (E log C(x)_y + E log C(G(z, y))_y);  "
+        "G: min E softplus(D(x) - D(G(z, y))) - lambda E log C(G(z, y))_y",
         paper="Odena et al., Conditional image synthesis with auxiliary classifier GANs, arXiv 1610.09585; "
         "game: Huang et al., The GAN is dead; long live the GAN!, arXiv 2501.05441",
     )
     recipe = Recipe(epochs=20, batch=32, lr=2.5e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
-    players = ("discriminator", "generator")
-    opponents = ("discriminator",)
     conditional = True
     unconditional = False
-    compiles = False
     config: ACGANConfig
 
     def __init__(self, config: ACGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__(config, data_shape, classes)
         self.discriminator = Discriminator(1 + max(classes, 1), config.discriminator_width)
-
-    def pace(self, player: str) -> float:
-        return self.config.discriminator_pace if player == "discriminator" else 1.0
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         # Images of unknown digit are judged for their source alone; G is told some digit for each.

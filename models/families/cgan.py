@@ -4,8 +4,8 @@ The condition is Mirza & Osindero's (2014): G sees (z, y), D sees (x, y). The ne
 the relativistic one with gradient penalties on both sides, because others collapse within a digit: D judges how much
 more real x is than G(z, y) of the same digit, and is kept flat around both.
 
-    min_G max_D  E softplus(-(D(x, y) - D(G(z, y), y)))  [D's loss; G's has the sign turned]
-               + gamma/2 E|grad D(x, y)|^2 + gamma/2 E|grad D(G(z, y), y)|^2        (Huang et al. 2024, equations 2-6)
+    D: min E softplus(D(G(z, y), y) - D(x, y)) + gamma/2 (E|grad D(x, y)|^2 + E|grad D(G(z, y), y)|^2)
+    G: min E softplus(D(x, y) - D(G(z, y), y))                                            (Huang et al. 2024)
 """
 
 from dataclasses import dataclass, field
@@ -13,17 +13,15 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.adversarial import ConvolutionalGAN, GeneratorConfig
+from models.adversarial import RelativisticConfig, RelativisticGAN
 from models.base import About, Recipe, Terms
 from models.losses import slopes
 from models.nets import Encoder
 
 
 @dataclass(frozen=True)
-class CGANConfig(GeneratorConfig):
-    discriminator_width: int = field(default=32, metadata={"help": "channels of D at 14x14, twice at each half"})
-    gamma: float = field(default=0.1, metadata={"help": "weight of the two gradient penalties"})
-    penalty_share: float = field(default=0.25, metadata={"help": "part of each batch that the penalties are taken on"})
+class CGANConfig(RelativisticConfig):
+    discriminator_pace: float = field(default=1.0, metadata={"help": "D's learning rate over G's"})
 
 
 class ProjectionDiscriminator(nn.Module):
@@ -40,23 +38,20 @@ class ProjectionDiscriminator(nn.Module):
         return self.logit(h)[:, 0] + (self.embed(label) * h).sum(1)  # [B]
 
 
-class CGAN(ConvolutionalGAN):
+class CGAN(RelativisticGAN):
     """Draws the digit it is asked for."""
 
     Config = CGANConfig
     about = About(
         title="Conditional GAN",
-        formula="min_G max_D  -E[softplus(D(G(z, y), y) - D(x, y))] "
-        "- gamma/2 (E|grad D(x, y)|^2 + E|grad D(G(z, y), y)|^2)",
+        formula="D: min E softplus(D(G(z, y), y) - D(x, y)) + gamma/2 (E|grad D(x, y)|^2 + E|grad D(G(z, y), y)|^2);  "
+        "G: min E softplus(D(x, y) - D(G(z, y), y))",
         paper="Mirza & Osindero, Conditional Generative Adversarial Nets, arXiv 1411.1784; "
         "game: Huang et al., The GAN is dead; long live the GAN!, arXiv 2501.05441",
     )
     recipe = Recipe(epochs=32, batch=64, lr=3e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
-    players = ("discriminator", "generator")
-    opponents = ("discriminator",)
     conditional = True
     unconditional = False
-    compiles = False
     config: CGANConfig
 
     def __init__(self, config: CGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:

@@ -1,54 +1,45 @@
 """The unconditional GAN at its best: convolutional nets, a game that converges, an averaged generator.
 
-The nets are Radford's (2016), with batch norm where it helps G and nowhere in D. D judges how much more real x is than
-G(z), a pair at a time, and is kept flat around both; that game has no minimum in which a mode is dropped. D learns
-faster than G (Heusel et al. 2017): what it does not see, G need not mend.
+The nets are Radford's (2016), with batch norm where it helps G and nowhere in D. The game judges pairs, which has no
+minimum in which a mode is dropped (Huang et al. 2024).
 
-    min_G max_D  -E softplus(D(G(z)) - D(x)) - gamma/2 (E|grad D(x)|^2 + E|grad D(G(z))|^2)
-                                                                          (Huang et al. 2024, equations 2-6)
+    D: min E softplus(D(G(z)) - D(x)) + gamma/2 (E|grad D(x)|^2 + E|grad D(G(z))|^2)
+    G: min E softplus(D(x) - D(G(z)))
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.adversarial import ConvolutionalGAN, GeneratorConfig
+from models.adversarial import RelativisticConfig, RelativisticGAN
 from models.base import About, Recipe, Terms
 from models.losses import slopes
 from models.nets import Discriminator
 
 
 @dataclass(frozen=True)
-class DCGANConfig(GeneratorConfig):
-    discriminator_width: int = field(default=32, metadata={"help": "channels of D at 14x14, twice at each half"})
-    discriminator_pace: float = field(default=4.0, metadata={"help": "D's learning rate over G's"})
-    gamma: float = field(default=0.1, metadata={"help": "weight of the two gradient penalties"})
-    penalty_share: float = field(default=0.25, metadata={"help": "part of each batch that the penalties are taken on"})
+class DCGANConfig(RelativisticConfig):
+    """The game's own settings, and no others."""
 
 
-class DCGAN(ConvolutionalGAN):
+class DCGAN(RelativisticGAN):
     """Draws a digit, any."""
 
     Config = DCGANConfig
     about = About(
         title="Convolutional GAN",
-        formula="min_G max_D  -E[softplus(D(G(z)) - D(x))] - gamma/2 (E|grad D(x)|^2 + E|grad D(G(z))|^2)",
+        formula="D: min E softplus(D(G(z)) - D(x)) + gamma/2 (E|grad D(x)|^2 + E|grad D(G(z))|^2);  "
+        "G: min E softplus(D(x) - D(G(z)))",
         paper="Radford et al., Unsupervised representation learning with deep convolutional GANs, arXiv 1511.06434; "
         "game: Huang et al., The GAN is dead; long live the GAN!, arXiv 2501.05441",
     )
     recipe = Recipe(epochs=20, batch=32, lr=2.5e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
-    players = ("discriminator", "generator")
-    opponents = ("discriminator",)
-    compiles = False
     config: DCGANConfig
 
     def __init__(self, config: DCGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:
         super().__init__(config, data_shape, classes)
         self.discriminator = Discriminator(1, config.discriminator_width)
-
-    def pace(self, player: str) -> float:
-        return self.config.discriminator_pace if player == "discriminator" else 1.0
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         generated = self.generated(self.one_hot(label))

@@ -3,11 +3,12 @@
 The forward chain has a closed form, q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I)   (Ho et al. 2020, equation 4),
 and the variational bound comes down to guessing what was there before the noise          (equations 8-14)
 
-    sum_t w_t E || x_0 - x_theta(sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, t, y) ||^2.
+    E_t w_t || x_0 - x_theta(sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, t, y) ||^2,   w_t = 1 / max(1 - abar_t, 0.09).
 
 Ho's net guesses eps, which is the same with w_t = abar_t / (1 - abar_t). Images fill few of the directions that noise
-does, so x_0 is the easier thing to say (Li & He 2025, arXiv 2511.13720), and w_t = 1 / (1 - abar_t), which is the loss
-of the velocity (Salimans & Ho 2022, arXiv 2202.00512, section 4), does not give up on the times full of noise.
+does, so x_0 is the easier thing to say (Li & He 2025, arXiv 2511.13720), and a w_t like that of the velocity's loss
+(Salimans & Ho 2022, arXiv 2202.00512, section 4) does not give up on the times full of noise, nor think of nothing but
+those that have none.
 
 Drawing walks back from x_T ~ N(0, I). Every sampler here is linear in the state x, the net's guess of x_0, its previous
 guess and fresh noise, so a plan is a table of coefficients and rows of different samplers share one batch.
@@ -21,14 +22,15 @@ from torch import Tensor
 
 from models import noise
 from models.base import About, Family, Range, Recipe, Rows, Terms
+from models.losses import EVENLY, settling
 from models.nets import UNet, guided
 
-EVENLY = 0.25
-"""Share of training times that are drawn evenly from the chain."""
 LEAST_SIGMA = 0.3
 """sqrt(1 - abar_t) that the loss divides by, at least: less, and the last touches outweigh all else."""
 ANGLES = (0.01, 0.98 * math.pi / 2)
 """arctan(sigma / alpha) at the ends of the forward chain."""
+FEWEST_TIMES = 50
+"""Of fewer, each link is so long that walking it back goes astray."""
 INVERSION_STEPS = 50
 
 
@@ -45,8 +47,8 @@ class DDPM(Family):
     Config = DDPMConfig
     about = About(
         title="Denoising diffusion probabilistic model",
-        formula="min  E ||x_0 - x_theta(sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, t, y)||^2 / (1 - abar_t),  "
-        "eps ~ N(0, I)",
+        formula="min  E_t ||x_0 - x_theta(sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, t, y)||^2 / max(1 - abar_t, 0.09),  "
+        "eps ~ N(0, I), t mostly noisy",
         paper="Ho et al., Denoising Diffusion Probabilistic Models, arXiv 2006.11239; guidance: Ho & Salimans, "
         "arXiv 2207.12598; ddim: Song et al., arXiv 2010.02502; dpm++2m: Lu et al., arXiv 2211.01095; net that guesses "
         "x_0: Li & He, arXiv 2511.13720",
@@ -55,12 +57,17 @@ class DDPM(Family):
     conditional = True
     steps = Range(1, 1000, 20)
     samplers = ("dpm++2m", "ddim", "ddpm")
-    guidance = Range(0.0, 10.0, 1.6)
+    guidance: Range[float] | None = Range(0.0, 10.0, 1.6)
     encodes = True
+    revision = 2
     config: DDPMConfig
 
     def __init__(self, config: DDPMConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__(config, data_shape, classes)
+        if config.timesteps < FEWEST_TIMES:
+            raise ValueError(f"timesteps {config.timesteps}: fewer than {FEWEST_TIMES} leave too much to each link")
+        if not classes:
+            self.guidance = None
         # No chain has more links than times to stop at.
         self.steps = Range(1, config.timesteps, min(DDPM.steps.default, config.timesteps))
         self.inversion = {"steps": min(INVERSION_STEPS, config.timesteps), "sampler": "ddim", "guidance": 1.0}
@@ -78,14 +85,11 @@ class DDPM(Family):
         return {"loss": ((x - guess) / sigma.clamp(min=LEAST_SIGMA)).square().mean()}
 
     def times(self, count: int, device: torch.device) -> Tensor:
-        """t [count] in 0..T-1 to train on: mostly where the digit is settled, a part evenly.
-
-        Most have log alpha/sigma ~ N(-0.8, 0.8^2), noisier than not; inversion and many steps need the others.
-        """
+        """t [count] in 0..T-1 to train on: mostly where the digit is settled, a part evenly."""
         total = self.config.timesteps
-        early = torch.exp(0.8 - 0.8 * torch.randn(count, device=device)).atan()  # the angle with tangent sigma/alpha
+        angle = torch.exp(-settling(count, device)).atan()
         first, last = ANGLES
-        early = ((early - first) / (last - first) * (total - 1)).round().long().clamp(0, total - 1)
+        early = ((angle - first) / (last - first) * (total - 1)).round().long().clamp(0, total - 1)
         evenly = torch.randint(total, (count,), device=device)
         return torch.where(torch.rand(count, device=device) < EVENLY, evenly, early)
 
@@ -111,7 +115,10 @@ class DDPM(Family):
         return state[:, :1].clamp(-1, 1)
 
     def encode(self, x: Tensor, label: Tensor) -> Tensor:
-        """The noise that leads to x: DDIM's deterministic chain walked back (Song et al. 2021, section 4.3)."""
+        """The start that leads to x: DDIM's deterministic chain walked back (Song et al. 2021, section 4.3).
+
+        Noise that the last link takes away leaves no trace in x, so the start is a little shorter than noise is.
+        """
         last, *links = self.plan(self.inversion["steps"], "ddim").to(x.device).flip(0)
         # The last link arrives at the guess, whatever was left of the noise: nothing of it can be known.
         guess = x
@@ -126,8 +133,8 @@ class DDPM(Family):
     def plan(self, steps: int, sampler: str | None = None) -> Tensor:
         """[steps, 5]: time in (0, 1], then what multiplies x_t, x_0, the previous x_0 and noise.
 
-        Times begin at T (Lin et al., arXiv 2305.08891: starting anywhere but in full noise shifts the images'
-        brightness) and lie denser towards the image: on Gaussians of known score that halves the error of even ones.
+        Times begin at T, whatever the number of steps (Lin et al., arXiv 2305.08891), and lie denser towards the image:
+        on Gaussians of known score that halves the error of even ones.
         """
         total = self.config.timesteps
         left = torch.arange(steps, 0, -1)
@@ -149,7 +156,7 @@ Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]
 def cosine_schedule(timesteps: int) -> Tensor:
     """abar_t = cos(theta_t)^2 [T] with theta evenly spaced (Nichol & Dhariwal 2021, equation 17).
 
-    The ends are cut where the signal, or the noise, is below what 8-bit pixels can tell.
+    The ends are cut where the noise is below a grey level and a half, and where the signal is 0.1 % of the variance.
     """
     theta = torch.linspace(*ANGLES, timesteps, dtype=torch.float64)
     return theta.cos().square().float()

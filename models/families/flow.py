@@ -18,10 +18,9 @@ from torch import Tensor
 
 from models import noise
 from models.base import About, Family, Range, Recipe, Rows, Terms
+from models.losses import EVENLY, settling
 from models.nets import UNet, guided
 
-EVENLY = 0.25
-"""Share of training times that are drawn evenly from [0, 1]."""
 LEAST_GAP = 0.25
 """1 - t that the loss divides by, at least: less, and the last touches outweigh all else."""
 INVERSION_STEPS = 40
@@ -48,7 +47,7 @@ class Flow(Family):
     conditional = True
     steps = Range(1, 200, 8)
     samplers = ("heun", "euler")
-    guidance = Range(0.0, 10.0, 1.4)
+    guidance: Range[float] | None = Range(0.0, 10.0, 1.4)
     encodes = True
     inversion = MappingProxyType({"steps": INVERSION_STEPS, "sampler": "heun", "guidance": 1.0})
     config: FlowConfig
@@ -56,10 +55,11 @@ class Flow(Family):
     def __init__(self, config: FlowConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__(config, data_shape, classes)
         self.unet = UNet(config.width, classes)
+        if not classes:
+            self.guidance = None
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
-        # Mostly early, where the digit is settled; a part evenly, for many steps and inversion need the late times.
-        early = (0.8 * torch.randn(len(x), device=x.device) - 0.8).sigmoid()
+        early = settling(len(x), x.device).sigmoid()
         evenly = torch.rand(len(x), device=x.device)
         t = torch.where(torch.rand(len(x), device=x.device) < EVENLY, evenly, early)
         eps = torch.randn_like(x)

@@ -36,7 +36,7 @@ class WGANGP(ConvolutionalGAN):
         paper="Gulrajani et al., Improved Training of Wasserstein GANs, arXiv 1704.00028; "
         "Arjovsky et al., Wasserstein GAN, arXiv 1701.07875",
     )
-    recipe = Recipe(epochs=30, batch=16, lr=1e-3, betas=(0.0, 0.9), ema=50_000, cosine=True)
+    recipe = Recipe(epochs=20, batch=16, lr=1e-3, betas=(0.0, 0.9), ema=50_000, cosine=True)
     players = ("critic", "generator")
     opponents = ("critic",)
     compiles = False

@@ -18,7 +18,7 @@ from models.families.gan import GAN, GANConfig
 from models.families.pca import PCA, PCAConfig
 from models.pixels import to_unit
 from models.store import Manifest
-from training import data, evaluate, judge, sources
+from training import data, evaluate, judge, metrics, sources
 from training.cli import main
 from training.evaluate import Bench
 from training.sources import Drawn
@@ -60,7 +60,7 @@ class Static(Family):
 
 
 def card(**defaults: Any) -> Manifest:
-    return Manifest("x", {}, (1, 28, 28), (), defaults, {}, {}, {}, "", "")
+    return Manifest("x", 1, {}, (1, 28, 28), (), defaults, {}, {}, {}, "", "")
 
 
 @pytest.fixture(scope="module")
@@ -132,14 +132,14 @@ def test_accuracy_is_counted_digit_by_digit(bench: Bench) -> None:
 
 
 def test_several_seeds_give_the_mean_and_students_interval() -> None:
-    found = evaluate.over_seeds(lambda seed: {"fd": float(seed), "by_digit": [seed, 2.0 * seed]}, [1, 2, 3])
+    found = evaluate.over_seeds([{"fd": float(k), "by_digit": [k, 2.0 * k]} for k in (1, 2, 3)])
     assert found["fd"] == 2
     assert found["by_digit"] == [2, 4]
     assert found["interval"] == {"fd": pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)}
 
 
 def test_one_seed_gives_no_interval() -> None:
-    assert "interval" not in evaluate.over_seeds(lambda seed: {"fd": float(seed)}, [1])
+    assert "interval" not in evaluate.over_seeds([{"fd": 1.0}])
 
 
 def test_what_it_costs_is_counted() -> None:
@@ -186,10 +186,58 @@ def test_a_classifier_learns_from_real_images_and_not_from_noise(bench: Bench, m
     assert wrong < 0.4
 
 
-def test_figures_contradict_published_ones_that_lie_outside_their_interval() -> None:
-    published = {"precision": 0.9, "recall": 0.8, "kid": 0.1, "interval": {"precision": 0.01, "recall": 0.01}}
-    found = evaluate.contradictions({"precision": 0.905, "recall": 0.82, "kid": 9.0}, published)
-    assert found == {"recall": 0.8}
+PUBLISHED = {
+    "seeds": [0, 1, 2],
+    "precision": 0.9,
+    "recall": 0.8,
+    "kid": 0.0002,
+    "test_elbo": -100.0,
+    "interval": {"precision": 0.01, "recall": 0.01, "kid": 0.00001},
+}
+
+
+@pytest.mark.parametrize(
+    ("seeds", "found", "contradicted"),
+    [
+        ([0, 1, 2], {"precision": 0.909, "recall": 0.795, "kid": 0.00021, "test_elbo": -100.05}, set()),
+        ([0, 1, 2], {"precision": 0.912, "recall": 0.795}, {"precision"}),
+        ([0, 1, 2], {"kid": 0.00022, "test_elbo": -100.2}, {"kid", "test_elbo"}),
+        ([7], {"precision": 0.918, "recall": 0.778}, {"recall"}),
+    ],
+)
+def test_figures_contradict_published_ones_that_are_too_far_off(
+    seeds: list[int], found: dict[str, float], contradicted: set[str]
+) -> None:
+    told = evaluate.contradictions({**found, "seeds": seeds}, PUBLISHED)
+    assert told == {name: PUBLISHED[name] for name in contradicted}
+
+
+def test_the_usual_fid_is_measured_printed_and_kept(
+    bench: Bench, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Brightness:
+        """Stands where Inception does: the distance of the images' mean brightness."""
+
+        def __init__(self, path: Path) -> None:
+            assert path == Path("net.pth")
+
+        def hold_against(self, real: Tensor) -> None:
+            self.real = real.float().mean()
+
+        def distance(self, images: Tensor) -> float:
+            return float((images.float().mean() - self.real).abs())
+
+    shutil.copytree(weights / "pca", tmp_path / "pca")
+    monkeypatch.setattr(judge, "load", lambda _: bench.judge)
+    monkeypatch.setattr(data, "load", lambda *asked: bench.train if asked[2] == "train" else bench.test)
+    monkeypatch.setattr(metrics, "InceptionDistance", Brightness)
+    flags = ["evaluate", "pca", "--weights", str(tmp_path), "-n", "200", "--seeds", "0", "--write"]
+    assert main([*flags, "--inception", "net.pth"]) == 0
+    fid = store.read_manifest(tmp_path / "pca").metrics["fid"]
+    assert fid > 0
+    assert f"FID, in Inception's features: {fid:.4f}" in capsys.readouterr().out
+    assert main(flags) == 0
+    assert store.read_manifest(tmp_path / "pca").metrics["fid"] == fid
 
 
 def test_the_worst_are_those_the_judge_gives_the_digit_asked_for_the_least_chance(bench: Bench) -> None:
@@ -209,7 +257,7 @@ def test_the_worst_are_those_the_judge_gives_the_digit_asked_for_the_least_chanc
     [
         ([], "name the weights"),
         (["gan", "--inception", "nowhere.pth"], "--inception nowhere.pth"),
-        (["gan", "--inception", __file__], "--inception"),
+        (["gan", "--inception", __file__], f"--inception {__file__}"),
         (["gan", "-n", "5"], "fewer than 100"),
         (["gan", "--write", "--steps", "3"], "leave out --steps"),
         (["gan", "--write", "--judge", "select"], "leave out --judge"),
@@ -241,9 +289,11 @@ def test_figures_go_into_the_manifest_and_what_took_long_stays(
     capsys.readouterr()
     assert main(["evaluate", *flags[:-1]]) == 0
     assert "as the manifest says" in capsys.readouterr().out
+    assert main(["evaluate", *flags[:-1], "-n", "150"]) == 0
+    assert "not compared" in capsys.readouterr().out
     altered = {**first, "recall": first["recall"] + 2 * first["interval"]["recall"] + 0.01}
     store.annotate(tmp_path / "gmm", metrics=altered)
-    assert main(["evaluate", *flags[:-1]]) == 0
+    assert main(["evaluate", *flags[:-1]]) == 1
     assert f"recall {first['recall']:.4f}: the manifest says {altered['recall']:.4f}" in capsys.readouterr().out
     flags[flags.index("--seeds") + 1 : flags.index("--write")] = ["0"]
     assert main(["evaluate", *flags]) == 0

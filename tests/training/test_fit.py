@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,6 +154,24 @@ def test_a_changed_configuration_is_refused_with_the_difference(tmp_path, capsys
     assert fit("gan", tmp_path / "run", "--epochs", "0.1", "--lr", "0.5") == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "recipe.lr: begun with 0.0002, now 0.5" in error
+
+
+def test_a_run_of_an_older_revision_neither_goes_on_nor_is_exported(tmp_path, capsys):
+    assert fit("pca", tmp_path / "run") == 0
+    config = tmp_path / "run" / "config.json"
+    config.write_text(config.read_text().replace('"revision": 1', '"revision": 0'))
+    assert fit("pca", tmp_path / "run") == 2
+    assert "revision: begun with 0, now 1" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "run"), "--weights", str(tmp_path)]) == 2
+    assert "trained an older revision of pca; begin a new run" in capsys.readouterr().err
+
+
+def test_what_goes_wrong_is_written_into_the_manifest(weights, tmp_path, capsys):
+    shutil.copytree(weights / "pca", tmp_path / "pca")
+    assert main(["caveat", "pca", "Ghosts around strokes.", "--weights", str(tmp_path)]) == 0
+    assert store.load(tmp_path / "pca")[1].caveat == "Ghosts around strokes."
+    assert main(["caveat", "nope", "x", "--weights", str(tmp_path)]) == 2
+    assert "not a weights directory" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_other_nets_is_refused_in_one_line(tmp_path, capsys):

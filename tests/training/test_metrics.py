@@ -173,7 +173,10 @@ def test_the_usual_fid_is_frechets_distance_in_a_net_from_a_file(tmp_path: Path)
     net = Untrained("net", ["2048"], str(tmp_path / "nothing.pth"))
     torch.save(net.state_dict(), tmp_path / "net.pth")
     x, y = ((128 + 40 * cloud(6, 784, seed)).clamp(0, 255).to(torch.uint8).view(6, 1, 28, 28) for seed in (0, 1))
-    distance = metrics.InceptionDistance(tmp_path / "net.pth", x)
-    assert distance(x) == pytest.approx(0, abs=1e-4)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        metrics.InceptionDistance(tmp_path / "nothing.pth")
+    fid = metrics.InceptionDistance(tmp_path / "net.pth")
+    fid.hold_against(x)
+    assert fid.distance(x) == pytest.approx(0, abs=1e-4)
     features = [net(images.expand(-1, 3, -1, -1))[0] for images in (x, y)]
-    assert distance(y) == pytest.approx(metrics.frechet_distance(*features), rel=1e-3)
+    assert fid.distance(y) == pytest.approx(metrics.frechet_distance(*features), rel=1e-3)

@@ -55,13 +55,14 @@ def test_intervals_costs_and_curves_are_shown_where_there_are_any(tmp_path: Path
         "reconstruction_error": 0.0123,
     }
     training = {**manifest.training, "curves": {"loss": [[10, 3.0], [20, 1.0]], "short": [[20, 1.0]]}}
-    full = dataclasses.replace(manifest, metrics=metrics, training=training)
+    full = dataclasses.replace(manifest, metrics=metrics, training=training, caveat="Grey <ghosts>.")
     store.save(tmp_path / "full", store.build(full).for_sampling(), full, b"picture")
     bare = dataclasses.replace(manifest, metrics={}, training={k: v for k, v in training.items() if k != "curves"})
     store.save(tmp_path / "bare", store.build(bare).for_sampling(), bare, b"picture")
     text = report.page(tmp_path)
     assert "0.500 ± 0.020" in text
     assert "7.3 M" in text
+    assert "what goes wrong: Grey &lt;ghosts&gt;." in text
     assert "1,234" in text
     assert "mean squared error of reconstruction 0.0123" in text
     assert text.count("<figure>") == 1

@@ -40,6 +40,15 @@ def test_source_and_class_have_heads_of_their_own_and_the_loss_takes_logits(acga
     assert terms["loss"].item() == pytest.approx(math.log(2) + wrong, rel=1e-5)
 
 
+def test_the_discriminator_s_loss_is_source_class_and_both_penalties():
+    torch.manual_seed(0)
+    family = ACGAN(ACGANConfig(generator_width=8, discriminator_width=8, classifier_weight=0.3, gamma=0.5))
+    terms = family.loss("discriminator", torch.randn(4, 1, 28, 28), torch.tensor([1, 2, 3, 4]))
+    expected = terms["source"] + 0.3 * terms["classifier"] + 0.25 * (terms["r1"] + terms["r2"])
+    assert terms["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert min(terms["r1"].item(), terms["r2"].item()) > 0
+
+
 def test_the_sides_want_the_margin_to_go_opposite_ways(acgan):
     x, label = torch.randn(4, 1, 28, 28), torch.tensor([1, 2, 3, 4])
     torch.manual_seed(1)

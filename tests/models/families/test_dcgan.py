@@ -13,7 +13,7 @@ def dcgan():
     return DCGAN(DCGANConfig(generator_width=8, discriminator_width=8, gamma=0.0))
 
 
-def test_the_game_is_zero_sum_but_for_the_penalty(dcgan):
+def test_the_sides_want_the_margin_to_go_opposite_ways(dcgan):
     x, label = torch.randn(4, 1, 28, 28), torch.zeros(4)
     torch.manual_seed(1)
     d = dcgan.loss("discriminator", x, label)

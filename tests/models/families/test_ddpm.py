@@ -137,6 +137,29 @@ def test_times_to_train_on_are_noisy_ones_and_some_of_all():
     assert float((t < 100).double().mean()) > 0.02
 
 
+@pytest.mark.parametrize("timesteps", [50, 100])
+@torch.inference_mode()
+def test_a_short_chain_works_like_a_long_one(timesteps):
+    family = DDPM(DDPMConfig(width=8, timesteps=timesteps)).for_sampling()
+    assert int(family.times(1000, torch.device("cpu")).max()) < timesteps
+    family.unet = GaussianScore(family, -0.3, 0.15)
+    x = -0.3 + 0.15 * torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    state = family.encode(x, torch.zeros(4, 10))
+    assert state[:, :1].std().item() == pytest.approx(1, rel=0.25)
+    index = torch.arange(16)
+    drawn = draw(family, torch.zeros_like(index), index, torch.zeros(16, 10), steps=timesteps, sampler="dpm++2m")
+    assert float(drawn.mean()) == pytest.approx(-0.3, abs=0.02)
+
+
+def test_a_chain_too_short_to_denoise_is_refused():
+    with pytest.raises(ValueError, match="timesteps 5: fewer than 50"):
+        DDPM(DDPMConfig(width=8, timesteps=5))
+
+
+def test_without_labels_there_is_nothing_to_strengthen():
+    assert DDPM(DDPMConfig(width=8), classes=0).guidance is None
+
+
 @torch.inference_mode()
 def test_inversion_leads_back_to_the_image(ddpm):
     ddpm.unet = GaussianScore(ddpm, -0.3, 0.15)

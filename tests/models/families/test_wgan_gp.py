@@ -35,6 +35,13 @@ def test_the_penalty_of_a_critic_of_known_slope(wgan, norm, penalty):
     assert wgan.gradient_penalty(x, generated).item() == pytest.approx(penalty, abs=1e-4)
 
 
+def test_the_penalty_is_taken_on_a_share_of_the_batch(wgan):
+    seen = []
+    wgan.gradient_penalty = lambda x, generated: seen.append((len(x), len(generated))) or x.sum() * 0
+    wgan.loss("critic", torch.randn(6, 1, 28, 28), torch.zeros(6))
+    assert seen == [(3, 3)]
+
+
 def test_a_flat_critic_has_a_finite_penalty_and_gradient(wgan):
     for parameter in wgan.critic.parameters():
         nn.init.zeros_(parameter)
