@@ -19,9 +19,9 @@ FIGURES = {
 }
 
 
-EXACT = {
+FULL = {
     "mnist_cnn_fd": ("MNIST-CNN-FD", "{:.3f}"),
-    "kid": ("KID, thousandths", "{:.2f}"),
+    "kid": ("KID", "{:.5f}"),
     "precision": ("precision", "{:.3f}"),
     "recall": ("recall", "{:.3f}"),
     "density": ("density", "{:.3f}"),
@@ -72,9 +72,9 @@ def table(manifests: dict[str, Manifest]) -> str:
 
 def figures(manifests: dict[str, Manifest]) -> str:
     """Every figure of the draws with half its 95 % interval: a line for each of the weights, one for real images."""
-    lines = ["| | " + " | ".join(title for title, _ in EXACT.values()) + " |", "|---|" + "---|" * len(EXACT)]
+    lines = ["| | " + " | ".join(title for title, _ in FULL.values()) + " |", "|---|" + "---|" * len(FULL)]
     for name, metrics in {"real": real(manifests), **{n: m.metrics for n, m in manifests.items()}}.items():
-        lines.append(f"| {name} | " + " | ".join(_exact(metrics, key, form) for key, (_, form) in EXACT.items()) + " |")
+        lines.append(f"| {name} | " + " | ".join(figure(metrics, key, form) for key, (_, form) in FULL.items()) + " |")
     return "\n".join(lines)
 
 
@@ -83,7 +83,7 @@ def digits(manifests: dict[str, Manifest]) -> str:
     lines = ["| digit right, % | all | " + " | ".join(map(str, range(10))) + " |", "|---|---|" + "---|" * 10]
     for name, metrics in {"real": real(manifests), **{n: m.metrics for n, m in manifests.items()}}.items():
         if "accuracy" in metrics:
-            shares = [_exact(metrics, "accuracy", "{:.1f}", 100)]
+            shares = [figure(metrics, "accuracy", "{:.1f}", 100)]
             shares += [f"{100 * share:.1f}" for share in metrics["accuracy_by_digit"]]
             lines.append(f"| {name} | " + " | ".join(shares) + " |")
     return "\n".join(lines)
@@ -94,6 +94,14 @@ def worst(manifests: dict[str, Manifest]) -> str:
     cells = [f"{name} | ![The worst of {name}](worst/{name}.png)" for name in manifests]
     pairs = [" | ".join(cells[i : i + 2]) for i in range(0, len(cells), 2)]
     return "\n".join(["| the worst of | | | |", "|---|---|---|---|", *(f"| {pair} |" for pair in pairs)])
+
+
+def figure(metrics: dict[str, Any], key: str, form: str, times: float = 1) -> str:
+    """One figure as text, with half its interval where there is one; empty without the figure."""
+    if key not in metrics:
+        return ""
+    half = metrics.get("interval", {}).get(key)
+    return form.format(times * metrics[key]) + ("" if half is None else f" ± {form.format(times * half)}")
 
 
 def page(manifests: dict[str, Manifest]) -> str:
@@ -141,15 +149,6 @@ def _filled(text: str, content: str) -> str:
     """`text` with what stands between its marks replaced by `content`."""
     before, rest = text.split(BEGIN)
     return f"{before}{BEGIN}\n{content}\n{END}{rest.split(END)[1]}"
-
-
-def _exact(metrics: dict[str, Any], key: str, form: str, times: float = 1) -> str:
-    """One figure with half its interval, as far as there is any."""
-    if key not in metrics:
-        return ""
-    times = 1000 if key == "kid" else times
-    half = metrics.get("interval", {}).get(key)
-    return form.format(times * metrics[key]) + (f" ± {form.format(times * half)}" if half else "")
 
 
 def _figures(metrics: dict[str, Any]) -> list[str]:

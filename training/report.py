@@ -7,7 +7,7 @@ from typing import Any
 
 from models import families, store
 from models.store import Manifest
-from training.docs import FIGURES, real, words
+from training.docs import FIGURES, figure, real, words
 from training.evaluate import PROPERTIES
 
 STYLE = """
@@ -74,16 +74,8 @@ def _table(manifests: dict[str, Manifest]) -> str:
 
 
 def _row(name: str, metrics: dict[str, Any], costs: list[str], kind: str = "") -> str:
-    cells = [name, *(_figure(metrics, key, form) for key, (_, form) in FIGURES.items()), *costs]
+    cells = [name, *(figure(metrics, key, form) for key, (_, form) in FIGURES.items()), *costs]
     return f'<tr class="{kind}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-
-
-def _figure(metrics: dict[str, Any], key: str, form: str) -> str:
-    """The figure, with half its interval where several seeds were drawn."""
-    if key not in metrics:
-        return ""
-    interval = metrics.get("interval", {}).get(key)
-    return form.format(metrics[key]) + ("" if interval is None else f" ± {form.format(interval)}")
 
 
 def _costs(manifest: Manifest) -> list[str]:
