@@ -161,12 +161,12 @@ class UNet(nn.Module):
 def guided(net: UNet, x: Tensor, time: Tensor, label: Tensor, guidance: Tensor) -> Tensor:
     """Classifier-free guidance: net(no label) + guidance (net(label) - net(no label)), for guidance [B].
 
-    One pass of twice the rows where any row asks for it (Ho & Salimans 2022, equation 6, with guidance = 1 + w).
+    A second pass where any row asks for it (Ho & Salimans 2022, equation 6, with guidance = 1 + w). One pass of twice
+    the rows would round otherwise, and tell a row that asks for none that a neighbour did.
     """
+    labelled = net(x, time, label)
     if not bool((guidance != 1).any()):
-        return net(x, time, label)
-    both = torch.cat((label, torch.zeros_like(label)))
-    labelled, unlabelled = net(x.repeat(2, 1, 1, 1), time.repeat(2), both).chunk(2)
+        return labelled
+    unlabelled = net(x, time, torch.zeros_like(label))
     strength = guidance.view(-1, 1, 1, 1)
-    # A row that asks for no guidance must not learn from its rounding that a neighbour did.
     return torch.where(strength == 1, labelled, unlabelled + strength * (labelled - unlabelled))

@@ -91,38 +91,23 @@ class Runner:
     def warm_up(self) -> None:
         """Prove which buckets agree with the largest, and keep those; compiles and allocates what a first call would.
 
-        The probes are different rows on different plans, those of every sampler. Where rows may ask for guidance, the
-        net runs at twice the bucket's size as soon as one does; so all is proven among plain rows alone and again in
-        mixed company. Raises RuntimeError where even in the largest bucket that makes a difference.
+        The probes are different rows on different plans, those of every sampler, and with and without guidance.
         """
         *smaller, largest = self.buckets
-        companies: list[tuple[float, ...]] = [(1.0,)]
-        if self.family.guidance is not None:
-            companies.append((1.0, self.family.guidance.default))
-        truths = [self._probe(largest, largest, strengths) for strengths in companies]
-        alone, mixed = truths[0], truths[-1]
-        if not all(torch.equal(alone[place], mixed[place]) for place in alone if place[0] % len(companies) == 0):
-            raise RuntimeError("rows without guidance come out otherwise beside rows with it")
+        truth = self._probe(largest, largest)
+        agreeing = []
+        for bucket in smaller:
+            states = self._probe(min(max(bucket, 8), largest), bucket)
+            if all(torch.equal(state, truth[place]) for place, state in states.items()):
+                agreeing.append(bucket)
+        self.buckets = [*agreeing, largest]
 
-        def agrees(bucket: int) -> bool:
-            count = min(max(bucket, 8), largest)
-            found = [self._probe(count, bucket, strengths) for strengths in companies]
-            return all(
-                torch.equal(states[place], truth[place])
-                for states, truth in zip(found, truths, strict=True)
-                for place in states
-            )
-
-        self.buckets = [*filter(agrees, smaller), largest]
-
-    def _probe(self, count: int, bucket: int, strengths: tuple[float, ...]) -> dict[tuple[int, int], Tensor]:
-        """The states of probe rows 0..count-1 after every link, by (row, link), computed `bucket` rows at a time.
-
-        Rows take `strengths` of guidance in turn.
-        """
+    def _probe(self, count: int, bucket: int) -> dict[tuple[int, int], Tensor]:
+        """The states of probe rows 0..count-1 after every link, by (row, link), computed `bucket` rows at a time."""
         family, self.buckets = self.family, [bucket]
         steps = min(3, family.steps.maximum)
         plans = [self.plan(steps, sampler) for sampler in family.samplers or (None,)]
+        strengths = (1.0,) if family.guidance is None else (1.0, family.guidance.default)
         points = [Point(i, i, i % family.classes if family.classes else -1) for i in range(count)]
         rows = [
             Row(Sample(point), plans[i // 2 % len(plans)], strengths[i % len(strengths)])

@@ -3,14 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from models import families
-from models.base import Range, Rows
 from service.engine.request import Point, Request, Sample
 from service.engine.runner import Runner, slerp
 from tests.conftest import small
-from tests.service.engine.walk import NoConfig, Walk
 
 CPU = torch.device("cpu")
 
@@ -38,32 +35,6 @@ def test_an_image_is_the_same_bytes_in_a_batch_of_every_size(runner: Runner) -> 
     for size in (1, 2, 3, 5, 7, 8, 13):
         assert chain(runner, samples[:size], steps) == together[:size]
         assert chain(runner, samples[-size:], steps) == together[-size:]
-
-
-class Doubled(Walk):
-    """Comes out otherwise in batches of fewer than `least` rows; a row with guidance makes two of every row."""
-
-    guidance = Range(0.0, 2.0, 1.5)
-    least = 0
-
-    def step(self, rows: Rows) -> Tensor:
-        size = len(rows.state) * (2 if bool((rows.guidance != 1).any()) else 1)
-        return super().step(rows) + (1e-6 if size < self.least else 0.0)
-
-
-@pytest.mark.parametrize(("least", "buckets"), [(0, [1, 2, 4, 8]), (2, [2, 4, 8]), (5, [8])])
-def test_a_bucket_is_proven_with_guidance_and_without(least: int, buckets: list[int]) -> None:
-    runner = Runner(Doubled(NoConfig()), CPU, 8)
-    runner.family.least = least
-    runner.warm_up()
-    assert runner.buckets == buckets
-
-
-def test_a_model_whose_plain_rows_feel_guidance_beside_them_is_not_served() -> None:
-    runner = Runner(Doubled(NoConfig()), CPU, 8)
-    runner.family.least = 16
-    with pytest.raises(RuntimeError, match="without guidance"):
-        runner.warm_up()
 
 
 def test_neighbours_with_other_plans_change_nothing(runner: Runner) -> None:
