@@ -85,7 +85,9 @@ def generate(parameters: Generate, model: Model, format_: Format[Drawn], max_ima
     plan, words = _plan(model, parameters)
     query = [("model", model.name), ("seed", seed), ("first", parameters.first), ("n", parameters.n)]
     query += [("digit", digit) for digit in parameters.digit] + words + [("format", format_.name)]
-    return Draw(model, Request(model.name, samples, **plan), "/generate", tuple(query), seed)
+    return Draw(
+        model, Request(model.name, samples, **plan, priority=parameters.priority), "/generate", tuple(query), seed
+    )
 
 
 def interpolate(
@@ -113,7 +115,8 @@ def interpolate(
     query = [("model", model.name)] + [("seed", value) for value in seeds]
     query += [("digit", digit) for digit in parameters.digit]
     query += [("frames", parameters.frames), ("path", parameters.path), *words, ("format", format_.name)]
-    return Draw(model, Request(model.name, samples, **plan), "/interpolate", tuple(query), seeds[0], not images)
+    request = Request(model.name, samples, **plan, priority=parameters.priority)
+    return Draw(model, request, "/interpolate", tuple(query), seeds[0], not images)
 
 
 def encode(parameters: Encode, model: Model, images: Sequence[Tensor], *, codes: bool) -> Request:

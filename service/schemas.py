@@ -8,6 +8,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from models.noise import MAX_SEED
+from service.engine.scheduler import Priority
 from service.errors import InvalidParameter, UnsupportedBody
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
@@ -25,6 +26,10 @@ class _Parameters(BaseModel):
     prior: str | None = Field(None, description="What codes are drawn from, for models that give a choice.")
     guidance: float | None = Field(
         None, allow_inf_nan=False, description="Strength of the digit; 1 is the plain model."
+    )
+    priority: Priority = Field(
+        "interactive",
+        description="`bulk` has an eighth of the device's time that `interactive` has, while both wait.",
     )
     format: str | None = Field(None, description="Format of the answer; goes before the Accept header.")
 

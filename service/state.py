@@ -1,10 +1,13 @@
 """What the routes work with: made once an app, handed to them by it."""
 
 import asyncio
+import dataclasses
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
+
+from starlette.requests import HTTPConnection
 
 from service.catalog import Catalog
 from service.engine.engine import Engine
@@ -33,13 +36,15 @@ class State:
         """A seed for a request that names none; whole in JavaScript's numbers too."""
         return secrets.randbelow(2**53)
 
-    async def draw(self, request: Request, receive: Receive) -> Ticket:
+    async def draw(self, request: Request, connection: HTTPConnection, receive: Receive) -> Ticket:
         """The ticket of `request`, drawn. Raises the Problem that it ended with, or ClientGone.
 
-        `receive` is the connection's: when it reports a hang-up, the rows leave before the next step.
+        It belongs to the address at the connection's other end. When `receive` reports a hang-up, the rows leave before
+        the next step.
         """
+        owner = connection.client.host if connection.client else ""
         try:
-            ticket = self.engine.submit(request)
+            ticket = self.engine.submit(dataclasses.replace(request, owner=owner))
         except (QueueFull, Stopping) as error:
             raise _problem(error) from None
         drawn = asyncio.wrap_future(ticket.future)

@@ -96,7 +96,7 @@ class Engine:
         before = self.clock()
         gone = self._advance(self.runners[model], riders)
         seconds = self.clock() - before
-        self.scheduler.charge(model, seconds)
+        self.scheduler.charge(seconds)
         self.recent = (MEMORY * self.recent[0] + gone, MEMORY * self.recent[1] + seconds)
         return True
 
@@ -130,7 +130,7 @@ class Engine:
     def _deliver(self, ticket: Ticket, i: int, image: NDArray[Any]) -> None:
         ticket.images[i] = image
         ticket.missing -= 1
-        self.scheduler.finish(ticket.request.model, ticket, i)
+        self.scheduler.finish(ticket, i)
         if ticket.missing == 0:
             images = np.stack([image for image in ticket.images if image is not None])
             self._end(ticket, "delivered", Result(images, ticket.labels))
@@ -155,12 +155,13 @@ class Engine:
             log.error("a request to %s cannot be planned: %r", ticket.request.model, error)
             self._end(ticket, "failed", EngineError(f"it cannot be planned: {error!r}"))
         else:
-            self.scheduler.add(ticket.request.model, ticket, ticket.missing)
+            request = ticket.request
+            self.scheduler.add(request.model, ticket, ticket.missing, request.priority, request.owner)
 
     def _end(self, ticket: Ticket, how: str, outcome: Result | EngineError | None) -> None:
         """The one place where an accepted request ends."""
         del self.rows[ticket]
-        self.scheduler.remove(ticket.request.model, ticket)
+        self.scheduler.remove(ticket)
         with self.lock:
             self.outstanding -= len(ticket.request.samples)
             self.links -= ticket.links

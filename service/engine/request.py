@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from service.engine.scheduler import Priority
+
 
 @dataclass(frozen=True)
 class Point:
@@ -44,6 +46,9 @@ class Request:
     guidance: float = 1.0
     codes: bool = False
     """Whether the states where the chains start are all that is wanted."""
+    priority: Priority = "interactive"
+    owner: str = ""
+    """Whose it is: owners share a model's seats."""
 
     @property
     def links(self) -> int:

@@ -1,26 +1,57 @@
 """Who rides the next device step. Policy only: no tensors, no clock, no threads.
 
-Models share the device by time: the one that has used least of it goes next (start-time fair queuing, Goyal et al.
-1996), so a GAN's single step slips in between two steps of a diffusion model. Within a model, requests share the seats
-of a step round robin, a row at a time: a small request beside a large one rides every step, and since seats are given
-anew for each step, a short chain never waits for a long one to end.
+Three times a step somebody is chosen, each time fairly:
+
+- **A priority**, by device time over its weight: `interactive` work gets eight times what `bulk` gets while both wait,
+  and all of it otherwise.
+- **A model** of that priority, by device time, so a GAN's single step slips in between two of a diffusion model.
+- **Rows** of that model, a seat at a time in turn: first between owners, then between an owner's requests. A small
+  request beside a large one rides every step, and since seats are given anew for each step, a short chain never waits
+  for a long one to end. Seats that are left go to the model's rows of the other priority.
+
+Who was idle has saved nothing up (start-time fair queuing, Goyal et al. 1996).
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
+Priority = Literal["interactive", "bulk"]
+WEIGHTS: Mapping[Priority, float] = {"interactive": 8.0, "bulk": 1.0}
 
 
 @dataclass
-class Lane(Generic[Key]):
-    """One model's requests, the one that waited longest for a seat first, each with its unfinished rows in order."""
+class Account:
+    """What somebody had of the device, as his share is counted."""
 
     used: float = 0.0
-    """Device seconds, as this model's share is counted."""
-    requests: "OrderedDict[Key, dict[int, None]]" = field(default_factory=OrderedDict)
+
+    def wake(self, now: float) -> None:
+        """He was idle until `now`."""
+        self.used = max(self.used, now)
+
+
+@dataclass
+class Lane(Account, Generic[Key]):
+    """One model's requests of one priority, by owner; who waited longest for a seat first, rows in order."""
+
+    owners: "OrderedDict[str, OrderedDict[Key, dict[int, None]]]" = field(default_factory=OrderedDict)
+
+    def deal(self, seats: int) -> list[tuple[Key, int]]:
+        """The rows that get one of `seats`."""
+        riders: list[tuple[Key, int]] = []
+        wanted = [sum(map(len, requests.values())) for requests in self.owners.values()]
+        for owner, portion in zip(list(self.owners), share(wanted, seats), strict=False):
+            requests = self.owners[owner]
+            portions = share([len(rows) for rows in requests.values()], portion)
+            for request, count in zip(list(requests), portions, strict=False):
+                # The first of a request's rows ride until they are done, so that few are ever half drawn.
+                riders += [(request, row) for row, _ in zip(requests[request], range(count), strict=False)]
+                requests.move_to_end(request)
+            self.owners.move_to_end(owner)
+        return riders
 
 
 class Scheduler(Generic[Key]):
@@ -28,46 +59,68 @@ class Scheduler(Generic[Key]):
 
     def __init__(self, models: Iterable[str], seats: int) -> None:
         self.seats = seats
-        self.lanes: dict[str, Lane[Key]] = {model: Lane() for model in models}
-        self.now = 0.0
+        models = list(models)
+        self.priorities = {priority: Account() for priority in WEIGHTS}
+        self.lanes: dict[Priority, dict[str, Lane[Key]]] = {
+            priority: {model: Lane() for model in models} for priority in WEIGHTS
+        }
+        self.places: dict[Key, tuple[Lane[Key], str]] = {}
+        """The lane and owner of every request that is here."""
+        self.now = dict.fromkeys(WEIGHTS, 0.0)
+        """Where the fair share of models stands, a priority each."""
+        self.now_overall = 0.0
+        self.picked: tuple[Priority, str] | None = None
 
-    def add(self, model: str, request: Key, rows: int) -> None:
+    def add(self, model: str, request: Key, rows: int, priority: Priority = "interactive", owner: str = "") -> None:
         """Let rows 0..rows-1 of `request` wait for seats of `model`."""
-        lane = self.lanes[model]
-        if not lane.requests:
-            # A model that was idle has saved nothing up.
-            lane.used = max(lane.used, self.now)
-        lane.requests[request] = dict.fromkeys(range(rows))
+        lane = self.lanes[priority][model]
+        if not any(other.owners for other in self.lanes[priority].values()):
+            self.priorities[priority].wake(self.now_overall)
+        if not lane.owners:
+            lane.wake(self.now[priority])
+        lane.owners.setdefault(owner, OrderedDict())[request] = dict.fromkeys(range(rows))
+        self.places[request] = lane, owner
 
     def pick(self) -> tuple[str, list[tuple[Key, int]]] | None:
         """The model whose turn it is and the rows that ride, at most `seats`; None where nobody waits."""
-        waiting = [(lane.used, model) for model, lane in self.lanes.items() if lane.requests]
-        if not waiting:
+        waiting = {
+            priority: {model: lane for model, lane in lanes.items() if lane.owners}
+            for priority, lanes in self.lanes.items()
+        }
+        due = [(self.priorities[priority].used, priority) for priority in WEIGHTS if waiting[priority]]
+        if not due:
             return None
-        self.now, model = min(waiting)
-        lane = self.lanes[model]
-        shares = share([len(rows) for rows in lane.requests.values()], self.seats)
-        riders: list[tuple[Key, int]] = []
-        for request, count in zip(list(lane.requests), shares, strict=False):
-            # The first of a request's rows ride until they are done, so that few are ever half drawn.
-            riders += [(request, row) for row, _ in zip(lane.requests[request], range(count), strict=False)]
-            lane.requests.move_to_end(request)
+        self.now_overall, priority = min(due, key=lambda pair: pair[0])
+        self.now[priority], model = min((lane.used, model) for model, lane in waiting[priority].items())
+        self.picked = priority, model
+        riders = waiting[priority][model].deal(self.seats)
+        for other in WEIGHTS:
+            if other != priority and len(riders) < self.seats:
+                riders += self.lanes[other][model].deal(self.seats - len(riders))
         return model, riders
 
-    def charge(self, model: str, seconds: float) -> None:
-        """`model` had the device for `seconds`."""
-        self.lanes[model].used += seconds
+    def charge(self, seconds: float) -> None:
+        """Whoever was picked last had the device for `seconds`."""
+        if self.picked is not None:
+            priority, model = self.picked
+            self.priorities[priority].used += seconds / WEIGHTS[priority]
+            self.lanes[priority][model].used += seconds
 
-    def finish(self, model: str, request: Key, row: int) -> None:
+    def finish(self, request: Key, row: int) -> None:
         """`row` has its image."""
-        rows = self.lanes[model].requests[request]
+        lane, owner = self.places[request]
+        rows = lane.owners[owner][request]
         del rows[row]
         if not rows:
-            self.remove(model, request)
+            self.remove(request)
 
-    def remove(self, model: str, request: Key) -> None:
+    def remove(self, request: Key) -> None:
         """All rows of `request` leave; without effect where they have left."""
-        self.lanes[model].requests.pop(request, None)
+        if request in self.places:
+            lane, owner = self.places.pop(request)
+            del lane.owners[owner][request]
+            if not lane.owners[owner]:
+                del lane.owners[owner]
 
 
 def share(wanted: list[int], seats: int) -> list[int]:

@@ -75,7 +75,7 @@ async def answer(request: Request, draw: Draw, format_: Format[Drawn], *, fixed:
             return Response(status_code=304, headers=headers)
     else:
         headers["Cache-Control"] = "no-store"
-    ticket = await state.draw(draw.request, request.receive)
+    ticket = await state.draw(draw.request, request, request.receive)
     result = ticket.future.result()
     repeat = {"seed": draw.seed, "url": draw.location} if draw.repeatable else {}
     drawn = Drawn(result.images, result.labels, {"model": draw.model.name, **repeat})
