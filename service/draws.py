@@ -85,9 +85,8 @@ def generate(parameters: Generate, model: Model, format_: Format[Drawn], max_ima
     plan, words = _plan(model, parameters)
     query = [("model", model.name), ("seed", seed), ("first", parameters.first), ("n", parameters.n)]
     query += [("digit", digit) for digit in parameters.digit] + words + [("format", format_.name)]
-    return Draw(
-        model, Request(model.name, samples, **plan, priority=parameters.priority), "/generate", tuple(query), seed
-    )
+    request = _request(model, samples, plan, parameters)
+    return Draw(model, request, "/generate", tuple(query), seed)
 
 
 def interpolate(
@@ -115,7 +114,7 @@ def interpolate(
     query = [("model", model.name)] + [("seed", value) for value in seeds]
     query += [("digit", digit) for digit in parameters.digit]
     query += [("frames", parameters.frames), ("path", parameters.path), *words, ("format", format_.name)]
-    request = Request(model.name, samples, **plan, priority=parameters.priority)
+    request = _request(model, samples, plan, parameters)
     return Draw(model, request, "/interpolate", tuple(query), seeds[0], not images)
 
 
@@ -139,6 +138,13 @@ def check_digits(model: Model, digits: Sequence[int]) -> None:
         raise InvalidParameter(f"digit: {model.name} cannot be told which digit to draw; GET /models says which can")
     if any(digit >= count for digit in digits):
         raise InvalidParameter(f"digit: {model.name} draws 0 to {count - 1}")
+
+
+def _request(
+    model: Model, samples: tuple[Sample, ...], plan: dict[str, Any], parameters: Generate | Interpolate
+) -> Request:
+    """What the engine is asked; neither priority nor timeout changes what is drawn."""
+    return Request(model.name, samples, **plan, priority=parameters.priority, timeout=parameters.timeout)
 
 
 def _plan(model: Model, parameters: Generate | Interpolate) -> tuple[dict[str, Any], list[tuple[str, Any]]]:

@@ -63,5 +63,9 @@ class DrawFailed(Problem):
     status, title = 500, "Could not be drawn"
 
 
+class TooLate(Problem):
+    status, title = 504, "Not drawn in time"
+
+
 class Unavailable(Problem):
     status, title = 503, "Not available now"

@@ -31,6 +31,9 @@ class _Parameters(BaseModel):
         "interactive",
         description="`bulk` has an eighth of the device's time that `interactive` has, while both wait.",
     )
+    timeout: float | None = Field(
+        None, gt=0, le=3600, description="Seconds that it may take; what takes longer is refused, or leaves undrawn."
+    )
     format: str | None = Field(None, description="Format of the answer; goes before the Accept header.")
 
 

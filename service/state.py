@@ -11,8 +11,8 @@ from starlette.requests import HTTPConnection
 
 from service.catalog import Catalog
 from service.engine.engine import Engine
-from service.engine.request import EngineError, QueueFull, Request, Stopping, Ticket
-from service.errors import DrawFailed, Problem, QueueIsFull, Unavailable
+from service.engine.request import EngineError, Hopeless, Late, QueueFull, Request, Stopping, Ticket
+from service.errors import DrawFailed, Problem, QueueIsFull, TooLate, Unavailable
 from service.settings import Settings
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -45,7 +45,7 @@ class State:
         owner = connection.client.host if connection.client else ""
         try:
             ticket = self.engine.submit(dataclasses.replace(request, owner=owner))
-        except (QueueFull, Stopping) as error:
+        except (QueueFull, Hopeless, Stopping) as error:
             raise _problem(error) from None
         drawn = asyncio.wrap_future(ticket.future)
         gone = asyncio.ensure_future(_hang_up(receive))
@@ -73,6 +73,10 @@ def _problem(error: EngineError) -> Problem:
     if isinstance(error, QueueFull):
         retry = {"Retry-After": str(error.retry_after)}
         return QueueIsFull(f"{error}, or ask for fewer images", headers=retry, retry_after=error.retry_after)
+    if isinstance(error, Hopeless):
+        return TooLate(f"{error}; give it more with `timeout`, or ask for fewer images or steps", seconds=error.seconds)
+    if isinstance(error, Late):
+        return TooLate(f"{error}; try again later, or give it more with `timeout`")
     if isinstance(error, Stopping):
         return Unavailable(str(error), headers={"Retry-After": "5"})
     return DrawFailed(str(error))

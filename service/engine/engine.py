@@ -1,5 +1,7 @@
 """The engine: requests in, one device step a turn, images out."""
 
+import heapq
+import itertools
 import logging
 import math
 import queue
@@ -11,14 +13,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.request import EngineError, QueueFull, Request, Result, Stopping, Ticket
+from service.engine.request import EngineError, Hopeless, Late, QueueFull, Request, Result, Stopping, Ticket
 from service.engine.runner import Row, Runner
 from service.engine.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
 MEMORY = 0.99
-"""What the measured rate keeps of its past at each turn."""
+"""What a measured rate keeps of its past at each turn."""
+
+
+class Rate:
+    """Links gone and device seconds spent of late, older ones counting less."""
+
+    def __init__(self) -> None:
+        self.links = self.seconds = 0.0
+
+    def add(self, links: int, seconds: float) -> None:
+        """A step took so many rows a link further."""
+        self.links = MEMORY * self.links + links
+        self.seconds = MEMORY * self.seconds + seconds
+
+    def expect(self, links: int) -> float:
+        """Seconds that `links` take at this rate; 0 before anything was measured."""
+        return links * self.seconds / self.links if self.links else 0.0
 
 
 class Engine:
@@ -41,23 +59,28 @@ class Engine:
         self.links = 0
         """Links of their chains that are still to go."""
         self.ended: Counter[str] = Counter()
-        """Requests by how they ended: delivered, cancelled, failed, stopped; accepted ones under `accepted`."""
-        self.recent = (0.0, 0.0)
-        """Links gone and device seconds spent of late, older ones counting less."""
+        """Requests by how they ended: delivered, cancelled, failed, late, stopped; accepted ones under `accepted`."""
+        self.deadlines: list[tuple[float, int, Ticket]] = []
+        """A heap of the tickets that have one, with a number that settles ties."""
+        self.numbers = itertools.count()
+        self.rate = Rate()
+        self.rates = {model: Rate() for model in self.runners}
         self.stopping = False
 
     # -- the callers' side ---------------------------------------------------------------------------------------------
 
     def submit(self, request: Request) -> Ticket:
-        """Accept `request`, whose ticket will end. Raises QueueFull or Stopping."""
+        """Accept `request`, whose ticket will end. Raises QueueFull, Hopeless or Stopping."""
         count = len(request.samples)
+        alone = self.rates[request.model].expect(count * request.links)
+        if request.timeout is not None and alone > request.timeout:
+            raise Hopeless(alone, request.timeout)
         labels = self.runners[request.model].labels(request)
         with self.lock:
             if self.stopping:
                 raise Stopping("the service is shutting down; try another instance, or again in a moment")
             if self.outstanding + count > self.queue_images:
-                links, seconds = self.recent
-                raise QueueFull(max(1, math.ceil(self.links * seconds / max(links, 1))))
+                raise QueueFull(max(1, math.ceil(self.rate.expect(self.links))))
             self.outstanding += count
             self.links += count * request.links
             self.ended["accepted"] += 1
@@ -67,6 +90,7 @@ class Engine:
             labels=labels,
             missing=count,
             links=count * request.links,
+            deadline=math.inf if request.timeout is None else self.clock() + request.timeout,
         )
         ticket.cancel = lambda: self._post(ticket, leaving=True)
         self._post(ticket, leaving=False)
@@ -89,6 +113,7 @@ class Engine:
     def turn(self) -> bool:
         """Read the mail, take one device step for whoever it is due to, deliver. False where nobody waits."""
         self._read_mail()
+        self._end_late()
         choice = self.scheduler.pick()
         if choice is None:
             return False
@@ -97,7 +122,8 @@ class Engine:
         gone = self._advance(self.runners[model], riders)
         seconds = self.clock() - before
         self.scheduler.charge(seconds)
-        self.recent = (MEMORY * self.recent[0] + gone, MEMORY * self.recent[1] + seconds)
+        for rate in (self.rate, self.rates[model]):
+            rate.add(gone, seconds)
         return True
 
     def _advance(self, runner: Runner, riders: list[tuple[Ticket, int]]) -> int:
@@ -147,6 +173,13 @@ class Engine:
             elif ticket in self.rows:
                 self._end(ticket, "cancelled", None)
 
+    def _end_late(self) -> None:
+        """Let those go whose time is up."""
+        while self.deadlines and (self.deadlines[0][2] not in self.rows or self.deadlines[0][0] <= self.clock()):
+            _, _, ticket = heapq.heappop(self.deadlines)
+            if ticket in self.rows:
+                self._end(ticket, "late", Late(f"it was not drawn within {ticket.request.timeout:g} s"))
+
     def _admit(self, ticket: Ticket) -> None:
         self.rows[ticket] = []
         try:
@@ -157,6 +190,8 @@ class Engine:
         else:
             request = ticket.request
             self.scheduler.add(request.model, ticket, ticket.missing, request.priority, request.owner)
+            if request.timeout is not None:
+                heapq.heappush(self.deadlines, (ticket.deadline, next(self.numbers), ticket))
 
     def _end(self, ticket: Ticket, how: str, outcome: Result | EngineError | None) -> None:
         """The one place where an accepted request ends."""

@@ -1,5 +1,6 @@
 """What a caller asks of the engine, and what he holds while he waits."""
 
+import math
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -49,6 +50,8 @@ class Request:
     priority: Priority = "interactive"
     owner: str = ""
     """Whose it is: owners share a model's seats."""
+    timeout: float | None = None
+    """Seconds after which nobody wants it any more."""
 
     @property
     def links(self) -> int:
@@ -78,6 +81,18 @@ class QueueFull(EngineError):
         self.retry_after = retry_after
 
 
+class Hopeless(EngineError):
+    """Refused at once: it takes about `seconds` by itself, which is more than its timeout."""
+
+    def __init__(self, seconds: float, timeout: float) -> None:
+        super().__init__(f"this takes about {seconds:.1f} s by itself, and {timeout:g} s is all it has")
+        self.seconds = seconds
+
+
+class Late(EngineError):
+    """Its time was up before it was drawn."""
+
+
 class Stopping(EngineError):
     """The engine is being shut down."""
 
@@ -97,5 +112,7 @@ class Ticket:
     future: "Future[Result]" = field(default_factory=Future)
     cancel: Callable[[], None] = lambda: None
     """Give it up: its rows leave before the next step."""
+    deadline: float = math.inf
+    """By the engine's clock."""
     companions: int = 0
     """The largest number of rows that a step of this request had on the device."""

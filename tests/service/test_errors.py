@@ -44,6 +44,9 @@ async def test_an_unknown_model_is_answered_with_those_there_are(client: httpx.A
         ("model=gan&seed=1&seed=2", "given more than once"),
         ("model=gan&first=-1", "first"),
         ("model=gan&format=tiff", "there are: png, webp, zip, npz, json"),
+        ("model=gan&priority=urgent", "priority"),
+        ("model=gan&timeout=0", "timeout"),
+        ("model=gan&timeout=nan", "timeout"),
         ("model=gan&colour=red", "no such parameter; there are: model"),
     ],
 )
@@ -168,3 +171,12 @@ async def test_a_service_that_shuts_down_says_so(app: FastAPI, client: httpx.Asy
         engine.stopping = False
     problem(answer, 503)
     assert "retry-after" in answer.headers
+
+
+async def test_what_is_not_drawn_in_time_is_said_so(client: httpx.AsyncClient) -> None:
+    detail = problem(await client.post("/generate?model=ddpm&n=64&steps=1000&timeout=0.05"), 504)
+    assert "timeout" in detail
+    answer = await client.post("/generate?model=ddpm&n=1&steps=2&timeout=60&priority=bulk&seed=1")
+    plain = await client.post("/generate?model=ddpm&n=1&steps=2&seed=1")
+    assert answer.content == plain.content
+    assert answer.headers["content-location"] == plain.headers["content-location"]

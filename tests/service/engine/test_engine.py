@@ -1,5 +1,6 @@
 """The engine: company changes nothing, every accepted request ends, nothing waits longer than it must."""
 
+import dataclasses
 import threading
 from collections.abc import Callable
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from service.engine.drivers import LoopDriver, ThreadDriver
 from service.engine.engine import Engine
-from service.engine.request import EngineError, Point, QueueFull, Request, Sample, Stopping
+from service.engine.request import EngineError, Hopeless, Late, Point, QueueFull, Request, Sample, Stopping
 from tests.service.engine.walk import SEATS, ask, finish, images
 
 
@@ -132,6 +133,37 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_again(make_engine: C
     assert refusal.value.retry_after == pytest.approx(10, abs=1)
     finish(engine)
     assert engine.outstanding == 0
+
+
+def timed(n: int, steps: int, timeout: float) -> Request:
+    return dataclasses.replace(ask(n, steps=steps), timeout=timeout)
+
+
+def test_what_takes_longer_by_itself_than_it_may_is_refused_at_once(engine: Engine) -> None:
+    engine.submit(timed(1, steps=100, timeout=1000))  # nothing was measured yet
+    finish(engine)
+    # By the clock a turn takes a second, and so does each link of a lone row.
+    with pytest.raises(Hopeless) as refusal:
+        engine.submit(timed(1, steps=50, timeout=30))
+    assert refusal.value.seconds == pytest.approx(50, rel=0.1)
+    assert engine.outstanding == 0
+    ticket = engine.submit(timed(1, steps=20, timeout=1000))
+    finish(engine)
+    assert len(images(ticket)) == 1
+
+
+def test_who_is_late_leaves_at_the_next_step_and_frees_his_seats(engine: Engine) -> None:
+    late, neighbour = engine.submit(timed(SEATS, steps=90, timeout=15)), engine.submit(ask(2, steps=4))
+    for _ in range(20):
+        engine.turn()
+    with pytest.raises(Late, match="not drawn within 15 s"):
+        late.future.result(timeout=0)
+    assert engine.outstanding == 0
+    assert not engine.deadlines
+    assert engine.ended["late"] == 1
+    again = engine.submit(ask(2, steps=4))
+    finish(engine)
+    assert np.array_equal(images(neighbour), images(again))
 
 
 def test_one_model_does_not_starve_the_other(make_engine: Callable[..., Engine]) -> None:
