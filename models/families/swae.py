@@ -35,7 +35,7 @@ class SWAE(Autoencoder):
         "SW_2^2 = mean over directions theta of |sort(theta'z) - sort(theta'eps)|^2",
         paper="Kolouri et al., Sliced-Wasserstein Auto-Encoder, arXiv 1804.01947",
     )
-    recipe = Recipe(epochs=5, batch=256, lr=1e-3, ema=50_000, cosine=True)
+    recipe = Recipe(epochs=10, batch=256, lr=1e-3, ema=50_000, cosine=True)
     config: SWAEConfig
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
