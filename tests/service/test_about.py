@@ -139,5 +139,6 @@ async def test_the_docs_know_every_path_and_parameter(client: httpx.AsyncClient)
     documented = {parameter["name"]: parameter for parameter in paths["/generate"]["post"]["parameters"]}
     assert sorted(documented) == sorted(
         ["model", "digit", "n", "seed", "first", "steps", "sampler", "prior", "guidance", "format"]
+        + ["priority", "timeout"]
     )
     assert all(parameter["description"] for parameter in documented.values())
