@@ -213,7 +213,8 @@ def slerp(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     length_a, length_b = a.norm(), b.norm()
     cosine = ((a * b).sum() / (length_a * length_b).clamp(min=1e-12)).clamp(-1, 1)
     angle = torch.arccos(cosine)
-    if min(float(angle.sin()), float(length_a), float(length_b)) < 1e-4:  # parallel: the circle is the line
+    # Parallel, as far as float32's cosine can tell: the circle is the line.
+    if float(angle.sin()) < 1e-3 or min(float(length_a), float(length_b)) < 1e-4:
         return torch.lerp(a, b, weight)
     unit = (((1 - weight) * angle).sin() * a / length_a + (weight * angle).sin() * b / length_b) / angle.sin()
     return unit * torch.lerp(length_a, length_b, weight)
