@@ -30,8 +30,8 @@ GOALS: dict[str, tuple[float, dict[str, float]]] = {
     "cgan": (0.6, {"precision": 0.8, "recall": 0.5, "coverage": 0.7, **ASKED}),
     "acgan": (0.75, {"precision": 0.8, "recall": 0.5, "coverage": 0.65, **ASKED}),
 }
-"""What each family's weights must not fall below by the judge that reports: MNIST-CNN-FD at most, where real images have 0.01
-and the likeliest kernel density 3.1; the others at least."""
+"""What each family's weights must not fall below, by the judge that reports: MNIST-CNN-FD at most, where real images
+have 0.01 and the likeliest kernel density 3.1; the others at least."""
 MNIST = "d18cfd466eb143ac1097fde604dba9eec4116885869d04cc648b510949f9e88c"
 
 
