@@ -67,7 +67,7 @@ class RelativisticGAN(ConvolutionalGAN):
         D: min E softplus(D(G(z)) - D(x)) + gamma/2 (E|grad D(x)|^2 + E|grad D(G(z))|^2)
         G: min E softplus(D(x) - D(G(z)))                                 (Huang et al. 2024, arXiv 2501.05441)
 
-    D learns faster than G (Heusel et al. 2017, arXiv 1706.08500): what it does not see, G need not mend.
+    D may learn faster than G (Heusel et al. 2017, arXiv 1706.08500): what it does not see, G need not mend.
     """
 
     players = ("discriminator", "generator")

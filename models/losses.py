@@ -42,5 +42,10 @@ def slopes(critic: Callable[[Tensor], Tensor], x: Tensor, generated: Tensor, sha
 
     Unbiased from the first `share` of the rows, whose second derivatives cost more than the game itself.
     """
-    count = max(1, round(share * len(x)))
-    return squared_gradient(critic, x[:count]).mean(), squared_gradient(critic, generated[:count]).mean()
+    r1, r2 = (squared_gradient(critic, part(side, share)).mean() for side in (x, generated))
+    return r1, r2
+
+
+def part(x: Tensor, share: float) -> Tensor:
+    """The first `share` of the rows of x [B, ...], at least one."""
+    return x[: max(1, round(share * len(x)))]

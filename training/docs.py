@@ -73,7 +73,7 @@ def table(manifests: dict[str, Manifest]) -> str:
 def figures(manifests: dict[str, Manifest]) -> str:
     """Every figure of the draws with half its 95 % interval: a line for each of the weights, one for real images."""
     lines = ["| | " + " | ".join(title for title, _ in FULL.values()) + " |", "|---|" + "---|" * len(FULL)]
-    for name, metrics in {"real": real(manifests), **{n: m.metrics for n, m in manifests.items()}}.items():
+    for name, metrics in _rows(manifests):
         lines.append(f"| {name} | " + " | ".join(figure(metrics, key, form) for key, (_, form) in FULL.items()) + " |")
     return "\n".join(lines)
 
@@ -81,12 +81,17 @@ def figures(manifests: dict[str, Manifest]) -> str:
 def digits(manifests: dict[str, Manifest]) -> str:
     """The share of draws that show the digit asked for, a line for each of the weights that can be asked."""
     lines = ["| digit right, % | all | " + " | ".join(map(str, range(10))) + " |", "|---|---|" + "---|" * 10]
-    for name, metrics in {"real": real(manifests), **{n: m.metrics for n, m in manifests.items()}}.items():
+    for name, metrics in _rows(manifests):
         if "accuracy" in metrics:
             shares = [figure(metrics, "accuracy", "{:.1f}", 100)]
             shares += [f"{100 * share:.1f}" for share in metrics["accuracy_by_digit"]]
             lines.append(f"| {name} | " + " | ".join(shares) + " |")
     return "\n".join(lines)
+
+
+def _rows(manifests: dict[str, Manifest]) -> list[tuple[str, dict[str, Any]]]:
+    """Names and figures: those of real images, then those of the weights."""
+    return [("real", real(manifests)), *((name, manifest.metrics) for name, manifest in manifests.items())]
 
 
 def worst(manifests: dict[str, Manifest]) -> str:

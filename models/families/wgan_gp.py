@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.adversarial import ConvolutionalGAN, GeneratorConfig
 from models.base import About, Recipe, Terms
-from models.losses import squared_gradient
+from models.losses import part, squared_gradient
 from models.nets import Discriminator
 
 
@@ -56,8 +56,8 @@ class WGANGP(ConvolutionalGAN):
         generated = generated.detach()
         w1 = self.judge(x).mean() - self.judge(generated).mean()
         # Unbiased from a part of the batch, whose second derivatives cost more than the rest.
-        share = max(1, round(self.config.penalty_share * len(x)))
-        penalty = self.gradient_penalty(x[:share], generated[:share])
+        share = self.config.penalty_share
+        penalty = self.gradient_penalty(part(x, share), part(generated, share))
         return {"loss": self.config.penalty * penalty - w1, "w1": w1, "penalty": penalty}
 
     def gradient_penalty(self, x: Tensor, generated: Tensor) -> Tensor:
