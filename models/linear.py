@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from models.steady import linear
+
 
 class PrincipalComponents(nn.Module):
     """z = W'(x - mean), x^ = W z + mean with W'W = I, for data of `size` numbers and codes of `code` (Pearson 1901)."""
@@ -30,11 +32,11 @@ class PrincipalComponents(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """[B, size] -> [B, code]."""
-        return (x - self.mean) @ self.W
+        return linear(x - self.mean, self.W.T)
 
     def decode(self, z: Tensor) -> Tensor:
         """[B, code] -> [B, size]."""
-        return z @ self.W.T + self.mean
+        return linear(z, self.W) + self.mean
 
 
 class Identity(nn.Module):

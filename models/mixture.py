@@ -122,7 +122,7 @@ class Mixture(nn.Module):
         share = (self.weights if share is None else share).double().expand(len(choice), -1)
         edges = share.cumsum(1)
         component = (choice[:, None] * edges[:, -1:] >= edges).sum(1).clamp(max=share.shape[1] - 1)
-        return self.means[component] + (self.cholesky[component] @ eps[:, :, None])[:, :, 0]
+        return self.means[component] + (self.cholesky[component] * eps[:, None, :]).sum(2)
 
 
 class LabelledMixture(Mixture):

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models import steady
+
 
 class MLP(nn.Sequential):
     """Fully connected layers of the given widths, LeakyReLU(0.2) between them: [B, widths[0]] -> [B, widths[-1]]."""
@@ -15,7 +17,7 @@ class MLP(nn.Sequential):
     def __init__(self, *widths: int) -> None:
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(widths):
-            layers += [nn.Linear(fan_in, fan_out), nn.LeakyReLU(0.2)]
+            layers += [steady.Linear(fan_in, fan_out), nn.LeakyReLU(0.2)]
         super().__init__(*layers[:-1])
 
 
@@ -25,14 +27,14 @@ class Encoder(nn.Module):
     def __init__(self, outputs: int, width: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(1, width, 4, stride=2, padding=1),  # [B, width, 14, 14]
+            steady.Conv2d(1, width, 4, stride=2, padding=1),  # [B, width, 14, 14]
             nn.LeakyReLU(0.2),
-            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),  # [B, 2 width, 7, 7]
+            steady.Conv2d(width, 2 * width, 4, stride=2, padding=1),  # [B, 2 width, 7, 7]
             nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1),  # [B, 4 width, 4, 4]
+            steady.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1),  # [B, 4 width, 4, 4]
             nn.LeakyReLU(0.2),
         )
-        self.head = nn.Linear(4 * width * 4 * 4, outputs)
+        self.head = steady.Linear(4 * width * 4 * 4, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x).flatten(1))
@@ -45,7 +47,7 @@ class Discriminator(nn.Sequential):
     """
 
     def __init__(self, outputs: int, width: int, features: int = 128) -> None:
-        head = nn.Linear(features, outputs)
+        head = steady.Linear(features, outputs)
         # With 128 features four times as steep as by default: Adam's steps are of one size, and this decides how far D
         # moves by one.
         nn.init.normal_(head.weight, std=0.2)
@@ -60,18 +62,43 @@ class Decoder(nn.Module):
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
-        self.stem = nn.Linear(inputs, 4 * width * 7 * 7)
+        self.stem = steady.Linear(inputs, 4 * width * 7 * 7)
         self.body = nn.Sequential(
             *_activation(4 * width),
             nn.ConvTranspose2d(4 * width, 2 * width, 4, stride=2, padding=1, bias=False),  # [B, 2 width, 14, 14]
             *_activation(2 * width),
             nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1, bias=False),  # [B, width, 28, 28]
             *_activation(width),
-            nn.Conv2d(width, 1, 3, padding=1),
+            steady.Conv2d(width, 1, 3, padding=1),
         )
 
     def forward(self, code: Tensor) -> Tensor:
         return self.body(self.stem(code).unflatten(1, (-1, 7, 7)))
+
+    def fold(self) -> None:
+        """Take the batch norms into the layers before them: at evaluation both are linear, and one layer will do."""
+        layers: list[nn.Module] = [self.stem]
+        for layer in self.body:
+            if isinstance(layer, nn.BatchNorm2d):
+                _absorb(layers[-1], layer)
+            else:
+                layers.append(layer)
+        self.body = nn.Sequential(*layers[1:])
+
+
+def _absorb(layer: nn.Module, norm: nn.BatchNorm2d) -> None:
+    """Let `layer`, a Decoder's, do what `norm` does to what comes out of it, by its running averages."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    shift = norm.bias - norm.running_mean * scale
+    if isinstance(layer, nn.ConvTranspose2d):
+        layer.weight.mul_(scale[:, None, None])  # [fan_in, fan_out, 4, 4]
+        layer.bias = nn.Parameter(shift, requires_grad=False)
+    elif isinstance(layer, nn.Linear):
+        scale, shift = scale.repeat_interleave(7 * 7), shift.repeat_interleave(7 * 7)
+        layer.weight.mul_(scale[:, None])
+        layer.bias.mul_(scale).add_(shift)
 
 
 def _activation(width: int) -> list[nn.Module]:
@@ -87,11 +114,11 @@ class Modulated(nn.Module):
     def __init__(self, fan_in: int, width: int, embedding: int) -> None:
         super().__init__()
         self.norm_in = nn.GroupNorm(8, fan_in)
-        self.conv_in = nn.Conv2d(fan_in, width, 3, padding=1)
-        self.affine = nn.Linear(embedding, 2 * width)
+        self.conv_in = steady.Conv2d(fan_in, width, 3, padding=1)
+        self.affine = steady.Linear(embedding, 2 * width)
         self.norm_out = nn.GroupNorm(8, width, affine=False)
-        self.conv_out = nn.Conv2d(width, width, 3, padding=1)
-        self.skip = nn.Identity() if fan_in == width else nn.Conv2d(fan_in, width, 1)
+        self.conv_out = steady.Conv2d(width, width, 3, padding=1)
+        self.skip = nn.Identity() if fan_in == width else steady.Conv2d(fan_in, width, 1)
         for parameter in self.conv_out.parameters():
             nn.init.zeros_(parameter)
 
@@ -108,8 +135,8 @@ class Attention(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(8, width)
-        self.qkv = nn.Conv2d(width, 3 * width, 1)
-        self.out = nn.Conv2d(width, width, 1)
+        self.qkv = steady.Conv2d(width, 3 * width, 1)
+        self.out = steady.Conv2d(width, width, 1)
         for parameter in self.out.parameters():
             nn.init.zeros_(parameter)
 
@@ -131,21 +158,21 @@ class UNet(nn.Module):
         wide, embedding = 2 * width, 4 * width
         self.frequencies: Tensor
         self.register_buffer("frequencies", 1000.0 * torch.exp(torch.linspace(0, -math.log(1e4), width)))
-        self.time = nn.Sequential(nn.Linear(2 * width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.time = nn.Sequential(steady.Linear(2 * width, embedding), nn.SiLU(), steady.Linear(embedding, embedding))
         with warnings.catch_warnings():
             # Without classes it has no numbers, and adds nothing.
             warnings.filterwarnings("ignore", "Initializing zero-element tensors is a no-op")
-            self.label = nn.Linear(classes, embedding, bias=False)
-        self.stem = nn.Conv2d(4, width, 3, padding=1)
+            self.label = steady.Linear(classes, embedding, bias=False)
+        self.stem = steady.Conv2d(4, width, 3, padding=1)
         self.down_14 = Modulated(width, width, embedding)
-        self.shrink = nn.Conv2d(width, wide, 4, stride=2, padding=1)
+        self.shrink = steady.Conv2d(width, wide, 4, stride=2, padding=1)
         self.down_7 = Modulated(wide, wide, embedding)
         self.attention = Attention(wide)
         self.middle = Modulated(wide, wide, embedding)
         self.up_7 = Modulated(2 * wide, wide, embedding)
         self.grow = nn.ConvTranspose2d(wide, width, 4, stride=2, padding=1)
         self.up_14 = Modulated(2 * width, width, embedding)
-        self.head = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, 4, 3, padding=1))
+        self.head = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), steady.Conv2d(width, 4, 3, padding=1))
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
         angle = time[:, None] * self.frequencies  # [B, width]

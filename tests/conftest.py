@@ -22,12 +22,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "cgan": {"generator_width": 8, "discriminator_width": 8},
     "dcgan": {"generator_width": 8, "discriminator_width": 8},
     "wgan_gp": {"generator_width": 8, "critic_width": 8},
-    "flow": {"width": 8},
+    "flow": {"width": 16},
     "ae": {"width": 8},
     "swae": {"width": 8},
     "supervised_ae": {"width": 8, "most": 2},
     "vae": {"width": 8},
-    "ddpm": {"width": 8},
+    "ddpm": {"width": 16},
 }
 """Settings that make a family quick; one that is not named here is tested as it is."""
 
