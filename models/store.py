@@ -20,7 +20,6 @@ from safetensors import SafetensorError
 
 from models import families
 from models.base import Family
-from models.nets import Decoder
 
 TENSORS, MANIFEST, SAMPLES = "model.safetensors", "manifest.json", "samples.png"
 
@@ -131,8 +130,7 @@ def read_manifest(directory: Path) -> Manifest:
 def load(directory: Path, device: torch.device | str = "cpu") -> tuple[Family, Manifest]:
     """The family in `directory`, ready to sample on `device`, and its manifest.
 
-    Its batch norms are folded, so it is not for saving again. Raises WeightsError where a file is missing, the digest
-    differs, or the tensors do not fit the config.
+    Raises WeightsError where a file is missing, the digest differs, or the tensors do not fit the config.
     """
     manifest = read_manifest(directory)
     try:
@@ -152,9 +150,6 @@ def load(directory: Path, device: torch.device | str = "cpu") -> tuple[Family, M
         raise WeightsError(f"{directory} does not fit its manifest: {error}") from None
     if _identity(data) != manifest.identity():
         raise WeightsError(f"{directory / MANIFEST} describes other nets than {TENSORS} holds; restore both")
-    for module in list(family.modules()):
-        if isinstance(module, Decoder):
-            module.fold()
     return family.to(device), manifest
 
 

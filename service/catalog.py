@@ -9,6 +9,7 @@ import torch
 
 from models import store
 from models.base import Family
+from models.nets import fold
 from models.store import Manifest, WeightsError
 
 GUIDANCE = (
@@ -84,9 +85,12 @@ def load(root: Path, device: torch.device) -> Catalog:
     models, broken = {}, {}
     for name in store.listing(root):
         try:
-            models[name] = Model(name, *store.load(root / name, device))
+            model = Model(name, *store.load(root / name, device))
         except WeightsError as error:
             broken[name] = str(error)
+        else:
+            fold(model.family)
+            models[name] = model
     return Catalog(models, broken)
 
 

@@ -4,10 +4,13 @@ import base64
 import io
 import json
 import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from functools import lru_cache
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +48,19 @@ class Codes:
 T = TypeVar("T")
 
 
+class Packer(Protocol):
+    """Puts images into a file one at a time: the parts that `begin`, each `add` and `end` return, joined, are it."""
+
+    def begin(self) -> bytes:
+        """What comes before the first image."""
+
+    def add(self, image: Images, label: int, error: float | None) -> bytes:
+        """The next image [28, 28], its label (-1: none), and how far it is from what it is to be like, if anything."""
+
+    def end(self) -> bytes:
+        """What comes after the last one."""
+
+
 @dataclass(frozen=True)
 class Format(Generic[T]):
     """A way to write images, or codes."""
@@ -52,11 +68,34 @@ class Format(Generic[T]):
     name: str
     media_type: str
     encode: Callable[[T], bytes]
+    pack: Callable[[int, dict[str, Any]], Packer] | None = None
+    """A packer of so many images and what is said `about` them, where the format allows one."""
+
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def png(image: Images) -> bytes:
-    """[H, W] as PNG. Level 1: at 28x28 the higher ones save 3 % of the bytes and double the time."""
-    return _file(Image.fromarray(image), "PNG", compress_level=1)
+    """[H, W] as PNG (RFC 2083): zlib's level 1 around fixed chunks, in half of Pillow's time at 28x28.
+
+    Higher levels save 3 % of the bytes there and double the time.
+    """
+    lines = np.zeros((image.shape[0], image.shape[1] + 1), np.uint8)  # each with its filter's number before it: 0, none
+    lines[:, 1:] = image
+    return _head(*image.shape) + _chunk(b"IDAT", zlib.compress(lines.tobytes(), 1)) + _TAIL
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+
+
+@lru_cache(maxsize=64)
+def _head(height: int, width: int) -> bytes:
+    """The signature and a header that says 8 bits of grey."""
+    return SIGNATURE + _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+
+
+_TAIL = _chunk(b"IEND", b"")
 
 
 def grid(images: Images, columns: int | None = None) -> Images:
@@ -69,33 +108,125 @@ def grid(images: Images, columns: int | None = None) -> Images:
     return sheet.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
 
 
-def _zip(drawn: Drawn) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:  # PNG is compressed already
-        for i, (image, label) in enumerate(zip(drawn.images, drawn.labels, strict=True)):
-            name = f"{i:05d}.png" if label < 0 else f"{i:05d}_{label}.png"
-            # A fixed date: the same draw is the same bytes.
-            file.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), png(image))
-    return buffer.getvalue()
+class _Pipe:
+    """A file that can only be written, and what was written since one last looked."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+
+    def write(self, data: Any) -> int:
+        self.parts.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        pass
+
+    def take(self) -> bytes:
+        data = b"".join(self.parts)
+        self.parts.clear()
+        return data
 
 
-def _npz(drawn: Drawn) -> bytes:
-    buffer = io.BytesIO()
-    arrays: dict[str, Any] = {"images": drawn.images, "labels": drawn.labels}
-    if drawn.errors is not None:
-        arrays["errors"] = drawn.errors
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
+def _entry(name: str) -> zipfile.ZipInfo:
+    """A member of an archive, stored as it is. Its date is fixed: the same draw is the same bytes."""
+    return zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
 
 
-def _json(drawn: Drawn) -> bytes:
-    items: list[dict[str, Any]] = [
-        {"label": int(label), "png": base64.b64encode(png(image)).decode()}
-        for image, label in zip(drawn.images, drawn.labels, strict=True)
-    ]
-    for item, error in zip(items, () if drawn.errors is None else drawn.errors, strict=False):
-        item["error"] = float(error)
-    return json.dumps({**drawn.about, "images": items}).encode()
+class _Zip:
+    """A PNG an image, called by its number and label."""
+
+    def __init__(self, count: int, about: dict[str, Any]) -> None:
+        self.pipe, self.count = _Pipe(), 0
+        self.archive = zipfile.ZipFile(self.pipe, "w")  # type: ignore[call-overload]  # all that it does is write
+
+    def begin(self) -> bytes:
+        return b""
+
+    def add(self, image: Images, label: int, error: float | None) -> bytes:
+        name = f"{self.count:05d}.png" if label < 0 else f"{self.count:05d}_{label}.png"
+        self.archive.writestr(_entry(name), png(image))
+        self.count += 1
+        return self.pipe.take()
+
+    def end(self) -> bytes:
+        self.archive.close()
+        return self.pipe.take()
+
+
+class _Npz:
+    """`images` uint8 [n, 28, 28], `labels` int64 [n], and `errors` float64 [n] where there are any."""
+
+    def __init__(self, count: int, about: dict[str, Any]) -> None:
+        self.pipe, self.count = _Pipe(), count
+        self.labels: list[int] = []
+        self.errors: list[float] = []
+        self.archive = zipfile.ZipFile(self.pipe, "w")  # type: ignore[call-overload]
+
+    def begin(self) -> bytes:
+        self.member = self.archive.open(_entry("images.npy"), "w")
+        head = {"descr": "|u1", "fortran_order": False, "shape": (self.count, 28, 28)}
+        np.lib.format.write_array_header_1_0(self.member, head)
+        return self.pipe.take()
+
+    def add(self, image: Images, label: int, error: float | None) -> bytes:
+        self.member.write(image.tobytes())
+        self.labels.append(label)
+        self.errors += () if error is None else (error,)
+        return self.pipe.take()
+
+    def end(self) -> bytes:
+        self.member.close()
+        arrays = {"labels": np.array(self.labels, np.int64), "errors": np.array(self.errors)}
+        for name, array in arrays.items():
+            if len(array):
+                with self.archive.open(_entry(f"{name}.npy"), "w") as member:
+                    np.lib.format.write_array(member, array)
+        self.archive.close()
+        return self.pipe.take()
+
+
+def _described(image: Images, label: int, error: float | None) -> dict[str, Any]:
+    item = {"label": label, "png": base64.b64encode(png(image)).decode()}
+    return item if error is None else {**item, "error": error}
+
+
+class _Json:
+    """What is said about the images, and `images`, each a `label` and a `png` in base64."""
+
+    def __init__(self, count: int, about: dict[str, Any]) -> None:
+        self.about, self.between = about, b""
+
+    def begin(self) -> bytes:
+        return json.dumps({**self.about, "images": []}).encode()[:-2]
+
+    def add(self, image: Images, label: int, error: float | None) -> bytes:
+        before, self.between = self.between, b", "
+        return before + json.dumps(_described(image, label, error)).encode()
+
+    def end(self) -> bytes:
+        return b"]}"
+
+
+class _Events:
+    """Server-sent events: `start` with what is said about the images, `image` each with its index, `end`."""
+
+    def __init__(self, count: int, about: dict[str, Any]) -> None:
+        self.about, self.count = {**about, "n": count}, 0
+
+    def begin(self) -> bytes:
+        return event("start", self.about)
+
+    def add(self, image: Images, label: int, error: float | None) -> bytes:
+        self.count += 1
+        return event("image", {"index": self.count - 1, **_described(image, label, error)})
+
+    def end(self) -> bytes:
+        return event("end", {})
+
+
+def event(name: str, data: dict[str, Any]) -> bytes:
+    """A server-sent event."""
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
 
 
 def _codes_npz(codes: Codes) -> bytes:
@@ -122,10 +253,22 @@ def _animation(kind: str) -> Callable[[Drawn], bytes]:
     return encode
 
 
+def _packed(name: str, media_type: str, pack: Callable[[int, dict[str, Any]], Packer]) -> Format[Drawn]:
+    def encode(drawn: Drawn) -> bytes:
+        packer = pack(len(drawn.images), drawn.about)
+        errors = [None] * len(drawn.images) if drawn.errors is None else drawn.errors.tolist()
+        added = map(packer.add, drawn.images, drawn.labels.tolist(), errors)
+        return b"".join((packer.begin(), *added, packer.end()))
+
+    return Format(name, media_type, encode, pack)
+
+
+EVENTS = _packed("events", "text/event-stream", _Events)
 _PACKED: tuple[Format[Drawn], ...] = (
-    Format("zip", "application/zip", _zip),
-    Format("npz", "application/x-npz", _npz),
-    Format("json", "application/json", _json),
+    _packed("zip", "application/zip", _Zip),
+    _packed("npz", "application/x-npz", _Npz),
+    _packed("json", "application/json", _Json),
+    EVENTS,
 )
 STILLS: tuple[Format[Drawn], ...] = (
     Format("png", "image/png", lambda drawn: png(grid(drawn.images))),

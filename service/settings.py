@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     threads: int = Field(
         1, ge=1, description="CPU threads of one device step; the HTTP side has a core of its own then."
     )
-    seats: int = Field(64, ge=1, le=4096, description="Rows that one device step takes at most; a power of two.")
+    seats: int = Field(32, ge=1, le=4096, description="Rows that one device step takes at most; a power of two.")
     max_images: int = Field(1024, ge=1, description="Images that one request may ask for.")
     queue_images: int = Field(8192, ge=1, description="Images that may wait or be in drawing, of all requests.")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="Bytes of a request's body.")

@@ -18,6 +18,10 @@ from service.settings import Settings
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
+PATIENCE = 0.05
+"""Seconds after which it is watched whether the caller is still there: for less, that would cost more than it saves."""
+
+
 class ClientGone(Exception):
     """Nobody waits for the answer any more."""
 
@@ -37,36 +41,70 @@ class State:
         return secrets.randbelow(2**53)
 
     async def draw(self, request: Request, connection: HTTPConnection, receive: Receive) -> Ticket:
-        """The ticket of `request`, drawn. Raises the Problem that it ended with, or ClientGone.
-
-        It belongs to the address at the connection's other end. When `receive` reports a hang-up, the rows leave before
-        the next step.
-        """
-        owner = connection.client.host if connection.client else ""
-        try:
-            ticket = self.engine.submit(dataclasses.replace(request, owner=owner))
-        except (QueueFull, Hopeless, Stopping) as error:
-            raise _problem(error) from None
-        drawn = asyncio.wrap_future(ticket.future)
-        gone = asyncio.ensure_future(_hang_up(receive))
-        try:
-            await asyncio.wait((drawn, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not drawn.done():
-                raise ClientGone
-            drawn.result()
-        except EngineError as error:
-            raise _problem(error) from None
-        finally:
-            gone.cancel()
-            if not drawn.done():
-                ticket.cancel()
+        """The ticket of `request`, drawn. Raises the Problem that it ended with, or ClientGone."""
+        drawing = self.drawing(request, connection, receive)
+        async with drawing as ticket:
+            while not ticket.ended:
+                await drawing.more()
         return ticket
 
+    def drawing(self, request: Request, connection: HTTPConnection, receive: Receive) -> "Drawing":
+        """`request` at the engine, for the time that a caller waits for it; it belongs to the address he calls from."""
+        owner = connection.client.host if connection.client else ""
+        return Drawing(self.engine, dataclasses.replace(request, owner=owner), receive)
 
-async def _hang_up(receive: Receive) -> None:
-    """Return when the client has gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+
+class Drawing:
+    """A request at the engine, from its submission to its end or its caller's: a context whose value is the ticket.
+
+    Where the caller hangs up, or the block is left early, the rows leave before the next step.
+    """
+
+    def __init__(self, engine: Engine, request: Request, receive: Receive) -> None:
+        self.engine, self.request, self.receive = engine, request, receive
+        self.loop = asyncio.get_running_loop()
+        self.listening: asyncio.Task[None] | None = None
+        self.news: asyncio.Future[None] | None = None
+        self.gone = False
+
+    async def __aenter__(self) -> Ticket:
+        """Raises the Problem for which the engine refuses it."""
+        try:
+            self.ticket = self.engine.submit(self.request, self._told)
+        except (QueueFull, Hopeless, Stopping) as error:
+            raise _problem(error) from None
+        self.patience = self.loop.call_later(PATIENCE, self._listen)
+        return self.ticket
+
+    async def __aexit__(self, *_: object) -> None:
+        self.patience.cancel()
+        if self.listening is not None:
+            self.listening.cancel()
+        if not self.ticket.ended:
+            self.engine.cancel(self.ticket)
+
+    async def more(self) -> None:
+        """Wait until more of it is drawn. Raises the Problem that it ended with, or ClientGone."""
+        if not self.ticket.ended:
+            self.news = self.loop.create_future()
+            await self.news
+        if self.gone:
+            raise ClientGone
+        if self.ticket.error is not None:
+            raise _problem(self.ticket.error)
+
+    def _told(self) -> None:
+        if self.news is not None and not self.news.done():
+            self.news.set_result(None)
+
+    def _listen(self) -> None:
+        self.listening = self.loop.create_task(self._hang_up())
+
+    async def _hang_up(self) -> None:
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+        self.gone = True
+        self._told()
 
 
 def _problem(error: EngineError) -> Problem:

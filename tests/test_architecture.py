@@ -36,8 +36,8 @@ def test_a_floor_imports_only_what_lies_below(floor):
         assert not above, f"{path} imports {above}"
 
 
-def test_models_stand_on_torch_and_safetensors_alone():
-    standard = {"torch", "safetensors", "models"}
+def test_models_stand_on_torch_numpy_and_safetensors_alone():
+    standard = {"torch", "numpy", "safetensors", "models"}
     import sys
 
     for path in files("models"):

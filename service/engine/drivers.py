@@ -3,6 +3,8 @@
 On CPU the event loop itself does: one turn of the loop reads every ready socket, then the engine makes one step for all
 that came in. Nothing is handed between threads, and the running step is the batching window. On a GPU a thread of its
 own does, since it mostly waits for the device, and the loop can answer sockets meanwhile.
+
+A turn that raises what the engine did not foresee ends every request that is there, and the next turn starts clean.
 """
 
 import asyncio
@@ -10,11 +12,12 @@ import threading
 import time
 from typing import Protocol
 
-from service.engine.engine import Engine
+from service.engine.engine import Engine, tell
+from service.engine.request import Ticket
 
 
 class Driver(Protocol):
-    """Calls turns from `start` to `stop`."""
+    """Calls turns from `start` to `stop`, and tickets' `told` on the loop that started it."""
 
     async def start(self) -> None:
         """Begin to call turns."""
@@ -42,7 +45,9 @@ class LoopDriver:
 
     async def _run(self) -> None:
         while True:
-            if self.engine.turn():
+            if _turn(self.engine):
+                # Once for the loop to read its sockets, once for what they brought to get here.
+                await asyncio.sleep(0)
                 await asyncio.sleep(0)
             else:
                 self.ready.clear()
@@ -59,6 +64,12 @@ class ThreadDriver:
         self.thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def tell_there(tickets: list[Ticket]) -> None:
+            loop.call_soon_threadsafe(tell, tickets)
+
+        self.engine.tell = tell_there
         self.engine.wake = self.ready.set
         self.thread.start()
 
@@ -71,9 +82,17 @@ class ThreadDriver:
 
     def _run(self) -> None:
         while self.running:
-            if not self.engine.turn():
+            if not _turn(self.engine):
                 self.ready.wait()
                 self.ready.clear()
+
+
+def _turn(engine: Engine) -> bool:
+    try:
+        return engine.turn()
+    except Exception as error:
+        engine.recover(error)
+        return False
 
 
 async def _drained(engine: Engine, grace: float) -> None:

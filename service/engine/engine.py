@@ -10,11 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.request import EngineError, Hopeless, Late, QueueFull, Request, Result, Stopping, Ticket
-from service.engine.runner import Row, Runner
+from service.engine.request import EngineError, Hopeless, Late, QueueFull, Request, Stopping, Ticket
+from service.engine.runner import Row, Runner, TooMany
 from service.engine.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
@@ -52,14 +51,19 @@ class Engine:
         self.scheduler: Scheduler[Ticket] = Scheduler(self.runners, seats)
         self.rows: dict[Ticket, list[Row]] = {}
         self.mail: queue.SimpleQueue[tuple[Ticket, bool]] = queue.SimpleQueue()
+        """Tickets that come, and (True) those that leave."""
+        self.news: dict[Ticket, None] = {}
+        """Tickets that have something to be told."""
         self.wake: Callable[[], None] = lambda: None
+        self.tell: Callable[[list[Ticket]], None] = tell
+        """Calls each ticket's `told`, where its caller is."""
         self.lock = threading.Lock()
         self.outstanding = 0
         """Images accepted and not ended."""
         self.links = 0
         """Links of their chains that are still to go."""
         self.ended: Counter[str] = Counter()
-        """Requests by how they ended: delivered, cancelled, failed, late, stopped; accepted ones under `accepted`."""
+        """Requests by how they ended, and all of them under `accepted`."""
         self.deadlines: list[tuple[float, int, Ticket]] = []
         """A heap of the tickets that have one, with a number that settles ties."""
         self.numbers = itertools.count()
@@ -69,12 +73,14 @@ class Engine:
 
     # -- the callers' side ---------------------------------------------------------------------------------------------
 
-    def submit(self, request: Request) -> Ticket:
+    def submit(self, request: Request, told: Callable[[], None] = lambda: None) -> Ticket:
         """Accept `request`, whose ticket will end. Raises QueueFull, Hopeless or Stopping."""
         count = len(request.samples)
-        alone = self.rates[request.model].expect(count * request.links)
-        if request.timeout is not None and alone > request.timeout:
-            raise Hopeless(alone, request.timeout)
+        links = count * request.links
+        if request.timeout is not None:
+            alone = self.rates[request.model].expect(links)
+            if alone > request.timeout:
+                raise Hopeless(alone, request.timeout)
         labels = self.runners[request.model].labels(request)
         with self.lock:
             if self.stopping:
@@ -82,19 +88,16 @@ class Engine:
             if self.outstanding + count > self.queue_images:
                 raise QueueFull(max(1, math.ceil(self.rate.expect(self.links))))
             self.outstanding += count
-            self.links += count * request.links
+            self.links += links
             self.ended["accepted"] += 1
-        ticket = Ticket(
-            request,
-            images=[None] * count,
-            labels=labels,
-            missing=count,
-            links=count * request.links,
-            deadline=math.inf if request.timeout is None else self.clock() + request.timeout,
-        )
-        ticket.cancel = lambda: self._post(ticket, leaving=True)
+        deadline = math.inf if request.timeout is None else self.clock() + request.timeout
+        ticket = Ticket(request, [None] * count, labels, count, links, told, deadline=deadline)
         self._post(ticket, leaving=False)
         return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Give `ticket` up: its rows leave before the next step. Without effect where it has ended."""
+        self._post(ticket, leaving=True)
 
     def stop(self) -> None:
         """Refuse what comes from now on; what was accepted is still drawn."""
@@ -104,9 +107,13 @@ class Engine:
     def abandon(self) -> None:
         """End what is still there with Stopping. Called where no turn will follow."""
         self.stop()
-        self._read_mail()
-        for ticket in list(self.rows):
-            self._end(ticket, "stopped", Stopping("the service shut down before this was drawn; ask again"))
+        self._end_all("stopped", Stopping("the service shut down before this was drawn; ask again"))
+
+    def recover(self, error: Exception) -> None:
+        """End what is still there, after a turn that raised `error`: whatever it left behind, nobody waits for it."""
+        log.error("a turn broke; all that waited goes", exc_info=error)
+        self.scheduler = Scheduler(self.runners, self.scheduler.seats)
+        self._end_all("failed", EngineError(f"the engine broke and was started anew ({error!r}); ask again"))
 
     # -- the driver's side ---------------------------------------------------------------------------------------------
 
@@ -115,16 +122,16 @@ class Engine:
         self._read_mail()
         self._end_late()
         choice = self.scheduler.pick()
-        if choice is None:
-            return False
-        model, riders = choice
-        before = self.clock()
-        gone = self._advance(self.runners[model], riders)
-        seconds = self.clock() - before
-        self.scheduler.charge(seconds)
-        for rate in (self.rate, self.rates[model]):
-            rate.add(gone, seconds)
-        return True
+        if choice is not None:
+            model, riders = choice
+            before = self.clock()
+            gone = self._advance(self.runners[model], riders)
+            seconds = self.clock() - before
+            self.scheduler.charge(seconds)
+            for rate in (self.rate, self.rates[model]):
+                rate.add(gone, seconds)
+        self._tell()
+        return choice is not None
 
     def _advance(self, runner: Runner, riders: list[tuple[Ticket, int]]) -> int:
         """One step for `riders`, and images to those that are done; returns how many went a link further.
@@ -135,6 +142,8 @@ class Engine:
         if not riders:
             return 0
         try:
+            if len(riders) > runner.most:
+                raise TooMany(f"{len(riders)} rows, and {runner.most} fit")
             images = runner.advance([self.rows[ticket][i] for ticket, i in riders])
         except Exception as error:
             if len(riders) > 1:
@@ -157,9 +166,9 @@ class Engine:
         ticket.images[i] = image
         ticket.missing -= 1
         self.scheduler.finish(ticket, i)
+        self.news[ticket] = None
         if ticket.missing == 0:
-            images = np.stack([image for image in ticket.images if image is not None])
-            self._end(ticket, "delivered", Result(images, ticket.labels))
+            self._end(ticket, "delivered")
 
     def _post(self, ticket: Ticket, *, leaving: bool) -> None:
         self.mail.put((ticket, leaving))
@@ -171,7 +180,7 @@ class Engine:
             if not leaving:
                 self._admit(ticket)
             elif ticket in self.rows:
-                self._end(ticket, "cancelled", None)
+                self._end(ticket, "cancelled")
 
     def _end_late(self) -> None:
         """Let those go whose time is up."""
@@ -193,7 +202,7 @@ class Engine:
             if request.timeout is not None:
                 heapq.heappush(self.deadlines, (ticket.deadline, next(self.numbers), ticket))
 
-    def _end(self, ticket: Ticket, how: str, outcome: Result | EngineError | None) -> None:
+    def _end(self, ticket: Ticket, how: str, error: EngineError | None = None) -> None:
         """The one place where an accepted request ends."""
         del self.rows[ticket]
         self.scheduler.remove(ticket)
@@ -201,10 +210,22 @@ class Engine:
             self.outstanding -= len(ticket.request.samples)
             self.links -= ticket.links
             self.ended[how] += 1
-        # A waiter that hung up may have cancelled the future itself; then there is nobody to tell.
-        if outcome is None or not ticket.future.set_running_or_notify_cancel():
-            ticket.future.cancel()
-        elif isinstance(outcome, EngineError):
-            ticket.future.set_exception(outcome)
-        else:
-            ticket.future.set_result(outcome)
+        ticket.ended, ticket.error = how, error
+        self.news[ticket] = None
+
+    def _end_all(self, how: str, error: EngineError) -> None:
+        self._read_mail()
+        for ticket in list(self.rows):
+            self._end(ticket, how, error)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.news:
+            news, self.news = self.news, {}
+            self.tell(list(news))
+
+
+def tell(tickets: list[Ticket]) -> None:
+    """Call each one's `told`."""
+    for ticket in tickets:
+        ticket.told()

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -99,7 +98,7 @@ class Stopping(EngineError):
 
 @dataclass(eq=False)
 class Ticket:
-    """An accepted request. `future` ends exactly once: with a Result, an EngineError, or cancelled."""
+    """An accepted request, which ends exactly once. `told` is called after a turn that drew some of it or ended it."""
 
     request: Request
     images: list[NDArray[Any] | None]
@@ -109,10 +108,18 @@ class Ticket:
     """Images not drawn yet."""
     links: int
     """Links of their chains that are still to go."""
-    future: "Future[Result]" = field(default_factory=Future)
-    cancel: Callable[[], None] = lambda: None
-    """Give it up: its rows leave before the next step."""
+    told: Callable[[], None] = lambda: None
+    ended: str = ""
+    """How: delivered, cancelled, failed, late, stopped; empty while it goes on."""
+    error: EngineError | None = None
+    """Why it failed, was late or stopped."""
     deadline: float = math.inf
     """By the engine's clock."""
     companions: int = 0
     """The largest number of rows that a step of this request had on the device."""
+
+    def result(self) -> Result:
+        """All that was drawn. Raises the EngineError that it ended with."""
+        if self.error is not None:
+            raise self.error
+        return Result(np.stack([image for image in self.images if image is not None]), self.labels)

@@ -1,9 +1,8 @@
 """One model on the device: the rows that ride become one batch, go one link further, and come apart again.
 
-Company changes nothing: a row's image is the same bytes alone and in any batch. Arithmetic does not give that for
-free. A GEMM or convolution library picks its kernel, and with it the order of the sums, by the batch's size: on CPU the
-results at sizes 1, 2 or 3 can differ in the last bit from those of 4 and more. So batches are padded to a few sizes
-that this very process has proven, at warm-up and for this model, to agree bit for bit.
+Company changes nothing: a row's image is the same bytes alone and in any batch. The nets' layers see to it
+(`models/steady.py`), and nothing is taken on trust: batches have sizes that this very process has proven, at warm-up
+and for this model, to agree bit for bit with the largest.
 """
 
 from dataclasses import dataclass
@@ -21,7 +20,11 @@ from models.pixels import to_uint8
 from service.engine.request import Point, Request, Sample
 
 
-@dataclass(eq=False)
+class TooMany(Exception):
+    """More rows than fit on the device; fewer may."""
+
+
+@dataclass(eq=False, slots=True)
 class Row:
     """A sample's place on the device."""
 
@@ -38,11 +41,14 @@ class Row:
 
 
 class Runner:
-    """A family on `device`, and the batch sizes it may run at: powers of two up to `seats`, which is one."""
+    """A family on `device`, in batches of at most `seats` rows, a power of two."""
 
     def __init__(self, family: Family, device: torch.device, seats: int) -> None:
         self.family, self.device = family, device
-        self.buckets = [1 << k for k in range(seats.bit_length())]
+        self.most = seats
+        """Rows that fit on the device, as far as is known."""
+        self.sizes = sizes(seats, fine=device.type == "cpu")
+        """What batches are padded to."""
         self.plan = lru_cache(maxsize=256)(self._plan)
 
     def rows(self, request: Request) -> list[Row]:
@@ -53,6 +59,8 @@ class Runner:
     def labels(self, request: Request) -> NDArray[np.int64]:
         """The class [n] that each image is drawn as: -1 for none, and between two different ones."""
         start = self._classes([sample.start for sample in request.samples])
+        if not any(sample.end for sample in request.samples):
+            return start
         end = self._classes([sample.end or sample.start for sample in request.samples])
         weight = np.array([sample.weight for sample in request.samples])
         between = (start != end) & (weight > 0) & (weight < 1)
@@ -72,118 +80,125 @@ class Runner:
         """Take every row one link further. The images [28, 28] uint8 of those that are done, None for the others.
 
         A row that only wants its code is done where it starts, with that state [*S] float32 for an image. Raises
-        FloatingPointError where a result is not finite. Rows change only if all goes well.
+        FloatingPointError where a result is not finite, and TooMany where the device has no room for so many, of whom
+        it will take no more than half from now on. No row is further then than before.
         """
-        fresh = [row for row in rows if row.at is None]
-        started = dict(zip(fresh, self._start(fresh), strict=True))
-        results: dict[Row, NDArray[Any]] = {row: _code(started[row][0]) for row in rows if row.codes}
+        try:
+            return self._advance(rows)
+        except torch.OutOfMemoryError as error:
+            self.most = max(1, len(rows) // 2)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            raise TooMany(f"no memory for {len(rows)} rows at once") from error
+
+    def _advance(self, rows: list[Row]) -> list[NDArray[Any] | None]:
+        self._start([row for row in rows if row.at is None])
+        results: dict[Row, NDArray[Any]] = {row: _code(row.at[0]) for row in rows if row.codes and row.at}
         riding = [row for row in rows if not row.codes]
-        labels = [(row.at or started[row])[1] for row in riding]
-        states = self._step(riding, [(row.at or started[row])[0] for row in riding], labels)
+        states = self._step(riding)
         ends = [i for i, row in enumerate(riding) if row.step + 1 == len(row.plan)]
         images = self._decode([states[i] for i in ends])
         results |= {riding[i]: image for i, image in zip(ends, images, strict=True)}
-        for row, state, label in zip(riding, states, labels, strict=True):
-            row.at, row.step = (state, label), row.step + 1
+        for row, state in zip(riding, states, strict=True):
+            assert row.at is not None
+            row.at, row.step = (state, row.at[1]), row.step + 1
         return [results.get(row) for row in rows]
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Prove which buckets agree with the largest, and keep those; compiles and allocates what a first call would.
+        """Prove which sizes agree with the largest, and keep those; compiles and allocates what a first call would.
 
         The probes are different rows on different plans, those of every sampler, and with and without guidance.
         """
-        *smaller, largest = self.buckets
-        truth = self._probe(largest, largest)
-        agreeing = []
-        for bucket in smaller:
-            states = self._probe(min(max(bucket, 8), largest), bucket)
-            if all(torch.equal(state, truth[place]) for place, state in states.items()):
-                agreeing.append(bucket)
-        self.buckets = [*agreeing, largest]
+        *smaller, largest = self.sizes
+        truth = self._probe(largest)
+        self.sizes = [size for size in smaller if torch.equal(self._probe(size), truth[:size])] + [largest]
 
-    def _probe(self, count: int, bucket: int) -> dict[tuple[int, int], Tensor]:
-        """The states of probe rows 0..count-1 after every link, by (row, link), computed `bucket` rows at a time."""
-        family, self.buckets = self.family, [bucket]
-        steps = min(3, family.steps.maximum)
-        plans = [self.plan(steps, sampler) for sampler in family.samplers or (None,)]
+    def _probe(self, size: int) -> Tensor:
+        """The states [size, *S] of probe rows after their first link, computed at once."""
+        family, self.sizes = self.family, [size]
+        plans = [self.plan(family.steps.minimum, sampler) for sampler in family.samplers or (None,)]
         strengths = (1.0,) if family.guidance is None else (1.0, family.guidance.default)
-        points = [Point(i, i, i % family.classes if family.classes else -1) for i in range(count)]
+        points = [Point(i, i, i % family.classes if family.classes else -1) for i in range(size)]
         rows = [
             Row(Sample(point), plans[i // 2 % len(plans)], strengths[i % len(strengths)])
             for i, point in enumerate(points)
         ]
-        states: dict[tuple[int, int], Tensor] = {}
-        for first in range(0, count, bucket):
-            for link in range(steps):
-                self.advance(rows[first : first + bucket])
-                states |= {(i, link): row.at[0] for i, row in enumerate(rows[first : first + bucket], first) if row.at}
-        return states
+        self.advance(rows)
+        return torch.stack([row.at[0] for row in rows if row.at])
 
     def _plan(self, steps: int, sampler: str | None) -> Tensor:
         return self.family.plan(steps, sampler).to(self.device)
 
-    def _bucket(self, count: int) -> int:
+    def _size(self, count: int) -> int:
         """The smallest proven size for `count` rows."""
-        return next(size for size in self.buckets if size >= count)
+        return next(size for size in self.sizes if size >= count)
 
     def _padded(self, tensors: list[Tensor]) -> Tensor:
-        """The rows as one batch, the last of them repeated up to the bucket's size."""
-        return torch.stack(tensors + tensors[-1:] * (self._bucket(len(tensors)) - len(tensors)))
+        """The rows as one batch, the last of them repeated up to a proven size."""
+        return torch.stack(tensors + tensors[-1:] * (self._size(len(tensors)) - len(tensors)))
 
-    def _start(self, rows: list[Row]) -> list[tuple[Tensor, Tensor]]:
-        """State and label of every row's start."""
+    def _integers(self, rows: list[tuple[int, int, int]]) -> tuple[Tensor, ...]:
+        """The columns [size] int64 of `rows`, the last of them repeated up to a proven size."""
+        padding = self._size(len(rows)) - len(rows)
+        columns = np.array(rows + rows[-1:] * padding, np.int64).T.copy()
+        return torch.from_numpy(columns).to(self.device).unbind()
+
+    def _start(self, rows: list[Row]) -> None:
+        """Put every row where it starts."""
         if not rows:
-            return []
+            return
         starts = self._points([(row.sample.start, row.plan[0]) for row in rows])
-        between = [(i, row.sample.end, row.plan[0]) for i, row in enumerate(rows) if row.sample.end is not None]
-        ends = self._points([(end, link) for _, end, link in between])
-        for (i, _, _), (state, label) in zip(between, ends, strict=True):
-            sample = rows[i].sample
-            path = slerp if sample.spherical else torch.lerp
-            weight = torch.tensor(sample.weight, device=self.device)
-            starts[i] = path(starts[i][0], state, weight), torch.lerp(starts[i][1], label, weight)
-        return starts
+        between = [(row.sample.end, row.plan[0]) for row in rows if row.sample.end is not None]
+        ends = iter(self._points(between))
+        for row, (state, label) in zip(rows, starts, strict=True):
+            row.at = state, label
+            if row.sample.end is not None:
+                path = slerp if row.sample.spherical and 0 < row.sample.weight < 1 else torch.lerp
+                weight = torch.tensor(row.sample.weight, device=self.device)
+                last_state, last_label = next(ends)
+                row.at = path(state, last_state, weight), torch.lerp(label, last_label, weight)
 
     def _points(self, points: list[tuple[Point, Tensor]]) -> list[tuple[Tensor, Tensor]]:
         """State and label of every point, each with the first line of its plan."""
         if not points:
             return []
-        size = self.buckets[-1]
-        if len(points) > size:
-            return self._points(points[:size]) + self._points(points[size:])
-        padded = [point for point, _ in points + points[-1:] * (self._bucket(len(points)) - len(points))]
-        labels = self.family.one_hot(torch.from_numpy(self._classes(padded)).to(self.device))
-        seeds, indices = (self._integers([getattr(point, name) for point in padded]) for name in ("seed", "index"))
-        states = list(self.family.start(seeds, indices, labels, self._padded([link for _, link in points])).unbind())
+        asked = self._classes([point for point, _ in points]).tolist()
+        seed, index, label = self._integers(
+            [(point.seed, point.index, digit) for (point, _), digit in zip(points, asked, strict=True)]
+        )
+        labels = self.family.one_hot(label)
+        states = self.family.start(seed, index, labels, self._padded([link for _, link in points]))
+        found = list(zip(states.unbind(), labels.unbind(), strict=True))[: len(points)]
         # Encoding may cost as much as a whole chain, so the two ends of many frames are encoded once.
-        shown = {(id(point.image), point.label): i for i, point in enumerate(padded) if point.image is not None}
+        shown = {(id(point.image), point.label): i for i, (point, _) in enumerate(points) if point.image is not None}
         if shown:
-            images = [image for i in shown.values() if (image := padded[i].image) is not None]
-            codes = self.family.encode(
-                self._padded(images).to(self.device), self._padded([labels[i] for i in shown.values()])
-            )
-            code = dict(zip(shown, codes, strict=False))
-            states = [
-                state if point.image is None else code[id(point.image), point.label]
-                for state, point in zip(states, padded, strict=True)
+            images = [image for i in shown.values() if (image := points[i][0].image) is not None]
+            known = self._padded([labels[i] for i in shown.values()])
+            code = dict(zip(shown, self.family.encode(self._padded(images).to(self.device), known), strict=False))
+            found = [
+                (code.get((id(point.image), point.label), state), label)
+                for (point, _), (state, label) in zip(points, found, strict=True)
             ]
-        return list(zip(states[: len(points)], labels[: len(points)].unbind(), strict=True))
+        return found
 
-    def _step(self, rows: list[Row], states: list[Tensor], labels: list[Tensor]) -> list[Tensor]:
+    def _step(self, rows: list[Row]) -> list[Tensor]:
+        """The rows' states one link further."""
         if not rows:
             return []
-        padding = self._bucket(len(rows)) - len(rows)
-        padded = rows + rows[-1:] * padding
+        places = [row.at for row in rows if row.at is not None]
+        start = [(row.sample.start.seed, row.sample.start.index, row.step + 1) for row in rows]
+        seed, index, step = self._integers(start)
+        strengths = [row.guidance for row in rows]
         state = self.family.step(
             Rows(
-                state=self._padded(states),
-                label=self._padded(labels),
-                link=torch.stack([row.plan[row.step] for row in padded]),
-                guidance=torch.tensor([row.guidance for row in padded], dtype=torch.float32, device=self.device),
-                seed=self._integers([row.sample.start.seed for row in padded]),
-                index=self._integers([row.sample.start.index for row in padded]),
-                step=self._integers([row.step + 1 for row in padded]),
+                state=self._padded([state for state, _ in places]),
+                label=self._padded([label for _, label in places]),
+                link=self._padded([row.plan[row.step] for row in rows]),
+                guidance=torch.tensor(strengths + strengths[-1:] * (len(seed) - len(rows)), device=self.device),
+                seed=seed,
+                index=index,
+                step=step,
             )
         )
         return list(state[: len(rows)].unbind())
@@ -196,8 +211,17 @@ class Runner:
             raise FloatingPointError("the model drew something that is not a number")
         return list(to_uint8(images).cpu().numpy())
 
-    def _integers(self, values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self.device)
+
+def sizes(most: int, *, fine: bool) -> list[int]:
+    """Batch sizes up to `most`, a power of two: the powers of two, or `fine`, all numbers of three binary digits.
+
+    A GPU is quick at sizes that it knows; a CPU computes what it is padded with.
+
+    >>> sizes(16, fine=True)
+    [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16]
+    """
+    digits = 3 if fine else 1
+    return [size for size in range(1, most + 1) if size % (1 << max(0, size.bit_length() - digits)) == 0]
 
 
 def _code(state: Tensor) -> NDArray[np.float32]:

@@ -37,6 +37,8 @@ class Account:
 class Lane(Account, Generic[Key]):
     """One model's requests of one priority, by owner; who waited longest for a seat first, rows in order."""
 
+    model: str = ""
+    priority: Priority = "interactive"
     owners: "OrderedDict[str, OrderedDict[Key, dict[int, None]]]" = field(default_factory=OrderedDict)
 
     def deal(self, seats: int) -> list[tuple[Key, int]]:
@@ -62,8 +64,10 @@ class Scheduler(Generic[Key]):
         models = list(models)
         self.priorities = {priority: Account() for priority in WEIGHTS}
         self.lanes: dict[Priority, dict[str, Lane[Key]]] = {
-            priority: {model: Lane() for model in models} for priority in WEIGHTS
+            priority: {model: Lane(model=model, priority=priority) for model in models} for priority in WEIGHTS
         }
+        self.waiting: dict[Priority, dict[str, Lane[Key]]] = {priority: {} for priority in WEIGHTS}
+        """Those of the lanes that somebody waits in."""
         self.places: dict[Key, tuple[Lane[Key], str]] = {}
         """The lane and owner of every request that is here."""
         self.now = dict.fromkeys(WEIGHTS, 0.0)
@@ -74,26 +78,23 @@ class Scheduler(Generic[Key]):
     def add(self, model: str, request: Key, rows: int, priority: Priority = "interactive", owner: str = "") -> None:
         """Let rows 0..rows-1 of `request` wait for seats of `model`."""
         lane = self.lanes[priority][model]
-        if not any(other.owners for other in self.lanes[priority].values()):
+        if not self.waiting[priority]:
             self.priorities[priority].wake(self.now_overall)
         if not lane.owners:
             lane.wake(self.now[priority])
+            self.waiting[priority][model] = lane
         lane.owners.setdefault(owner, OrderedDict())[request] = dict.fromkeys(range(rows))
         self.places[request] = lane, owner
 
     def pick(self) -> tuple[str, list[tuple[Key, int]]] | None:
         """The model whose turn it is and the rows that ride, at most `seats`; None where nobody waits."""
-        waiting = {
-            priority: {model: lane for model, lane in lanes.items() if lane.owners}
-            for priority, lanes in self.lanes.items()
-        }
-        due = [(self.priorities[priority].used, priority) for priority in WEIGHTS if waiting[priority]]
+        due = [(self.priorities[priority].used, priority) for priority in WEIGHTS if self.waiting[priority]]
         if not due:
             return None
         self.now_overall, priority = min(due, key=lambda pair: pair[0])
-        self.now[priority], model = min((lane.used, model) for model, lane in waiting[priority].items())
+        self.now[priority], model = min((lane.used, model) for model, lane in self.waiting[priority].items())
         self.picked = priority, model
-        riders = waiting[priority][model].deal(self.seats)
+        riders = self.waiting[priority][model].deal(self.seats)
         for other in WEIGHTS:
             if other != priority and len(riders) < self.seats:
                 riders += self.lanes[other][model].deal(self.seats - len(riders))
@@ -121,6 +122,8 @@ class Scheduler(Generic[Key]):
             del lane.owners[owner][request]
             if not lane.owners[owner]:
                 del lane.owners[owner]
+            if not lane.owners:
+                del self.waiting[lane.priority][lane.model]
 
 
 def share(wanted: list[int], seats: int) -> list[int]:

@@ -54,9 +54,14 @@ async def _probe(state: State, model: Model) -> str:
     """`ok`, or what went wrong with one image of the fewest steps."""
     steps, sampler = model.family.steps.minimum, model.sampler
     request = EngineRequest(model.name, (Sample(Point(0, 0, 0 if model.family.classes else -1)),), steps, sampler)
+    done = asyncio.Event()
     try:
-        ticket = state.engine.submit(request)
-        await asyncio.wait_for(asyncio.wrap_future(ticket.future), PROBE_SECONDS)
-    except (EngineError, TimeoutError) as error:
-        return str(error) or f"took no step within {PROBE_SECONDS:.0f} s"
+        ticket = state.engine.submit(request, done.set)
+        await asyncio.wait_for(done.wait(), PROBE_SECONDS)
+        ticket.result()
+    except TimeoutError:
+        state.engine.cancel(ticket)
+        return f"took no step within {PROBE_SECONDS:.0f} s"
+    except EngineError as error:
+        return str(error)
     return "ok"

@@ -1,17 +1,22 @@
 """/generate and /interpolate."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
 
 from service import draws, images, schemas, uploads
 from service.draws import Draw
-from service.errors import InvalidParameter
-from service.images import Drawn, Format
-from service.state import State
+from service.engine.request import Ticket
+from service.errors import InvalidParameter, Problem
+from service.images import Drawn, Format, Packer
+from service.state import ClientGone, Drawing, State
+
+log = logging.getLogger(__name__)
 
 router = APIRouter()
 
@@ -75,13 +80,69 @@ async def answer(request: Request, draw: Draw, format_: Format[Drawn], *, fixed:
             return Response(status_code=304, headers=headers)
     else:
         headers["Cache-Control"] = "no-store"
-    ticket = await state.draw(draw.request, request, request.receive)
-    result = ticket.future.result()
     repeat = {"seed": draw.seed, "url": draw.location} if draw.repeatable else {}
-    drawn = Drawn(result.images, result.labels, {"model": draw.model.name, **repeat})
+    about = {"model": draw.model.name, **repeat}
+    drawing = state.drawing(draw.request, request, request.receive)
+    if format_.pack is not None and (len(draw.request.samples) > INLINE or format_ is images.EVENTS):
+        packer = format_.pack(len(draw.request.samples), about)
+        return Streamed(drawing, packer, media_type=format_.media_type, headers=headers)
+    async with drawing as ticket:
+        while not ticket.ended:
+            await drawing.more()
+    result = ticket.result()
+    drawn = Drawn(result.images, result.labels, about)
     content = await encoded(lambda: format_.encode(drawn), len(result.images))
     headers["X-Batch"] = str(ticket.companions)
     return Response(content, media_type=format_.media_type, headers=headers)
+
+
+class Streamed(Response):
+    """Images as they are drawn, in order; nothing is kept that has been sent.
+
+    What goes wrong before the first image is answered as ever. After it there is no status left to tell: the body ends
+    unfinished, which every client sees, and events say why.
+    """
+
+    def __init__(self, drawing: Drawing, packer: Packer, media_type: str, headers: dict[str, str]) -> None:
+        self.drawing, self.packer = drawing, packer
+        super().__init__(None, media_type=media_type, headers=headers)
+        del self.headers["content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self.drawing as ticket:
+            await self.drawing.more()
+            self.headers["X-Batch"] = str(ticket.companions)
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            ending = b""
+            try:
+                await _part(send, self.packer.begin())
+                sent = 0
+                while sent < len(ticket.images):
+                    parts = list(self._ready(ticket, sent))
+                    sent += len(parts)
+                    await (_part(send, b"".join(parts)) if parts else self.drawing.more())
+                ending = self.packer.end()
+            except ClientGone:
+                return
+            except Problem as problem:
+                log.error("a streamed draw ended early: %s", problem.detail)
+                if self.media_type != images.EVENTS.media_type:
+                    return
+                ending = images.event("error", problem.body())
+            await send({"type": "http.response.body", "body": ending})
+
+    def _ready(self, ticket: Ticket, first: int) -> Iterator[bytes]:
+        """The images from `first` on that are drawn, up to one that is not."""
+        for i in range(first, len(ticket.images)):
+            image = ticket.images[i]
+            if image is None:
+                return
+            ticket.images[i] = None
+            yield self.packer.add(image, int(ticket.labels[i]), None)
+
+
+async def _part(send: Send, data: bytes) -> None:
+    await send({"type": "http.response.body", "body": data, "more_body": True})
 
 
 def _matches(fields: Sequence[str], etag: str) -> bool:

@@ -66,8 +66,7 @@ class _Asked(Generic[T]):
     async def result(self, request: Request, *, codes: bool) -> Result:
         """Codes, or images, from the engine."""
         asked = draws.encode(self.parameters, self.model, self.pictures, codes=codes)
-        ticket = await self.state.draw(asked, request, request.receive)
-        return ticket.future.result()
+        return (await self.state.draw(asked, request, request.receive)).result()
 
     @property
     def about(self) -> dict[str, Any]:

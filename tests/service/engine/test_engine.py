@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from service.engine.drivers import LoopDriver, ThreadDriver
 from service.engine.engine import Engine
-from service.engine.request import EngineError, Hopeless, Late, Point, QueueFull, Request, Sample, Stopping
+from service.engine.request import EngineError, Hopeless, Late, Point, QueueFull, Request, Sample, Stopping, Ticket
 from tests.service.engine.walk import SEATS, ask, finish, images
 
 
@@ -53,11 +53,11 @@ def test_a_short_request_beside_a_long_one_takes_as_many_turns_as_alone(engine: 
         engine.turn()
     short = engine.submit(ask(1, steps=10))
     turns = 0
-    while not short.future.done():
+    while not short.ended:
         engine.turn()
         turns += 1
     assert turns == 10
-    assert not long.future.done()
+    assert not long.ended
 
 
 def test_requests_that_come_while_a_step_runs_ride_the_next_one_together(engine: Engine) -> None:
@@ -69,10 +69,10 @@ def test_requests_that_come_while_a_step_runs_ride_the_next_one_together(engine:
 def test_who_gives_up_frees_his_seats_at_the_next_step(engine: Engine) -> None:
     large, small = engine.submit(ask(100, steps=50)), engine.submit(ask(8, steps=1))
     engine.turn()
-    large.cancel()
+    engine.cancel(large)
     finish(engine)
-    assert large.future.cancelled()
-    assert small.future.done()
+    assert large.ended == "cancelled"
+    assert small.ended
     assert engine.outstanding == 0
     assert engine.ended == {"accepted": 2, "cancelled": 1, "delivered": 1}
 
@@ -80,7 +80,7 @@ def test_who_gives_up_frees_his_seats_at_the_next_step(engine: Engine) -> None:
 def test_giving_up_what_is_done_changes_nothing(engine: Engine) -> None:
     ticket = engine.submit(ask())
     finish(engine)
-    ticket.cancel()
+    engine.cancel(ticket)
     finish(engine)
     assert len(images(ticket)) == 1
     assert engine.outstanding == 0
@@ -98,7 +98,7 @@ def test_only_the_guilty_row_s_request_fails(engine: Engine, label: int, why: st
         assert np.array_equal(images(ticket), images(reference))
     assert len(images(later)) == 1
     with pytest.raises(EngineError, match=f"image 1 could not be drawn: .*{why}"):
-        guilty.future.result(timeout=0)
+        guilty.result()
     assert engine.outstanding == 0
 
 
@@ -111,7 +111,7 @@ def test_a_request_that_cannot_be_planned_fails_alone(engine: Engine, monkeypatc
         ticket = engine.submit(ask(2))
         engine.turn()
     with pytest.raises(EngineError, match="no such sampler"):
-        ticket.future.result(timeout=0)
+        ticket.result()
     later = engine.submit(ask(2))
     finish(engine)
     assert len(images(later)) == 2
@@ -157,7 +157,7 @@ def test_who_is_late_leaves_at_the_next_step_and_frees_his_seats(engine: Engine)
     for _ in range(20):
         engine.turn()
     with pytest.raises(Late, match="not drawn within 15 s"):
-        late.future.result(timeout=0)
+        late.result()
     assert engine.outstanding == 0
     assert not engine.deadlines
     assert engine.ended["late"] == 1
@@ -174,7 +174,7 @@ def test_one_model_does_not_starve_the_other(make_engine: Callable[..., Engine])
     other = engine.submit(ask(1, model="b", steps=1))
     engine.turn()
     engine.turn()
-    assert other.future.done()
+    assert other.ended
 
 
 def test_after_stop_what_was_accepted_is_drawn_and_the_rest_refused(engine: Engine) -> None:
@@ -193,7 +193,7 @@ def test_what_is_abandoned_ends_too(engine: Engine) -> None:
     engine.abandon()
     for ticket in (begun, waiting):
         with pytest.raises(Stopping):
-            ticket.future.result(timeout=0)
+            ticket.result()
     assert engine.outstanding == 0
     assert engine.ended["stopped"] == 2
 
@@ -207,10 +207,11 @@ async def test_a_driver_draws_what_many_threads_ask_and_ends_what_it_cannot(
     engine = make_engine()
     driver = kind(engine)
     await driver.start()
-    tickets = []
+    tickets: list[Ticket] = []
+    told: list[int] = []
 
     def ask_often() -> None:
-        tickets.extend(engine.submit(ask(2, seed=i)) for i in range(10))
+        tickets.extend(engine.submit(ask(1, seed=i), lambda: told.append(threading.get_ident())) for i in range(10))
 
     if kind is ThreadDriver:
         threads = [threading.Thread(target=ask_often) for _ in range(4)]
@@ -219,11 +220,15 @@ async def test_a_driver_draws_what_many_threads_ask_and_ends_what_it_cannot(
         await asyncio.to_thread(lambda: [thread.join() for thread in threads])
     else:
         ask_often()
-    results = await asyncio.gather(*(asyncio.wrap_future(ticket.future) for ticket in tickets))
-    assert all(len(result.images) == 2 for result in results)
+    while not all(ticket.ended for ticket in tickets):
+        await asyncio.sleep(0.01)
+    assert all(len(images(ticket)) == 1 for ticket in tickets)
+    await asyncio.sleep(0.01)
+    assert len(told) == len(tickets)  # each in one turn: all of them on the loop's thread
+    assert set(told) == {threading.get_ident()}
     endless = engine.submit(ask(900, steps=100))
     await driver.stop(grace=0.05)
     with pytest.raises(Stopping):
-        endless.future.result(timeout=0)
+        endless.result()
     assert engine.outstanding == 0
     assert engine.ended["accepted"] == sum(engine.ended.values()) - engine.ended["accepted"]
