@@ -33,12 +33,14 @@ ROUTES = (draw, encode, about)
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(settings: Settings, served: Catalog | None = None) -> FastAPI:
-    """The service on `settings`; its models are those of `settings.weights` unless `served` is given."""
+def create_app(settings: Settings, served: Catalog | None = None, device: torch.device | None = None) -> FastAPI:
+    """The service on `settings`; its models are those of `settings.weights` unless `served` is given, and likewise
+    `device`.
+    """
+    device = device or choose_device(settings.device)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        device = choose_device(settings.device)
         if device.type == "cpu":
             torch.set_num_threads(settings.threads)
         models = catalog.load(settings.weights, device) if served is None else served
@@ -66,11 +68,11 @@ def create_app(settings: Settings, served: Catalog | None = None) -> FastAPI:
     return app
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one. Raises ValueError for a GPU that is not there."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("DRAWBRIDGE_DEVICE is cuda, and torch sees no GPU; set it to cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+def choose_device(name: str, worker: int = 0) -> torch.device:
+    """The device of a worker, by its number: a GPU where there is one and `name` is not `cpu`."""
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", worker % torch.cuda.device_count())
 
 
 def start_engine(settings: Settings, models: Catalog, device: torch.device) -> Engine:

@@ -3,8 +3,9 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote_plus
 
 from torch import Tensor
 
@@ -30,10 +31,11 @@ class Draw:
     repeatable: bool = True
     """Whether the words alone are enough to draw it again; an uploaded image is not among them."""
 
-    @property
+    @cached_property
     def location(self) -> str:
         """The URL of the draw."""
-        return f"{self.path}?{urlencode(self.query)}"
+        words = (f"{name}={quote_plus(value) if isinstance(value, str) else value}" for name, value in self.query)
+        return f"{self.path}?{'&'.join(words)}"
 
     def etag(self, scope: str) -> str:
         """A strong validator: equal ones promise equal bytes. `scope` is what arithmetic depends on besides."""

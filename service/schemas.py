@@ -1,7 +1,9 @@
 """What requests may say, and how it is read: from the query, a JSON body, or a form."""
 
 import typing
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
@@ -72,7 +74,8 @@ P = TypeVar("P", bound=BaseModel)
 
 async def read(request: Request, schema: type[P], max_files: int = 2) -> tuple[P, list[bytes]]:
     """The request's parameters and uploads (form fields called `image`). Raises InvalidParameter, UnsupportedBody."""
-    values = _gathered(request.query_params.multi_items(), schema)
+    query = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    values = _gathered(query, schema)
     uploads: list[bytes] = []
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body: dict[str, Any] = {}
@@ -129,15 +132,21 @@ def query_parameters(schema: type[BaseModel]) -> list[dict[str, Any]]:
 def _gathered(items: list[tuple[str, str]], schema: type[BaseModel]) -> dict[str, Any]:
     """Names with their values: a list for a field that is one, else the only one there may be."""
     values: dict[str, Any] = {}
+    lists = _lists(schema)
     for name, value in items:
-        field = schema.model_fields.get(name)
-        if field is not None and typing.get_origin(field.annotation) is list:
+        if name in lists:
             values.setdefault(name, []).append(value)
         elif name in values:
             raise InvalidParameter(f"{name}: given more than once; give it once")
         else:
             values[name] = value
     return values
+
+
+@cache
+def _lists(schema: type[BaseModel]) -> frozenset[str]:
+    """The fields that may be given more than once."""
+    return frozenset(name for name, field in schema.model_fields.items() if typing.get_origin(field.annotation) is list)
 
 
 async def _json(request: Request) -> dict[str, Any]:

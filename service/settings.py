@@ -22,12 +22,13 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where models run; auto: the GPU if there is one."
     )
-    threads: int = Field(
-        1, ge=1, description="CPU threads of one device step; the HTTP side has a core of its own then."
+    workers: int | None = Field(
+        None, ge=1, description="Processes that draw; else one for each GPU, or for each core of a CPU, at most 8."
     )
+    threads: int = Field(1, ge=1, description="CPU threads of one device step.")
     seats: int = Field(32, ge=1, le=4096, description="Rows that one device step takes at most; a power of two.")
     max_images: int = Field(1024, ge=1, description="Images that one request may ask for.")
-    queue_images: int = Field(8192, ge=1, description="Images that may wait or be in drawing, of all requests.")
+    queue_images: int = Field(8192, ge=1, description="Images that may wait or be in drawing, in all workers together.")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="Bytes of a request's body.")
     max_uploads: int = Field(64, ge=2, description="Files that one request may upload.")
     max_pixels: int = Field(4 * 2**20, ge=784, description="Pixels of an uploaded file.")

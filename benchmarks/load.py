@@ -1,0 +1,102 @@
+"""A load generator that costs little of the machine it shares: raw HTTP/1.1 over kept connections, one thread."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+from urllib.parse import urlsplit
+
+import uvloop
+
+
+@dataclass
+class Measured:
+    """What came back."""
+
+    seconds: float
+    """From the first request to the last answer."""
+    latencies: list[float] = field(default_factory=list)
+    """Seconds of each answer that came within the time."""
+    failed: int = 0
+    """Answers that were not 200."""
+
+    @property
+    def rate(self) -> float:
+        """Answers a second."""
+        return len(self.latencies) / self.seconds
+
+
+class _Client(asyncio.Protocol):
+    """One connection: asks, waits for the answer, asks again."""
+
+    def __init__(self, request: Callable[[], bytes], found: Measured, done: asyncio.Event, until: float) -> None:
+        self.request, self.found, self.done, self.until = request, found, done, until
+        self.buffer = bytearray()
+        self.missing = -1
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._ask()
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        if self.missing < 0:
+            end = self.buffer.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            head = bytes(self.buffer[:end]).lower()
+            self.ok = head.startswith((b"http/1.1 200", b"http/1.0 200"))
+            at = head.index(b"content-length:")
+            self.missing = end + 4 + int(head[at + 15 :].split(b"\r\n", 1)[0])
+        if len(self.buffer) >= self.missing:
+            now = time.perf_counter()
+            self.buffer.clear()
+            self.missing = -1
+            if not self.ok:
+                self.found.failed += 1
+            elif now <= self.until:
+                self.found.latencies.append(now - self.before)
+            if now < self.until:
+                self._ask()
+            else:
+                self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.done.set()
+
+    def _ask(self) -> None:
+        self.before = time.perf_counter()
+        self.transport.write(self.request())
+
+
+async def _run(url: str, requests: Sequence[Callable[[], bytes]], seconds: float) -> list[Measured]:
+    at = urlsplit(url)
+    loop = asyncio.get_running_loop()
+    until = time.perf_counter() + seconds
+    found = [Measured(seconds) for _ in requests]
+    done = [asyncio.Event() for _ in requests]
+    for request, one, end in zip(requests, found, done, strict=True):
+        await loop.create_connection(
+            lambda request=request, one=one, end=end: _Client(request, one, end, until), at.hostname, at.port
+        )
+    await asyncio.gather(*(end.wait() for end in done))
+    return found
+
+
+def load(url: str, requests: Sequence[Callable[[], bytes]], seconds: float) -> list[Measured]:
+    """Each of `requests` is a client that asks again as soon as it has its answer, for `seconds`; each one's answers."""
+    return uvloop.run(_run(url, requests, seconds))
+
+
+def get(path: str, query: str = "", method: str = "POST") -> bytes:
+    """The bytes of a request without a body."""
+    target = f"{path}?{query}" if query else path
+    return f"{method} {target} HTTP/1.1\r\nHost: drawbridge\r\nContent-Length: 0\r\n\r\n".encode()
+
+
+def merged(found: Sequence[Measured]) -> Measured:
+    """All clients as one."""
+    return Measured(
+        found[0].seconds, [each for one in found for each in one.latencies], sum(one.failed for one in found)
+    )

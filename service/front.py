@@ -1,0 +1,195 @@
+"""The front: one port, and a worker for each device that draws.
+
+The front listens, and hands every connection to the worker that has the fewest; it reads nothing of it, and never
+stands between a request and its answer. A worker is a process with an engine of its own: HTTP, the batch and the model
+on one event loop where the device is a CPU core, the model on a thread where it is a GPU. One worker on one GPU, one
+for each of eight, and one for each core of a CPU are the same picture. (Two threads of one process that both want a core
+collapse.)
+
+A worker that dies is started anew, and only its own callers notice. The front needs no torch: it is there at once, and
+small.
+"""
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from glob import glob
+
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+READY, CLOSED, HANDED = b"r", b"-", b"+"
+"""What workers say: that they draw, that a connection is gone; and what comes with a connection."""
+BACKLOG = 2048
+SHORT_LIFE = 5.0
+"""Seconds after its start within which a worker's death is not bad luck."""
+MOST_CORES = 8
+"""Workers that a CPU gets unless told: each holds all weights."""
+
+
+class Worker:
+    """A process that connections are handed to."""
+
+    def __init__(self, number: int, count: int) -> None:
+        self.number, self.open, self.ready = number, 0, False
+        self.started = time.monotonic()
+        self.control, theirs = socket.socketpair()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "service.worker", str(theirs.fileno()), str(number), str(count)],
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,  # a terminal's Ctrl-C is for the front alone, which tells them
+        )
+        theirs.close()
+
+    def fileno(self) -> int:
+        return self.control.fileno()
+
+    def hand(self, connection: socket.socket) -> bool:
+        """Give it `connection`; False where it is no longer there."""
+        try:
+            socket.send_fds(self.control, [HANDED], [connection.fileno()])
+        except OSError:
+            return False
+        self.open += 1
+        return True
+
+
+class Front:
+    """Listens on `listener` and keeps `count` workers."""
+
+    def __init__(self, listener: socket.socket, count: int) -> None:
+        self.listener, self.count = listener, count
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(signals(), selectors.EVENT_READ)
+        self.workers: list[Worker] = []
+        self.listening = self.announced = False
+
+    def run(self) -> int:
+        """Serve until a signal, and return 0; or 1 where a worker cannot start."""
+        for number in range(self.count):
+            self._start(number)
+        while True:
+            for key, _ in self.selector.select():
+                if isinstance(key.fileobj, Worker):
+                    if not self._hear(key.fileobj):
+                        return 1
+                elif key.fileobj is self.listener:
+                    self._accept()
+                else:
+                    return 0
+
+    def stop(self, grace: float) -> None:
+        """Refuse new connections, let the workers end what they have for `grace` seconds, and end."""
+        self.listener.close()
+        for worker in self.workers:
+            worker.process.terminate()
+        end = time.monotonic() + grace
+        for worker in self.workers:
+            try:
+                worker.process.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                log.error("worker %d did not end in time, and is killed", worker.number)
+                worker.process.kill()
+                worker.process.wait()
+
+    def _start(self, number: int) -> None:
+        worker = Worker(number, self.count)
+        self.workers.append(worker)
+        self.selector.register(worker, selectors.EVENT_READ)
+
+    def _accept(self) -> None:
+        """Hand out every connection that waits."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                connection, _ = self.listener.accept()
+                with connection:
+                    for worker in sorted((one for one in self.workers if one.ready), key=lambda one: one.open):
+                        if worker.hand(connection):
+                            break
+
+    def _hear(self, worker: Worker) -> bool:
+        """What a worker has to say, or that it is dead; False where that is the end of everything."""
+        said = worker.control.recv(4096)
+        worker.open -= said.count(CLOSED)
+        worker.ready = worker.ready or READY in said
+        alive = bool(said) or self._bury(worker)
+        self._listen()
+        return alive
+
+    def _bury(self, worker: Worker) -> bool:
+        """Start another in the place of a dead worker, unless it would not live either."""
+        self.selector.unregister(worker)
+        self.workers.remove(worker)
+        worker.control.close()
+        status = worker.process.wait()
+        if not worker.ready or time.monotonic() - worker.started < SHORT_LIFE:
+            log.error("worker %d ended at its start, with status %d", worker.number, status)
+            return False
+        log.error("worker %d ended with status %d, and is started anew", worker.number, status)
+        self._start(worker.number)
+        return True
+
+    def _listen(self) -> None:
+        """Accept connections while there is a worker for them; else they wait in the kernel's queue."""
+        able = any(worker.ready for worker in self.workers) and (
+            self.announced or all(worker.ready for worker in self.workers)
+        )
+        if able and not self.listening:
+            self.selector.register(self.listener, selectors.EVENT_READ)
+        elif self.listening and not able:
+            self.selector.unregister(self.listener)
+        self.listening = able
+        if able and not self.announced:
+            self.announced = True
+            host, port = self.listener.getsockname()[:2]
+            log.info("running on http://%s:%d (%d workers)", f"[{host}]" if ":" in host else host, port, self.count)
+
+
+def serve(settings: Settings) -> int:
+    """Serve as `settings` say until a signal, and return the status to exit with.
+
+    Raises ValueError for a device that is not there.
+    """
+    count = settings.workers or workers(settings)
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        log.error("cannot listen on %s port %d: %s", settings.host, settings.port, error.strerror)
+        return 1
+    listener.setblocking(False)
+    front = Front(listener, count)
+    try:
+        return front.run()
+    finally:
+        front.stop(settings.drain_seconds + 5)
+
+
+def workers(settings: Settings) -> int:
+    """How many there are unless told: one for each GPU, else for each CPU core that a step's threads leave."""
+    if settings.device == "cuda" or (settings.device == "auto" and any(map(glob, ("/dev/nvidia[0-9]*", "/dev/dxg")))):
+        import torch  # only where there may be one: it takes seconds
+
+        if torch.cuda.is_available():
+            return torch.cuda.device_count()
+        if settings.device == "cuda":
+            raise ValueError("DRAWBRIDGE_DEVICE is cuda, and torch sees no GPU; set it to cpu or auto")
+    return max(1, min(MOST_CORES, len(os.sched_getaffinity(0)) // settings.threads))
+
+
+def signals(numbers: Iterable[signal.Signals] = (signal.SIGINT, signal.SIGTERM)) -> socket.socket:
+    """A socket that can be read once one of these signals has come."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    signal.set_wakeup_fd(theirs.detach())
+    for number in numbers:
+        signal.signal(number, lambda *_: None)
+    return ours
