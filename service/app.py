@@ -1,9 +1,11 @@
 """The application: parts put together, one error handler, limits on what comes in."""
 
+import gc
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import torch
 from fastapi import FastAPI, Request, Response
@@ -13,7 +15,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from swagger_ui_bundle import swagger_ui_path
 
 from service import catalog, errors
@@ -50,19 +52,25 @@ def create_app(settings: Settings, served: Catalog | None = None, device: torch.
         app.state.service = State(settings, models, engine, scope)
         driver: Driver = LoopDriver(engine) if device.type == "cpu" else ThreadDriver(engine)
         await driver.start()
+        gc.collect()
+        gc.freeze()  # what is here stays, and need not be looked through again and again
         yield
         await driver.stop(settings.drain_seconds)
 
-    app = FastAPI(
-        title="Drawbridge", version="0.1.0", description=__doc__, lifespan=lifespan, docs_url=None, redoc_url=None
+    app = Application(
+        settings.max_body_bytes,
+        title="Drawbridge",
+        version="0.1.0",
+        description=__doc__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
     app.openapi_version = "3.0.3"  # the newest that the bundled Swagger UI draws
     for routes in ROUTES:
         app.include_router(routes.router)
     app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
     app.add_api_route("/docs", docs, include_in_schema=False)
-    app.add_middleware(Direct, endpoints=dict(draw_endpoints()))
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     for kind in (Problem, HTTPException, ClientGone, Exception):
         app.add_exception_handler(kind, on_error)
     return app
@@ -132,31 +140,36 @@ def _as_problem(request: Request, error: Exception) -> Problem:
     return Problem("Something broke that should not; the log of the service says what.")
 
 
-def draw_endpoints() -> Iterator[tuple[tuple[str, str], Endpoint]]:
-    """The routes that requests are drawn by, by method and path."""
-    for route in (*draw.router.routes, *encode.router.routes):
-        assert isinstance(route, APIRoute)
-        for method in route.methods or ():
-            yield (method, route.path), route.endpoint
+class Application(FastAPI):
+    """FastAPI, but for the routes that draw: these are called straight from here.
 
-
-class Direct:
-    """Takes a request straight to its endpoint, where one of `endpoints` fits.
-
-    These read their parameters themselves, and what FastAPI does on the way costs several times what they do; it
-    documents them, and answers whatever fits none.
+    They read their parameters themselves, and what FastAPI does on the way costs several times what they do. It
+    documents them, and answers whatever fits none. No body is longer than `max_body` bytes, whoever answers.
     """
 
-    def __init__(self, app: ASGIApp, endpoints: dict[tuple[str, str], Endpoint]) -> None:
-        self.app, self.endpoints = app, endpoints
+    def __init__(self, max_body: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.max_body = max_body
+        self.direct: dict[tuple[str, str], Endpoint] = {
+            (method, route.path): route.endpoint
+            for route in (*draw.router.routes, *encode.router.routes)
+            if isinstance(route, APIRoute)
+            for method in route.methods or ()
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        endpoint = self.endpoints.get((scope.get("method", ""), scope.get("path", "")))
-        if endpoint is None:
-            await self.app(scope, receive, send)
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
             return
+        scope["app"] = self
+        receive = limited(receive, self.max_body)
+        endpoint = self.direct.get((scope["method"], scope["path"]))
         request = Request(scope, receive, send)
         try:
+            check_length(request, self.max_body)
+            if endpoint is None:
+                await super().__call__(scope, receive, send)
+                return
             response = await endpoint(request)
             await response(scope, receive, send)
         except Exception as error:
@@ -164,30 +177,23 @@ class Direct:
             await response(scope, receive, send)
 
 
-class BodyLimit:
-    """Ends a request whose body is longer than `limit` bytes, as soon as that is known."""
+def check_length(request: Request, limit: int) -> None:
+    """Raises BodyTooLarge where a request says that its body is longer than `limit` bytes."""
+    for name, value in request.scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > limit:
+            raise errors.BodyTooLarge(f"{int(value)} bytes; send at most {limit}")
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self.app, self.limit = app, limit
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        seen = 0
+def limited(receive: Receive, limit: int) -> Receive:
+    """`receive`, which raises BodyTooLarge once more than `limit` bytes of a body have come."""
+    seen = 0
 
-        async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self.limit:
-                raise errors.BodyTooLarge(f"send at most {self.limit} bytes")
-            return message
+    async def counted() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > limit:
+            raise errors.BodyTooLarge(f"send at most {limit} bytes")
+        return message
 
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self.limit:
-            error = errors.BodyTooLarge(f"{int(declared)} bytes; send at most {self.limit}")
-            response = await on_error(Request(scope), error)
-            await response(scope, receive, send)
-            return
-        await self.app(scope, counted, send)
+    return counted

@@ -1,7 +1,7 @@
 """From parameters to a draw: what the model allows, what it gets by default, and how to ask for the same again."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -73,14 +73,16 @@ def defaults(catalog: Catalog, settings: Settings) -> dict[str, str | None]:
     return {kind: name if name in catalog.models else None for kind, name in wanted.items()}
 
 
-def generate(parameters: Generate, model: Model, format_: Format[Drawn], max_images: int, seed: int) -> Draw:
-    """The draw that `parameters` ask of `model`, at `seed` where they name none. Raises InvalidParameter."""
+def generate(
+    parameters: Generate, model: Model, format_: Format[Drawn], max_images: int, new_seed: Callable[[], int]
+) -> Draw:
+    """The draw that `parameters` ask of `model`, at a new seed where they name none. Raises InvalidParameter."""
     if parameters.n > max_images:
         raise InvalidParameter(
             f"n: at most {max_images} a request; ask for the rest with first={max_images}, and so on"
         )
     check_digits(model, parameters.digit)
-    seed = seed if parameters.seed is None else parameters.seed
+    seed = new_seed() if parameters.seed is None else parameters.seed
     digits = parameters.digit or [-1]
     indices = range(parameters.first, parameters.first + parameters.n)
     samples = tuple(Sample(Point(seed, i, digits[i % len(digits)])) for i in indices)
@@ -92,11 +94,15 @@ def generate(parameters: Generate, model: Model, format_: Format[Drawn], max_ima
 
 
 def interpolate(
-    parameters: Interpolate, model: Model, format_: Format[Drawn], images: Sequence[Tensor], seed: int
+    parameters: Interpolate,
+    model: Model,
+    format_: Format[Drawn],
+    images: Sequence[Tensor],
+    new_seed: Callable[[], int],
 ) -> Draw:
     """The draw of the way between two ends, likewise. `images` are the uploads, [1, 28, 28] each."""
     check_digits(model, parameters.digit)
-    seeds = parameters.seed or [seed]
+    seeds = parameters.seed or [new_seed()]
     if images and not model.family.encodes:
         raise InvalidParameter(f"image: {model.name} has no encoder; GET /models says which do (`encodes`)")
     if images and (len(images) != 2 or len(parameters.seed) == 2):

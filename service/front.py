@@ -3,8 +3,8 @@
 The front listens, and hands every connection to the worker that has the fewest; it reads nothing of it, and never
 stands between a request and its answer. A worker is a process with an engine of its own: HTTP, the batch and the model
 on one event loop where the device is a CPU core, the model on a thread where it is a GPU. One worker on one GPU, one
-for each of eight, and one for each core of a CPU are the same picture. (Two threads of one process that both want a core
-collapse.)
+for each of eight, and one for each core of a CPU are the same picture. (Two threads of one process that
+want a core each collapse.)
 
 A worker that dies is started anew, and only its own callers notice. The front needs no torch: it is there at once, and
 small.

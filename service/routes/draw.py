@@ -51,7 +51,7 @@ async def generate(request: Request) -> Response:
         raise InvalidParameter("image: /generate takes none; /interpolate does")
     model = draws.choose(state.catalog, state.settings, parameters)
     format_ = images.choose(images.STILLS, parameters.format, request.headers.get("accept"))
-    draw = draws.generate(parameters, model, format_, state.settings.max_images, state.new_seed())
+    draw = draws.generate(parameters, model, format_, state.settings.max_images, state.new_seed)
     return await answer(request, draw, format_, fixed=None not in (parameters.model, parameters.seed))
 
 
@@ -64,7 +64,7 @@ async def interpolate(request: Request) -> Response:
     model = draws.choose(state.catalog, state.settings, parameters, uploads=bool(files))
     format_ = images.choose(images.FRAMES, parameters.format, request.headers.get("accept"))
     ends = await uploads.read(files, max_images=2, max_pixels=state.settings.max_pixels)
-    draw = draws.interpolate(parameters, model, format_, ends, state.new_seed())
+    draw = draws.interpolate(parameters, model, format_, ends, state.new_seed)
     return await answer(request, draw, format_, fixed=bool(parameters.model and parameters.seed) and draw.repeatable)
 
 
