@@ -89,10 +89,11 @@ def load(url: str, requests: Sequence[Callable[[], bytes]], seconds: float) -> l
     return uvloop.run(_run(url, requests, seconds))
 
 
-def get(path: str, query: str = "", method: str = "POST") -> bytes:
-    """The bytes of a request without a body."""
+def ask(path: str, query: str = "", body: str = "") -> bytes:
+    """The bytes of a POST, with a JSON body where there is one."""
     target = f"{path}?{query}" if query else path
-    return f"{method} {target} HTTP/1.1\r\nHost: drawbridge\r\nContent-Length: 0\r\n\r\n".encode()
+    kind = "Content-Type: application/json\r\n" if body else ""
+    return f"POST {target} HTTP/1.1\r\nHost: drawbridge\r\n{kind}Content-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
 def merged(found: Sequence[Measured]) -> Measured:

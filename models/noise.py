@@ -9,6 +9,7 @@ any batch, on any machine, and image i of a request can be drawn without images 
 """
 
 import math
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -47,11 +48,10 @@ def philox(counter: Words, key: Words) -> Words:
         even = _swapped((product >> 32) & _MASK) ^ odd ^ key
         odd = _swapped(product & _MASK)
         key = (key + weyl) & _MASK
-    words = (even[0], odd[0], even[1], odd[1])
-    return torch.stack(words) if isinstance(counter, Tensor) else np.stack(words)
+    return _stacked(even[0], odd[0], even[1], odd[1])
 
 
-def _like(words: Words, values: tuple[int, ...]) -> Words:
+def _like(words: Words, values: Sequence[int]) -> Words:
     return words.new_tensor(values) if isinstance(words, Tensor) else np.array(values, np.int64)
 
 
@@ -59,16 +59,24 @@ def _swapped(pair: Words) -> Words:
     return pair.flip(0) if isinstance(pair, Tensor) else pair[::-1]
 
 
+def _stacked(*parts: Words) -> Words:
+    return torch.stack(parts) if isinstance(parts[0], Tensor) else np.stack(parts)
+
+
 def bits(seed: Tensor, index: Tensor, step: Tensor, words: int) -> Tensor:
     """32 random bits as int64 [B, words] for seed, index, step [B] int64; `words` is rounded up to a multiple of 4."""
-    blocks = -(-words // 4)
-    rows = len(seed)
-    block = torch.arange(blocks, device=seed.device).expand(rows, blocks)
-    spread = [part[:, None].expand(rows, blocks) for part in (step & _MASK, index & _MASK, (index >> 32) & _MASK)]
-    counter = torch.stack((block, *spread))  # [4, B, blocks]
-    key = torch.stack((seed & _MASK, (seed >> 32) & _MASK))[:, :, None]
-    drawn = torch.from_numpy(philox(counter.numpy(), key.numpy())) if seed.is_cpu else philox(counter, key)
-    return drawn.permute(1, 2, 0).flatten(1)
+    if seed.is_cpu:
+        return torch.from_numpy(_bits(seed.numpy(), index.numpy(), step.numpy(), words))
+    return _bits(seed, index, step, words)
+
+
+def _bits(seed: Words, index: Words, step: Words, words: int) -> Words:
+    block = _like(seed, range(-(-words // 4)))
+    nil = block * 0
+    spread = [(part & _MASK)[:, None] + nil for part in (step, index, index >> 32)]
+    key = _stacked(seed & _MASK, (seed >> 32) & _MASK)[:, :, None]
+    drawn = philox(_stacked(block + spread[0] * 0, *spread), key)  # [4, B, blocks]
+    return drawn.swapaxes(0, 1).swapaxes(1, 2).reshape(len(seed), -1)
 
 
 def normal(seed: Tensor, index: Tensor, step: Tensor, shape: tuple[int, ...]) -> Tensor:

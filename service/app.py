@@ -32,6 +32,10 @@ log = logging.getLogger(__name__)
 
 ROUTES = (draw, encode, about)
 
+SEATS = {"cpu": 16, "cuda": 128}
+"""Rows of a step unless set otherwise. What more than 16 need falls out of a core's cache (`python -m benchmarks
+engine` shows it); a GPU's number is a guess that nobody has measured yet."""
+
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -46,9 +50,10 @@ def create_app(settings: Settings, served: Catalog | None = None, device: torch.
         if device.type == "cpu":
             torch.set_num_threads(settings.threads)
         models = catalog.load(settings.weights, device) if served is None else served
-        engine = start_engine(settings, models, device)
+        seats = settings.seats or SEATS[device.type]
+        engine = start_engine(models, device, seats, settings.queue_images)
         kernels = f"{torch.backends.cpu.get_cpu_capability()} threads {settings.threads}"
-        scope = f"{device.type} torch {torch.__version__} {kernels} seats {settings.seats}"
+        scope = f"{device.type} torch {torch.__version__} {kernels} seats {seats}"
         app.state.service = State(settings, models, engine, scope)
         driver: Driver = LoopDriver(engine) if device.type == "cpu" else ThreadDriver(engine)
         await driver.start()
@@ -83,9 +88,9 @@ def choose_device(name: str, worker: int = 0) -> torch.device:
     return torch.device("cuda", worker % torch.cuda.device_count())
 
 
-def start_engine(settings: Settings, models: Catalog, device: torch.device) -> Engine:
+def start_engine(models: Catalog, device: torch.device, seats: int, queue_images: int) -> Engine:
     """An engine with every model warm."""
-    runners = {name: Runner(model.family, device, settings.seats) for name, model in models.models.items()}
+    runners = {name: Runner(model.family, device, seats) for name, model in models.models.items()}
     for name, runner in list(runners.items()):
         before = time.perf_counter()
         try:
@@ -99,7 +104,7 @@ def start_engine(settings: Settings, models: Catalog, device: torch.device) -> E
         log.info("%s is warm after %.2f s; batches of %s", name, seconds, ", ".join(map(str, runner.sizes)))
     for name, why in models.broken.items():
         log.error("weights %s are not served: %s", name, why)
-    return Engine(runners, seats=settings.seats, queue_images=settings.queue_images, clock=time.perf_counter)
+    return Engine(runners, seats=seats, queue_images=queue_images, clock=time.perf_counter)
 
 
 async def docs() -> HTMLResponse:

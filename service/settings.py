@@ -26,7 +26,12 @@ class Settings(BaseSettings):
         None, ge=1, description="Processes that draw; else one for each GPU, or for each core of a CPU, at most 8."
     )
     threads: int = Field(1, ge=1, description="CPU threads of one device step.")
-    seats: int = Field(32, ge=1, le=4096, description="Rows that one device step takes at most; a power of two.")
+    seats: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="Rows that one device step takes at most, a power of two; else 16, on a GPU 128.",
+    )
     max_images: int = Field(1024, ge=1, description="Images that one request may ask for.")
     queue_images: int = Field(8192, ge=1, description="Images that may wait or be in drawing, in all workers together.")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="Bytes of a request's body.")
@@ -39,7 +44,7 @@ class Settings(BaseSettings):
 
     @field_validator("seats")
     @classmethod
-    def _power_of_two(cls, seats: int) -> int:
-        if seats & (seats - 1):
+    def _power_of_two(cls, seats: int | None) -> int | None:
+        if seats is not None and seats & (seats - 1):
             raise ValueError(f"{seats} is no power of two; {1 << seats.bit_length() - 1} is")
         return seats

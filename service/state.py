@@ -1,7 +1,6 @@
 """What the routes work with: made once an app, handed to them by it."""
 
 import asyncio
-import dataclasses
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
@@ -51,7 +50,7 @@ class State:
     def drawing(self, request: Request, connection: HTTPConnection, receive: Receive) -> "Drawing":
         """`request` at the engine, for the time that a caller waits for it; it belongs to the address he calls from."""
         owner = connection.client.host if connection.client else ""
-        return Drawing(self.engine, dataclasses.replace(request, owner=owner), receive)
+        return Drawing(self.engine, request, owner, receive)
 
 
 class Drawing:
@@ -60,8 +59,8 @@ class Drawing:
     Where the caller hangs up, or the block is left early, the rows leave before the next step.
     """
 
-    def __init__(self, engine: Engine, request: Request, receive: Receive) -> None:
-        self.engine, self.request, self.receive = engine, request, receive
+    def __init__(self, engine: Engine, request: Request, owner: str, receive: Receive) -> None:
+        self.engine, self.request, self.owner, self.receive = engine, request, owner, receive
         self.loop = asyncio.get_running_loop()
         self.listening: asyncio.Task[None] | None = None
         self.news: asyncio.Future[None] | None = None
@@ -70,7 +69,7 @@ class Drawing:
     async def __aenter__(self) -> Ticket:
         """Raises the Problem for which the engine refuses it."""
         try:
-            self.ticket = self.engine.submit(self.request, self._told)
+            self.ticket = self.engine.submit(self.request, self._told, self.owner)
         except (QueueFull, Hopeless, Stopping) as error:
             raise _problem(error) from None
         self.patience = self.loop.call_later(PATIENCE, self._listen)

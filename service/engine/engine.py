@@ -73,8 +73,8 @@ class Engine:
 
     # -- the callers' side ---------------------------------------------------------------------------------------------
 
-    def submit(self, request: Request, told: Callable[[], None] = lambda: None) -> Ticket:
-        """Accept `request`, whose ticket will end. Raises QueueFull, Hopeless or Stopping."""
+    def submit(self, request: Request, told: Callable[[], None] = lambda: None, owner: str = "") -> Ticket:
+        """Accept `request` of `owner`, whose ticket will end. Raises QueueFull, Hopeless or Stopping."""
         count = len(request.samples)
         links = count * request.links
         if request.timeout is not None:
@@ -91,7 +91,7 @@ class Engine:
             self.links += links
             self.ended["accepted"] += 1
         deadline = math.inf if request.timeout is None else self.clock() + request.timeout
-        ticket = Ticket(request, [None] * count, labels, count, links, told, deadline=deadline)
+        ticket = Ticket(request, owner, [None] * count, labels, count, links, told, deadline=deadline)
         self._post(ticket, leaving=False)
         return ticket
 
@@ -198,7 +198,7 @@ class Engine:
             self._end(ticket, "failed", EngineError(f"it cannot be planned: {error!r}"))
         else:
             request = ticket.request
-            self.scheduler.add(request.model, ticket, ticket.missing, request.priority, request.owner)
+            self.scheduler.add(request.model, ticket, ticket.missing, request.priority, ticket.owner)
             if request.timeout is not None:
                 heapq.heappush(self.deadlines, (ticket.deadline, next(self.numbers), ticket))
 

@@ -47,8 +47,6 @@ class Request:
     codes: bool = False
     """Whether the states where the chains start are all that is wanted."""
     priority: Priority = "interactive"
-    owner: str = ""
-    """Whose it is: owners share a model's seats."""
     timeout: float | None = None
     """Seconds after which nobody wants it any more."""
 
@@ -101,6 +99,8 @@ class Ticket:
     """An accepted request, which ends exactly once. `told` is called after a turn that drew some of it or ended it."""
 
     request: Request
+    owner: str
+    """Whose it is: owners share a model's seats."""
     images: list[NDArray[Any] | None]
     """One a sample, None until it is drawn."""
     labels: NDArray[np.int64]
