@@ -15,9 +15,9 @@ class Measured:
     """What came back."""
 
     seconds: float
-    """From the first request to the last answer."""
+    """For which answers were counted."""
     latencies: list[float] = field(default_factory=list)
-    """Seconds of each answer that came within the time."""
+    """Seconds that each of them took."""
     failed: int = 0
     """Answers that were not 200."""
 
@@ -30,8 +30,10 @@ class Measured:
 class _Client(asyncio.Protocol):
     """One connection: asks, waits for the answer, asks again."""
 
-    def __init__(self, request: Callable[[], bytes], found: Measured, done: asyncio.Event, until: float) -> None:
-        self.request, self.found, self.done, self.until = request, found, done, until
+    def __init__(
+        self, request: Callable[[], bytes], found: Measured, done: asyncio.Event, since: float, until: float
+    ) -> None:
+        self.request, self.found, self.done, self.since, self.until = request, found, done, since, until
         self.buffer = bytearray()
         self.missing = -1
 
@@ -55,7 +57,7 @@ class _Client(asyncio.Protocol):
             self.missing = -1
             if not self.ok:
                 self.found.failed += 1
-            elif now <= self.until:
+            elif self.since <= now <= self.until:
                 self.found.latencies.append(now - self.before)
             if now < self.until:
                 self._ask()
@@ -70,23 +72,24 @@ class _Client(asyncio.Protocol):
         self.transport.write(self.request())
 
 
-async def _run(url: str, requests: Sequence[Callable[[], bytes]], seconds: float) -> list[Measured]:
+async def _run(url: str, requests: Sequence[Callable[[], bytes]], seconds: float, warm: float) -> list[Measured]:
     at = urlsplit(url)
     loop = asyncio.get_running_loop()
-    until = time.perf_counter() + seconds
+    since = time.perf_counter() + warm
+    until = since + seconds
     found = [Measured(seconds) for _ in requests]
     done = [asyncio.Event() for _ in requests]
     for request, one, end in zip(requests, found, done, strict=True):
         await loop.create_connection(
-            lambda request=request, one=one, end=end: _Client(request, one, end, until), at.hostname, at.port
+            lambda request=request, one=one, end=end: _Client(request, one, end, since, until), at.hostname, at.port
         )
     await asyncio.gather(*(end.wait() for end in done))
     return found
 
 
-def load(url: str, requests: Sequence[Callable[[], bytes]], seconds: float) -> list[Measured]:
-    """Each of `requests` is a client that asks again as soon as it has its answer, for `seconds`; each one's answers."""
-    return uvloop.run(_run(url, requests, seconds))
+def load(url: str, requests: Sequence[Callable[[], bytes]], seconds: float, warm: float = 0.7) -> list[Measured]:
+    """What came to each of `requests`, a client that asks again once it is answered: in `seconds`, after `warm`."""
+    return uvloop.run(_run(url, requests, seconds, warm))
 
 
 def ask(path: str, query: str = "", body: str = "") -> bytes:

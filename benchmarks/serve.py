@@ -82,6 +82,7 @@ def _rows(model: str, seed: int, steps: int) -> bytes:
     return ask("/generate", body=json.dumps({"asked": [[model, str(seed), str(steps)]]}))
 
 
+BARE = Peer("bare", _query)
 PEERS = (
     Peer("naive", _query),
     Peer("mosec", _json("/inference"), ("-m", "benchmarks.peers.mosec", "--port", "{port}"), "mosec"),
@@ -148,12 +149,11 @@ def measure(url: str, asks: Asks, seconds: float) -> dict[str, float]:
         ("W2, 8", "ddpm", 20, 8),
         ("W2, 32", "ddpm", 20, 32),
     ):
-        run([(model, steps)] * clients, 0.5)
         answers = run([(model, steps)] * clients, seconds)
         found[name] = sum(map(len, answers)) / seconds
         if name == "W1, 1":
             found["p50"] = 1000 * statistics.median(answers[0])
-    mixed = run([("ddpm", 10)] * 16 + [("ddpm", 50)] * 16, 2 * seconds)
+    mixed = run([("ddpm", 10)] * 16 + [("ddpm", 50)] * 16, 3 * seconds)
     for name, part in (("W3, 10", mixed[:16]), ("W3, 50", mixed[16:])):
         latencies = [each for one in part for each in one]
         found[name] = 1000 * statistics.median(latencies) if latencies else float("nan")
@@ -169,11 +169,11 @@ workload.draw_all([(model, seed, steps) for seed in range(batch)])
 torch.set_num_threads(threads)
 print("ready", flush=True)
 sys.stdin.readline()
-end, count = time.perf_counter() + seconds, 0
-while time.perf_counter() < end:
+start, count = time.perf_counter(), 0
+while time.perf_counter() - start < seconds:
     workload.draw_all([(model, count + i, steps) for i in range(batch)])
     count += batch
-print(count / seconds)
+print(count / (time.perf_counter() - start))
 """
 
 
@@ -202,13 +202,12 @@ def _drawn(model: str, steps: int, batch: int, threads: int, count: int, seconds
 def bare(seconds: float) -> dict[str, dict[str, float]]:
     """What HTTP costs without a model: answers a second, and one client's median in milliseconds."""
     found: dict[str, dict[str, float]] = {}
-    peer = Peer("bare", _query)
-    with peer.serve() as url:
+    with BARE.serve() as url:
         for name, path in (("bare ASGI", "/generate"), ("FastAPI route", "/fastapi")):
             request = ask(path, "model=dcgan&seed=1&steps=1")
             found[name] = {}
             for clients in (1, 8, 64):
-                answers = merged(load(url, [lambda: request] * clients, seconds))
+                answers = merged(load(url, [lambda request=request: request] * clients, seconds))
                 found[name][f"W1, {clients}"] = answers.rate
                 if clients == 1:
                     found[name]["p50"] = 1000 * statistics.median(answers.latencies)

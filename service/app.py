@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -29,6 +30,8 @@ from service.settings import Settings
 from service.state import ClientGone, State
 
 log = logging.getLogger(__name__)
+
+VERSION = "0.1.0"
 
 ROUTES = (draw, encode, about)
 
@@ -53,7 +56,7 @@ def create_app(settings: Settings, served: Catalog | None = None, device: torch.
         seats = settings.seats or SEATS[device.type]
         engine = start_engine(models, device, seats, settings.queue_images)
         kernels = f"{torch.backends.cpu.get_cpu_capability()} threads {settings.threads}"
-        scope = f"{device.type} torch {torch.__version__} {kernels} seats {seats}"
+        scope = f"{VERSION} {device.type} torch {torch.__version__} numpy {np.__version__} {kernels} seats {seats}"
         app.state.service = State(settings, models, engine, scope)
         driver: Driver = LoopDriver(engine) if device.type == "cpu" else ThreadDriver(engine)
         await driver.start()
@@ -65,7 +68,7 @@ def create_app(settings: Settings, served: Catalog | None = None, device: torch.
     app = Application(
         settings.max_body_bytes,
         title="Drawbridge",
-        version="0.1.0",
+        version=VERSION,
         description=__doc__,
         lifespan=lifespan,
         docs_url=None,

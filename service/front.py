@@ -163,7 +163,8 @@ def serve(settings: Settings) -> int:
     try:
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
     except OSError as error:
-        log.error("cannot listen on %s port %d: %s", settings.host, settings.port, error.strerror)
+        why = os.strerror(error.errno) if error.errno else str(error)
+        log.error("cannot listen on %s port %d: %s", settings.host, settings.port, why)
         return 1
     listener.setblocking(False)
     front = Front(listener, count)

@@ -37,7 +37,7 @@ class Server:
 
 @contextmanager
 def serving(weights: Path, **settings: object) -> Iterator[Server]:
-    settings = {"weights": weights, "port": 0, "device": "cpu", "seats": 8} | settings
+    settings = {"weights": weights, "port": 0, "device": "cpu", "seats": 8, "workers": 1} | settings
     process = subprocess.Popen(
         [sys.executable, "-m", "service"], cwd=ROOT, env=environment(**settings), stderr=subprocess.PIPE, text=True
     )

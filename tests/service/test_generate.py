@@ -1,12 +1,15 @@
 """/generate: what comes back, how to get it again, in every format."""
 
+import asyncio
 import base64
 import io
+import json
 import zipfile
 
 import httpx
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from PIL import Image
 
 from models import families
@@ -195,3 +198,103 @@ async def test_samplers_steps_and_guidance_change_the_image(client: httpx.AsyncC
     answers = [await client.post("/generate", params={**base, **variant}) for variant in variants]
     assert all(answer.status_code == 200 for answer in answers)
     assert len({answer.content for answer in answers}) == len(variants)
+
+
+def opened(kind: str, content: bytes) -> tuple[list[np.ndarray], list[int]]:
+    """Images and labels of a package."""
+    if kind == "npz":
+        arrays = np.load(io.BytesIO(content))
+        return list(arrays["images"]), arrays["labels"].tolist()
+    if kind == "zip":
+        with zipfile.ZipFile(io.BytesIO(content)) as file:
+            assert file.testzip() is None
+            files = [(name, file.read(name)) for name in file.namelist()]
+        return [picture(data) for _, data in files], [int(name[6]) for name, _ in files]
+    items = (
+        json.loads(content)["images"] if kind == "json" else [data for name, data in events(content) if name == "image"]
+    )
+    return [picture(base64.b64decode(item["png"])) for item in items], [item["label"] for item in items]
+
+
+def picture(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        image.verify()
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image)
+
+
+def events(content: bytes) -> list[tuple[str, dict]]:
+    """Names and data of server-sent events."""
+    lines = [part.split("\n") for part in content.decode().split("\n\n")[:-1]]
+    return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in lines]
+
+
+@pytest.mark.parametrize("kind", ["zip", "npz", "json", "events"])
+async def test_many_images_stream_and_are_what_few_at_a_time_are(client: httpx.AsyncClient, kind: str) -> None:
+    query = {"model": "cgan", "digit": [3, 8], "seed": 6, "format": kind}
+    parts = 0
+    content = b""
+    async with client.stream("POST", "/generate", params={**query, "n": 40}) as answer:
+        assert answer.status_code == 200
+        assert "content-length" not in answer.headers
+        assert int(answer.headers["x-batch"]) == 8
+        async for part in answer.aiter_raw():
+            parts += 1
+            content += part
+    images, labels = opened(kind, content)
+    assert labels == [3, 8] * 20
+    assert parts > 1 or isinstance(client._transport, httpx.ASGITransport)
+    few, _ = opened(kind, (await client.post("/generate", params={**query, "n": 10, "first": 30})).content)
+    assert np.array_equal(images[30:], few)
+
+
+async def test_events_tell_what_comes_and_end(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/generate?model=gan&n=3&seed=2", headers={"Accept": "text/event-stream"})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    found = events(answer.content)
+    assert [name for name, _ in found] == ["start", "image", "image", "image", "end"]
+    assert found[0][1]["n"] == 3
+    assert found[0][1]["model"] == "gan"
+    assert [data["index"] for name, data in found if name == "image"] == [0, 1, 2]
+
+
+async def test_what_goes_wrong_before_the_first_image_of_a_stream_has_its_status(
+    client: httpx.AsyncClient, app: FastAPI
+) -> None:
+    assert "takes none" in problem(await client.post("/generate?model=gan&n=40&format=npz&guidance=2"), 422)
+    await client.post("/generate?model=ddpm&n=8&steps=20")  # so that it is known how long it takes
+    late = await client.post("/generate?model=ddpm&n=64&steps=1000&format=npz&timeout=0.001")
+    assert "this takes about" in problem(late, 504)
+    assert app.state.service.engine.outstanding == 0
+
+
+@pytest.mark.parametrize(("kind", "told"), [("events", True), ("npz", False)])
+async def test_a_stream_that_breaks_off_says_so_in_events_and_stays_unfinished_else(
+    app: FastAPI, kind: str, told: bool
+) -> None:
+    sent: list[dict] = []
+    engine = app.state.service.engine
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+        if len(sent) == 3:  # the head, the beginning and the first images are out
+            engine.recover(RuntimeError("a bug"))
+
+    async def receive() -> dict:
+        await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    scope = {
+        "type": "http", "http_version": "1.1", "method": "POST", "scheme": "http", "path": "/generate",
+        "raw_path": b"/generate", "query_string": f"model=gan&n=64&format={kind}".encode(), "root_path": "",
+        "headers": [], "client": ("127.0.0.1", 1), "server": ("drawbridge", 80), "state": {},
+    }  # fmt: skip
+    await app(scope, receive, send)
+    assert sent[0]["status"] == 200
+    finished = [message for message in sent[1:] if not message.get("more_body")]
+    assert bool(finished) is told
+    if told:
+        name, data = events(finished[0]["body"])[-1]
+        assert name == "error"
+        assert "broke and was started anew" in data["detail"]
+    assert engine.outstanding == 0

@@ -1,14 +1,18 @@
 """The engine: company changes nothing, every accepted request ends, nothing waits longer than it must."""
 
+import asyncio
 import dataclasses
 import threading
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
+from models.base import Rows
 from service.engine.drivers import LoopDriver, ThreadDriver
 from service.engine.engine import Engine
 from service.engine.request import EngineError, Hopeless, Late, Point, QueueFull, Request, Sample, Stopping, Ticket
@@ -166,6 +170,79 @@ def test_who_is_late_leaves_at_the_next_step_and_frees_his_seats(engine: Engine)
     assert np.array_equal(images(neighbour), images(again))
 
 
+def test_a_batch_that_finds_no_memory_is_halved_until_it_fits_and_stays_so(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = engine.submit(ask(SEATS, seed=4))
+    finish(engine)
+    runner, sizes = engine.runners["walk"], []
+    step = runner.family.step
+
+    def greedy(rows: Rows) -> Tensor:
+        sizes.append(len(rows.state))
+        if len(rows.state) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return step(rows)
+
+    monkeypatch.setattr(runner.family, "step", greedy)
+    tickets = [engine.submit(ask(SEATS, seed=seed)) for seed in (4, 5)]
+    finish(engine)
+    assert np.array_equal(images(tickets[0]), images(alone))
+    assert len(images(tickets[1])) == SEATS
+    assert [size for size in sizes if size > 2] == [8, 4]  # once each; from then on it is known
+    assert runner.most == 2
+
+
+def test_one_row_that_finds_no_memory_fails_by_itself(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Rows) -> Tensor:
+        raise torch.OutOfMemoryError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.runners["walk"].family, "step", full)
+        ticket = engine.submit(ask(2))
+        finish(engine)
+    with pytest.raises(EngineError, match="no memory for 1 rows"):
+        ticket.result()
+    again = engine.submit(ask(2))
+    finish(engine)
+    assert len(images(again)) == 2
+
+
+@pytest.mark.parametrize("kind", [LoopDriver, ThreadDriver])
+async def test_a_turn_that_breaks_ends_everybody_and_the_next_is_as_if_nothing_had_been(
+    make_engine: Callable[..., Engine], kind: type[LoopDriver | ThreadDriver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine()
+    driver = kind(engine)
+
+    def broken() -> None:
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.scheduler, "pick", broken)
+        tickets = [engine.submit(ask(3, seed=i)) for i in range(3)]
+        await driver.start()
+        await until(lambda: all(ticket.ended for ticket in tickets))
+    for ticket in tickets:
+        with pytest.raises(EngineError, match="broke and was started anew"):
+            ticket.result()
+    after = engine.submit(ask(3))
+    await until(lambda: bool(after.ended))
+    assert len(images(after)) == 3
+    await driver.stop(grace=1)
+    assert engine.outstanding == engine.links == 0
+    assert engine.ended == {"accepted": 4, "failed": 3, "delivered": 1}
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Let the loop run until it is."""
+    for _ in range(1000):
+        if true():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came to be")
+
+
 def test_one_model_does_not_starve_the_other(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine("a", "b")
     engine.submit(ask(900, model="a", steps=100))
@@ -202,8 +279,6 @@ def test_what_is_abandoned_ends_too(engine: Engine) -> None:
 async def test_a_driver_draws_what_many_threads_ask_and_ends_what_it_cannot(
     make_engine: Callable[..., Engine], kind: type[LoopDriver | ThreadDriver]
 ) -> None:
-    import asyncio
-
     engine = make_engine()
     driver = kind(engine)
     await driver.start()
@@ -220,8 +295,7 @@ async def test_a_driver_draws_what_many_threads_ask_and_ends_what_it_cannot(
         await asyncio.to_thread(lambda: [thread.join() for thread in threads])
     else:
         ask_often()
-    while not all(ticket.ended for ticket in tickets):
-        await asyncio.sleep(0.01)
+    await until(lambda: all(ticket.ended for ticket in tickets))
     assert all(len(images(ticket)) == 1 for ticket in tickets)
     await asyncio.sleep(0.01)
     assert len(told) == len(tickets)  # each in one turn: all of them on the loop's thread

@@ -1,0 +1,131 @@
+"""Where the time of a request goes, and what a row costs in batches of any size.
+
+    python -m benchmarks engine
+
+One process and one thread. Each part is measured by itself, so that the parts do not quite sum to what a caller waits.
+"""
+
+import asyncio
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks import workload
+from benchmarks.load import ask, load, merged
+from benchmarks.serve import BARE
+from service.app import create_app
+from service.engine.engine import Engine
+from service.engine.request import Point, Request, Sample
+from service.engine.runner import Runner
+from service.images import png
+from service.settings import Settings
+
+MODELS = {"dcgan": 1, "ddpm": 20}
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+REPEATS = 40
+
+
+def median(call: Callable[[], object], repeats: int = REPEATS) -> float:
+    """Microseconds of a call."""
+    call()
+    times = []
+    for _ in range(repeats):
+        before = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - before)
+    return 1e6 * statistics.median(times)
+
+
+def request(model: str, count: int) -> Request:
+    """`count` images."""
+    family = workload.model(model)
+    sampler = family.samplers[0] if family.samplers else None
+    return Request(model, tuple(Sample(Point(seed, 0)) for seed in range(count)), MODELS[model], sampler)
+
+
+def device(model: str, size: int) -> float:
+    """Microseconds of one step of `size` rows, of the first one for a chain."""
+    runner = Runner(workload.model(model), torch.device("cpu"), 64)
+    return median(lambda: runner.advance(runner.rows(request(model, size))))
+
+
+def queue(model: str) -> float:
+    """Microseconds of a request's way through the engine, without its steps on the device."""
+    runner = Runner(workload.model(model), torch.device("cpu"), 16)
+    image = runner.advance(runner.rows(request("dcgan", 1)))[0] if model == "dcgan" else torch.zeros(28, 28).numpy()
+    engine = Engine({model: runner}, seats=16, queue_images=1000, clock=time.perf_counter)
+    runner.advance = lambda rows: [image for _ in rows]  # type: ignore[method-assign]
+
+    def once() -> None:
+        for seed in range(16):
+            engine.submit(Request(model, (Sample(Point(seed, 0)),), 1))
+        while engine.turn():
+            pass
+
+    return median(once) / 16
+
+
+async def answered(model: str) -> float:
+    """Microseconds of a request to the application, called without a socket."""
+    app = create_app(Settings(device="cpu"))
+    async with app.router.lifespan_context(app):
+
+        async def receive() -> dict[str, Any]:
+            await asyncio.sleep(60)
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            del message
+
+        times = []
+        for seed in range(REPEATS):
+            extra = f"&steps={MODELS[model]}&guidance=1" if MODELS[model] > 1 else ""
+            scope = {
+                "type": "http",
+                "method": "POST",
+                "path": "/generate",
+                "query_string": f"model={model}&seed={seed}{extra}".encode(),
+                "headers": [(b"host", b"drawbridge")],
+                "client": ("127.0.0.1", 1),
+            }
+            before = time.perf_counter()
+            await app(scope, receive, send)
+            times.append(time.perf_counter() - before)
+        return 1e6 * statistics.median(times)
+
+
+def main() -> None:
+    """Print the tables."""
+    torch.set_num_threads(1)
+    print("microseconds a row, by rows in a step")
+    print(f"{'':8}" + "".join(f"{size:>8}" for size in SIZES))
+    for model in MODELS:
+        print(f"{model:8}" + "".join(f"{device(model, size) / size:8.0f}" for size in SIZES))
+    with BARE.serve() as url:
+        content = ask("/generate", "model=dcgan&seed=1")
+        http = 1e6 * statistics.median(merged(load(url, [lambda: content], 2.0)).latencies)
+    image = Runner(workload.model("dcgan"), torch.device("cpu"), 1).advance(
+        Runner(workload.model("dcgan"), torch.device("cpu"), 1).rows(request("dcgan", 1))
+    )[0]
+    assert image is not None
+    encode = median(lambda: png(image), 1000)
+    print("\nmicroseconds of one request alone")
+    print(f"{'':8}{'HTTP':>10}{'service':>10}{'of it: device':>15}{'queue':>8}{'encode':>8}{'the rest':>10}")
+    for model, steps in MODELS.items():
+        runner = Runner(workload.model(model), torch.device("cpu"), 1)
+
+        def chain(runner: Runner = runner, model: str = model, steps: int = steps) -> None:
+            rows = runner.rows(request(model, 1))
+            for _ in range(steps):
+                runner.advance(rows)
+
+        whole, drawing, waiting = asyncio.run(answered(model)), median(chain), queue(model)
+        rest = whole - drawing - waiting - encode
+        print(f"{model:8}{http:10.0f}{whole:10.0f}{drawing:15.0f}{waiting:8.0f}{encode:8.0f}{rest:10.0f}")
+
+
+if __name__ == "__main__":
+    main()
