@@ -1,6 +1,6 @@
 """When is it worth while to encode images off the event loop?
 
-    python -m benchmarks.encoding
+    python -m benchmarks encoding
 
 Encoding n images on the loop holds everyone up for as long as it takes; a thread holds nobody up, and costs a hop.
 """
@@ -40,7 +40,7 @@ def strokes(n: int) -> Drawn:
 
 
 async def measure() -> None:
-    """Print the table."""
+    """Print a line for each format and number of images."""
 
     async def nothing() -> None:
         await asyncio.to_thread(int)
@@ -65,5 +65,10 @@ async def measure() -> None:
             print(f"{format_.name:>8}{count:8}{here:14.3f}{there:14.3f}{here / count:10.4f}")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print the table."""
     asyncio.run(measure())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """Where a training step of the diffusion model's U-Net goes, and how near it is to what the machine can do.
 
-    python -m benchmarks.training_step
+    python -m benchmarks training_step
 
 Everything on one thread, as training runs it beside other work; a GEMM and the net's own 3x3 convolutions in the same
 run are what the step is held against. A multiply and an add are two operations.

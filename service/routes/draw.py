@@ -22,7 +22,7 @@ router = APIRouter()
 
 INLINE = 16
 """Images that are encoded on the event loop: that holds it up for less than a millisecond in every format, of which a
-thread would save nothing to a lone caller and cost him its hop (`python -m benchmarks.encoding`)."""
+thread would save nothing to a lone caller and cost him its hop (`python -m benchmarks encoding`)."""
 
 FOREVER = "public, max-age=31536000, immutable"
 

@@ -1,0 +1,126 @@
+"""Bulk work: how fast it is, how much memory it takes, and what it does to a single request beside it.
+
+    python -m benchmarks bulk [--repeats 5]
+
+- One request for 1,000 images of `dcgan`, streamed as zip and as npz, beside a process of one thread that draws and
+  packs as many without a server. One worker, so that there is one of either.
+- A request for one image of `dcgan` at a time, while 8 callers ask for 16 images each of `ddpm` as `bulk`: its latency
+  in steps of that batch.
+"""
+
+import argparse
+import asyncio
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+
+from benchmarks.load import ask, load
+from benchmarks.server import ROOT, serving
+
+COUNT = 1000
+OFFLINE = """
+import sys, time
+import numpy as np
+import torch
+from benchmarks import workload
+from models.base import draw
+from models.pixels import to_uint8
+from service.images import _PACKED, Drawn
+count, kind = int(sys.argv[1]), sys.argv[2]
+pack = next(format_.encode for format_ in _PACKED if format_.name == kind)
+family = workload.model("dcgan")
+for _ in range(3):
+    before = time.perf_counter()
+    parts = []
+    with torch.inference_mode():
+        for first in range(0, count, 16):
+            index = torch.arange(first, min(first + 16, count))
+            x = draw(family, torch.zeros_like(index), index, torch.zeros(len(index), 0), steps=1)
+            parts.append(to_uint8(x)[:, 0].numpy())
+    pack(Drawn(np.concatenate(parts), np.full(count, -1), {}))
+    seconds = time.perf_counter() - before
+print(count / seconds)
+"""
+
+
+def offline(kind: str) -> float:
+    """Images a second without a server, once warm."""
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE, str(COUNT), kind], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return float(done.stdout)
+
+
+def streamed(url: str, kind: str) -> float:
+    """Images a second of one request."""
+    before = time.perf_counter()
+    with httpx.stream("POST", f"{url}/generate?model=dcgan&n={COUNT}&seed=0&format={kind}", timeout=60) as answer:
+        answer.raise_for_status()
+        for _ in answer.iter_raw():
+            pass
+    return COUNT / (time.perf_counter() - before)
+
+
+def peak() -> int:
+    """Megabytes that the one worker has had at most."""
+    found = subprocess.run(["pgrep", "-f", "service.worker"], capture_output=True, text=True, check=True).stdout.split()
+    lines = Path(f"/proc/{found[-1]}/status").read_text().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
+
+
+async def saturate(url: str, end: asyncio.Event) -> None:
+    """Ask for bulk work until it is the end."""
+    async with httpx.AsyncClient(base_url=url, timeout=120) as client:
+
+        async def caller() -> None:
+            while not end.is_set():
+                await client.post("/generate?model=ddpm&digit=3&n=16&priority=bulk&guidance=1&format=npz")
+
+        await asyncio.gather(*(caller() for _ in range(8)))
+
+
+async def beside(url: str, seconds: float) -> list[float]:
+    """Milliseconds of single requests beside bulk work, sorted."""
+    end = asyncio.Event()
+    bulk = asyncio.create_task(saturate(url, end))
+    await asyncio.sleep(2)
+    requests = [lambda: ask("/generate", "model=dcgan&seed=1")]
+    (found,) = await asyncio.to_thread(load, url, requests, seconds)
+    end.set()
+    await bulk
+    return sorted(1000 * each for each in found.latencies)
+
+
+def step(url: str) -> float:
+    """Milliseconds of a step of 16 rows, by requests that ride alone."""
+    requests = [lambda: ask("/generate", "model=ddpm&n=16&guidance=1&steps=40")]
+    return 1000 * statistics.median(load(url, requests, 4.0)[0].latencies) / 40
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks bulk", description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    with serving(device="cpu", workers=1) as url:
+        print(f"{COUNT} images of dcgan in one request, images/s, medians of {args.repeats}")
+        print(f"{'':6}{'streamed':>10}{'offline':>10}{'ratio':>8}{'worker, MB':>12}")
+        streamed(url, "npz")
+        for kind in ("zip", "npz"):
+            pairs = [(streamed(url, kind), offline(kind)) for _ in range(args.repeats)]
+            ours, others = (statistics.median(column) for column in zip(*pairs, strict=True))
+            ratio = statistics.median(a / b for a, b in pairs)
+            print(f"{kind:6}{ours:10.0f}{others:10.0f}{ratio:8.2f}{peak():12d}")
+        found, one = asyncio.run(beside(url, 10.0)), step(url)
+    print(f"\none image of dcgan at a time beside bulk ddpm, a step of which takes {one:.1f} ms; {len(found)} requests")
+    for name, share in (("p50", 0.5), ("p99", 0.99)):
+        latency = found[int(share * (len(found) - 1))]
+        print(f"{name}: {latency:.1f} ms, {latency / one:.2f} steps")
+
+
+if __name__ == "__main__":
+    main()
