@@ -22,7 +22,7 @@ from models.nets import Discriminator
 class WGANGPConfig(GeneratorConfig):
     critic_width: int = field(default=32, metadata={"help": "channels of C at 14x14, twice at each half"})
     penalty: float = field(default=10.0, metadata={"help": "lambda, the weight of the gradient penalty"})
-    penalty_share: float = field(default=0.5, metadata={"help": "part of each batch that the penalty is taken on"})
+    penalty_share: float = field(default=0.25, metadata={"help": "part of each batch that the penalty is taken on"})
     critic_steps: int = field(default=5, metadata={"help": "C's moves before each of G's"})
 
 
@@ -36,7 +36,7 @@ class WGANGP(ConvolutionalGAN):
         paper="Gulrajani et al., Improved Training of Wasserstein GANs, arXiv 1704.00028; "
         "Arjovsky et al., Wasserstein GAN, arXiv 1701.07875",
     )
-    recipe = Recipe(epochs=20, batch=16, lr=1e-3, betas=(0.0, 0.9), ema=50_000, cosine=True)
+    recipe = Recipe(epochs=50, batch=64, lr=1e-3, betas=(0.0, 0.9), ema=50_000, cosine=True)
     players = ("critic", "generator")
     opponents = ("critic",)
     compiles = False
