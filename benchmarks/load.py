@@ -9,6 +9,9 @@ from urllib.parse import urlsplit
 
 import uvloop
 
+PATIENCE = 4.0
+"""Seconds that what is under way at the end may still take, before it is given up."""
+
 
 @dataclass
 class Measured:
@@ -79,11 +82,18 @@ async def _run(url: str, requests: Sequence[Callable[[], bytes]], seconds: float
     until = since + seconds
     found = [Measured(seconds) for _ in requests]
     done = [asyncio.Event() for _ in requests]
+    open_: list[asyncio.BaseTransport] = []
     for request, one, end in zip(requests, found, done, strict=True):
-        await loop.create_connection(
+        transport, _ = await loop.create_connection(
             lambda request=request, one=one, end=end: _Client(request, one, end, since, until), at.hostname, at.port
         )
-    await asyncio.gather(*(end.wait() for end in done))
+        open_.append(transport)
+    try:
+        async with asyncio.timeout(warm + seconds + PATIENCE):
+            await asyncio.gather(*(end.wait() for end in done))
+    except TimeoutError:
+        for transport in open_:
+            transport.close()
     return found
 
 

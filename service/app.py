@@ -170,19 +170,19 @@ class Application(FastAPI):
             await super().__call__(scope, receive, send)
             return
         scope["app"] = self
-        receive = limited(receive, self.max_body)
+        request = Request(scope, limited(receive, self.max_body), send)
         endpoint = self.direct.get((scope["method"], scope["path"]))
-        request = Request(scope, receive, send)
         try:
             check_length(request, self.max_body)
-            if endpoint is None:
-                await super().__call__(scope, receive, send)
-                return
-            response = await endpoint(request)
-            await response(scope, receive, send)
+            if endpoint is not None:
+                response = await endpoint(request)
+                await response(scope, request.receive, send)
         except Exception as error:
             response = await on_error(request, error)
-            await response(scope, receive, send)
+            await response(scope, request.receive, send)
+        else:
+            if endpoint is None:  # FastAPI answers its own errors
+                await super().__call__(scope, request.receive, send)
 
 
 def check_length(request: Request, limit: int) -> None:

@@ -48,12 +48,20 @@ class Worker:
             start_new_session=True,  # a terminal's Ctrl-C is for the front alone, which tells them
         )
         theirs.close()
+        self.control.setblocking(False)
 
     def fileno(self) -> int:
         return self.control.fileno()
 
+    def hear(self) -> bytes:
+        """What it says; nothing where it is dead."""
+        try:
+            return self.control.recv(4096)
+        except ConnectionError:
+            return b""
+
     def hand(self, connection: socket.socket) -> bool:
-        """Give it `connection`; False where it is no longer there."""
+        """Give it `connection`; False where it is no longer there, or so busy that it has hundreds to take."""
         try:
             socket.send_fds(self.control, [HANDED], [connection.fileno()])
         except OSError:
@@ -117,7 +125,7 @@ class Front:
 
     def _hear(self, worker: Worker) -> bool:
         """What a worker has to say, or that it is dead; False where that is the end of everything."""
-        said = worker.control.recv(4096)
+        said = worker.hear()
         worker.open -= said.count(CLOSED)
         worker.ready = worker.ready or READY in said
         alive = bool(said) or self._bury(worker)

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
-MODEL = {"1.0": {"defaultVersion": True, "minWorkers": 2, "maxWorkers": 2, "batchSize": 32, "maxBatchDelay": 2}}
+MODEL = {
+    "1.0": {
+        "defaultVersion": True,
+        "marName": "draw.mar",
+        "minWorkers": 2,
+        "maxWorkers": 2,
+        "batchSize": 32,
+        "maxBatchDelay": 2,
+    }
+}
 
 
 class Draw:
@@ -41,9 +50,17 @@ def main() -> None:
             f"{name}_address=http://127.0.0.1:{port + i}"
             for i, name in enumerate(("inference", "management", "metrics"))
         ]
-        lines = [*addresses, "disable_token_auth=true", "load_models=draw.mar", f"models={json.dumps({'draw': MODEL})}"]
+        lines = [*addresses, "load_models=draw.mar", f"models={json.dumps({'draw': MODEL})}"]
         (Path(folder) / "config").write_text("\n".join(lines))
-        start = [binaries / "torchserve", "--start", "--foreground", "--model-store", folder, "--ncs"]
+        start = [
+            binaries / "torchserve",
+            "--start",
+            "--foreground",
+            "--disable-token-auth",
+            "--model-store",
+            folder,
+            "--ncs",
+        ]
         environment = os.environ | {
             "PATH": f"{binaries}:{os.environ['PATH']}",
             "LOG_LOCATION": folder,
