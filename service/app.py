@@ -86,6 +86,8 @@ def create_app(settings: Settings, served: Catalog | None = None, device: torch.
 
 def choose_device(name: str, worker: int = 0) -> torch.device:
     """The device of a worker, by its number: a GPU where there is one and `name` is not `cpu`."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("DRAWBRIDGE_DEVICE is cuda, and torch sees no GPU; set it to cpu or auto")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", worker % torch.cuda.device_count())

@@ -10,7 +10,6 @@ A worker that dies is started anew, and only its own callers notice. The front n
 small.
 """
 
-import contextlib
 import logging
 import os
 import selectors
@@ -115,9 +114,15 @@ class Front:
 
     def _accept(self) -> None:
         """Hand out every connection that waits."""
-        with contextlib.suppress(BlockingIOError):
-            while True:
+        while self.listening:
+            try:
                 connection, _ = self.listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:  # it went away in the meantime, or there are too many
+                log.warning("a connection could not be accepted: %s", error)
+                return
+            else:
                 with connection:
                     for worker in sorted((one for one in self.workers if one.ready), key=lambda one: one.open):
                         if worker.hand(connection):

@@ -43,8 +43,7 @@ class State:
         """The ticket of `request`, drawn. Raises the Problem that it ended with, or ClientGone."""
         drawing = self.drawing(request, connection, receive)
         async with drawing as ticket:
-            while not ticket.ended:
-                await drawing.more()
+            await drawing.all()
         return ticket
 
     def drawing(self, request: Request, connection: HTTPConnection, receive: Receive) -> "Drawing":
@@ -82,11 +81,20 @@ class Drawing:
         if not self.ticket.ended:
             self.engine.cancel(self.ticket)
 
+    async def all(self) -> None:
+        """Wait until it has ended. Raises the Problem that it ended with, or ClientGone."""
+        while not self.ticket.ended:
+            await self.more()
+        self._check()
+
     async def more(self) -> None:
         """Wait until more of it is drawn. Raises the Problem that it ended with, or ClientGone."""
-        if not self.ticket.ended:
+        if not (self.gone or self.ticket.ended):
             self.news = self.loop.create_future()
             await self.news
+        self._check()
+
+    def _check(self) -> None:
         if self.gone:
             raise ClientGone
         if self.ticket.error is not None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import sys
+from collections.abc import Iterator
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -34,17 +35,24 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets=[])
 
     def _take(self) -> None:
-        """Serve the connection that has come; without a front, there is nothing more to serve."""
-        message, descriptors, _, _ = socket.recv_fds(self.control, 1, 1)
-        if not message:
-            self.loop.remove_reader(self.control)
-            self.should_exit = True
-        for descriptor in descriptors:
+        """Serve the connections that have come."""
+        for descriptor in self._handed():
             connection = socket.socket(fileno=descriptor)
             connection.setblocking(False)
             task = self.loop.create_task(self.loop.connect_accepted_socket(self._protocol, connection))
             self.taking.add(task)
             task.add_done_callback(self.taking.discard)
+
+    def _handed(self) -> Iterator[int]:
+        """The descriptors that wait; without a front, there is nothing more to serve."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                message, descriptors, _, _ = socket.recv_fds(self.control, 1, 1)
+                if not message:
+                    self.loop.remove_reader(self.control)
+                    self.should_exit = True
+                    return
+                yield from descriptors
 
     def _protocol(self) -> "Connection":
         return Connection(self.config, self.server_state, self.lifespan.state, self.control)
@@ -68,11 +76,14 @@ class Connection(HttpToolsProtocol):
 def main(control: int, number: int, count: int) -> None:
     """Serve what comes from the descriptor `control`, as worker `number` of `count`, until a signal."""
     settings = Settings()
-    settings = settings.model_copy(update={"queue_images": -(-settings.queue_images // count)})
+    settings = settings.model_copy(
+        update={"queue_images": max(settings.max_images, -(-settings.queue_images // count))}
+    )
     log.configure(settings)
     config = uvicorn.Config(
         create_app(settings, device=choose_device(settings.device, number)),
         log_config=None,
+        ws="none",
         log_level=settings.log_level,
         access_log=settings.log_level == "debug",
         timeout_graceful_shutdown=int(settings.drain_seconds) + 1,

@@ -204,13 +204,14 @@ class Engine:
 
     def _end(self, ticket: Ticket, how: str, error: EngineError | None = None) -> None:
         """The one place where an accepted request ends."""
-        del self.rows[ticket]
         self.scheduler.remove(ticket)
+        del self.rows[ticket]
         with self.lock:
             self.outstanding -= len(ticket.request.samples)
             self.links -= ticket.links
             self.ended[how] += 1
-        ticket.ended, ticket.error = how, error
+        ticket.error = error  # first: a caller on another thread reads it once the ticket has ended
+        ticket.ended = how
         self.news[ticket] = None
 
     def _end_all(self, how: str, error: EngineError) -> None:

@@ -152,12 +152,13 @@ class Runner:
         between = [(row.sample.end, row.plan[0]) for row in rows if row.sample.end is not None]
         ends = iter(self._points(between))
         for row, (state, label) in zip(rows, starts, strict=True):
-            row.at = state, label
+            at = state, label
             if row.sample.end is not None:
                 path = slerp if row.sample.spherical and 0 < row.sample.weight < 1 else torch.lerp
                 weight = torch.tensor(row.sample.weight, device=self.device)
                 last_state, last_label = next(ends)
-                row.at = path(state, last_state, weight), torch.lerp(label, last_label, weight)
+                at = path(state, last_state, weight), torch.lerp(label, last_label, weight)
+            row.at = at
 
     def _points(self, points: list[tuple[Point, Tensor]]) -> list[tuple[Tensor, Tensor]]:
         """State and label of every point, each with the first line of its plan."""

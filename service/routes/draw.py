@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -87,8 +88,7 @@ async def answer(request: Request, draw: Draw, format_: Format[Drawn], *, fixed:
         packer = format_.pack(len(draw.request.samples), about)
         return Streamed(drawing, packer, media_type=format_.media_type, headers=headers)
     async with drawing as ticket:
-        while not ticket.ended:
-            await drawing.more()
+        await drawing.all()
     result = ticket.result()
     drawn = Drawn(result.images, result.labels, about)
     content = await encoded(lambda: format_.encode(drawn), len(result.images))
@@ -118,9 +118,13 @@ class Streamed(Response):
                 await _part(send, self.packer.begin())
                 sent = 0
                 while sent < len(ticket.images):
-                    parts = list(self._ready(ticket, sent))
+                    parts = list(islice(self._ready(ticket, sent), INLINE))
                     sent += len(parts)
-                    await (_part(send, b"".join(parts)) if parts else self.drawing.more())
+                    if not parts:
+                        await self.drawing.more()
+                        continue
+                    await _part(send, b"".join(parts))
+                    await asyncio.sleep(0)  # many may be ready, and others want the loop too
                 ending = self.packer.end()
             except ClientGone:
                 return
