@@ -29,9 +29,9 @@ import torch
 from benchmarks import workload
 from models.base import draw
 from models.pixels import to_uint8
-from service.images import _PACKED, Drawn
+from service.images import STILLS, Drawn
 count, kind = int(sys.argv[1]), sys.argv[2]
-pack = next(format_.encode for format_ in _PACKED if format_.name == kind)
+pack = next(format_.encode for format_ in STILLS if format_.name == kind)
 family = workload.model("dcgan")
 for _ in range(3):
     before = time.perf_counter()

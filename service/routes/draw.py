@@ -83,12 +83,11 @@ async def answer(request: Request, draw: Draw, format_: Format[Drawn], *, fixed:
         headers["Cache-Control"] = "no-store"
     repeat = {"seed": draw.seed, "url": draw.location} if draw.repeatable else {}
     about = {"model": draw.model.name, **repeat}
-    drawing = state.drawing(draw.request, request, request.receive)
     if format_.pack is not None and (len(draw.request.samples) > INLINE or format_ is images.EVENTS):
+        drawing = state.drawing(draw.request, request, request.receive)
         packer = format_.pack(len(draw.request.samples), about)
         return Streamed(drawing, packer, media_type=format_.media_type, headers=headers)
-    async with drawing as ticket:
-        await drawing.all()
+    ticket = await state.draw(draw.request, request, request.receive)
     result = ticket.result()
     drawn = Drawn(result.images, result.labels, about)
     content = await encoded(lambda: format_.encode(drawn), len(result.images))
