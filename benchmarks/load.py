@@ -22,7 +22,7 @@ class Measured:
     latencies: list[float] = field(default_factory=list)
     """Seconds that each of them took."""
     failed: int = 0
-    """Answers that were not 200."""
+    """Answers that were not 200, and connections that the server dropped."""
 
     @property
     def rate(self) -> float:
@@ -39,6 +39,7 @@ class _Client(asyncio.Protocol):
         self.request, self.found, self.done, self.since, self.until = request, found, done, since, until
         self.buffer = bytearray()
         self.missing = -1
+        self.over = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -65,10 +66,17 @@ class _Client(asyncio.Protocol):
             if now < self.until:
                 self._ask()
             else:
-                self.transport.close()
+                self.end()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if not self.over:
+            self.found.failed += 1
         self.done.set()
+
+    def end(self) -> None:
+        """Hang up."""
+        self.over = True
+        self.transport.close()
 
     def _ask(self) -> None:
         self.before = time.perf_counter()
@@ -82,18 +90,18 @@ async def _run(url: str, requests: Sequence[Callable[[], bytes]], seconds: float
     until = since + seconds
     found = [Measured(seconds) for _ in requests]
     done = [asyncio.Event() for _ in requests]
-    open_: list[asyncio.BaseTransport] = []
+    clients: list[_Client] = []
     for request, one, end in zip(requests, found, done, strict=True):
-        transport, _ = await loop.create_connection(
+        _, client = await loop.create_connection(
             lambda request=request, one=one, end=end: _Client(request, one, end, since, until), at.hostname, at.port
         )
-        open_.append(transport)
+        clients.append(client)
     try:
         async with asyncio.timeout(warm + seconds + PATIENCE):
             await asyncio.gather(*(end.wait() for end in done))
     except TimeoutError:
-        for transport in open_:
-            transport.close()
+        for client in clients:
+            client.end()
     return found
 
 

@@ -42,14 +42,14 @@ engine` shows it); a GPU's number is a guess that nobody has measured yet."""
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(settings: Settings, served: Catalog | None = None, device: torch.device | None = None) -> FastAPI:
+def create_app(settings: Settings, served: Catalog | None = None, device: torch.device | None = None) -> "Application":
     """The service on `settings`; its models are those of `settings.weights` unless `served` is given, and likewise
     `device`.
     """
     device = device or choose_device(settings.device)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: Application) -> AsyncIterator[None]:
         if device.type == "cpu":
             torch.set_num_threads(settings.threads)
         models = catalog.load(settings.weights, device) if served is None else served
@@ -58,15 +58,16 @@ def create_app(settings: Settings, served: Catalog | None = None, device: torch.
         kernels = f"{torch.backends.cpu.get_cpu_capability()} threads {settings.threads}"
         scope = f"{VERSION} {device.type} torch {torch.__version__} numpy {np.__version__} {kernels} seats {seats}"
         app.state.service = State(settings, models, engine, scope)
-        driver: Driver = LoopDriver(engine) if device.type == "cpu" else ThreadDriver(engine)
+        driver = LoopDriver(engine) if device.type == "cpu" else ThreadDriver(engine)
         await driver.start()
+        app.state.driver = driver
         gc.collect()
         gc.freeze()  # what is here stays, and need not be looked through again and again
         yield
-        await driver.stop(settings.drain_seconds)
+        await app.drain()
 
     app = Application(
-        settings.max_body_bytes,
+        settings,
         title="Drawbridge",
         version=VERSION,
         description=__doc__,
@@ -154,18 +155,23 @@ class Application(FastAPI):
     """FastAPI, but for the routes that draw: these are called straight from here.
 
     They read their parameters themselves, and what FastAPI does on the way costs several times what they do. It
-    documents them, and answers whatever fits none. No body is longer than `max_body` bytes, whoever answers.
+    documents them, and answers whatever fits none. No body is longer than the settings say, whoever answers.
     """
 
-    def __init__(self, max_body: int, **options: Any) -> None:
+    def __init__(self, settings: Settings, **options: Any) -> None:
         super().__init__(**options)
-        self.max_body = max_body
+        self.max_body, self.grace = settings.max_body_bytes, settings.drain_seconds
         self.direct: dict[tuple[str, str], Endpoint] = {
             (method, route.path): route.endpoint
             for route in (*draw.router.routes, *encode.router.routes)
             if isinstance(route, APIRoute)
             for method in route.methods or ()
         }
+
+    async def drain(self) -> None:
+        """Refuse draws from now on, and end those that are under way: with what is drawn, or why it is not."""
+        driver: Driver = self.state.driver
+        await driver.stop(self.grace)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

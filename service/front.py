@@ -6,8 +6,8 @@ on one event loop where the device is a CPU core, the model on a thread where it
 for each of eight, and one for each core of a CPU are the same picture. (Two threads of one process that
 want a core each collapse.)
 
-A worker that dies is started anew, and only its own callers notice. The front needs no torch: it is there at once, and
-small.
+A worker that dies is started anew, and only its own callers notice. A connection that no worker can take waits. The
+front needs no torch: it is there at once, and small.
 """
 
 import logging
@@ -27,9 +27,13 @@ log = logging.getLogger(__name__)
 
 READY, CLOSED, HANDED = b"r", b"-", b"+"
 """What workers say: that they draw, that a connection is gone; and what comes with a connection."""
+COMMAND = (sys.executable, "-m", "service.worker")
+"""What a worker is; it gets its end of a socket pair, its number, and how many there are."""
 BACKLOG = 2048
-SHORT_LIFE = 5.0
-"""Seconds after its start within which a worker's death is not bad luck."""
+REST = 0.02
+"""Seconds without looking at the port, where no connection can be taken."""
+PAUSE = 5.0
+"""Seconds before a worker that could not start is tried again."""
 MOST_CORES = 8
 """Workers that a CPU gets unless told: each holds all weights."""
 
@@ -38,11 +42,11 @@ class Worker:
     """A process that connections are handed to."""
 
     def __init__(self, number: int, count: int) -> None:
-        self.number, self.open, self.ready = number, 0, False
-        self.started = time.monotonic()
+        self.number, self.open = number, 0
+        self.ready = self.draining = False
         self.control, theirs = socket.socketpair()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service.worker", str(theirs.fileno()), str(number), str(count)],
+            [*COMMAND, str(theirs.fileno()), str(number), str(count)],
             pass_fds=[theirs.fileno()],
             start_new_session=True,  # a terminal's Ctrl-C is for the front alone, which tells them
         )
@@ -52,6 +56,11 @@ class Worker:
     def fileno(self) -> int:
         return self.control.fileno()
 
+    @property
+    def takes(self) -> bool:
+        """Whether it is there for connections."""
+        return self.ready and not self.draining
+
     def hear(self) -> bytes:
         """What it says; nothing where it is dead."""
         try:
@@ -60,10 +69,13 @@ class Worker:
             return b""
 
     def hand(self, connection: socket.socket) -> bool:
-        """Give it `connection`; False where it is no longer there, or so busy that it has hundreds to take."""
+        """Give it `connection`; False where it takes no more, or is so busy that it has hundreds to take."""
         try:
             socket.send_fds(self.control, [HANDED], [connection.fileno()])
+        except BlockingIOError:
+            return False
         except OSError:
+            self.draining = True
             return False
         self.open += 1
         return True
@@ -77,25 +89,40 @@ class Front:
         self.selector = selectors.DefaultSelector()
         self.selector.register(signals(), selectors.EVENT_READ)
         self.workers: list[Worker] = []
-        self.listening = self.announced = False
+        self.absent: dict[int, float] = {}
+        """Numbers of workers that could not start, and when each is tried again."""
+        self.held: socket.socket | None = None
+        """A connection that no worker could take yet."""
+        self.rest = 0.0
+        """Until when the port is not looked at."""
+        self.listening = self.announced = self.hopeless = False
 
     def run(self) -> int:
-        """Serve until a signal, and return 0; or 1 where a worker cannot start."""
+        """Serve until a signal, and return 0; or 1 where workers cannot start."""
         for number in range(self.count):
             self._start(number)
-        while True:
-            for key, _ in self.selector.select():
+        while not self.hopeless:
+            for key, _ in self.selector.select(self._patience()):
                 if isinstance(key.fileobj, Worker):
-                    if not self._hear(key.fileobj):
-                        return 1
+                    self._hear(key.fileobj)
                 elif key.fileobj is self.listener:
                     self._accept()
                 else:
                     return 0
+            now = time.monotonic()
+            for number in [number for number, due in self.absent.items() if due <= now]:
+                del self.absent[number]
+                self._start(number)
+            if self.held is not None and now >= self.rest:
+                self._hand(self.held)
+            self._listen()
+        return 1
 
     def stop(self, grace: float) -> None:
         """Refuse new connections, let the workers end what they have for `grace` seconds, and end."""
         self.listener.close()
+        if self.held is not None:
+            self.held.close()
         for worker in self.workers:
             worker.process.terminate()
         end = time.monotonic() + grace
@@ -107,6 +134,12 @@ class Front:
                 worker.process.kill()
                 worker.process.wait()
 
+    def _patience(self) -> float | None:
+        """Seconds until there is something to do unasked."""
+        now = time.monotonic()
+        times = [*self.absent.values(), *([self.rest] if self.rest > now or self.held is not None else [])]
+        return max(0.0, min(times) - now) if times else None
+
     def _start(self, number: int) -> None:
         worker = Worker(number, self.count)
         self.workers.append(worker)
@@ -114,56 +147,66 @@ class Front:
 
     def _accept(self) -> None:
         """Hand out every connection that waits."""
-        while self.listening:
+        while self.held is None:
             try:
                 connection, _ = self.listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:  # it went away in the meantime, or there are too many
                 log.warning("a connection could not be accepted: %s", error)
+                self.rest = time.monotonic() + REST
                 return
-            else:
-                with connection:
-                    for worker in sorted((one for one in self.workers if one.ready), key=lambda one: one.open):
-                        if worker.hand(connection):
-                            break
+            self._hand(connection)
 
-    def _hear(self, worker: Worker) -> bool:
-        """What a worker has to say, or that it is dead; False where that is the end of everything."""
+    def _hand(self, connection: socket.socket) -> None:
+        """Give `connection` to the worker that has the fewest, or hold it where none takes it now."""
+        takers = sorted((worker for worker in self.workers if worker.takes), key=lambda worker: worker.open)
+        if any(worker.hand(connection) for worker in takers):
+            connection.close()
+            self.held = None
+        else:
+            self.held = connection
+            self.rest = time.monotonic() + REST
+
+    def _hear(self, worker: Worker) -> None:
+        """What a worker has to say, or that it is dead."""
         said = worker.hear()
         worker.open -= said.count(CLOSED)
         worker.ready = worker.ready or READY in said
-        alive = bool(said) or self._bury(worker)
-        self._listen()
-        return alive
+        if not said:
+            self._bury(worker)
 
-    def _bury(self, worker: Worker) -> bool:
-        """Start another in the place of a dead worker, unless it would not live either."""
+    def _bury(self, worker: Worker) -> None:
+        """Start another in the place of a dead worker: at once, or after a pause where it could not start.
+
+        It is hopeless if that happens before the service has begun, or when there is no other.
+        """
         self.selector.unregister(worker)
         self.workers.remove(worker)
         worker.control.close()
         status = worker.process.wait()
-        if not worker.ready or time.monotonic() - worker.started < SHORT_LIFE:
-            log.error("worker %d ended at its start, with status %d", worker.number, status)
-            return False
-        log.error("worker %d ended with status %d, and is started anew", worker.number, status)
-        self._start(worker.number)
-        return True
+        if worker.ready:
+            log.error("worker %d ended with status %d, and is started anew", worker.number, status)
+            self._start(worker.number)
+            return
+        log.error("worker %d could not start; it ended with status %d", worker.number, status)
+        self.absent[worker.number] = time.monotonic() + PAUSE
+        self.hopeless = not (self.announced and self.workers)
 
     def _listen(self) -> None:
         """Accept connections while there is a worker for them; else they wait in the kernel's queue."""
-        able = any(worker.ready for worker in self.workers) and (
-            self.announced or all(worker.ready for worker in self.workers)
-        )
+        ready = [worker.ready for worker in self.workers]
+        able = any(worker.takes for worker in self.workers) and (self.announced or all(ready))
+        if able and not self.announced:
+            self.announced = True
+            host, port = self.listener.getsockname()[:2]
+            log.info("running on http://%s:%d (%d workers)", f"[{host}]" if ":" in host else host, port, self.count)
+        able = able and self.held is None and time.monotonic() >= self.rest
         if able and not self.listening:
             self.selector.register(self.listener, selectors.EVENT_READ)
         elif self.listening and not able:
             self.selector.unregister(self.listener)
         self.listening = able
-        if able and not self.announced:
-            self.announced = True
-            host, port = self.listener.getsockname()[:2]
-            log.info("running on http://%s:%d (%d workers)", f"[{host}]" if ":" in host else host, port, self.count)
 
 
 def serve(settings: Settings) -> int:

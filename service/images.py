@@ -112,18 +112,41 @@ class _Pipe:
     """A file that can only be written, and what was written since one last looked."""
 
     def __init__(self) -> None:
-        self.parts: list[bytes] = []
+        self.buffer = io.BytesIO()
 
     def write(self, data: Any) -> int:
-        self.parts.append(bytes(data))
-        return len(data)
+        return self.buffer.write(data)
 
     def flush(self) -> None:
         pass
 
     def take(self) -> bytes:
-        data = b"".join(self.parts)
-        self.parts.clear()
+        data = self.buffer.getvalue()
+        self.buffer.seek(0)
+        self.buffer.truncate()
+        return data
+
+
+class _Tape(_Pipe):
+    """A pipe that can be wound back as far as nobody has looked yet.
+
+    To `zipfile` that makes a difference: a member's size and checksum come before it, and not after it, where only
+    readers that begin at the end of an archive find them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = 0
+
+    def tell(self) -> int:
+        return self.taken + self.buffer.tell()
+
+    def seek(self, place: int) -> int:
+        return self.taken + self.buffer.seek(place - self.taken)
+
+    def take(self) -> bytes:
+        data = super().take()
+        self.taken += len(data)
         return data
 
 
@@ -136,7 +159,7 @@ class _Zip:
     """A PNG an image, called by its number and label."""
 
     def __init__(self, count: int, about: dict[str, Any]) -> None:
-        self.pipe, self.count = _Pipe(), 0
+        self.pipe, self.count = _Tape(), 0
         self.archive = zipfile.ZipFile(self.pipe, "w")  # type: ignore[call-overload]  # all that it does is write
 
     def begin(self) -> bytes:

@@ -38,9 +38,14 @@ class Server:
 @contextmanager
 def serving(weights: Path, **settings: object) -> Iterator[Server]:
     settings = {"weights": weights, "port": 0, "device": "cpu", "seats": 8, "workers": 1} | settings
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service"], cwd=ROOT, env=environment(**settings), stderr=subprocess.PIPE, text=True
-    )
+    with running([sys.executable, "-m", "service"], environment(**settings)) as server:
+        yield server
+
+
+@contextmanager
+def running(command: list[str], environment: dict[str, str] | None = None) -> Iterator[Server]:
+    """A server that `command` starts, ended after it."""
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     try:
         server = Server(process)
         yield server

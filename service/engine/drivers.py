@@ -8,12 +8,15 @@ A turn that raises what the engine did not foresee ends every request that is th
 """
 
 import asyncio
+import logging
 import threading
 import time
 from typing import Protocol
 
 from service.engine.engine import Engine, tell
 from service.engine.request import Ticket
+
+log = logging.getLogger(__name__)
 
 
 class Driver(Protocol):
@@ -91,7 +94,10 @@ def _turn(engine: Engine) -> bool:
     try:
         return engine.turn()
     except Exception as error:
-        engine.recover(error)
+        try:
+            engine.recover(error)
+        except Exception:
+            log.exception("what a broken turn left behind could not be ended")
         return False
 
 

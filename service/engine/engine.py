@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from service.engine.request import EngineError, Hopeless, Late, QueueFull, Request, Stopping, Ticket
-from service.engine.runner import Row, Runner, TooMany
+from service.engine.runner import Row, Runner
 from service.engine.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
@@ -141,18 +141,18 @@ class Engine:
         riders = [(ticket, i) for ticket, i in riders if ticket in self.rows]
         if not riders:
             return 0
+        images: list[NDArray[Any] | None] | None = None
         try:
-            if len(riders) > runner.most:
-                raise TooMany(f"{len(riders)} rows, and {runner.most} fit")
             images = runner.advance([self.rows[ticket][i] for ticket, i in riders])
-        except Exception as error:
-            if len(riders) > 1:
-                middle = len(riders) // 2
-                return self._advance(runner, riders[:middle]) + self._advance(runner, riders[middle:])
-            (ticket, i) = riders[0]
-            log.error("row %d of a request to %s failed: %r", i, ticket.request.model, error)
-            self._end(ticket, "failed", EngineError(f"image {i} could not be drawn: {error}"))
-            return 0
+        except Exception as error:  # which holds the batch, so that nothing is tried again in here
+            if len(riders) == 1:
+                ticket, i = riders[0]
+                log.error("row %d of a request to %s failed: %r", i, ticket.request.model, error)
+                self._end(ticket, "failed", EngineError(f"image {i} could not be drawn: {error}"))
+                return 0
+        if images is None:
+            middle = len(riders) // 2
+            return self._advance(runner, riders[:middle]) + self._advance(runner, riders[middle:])
         with self.lock:
             self.links -= len(riders)
         for (ticket, i), image in zip(riders, images, strict=True):
@@ -227,6 +227,9 @@ class Engine:
 
 
 def tell(tickets: list[Ticket]) -> None:
-    """Call each one's `told`."""
+    """Call each one's `told`. One that raises is its caller's trouble alone."""
     for ticket in tickets:
-        ticket.told()
+        try:
+            ticket.told()
+        except Exception:
+            log.exception("a caller could not be told")

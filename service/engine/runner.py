@@ -45,10 +45,8 @@ class Runner:
 
     def __init__(self, family: Family, device: torch.device, seats: int) -> None:
         self.family, self.device = family, device
-        self.most = seats
-        """Rows that fit on the device, as far as is known."""
         self.sizes = sizes(seats, fine=device.type == "cpu")
-        """What batches are padded to."""
+        """What batches are padded to; more rows than the last do not fit on the device."""
         self.plan = lru_cache(maxsize=256)(self._plan)
 
     def rows(self, request: Request) -> list[Row]:
@@ -80,16 +78,18 @@ class Runner:
         """Take every row one link further. The images [28, 28] uint8 of those that are done, None for the others.
 
         A row that only wants its code is done where it starts, with that state [*S] float32 for an image. Raises
-        FloatingPointError where a result is not finite, and TooMany where the device has no room for so many, of whom
-        it will take no more than half from now on. No row is further then than before.
+        FloatingPointError where a result is not finite, and TooMany where the device has no room for so many: batches
+        are smaller from then on. No row is further then than before.
         """
-        try:
-            return self._advance(rows)
-        except torch.OutOfMemoryError as error:
-            self.most = max(1, len(rows) // 2)
+        if len(rows) <= self.sizes[-1]:
+            try:
+                return self._advance(rows)
+            except torch.OutOfMemoryError:
+                pass  # what holds the batch is gone with the error
+            self.sizes = [size for size in self.sizes if size < self._size(len(rows))] or self.sizes[:1]
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            raise TooMany(f"no memory for {len(rows)} rows at once") from error
+        raise TooMany(f"no memory for {len(rows)} rows at once")
 
     def _advance(self, rows: list[Row]) -> list[NDArray[Any] | None]:
         self._start([row for row in rows if row.at is None])
@@ -110,12 +110,26 @@ class Runner:
 
         The probes are different rows on different plans, those of every sampler, and with and without guidance.
         """
-        *smaller, largest = self.sizes
-        truth = self._probe(largest)
-        self.sizes = [size for size in smaller if torch.equal(self._probe(size), truth[:size])] + [largest]
+        sizes = list(self.sizes)
+        while True:
+            try:
+                truth = self._probe(sizes[-1])
+                break
+            except TooMany:
+                if len(sizes) == 1:
+                    raise
+            sizes.pop()
+        largest = sizes.pop()
+        self.sizes = [
+            size
+            for size in sizes
+            if all(torch.equal(few, many[:size]) for few, many in zip(self._probe(size), truth, strict=True))
+        ] + [largest]
 
-    def _probe(self, size: int) -> Tensor:
-        """The states [size, *S] of probe rows after their first link, computed at once."""
+    def _probe(self, size: int) -> list[Tensor]:
+        """What `size` probe rows come to, computed at once: their states after the first link, those as images, and the
+        codes of these where one pass of the net gives them.
+        """
         family, self.sizes = self.family, [size]
         plans = [self.plan(family.steps.minimum, sampler) for sampler in family.samplers or (None,)]
         strengths = (1.0,) if family.guidance is None else (1.0, family.guidance.default)
@@ -125,7 +139,13 @@ class Runner:
             for i, point in enumerate(points)
         ]
         self.advance(rows)
-        return torch.stack([row.at[0] for row in rows if row.at])
+        places = [row.at for row in rows if row.at]
+        states = torch.stack([state for state, _ in places])
+        images = family.decode(states)
+        found = [states, images]
+        if family.encodes and not family.inversion:
+            found.append(family.encode(images, torch.stack([label for _, label in places])))
+        return found
 
     def _plan(self, steps: int, sampler: str | None) -> Tensor:
         return self.family.plan(steps, sampler).to(self.device)

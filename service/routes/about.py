@@ -41,7 +41,10 @@ async def livez() -> dict[str, str]:
 
 @router.get("/readyz", tags=["health"])
 async def readyz(request: Request) -> JSONResponse:
-    """Whether every model draws: each takes a real step on the device now. Weights that do not load are named."""
+    """Whether every model draws: each takes a real step on the device now. Weights that do not load are named.
+
+    The worker that has the connection speaks for itself; one that is dead has no connections.
+    """
     state: State = request.app.state.service
     found = state.catalog.models.values()
     health = dict(zip(state.catalog.models, await asyncio.gather(*(_probe(state, one) for one in found)), strict=True))

@@ -4,8 +4,9 @@ import os
 import re
 import signal
 import socket
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 
 from service import front
 from service.settings import Settings
-from tests.serving import Server, serving
+from tests.serving import Server, running, serving
 
 WORKERS = 2
 
@@ -50,18 +51,96 @@ def test_connections_are_dealt_evenly_and_every_worker_draws_the_same(server: Se
 
 
 def test_a_worker_that_dies_takes_its_own_callers_with_it_and_is_replaced(server: Server) -> None:
-    time.sleep(front.SHORT_LIFE)
     before = workers(server)
     assert len(before) == WORKERS
     victim = min(before)
     os.kill(victim, signal.SIGKILL)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and (victim in workers(server) or len(workers(server)) < WORKERS):
-        time.sleep(0.1)
+    wait_for(lambda: victim not in workers(server) and len(workers(server)) == WORKERS)
     answers = [httpx.post(f"{server.url}/generate?model=gan", timeout=30) for _ in range(20)]
     assert {answer.status_code for answer in answers} == {200}
     assert len(workers(server)) == WORKERS
     assert any(re.search(r"worker \d ended with status -9, and is started anew", line) for line in server.lines)
+
+
+def test_a_worker_that_drains_ends_what_it_has_and_is_handed_nothing_more(weights: Path) -> None:
+    with serving(weights, workers=WORKERS) as here, ThreadPoolExecutor(WORKERS) as pool:
+        query = {"model": "ddpm", "seed": 1, "steps": 500}
+        long = [pool.submit(httpx.post, f"{here.url}/generate", params=query, timeout=60) for _ in range(WORKERS)]
+        time.sleep(0.5)  # long enough to have begun, and far from done
+        os.kill(min(workers(here)), signal.SIGTERM)
+        time.sleep(0.2)
+        answers = [httpx.post(f"{here.url}/generate?model=gan", timeout=30) for _ in range(10)]  # a connection each
+        assert {answer.status_code for answer in answers} == {200}
+        assert not any(answer.done() for answer in long)
+        assert [answer.result().status_code for answer in long] == [200] * WORKERS
+
+
+def test_connections_wait_while_no_worker_can_take_them(weights: Path) -> None:
+    with serving(weights) as here:
+        (worker,) = workers(here)
+        at = httpx.URL(here.url)
+        os.kill(worker, signal.SIGSTOP)
+        waiting = [socket.create_connection((at.host, at.port)) for _ in range(600)]  # a queue of descriptors has 278
+        for connection in waiting:
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        os.kill(worker, signal.SIGCONT)
+        for connection in waiting:
+            with connection:
+                connection.settimeout(30)
+                assert connection.recv(64).startswith(b"HTTP/1.1 200")
+
+
+FRONT = """
+import logging, socket, sys
+from service import front
+logging.basicConfig(format="%(message)s", level=logging.INFO)
+front.COMMAND, front.PAUSE = (sys.executable, "-c", sys.argv[1]), 0.1
+listener = socket.create_server(("127.0.0.1", 0))
+listener.setblocking(False)
+keeper = front.Front(listener, 2)
+status = keeper.run()
+keeper.stop(5)
+sys.exit(status)
+"""
+WORKER = """
+import pathlib, socket, sys
+if pathlib.Path({!r}).exists():
+    sys.exit(3)
+control = socket.socket(fileno=int(sys.argv[1]))
+control.send(b"r")
+control.recv(1)
+"""
+
+
+@pytest.fixture
+def idle(tmp_path: Path) -> Iterator[Server]:
+    """A front whose workers do nothing, and cannot start while there is a file called `broken`."""
+    command = [sys.executable, "-c", FRONT, WORKER.format(str(tmp_path / "broken"))]
+    with running(command) as server:
+        yield server
+
+
+def test_a_worker_that_cannot_be_replaced_is_tried_again_while_others_serve(idle: Server, tmp_path: Path) -> None:
+    (tmp_path / "broken").touch()
+    os.kill(min(workers(idle)), signal.SIGKILL)
+    wait_for(lambda: sum("could not start; it ended with status 3" in line for line in idle.lines) > 1)
+    assert idle.process.poll() is None
+    (tmp_path / "broken").unlink()
+    wait_for(lambda: len(workers(idle)) == WORKERS)
+
+
+def test_a_front_ends_once_no_worker_can_start(idle: Server, tmp_path: Path) -> None:
+    (tmp_path / "broken").touch()
+    for worker in workers(idle):
+        os.kill(worker, signal.SIGKILL)
+    assert idle.process.wait(60) == 1
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_workers_without_a_front_end_too(weights: Path) -> None:
@@ -69,10 +148,7 @@ def test_workers_without_a_front_end_too(weights: Path) -> None:
         (worker,) = workers(alone)
         alone.process.kill()
         alone.process.wait()
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline and Path(f"/proc/{worker}").exists():
-            time.sleep(0.1)
-        assert not Path(f"/proc/{worker}").exists()
+        wait_for(lambda: not Path(f"/proc/{worker}").exists())
 
 
 def test_a_connection_that_says_nothing_keeps_nobody_waiting(server: Server) -> None:

@@ -208,6 +208,8 @@ def opened(kind: str, content: bytes) -> tuple[list[np.ndarray], list[int]]:
     if kind == "zip":
         with zipfile.ZipFile(io.BytesIO(content)) as file:
             assert file.testzip() is None
+            # Each says its size before it, as readers that begin at the beginning need it.
+            assert not any(member.flag_bits & 8 for member in file.infolist())
             files = [(name, file.read(name)) for name in file.namelist()]
         return [picture(data) for _, data in files], [int(name[6]) for name, _ in files]
     items = (

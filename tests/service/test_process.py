@@ -4,7 +4,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -72,6 +74,17 @@ def test_a_signal_lets_what_was_accepted_end(weights: Path) -> None:
     assert stopping.process.returncode in (0, -signal.SIGTERM), "".join(stopping.lines)
     assert any("Application shutdown complete" in line for line in stopping.lines)
     assert [answer.status_code for answer in answers] == [200]
+
+
+def test_what_does_not_end_in_time_after_a_signal_is_answered_all_the_same(weights: Path) -> None:
+    with serving(weights, drain_seconds=0.5) as stopping, ThreadPoolExecutor() as pool:
+        call = pool.submit(httpx.post, f"{stopping.url}/generate?model=ddpm&n=64&steps=1000", timeout=60)
+        time.sleep(0.5)
+        stopping.process.send_signal(signal.SIGTERM)
+        answer = call.result()
+    assert answer.status_code == 503
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "shut down before this was drawn" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from models.base import Rows
 from service.engine.drivers import LoopDriver, ThreadDriver
 from service.engine.engine import Engine
 from service.engine.request import EngineError, Hopeless, Late, Point, QueueFull, Request, Sample, Stopping, Ticket
-from tests.service.engine.walk import SEATS, ask, finish, images
+from tests.service.engine.walk import SEATS, Walk, ask, finish, images
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -190,7 +190,7 @@ def test_a_batch_that_finds_no_memory_is_halved_until_it_fits_and_stays_so(
     assert np.array_equal(images(tickets[0]), images(alone))
     assert len(images(tickets[1])) == SEATS
     assert [size for size in sizes if size > 2] == [8, 4]  # once each; from then on it is known
-    assert runner.most == 2
+    assert runner.sizes == [1, 2, 3]
 
 
 def test_one_row_that_finds_no_memory_fails_by_itself(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,6 +206,38 @@ def test_one_row_that_finds_no_memory_fails_by_itself(engine: Engine, monkeypatc
     again = engine.submit(ask(2))
     finish(engine)
     assert len(images(again)) == 2
+
+
+def test_what_has_no_room_at_warm_up_is_served_in_smaller_batches(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Walk.step
+
+    def greedy(self: Walk, rows: Rows) -> Tensor:
+        if len(rows.state) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return step(self, rows)
+
+    monkeypatch.setattr(Walk, "step", greedy)
+    engine = make_engine()
+    assert engine.runners["walk"].sizes == [1, 2, 3]
+    ticket = engine.submit(ask(SEATS))
+    finish(engine)
+    assert len(images(ticket)) == SEATS
+
+
+def test_a_caller_who_cannot_be_told_is_nobody_else_s_trouble(engine: Engine) -> None:
+    def deaf() -> None:
+        raise RuntimeError("a bug")
+
+    told: list[int] = []
+    engine.submit(ask(1), deaf)
+    engine.submit(ask(1), lambda: told.append(1))
+    finish(engine)
+    assert told
+    engine.submit(ask(1), deaf)
+    engine.recover(RuntimeError("another"))
+    assert engine.outstanding == 0
 
 
 @pytest.mark.parametrize("kind", [LoopDriver, ThreadDriver])
