@@ -69,7 +69,7 @@ class Decoder(nn.Module):
             *_activation(2 * width),
             nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1, bias=False),  # [B, width, 28, 28]
             *_activation(width),
-            steady.Conv2d(width, 1, 3, padding=1),
+            steady.ToPlane(width),
         )
 
     def forward(self, code: Tensor) -> Tensor:

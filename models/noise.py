@@ -10,7 +10,7 @@ any batch, on any machine, and image i of a request can be drawn without images 
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,28 +27,36 @@ CHOICE = 2**32 - 2
 
 MAX_SEED = 2**63 - 1
 
+ROUNDS = 10
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 
-Words = TypeVar("Words", Tensor, NDArray[np.int64])
+Words = TypeVar("Words", Tensor, NDArray[Any])
 
 
 def philox(counter: Words, key: Words) -> Words:
     """Philox4x32-10: counter [4, ...] and key [2, ...] of 32-bit words in int64 -> random words [4, ...] in int64.
 
-    Of tensors or of arrays: a CPU gets through many small operations four times as fast in NumPy.
+    Of tensors or of arrays: a CPU gets through many small operations several times as fast in NumPy.
     """
-    shape = (2,) + (1,) * (counter.ndim - 1)
-    multiplier, weyl = (_like(counter, pair).reshape(shape) for pair in (_MULTIPLIERS, _WEYL))
+    even, odd = _philox(counter, key)
+    return _stacked(even[0], odd[0], even[1], odd[1])
+
+
+def _philox(counter: Words, key: Words) -> tuple[Words, Words]:
+    """Words 0 and 2, and words 1 and 3, [2, ...] each."""
+    multiplier, weyl = (_like(counter, pair) for pair in (_MULTIPLIERS, _WEYL))
+    rounds = _like(counter, range(ROUNDS))[:, None] * weyl
+    single = (1,) * (counter.ndim - 1)
+    multiplier, rounds = multiplier.reshape(2, *single), rounds.reshape(ROUNDS, 2, *single)
     even, odd = counter[0::2], counter[1::2]
-    for _ in range(10):
+    for round_key in (key + rounds) & _MASK:
         # The 64-bit product wraps in int64; its bits are right, so the arithmetic shift only needs masking.
         product = even * multiplier
-        even = _swapped((product >> 32) & _MASK) ^ odd ^ key
+        even = _swapped((product >> 32) & _MASK) ^ odd ^ round_key
         odd = _swapped(product & _MASK)
-        key = (key + weyl) & _MASK
-    return _stacked(even[0], odd[0], even[1], odd[1])
+    return even, odd
 
 
 def _like(words: Words, values: Sequence[int]) -> Words:
@@ -63,35 +71,56 @@ def _stacked(*parts: Words) -> Words:
     return torch.stack(parts) if isinstance(parts[0], Tensor) else np.stack(parts)
 
 
+def _drawn(seed: Tensor, index: Tensor, step: Tensor, words: int) -> tuple[Any, Any]:
+    """Words 0 and 2, and words 1 and 3, of as many blocks as hold so many words: [2, B, blocks] each.
+
+    Arrays where the tensors are the CPU's.
+    """
+    if not seed.is_cpu:
+        return _blocks(seed, index, step, words)
+    return _blocks(seed.numpy(), index.numpy(), step.numpy(), words)
+
+
+def _blocks(seed: Words, index: Words, step: Words, words: int) -> tuple[Words, Words]:
+    block = _like(seed, range(-(-words // 4)))[None, :]
+    rest = [(part & _MASK)[:, None] + 0 * block for part in (step, index, index >> 32)]
+    key = _stacked(seed & _MASK, (seed >> 32) & _MASK)[:, :, None]
+    return _philox(_stacked(block + 0 * rest[0], *rest), key)
+
+
 def bits(seed: Tensor, index: Tensor, step: Tensor, words: int) -> Tensor:
     """32 random bits as int64 [B, words] for seed, index, step [B] int64; `words` is rounded up to a multiple of 4."""
-    if seed.is_cpu:
-        return torch.from_numpy(_bits(seed.numpy(), index.numpy(), step.numpy(), words))
-    return _bits(seed, index, step, words)
-
-
-def _bits(seed: Words, index: Words, step: Words, words: int) -> Words:
-    block = _like(seed, range(-(-words // 4)))
-    nil = block * 0
-    spread = [(part & _MASK)[:, None] + nil for part in (step, index, index >> 32)]
-    key = _stacked(seed & _MASK, (seed >> 32) & _MASK)[:, :, None]
-    drawn = philox(_stacked(block + spread[0] * 0, *spread), key)  # [4, B, blocks]
-    return drawn.swapaxes(0, 1).swapaxes(1, 2).reshape(len(seed), -1)
+    return torch.as_tensor(_rows(_stacked(*_drawn(seed, index, step, words))))
 
 
 def normal(seed: Tensor, index: Tensor, step: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Standard normals [B, *shape] in float32, by Box and Muller (1958).
+    """Standard normals [B, *shape] in float32, by Box and Muller (1958): of words 0 and 1, and of words 2 and 3.
 
-    The transform runs in float64 and is rounded once, so that the last bit of another device's log or cosine rarely
+    The transform runs in float64 and is rounded once, so that the last bit of another library's log or cosine rarely
     shows in the float32 that anything else sees.
     """
     size = math.prod(shape)
-    words = bits(seed, index, step, size)
-    uniform = (words.to(torch.float64) + 0.5) * 2.0**-32  # (0, 1), never an end
-    first, second = uniform.unflatten(1, (-1, 2)).unbind(2)
-    radius, angle = torch.sqrt(-2 * torch.log(first)), 2 * math.pi * second
-    pairs = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=2)
-    return pairs.flatten(1)[:, :size].to(torch.float32).unflatten(1, shape)
+    even, odd = _drawn(seed, index, step, size)
+    xp = _library(even)
+    first, second = (_uniform(words) for words in (even, odd))
+    radius, angle = xp.sqrt(-2 * xp.log(first)), 2 * math.pi * second
+    pairs = _stacked(radius * xp.cos(angle), radius * xp.sin(angle))
+    return torch.as_tensor(_rows(pairs)[:, :size]).to(torch.float32).reshape(len(seed), *shape)
+
+
+def _rows(words: Words) -> Words:
+    """The two halves of each pair and the two pairs of each block [2, 2, B, blocks] in order: [B, 4 blocks]."""
+    return words.swapaxes(0, 2).swapaxes(1, 3).swapaxes(2, 3).reshape(words.shape[2], -1)
+
+
+def _library(words: Words) -> Any:
+    """NumPy for arrays, torch for tensors; the names used here are the same."""
+    return torch if isinstance(words, Tensor) else np
+
+
+def _uniform(words: Words) -> Words:
+    """float64 in (0, 1), never an end."""
+    return ((words.to(torch.float64) if isinstance(words, Tensor) else words) + 0.5) * 2.0**-32
 
 
 def first(seed: Tensor, index: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -107,5 +136,4 @@ def classes(seed: Tensor, index: Tensor, count: int) -> Tensor:
 
 def uniform(seed: Tensor, index: Tensor) -> Tensor:
     """One number [B] float64 in (0, 1) for each row: for choosing among what is not equally likely."""
-    words = bits(seed, index, torch.full_like(seed, CHOICE), 1)[:, 0]
-    return (words.to(torch.float64) + 0.5) * 2.0**-32
+    return _uniform(bits(seed, index, torch.full_like(seed, CHOICE), 1)[:, 0])

@@ -101,6 +101,8 @@ _TAIL = _chunk(b"IEND", b"")
 def grid(images: Images, columns: int | None = None) -> Images:
     """[n, H, W] as one image, row by row, as near to a square as n allows; what is left of the last row stays black."""
     n, height, width = images.shape
+    if n == 1:
+        return images.reshape(height, width)
     columns = columns or math.ceil(math.sqrt(n))
     rows = -(-n // columns)
     sheet = np.zeros((rows * columns, height, width), np.uint8)

@@ -11,6 +11,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from models import memory
 from service import log
 from service.app import choose_device, create_app
 from service.front import CLOSED, READY
@@ -111,6 +112,7 @@ class Connection(HttpToolsProtocol):
 
 def main(control: int, number: int, count: int) -> None:
     """Serve what comes from the descriptor `control`, as worker `number` of `count`, until a signal."""
+    memory.keep()
     settings = Settings()
     settings = settings.model_copy(
         update={"queue_images": max(settings.max_images, -(-settings.queue_images // count))}

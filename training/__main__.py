@@ -1,4 +1,8 @@
+"""`python -m training`."""
+
+from models import memory
 from training.cli import main
 
 if __name__ == "__main__":
+    memory.keep()
     raise SystemExit(main())

@@ -122,4 +122,4 @@ class Ticket:
         """All that was drawn. Raises the EngineError that it ended with."""
         if self.error is not None:
             raise self.error
-        return Result(np.stack([image for image in self.images if image is not None]), self.labels)
+        return Result(np.array([image for image in self.images if image is not None]), self.labels)

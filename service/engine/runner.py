@@ -25,17 +25,29 @@ class TooMany(Exception):
 
 
 @dataclass(eq=False, slots=True)
+class Batch:
+    """Where rows that went together stand."""
+
+    state: Tensor
+    """[size, *S]."""
+    label: Tensor
+    """[size, classes]."""
+
+
+@dataclass(eq=False, slots=True)
 class Row:
     """A sample's place on the device."""
 
     sample: Sample
-    plan: Tensor
-    """[steps, K] float32."""
+    plan: NDArray[np.float32]
+    """[steps, K]."""
     guidance: float
     codes: bool = False
     """Whether it is done where it starts."""
-    at: tuple[Tensor, Tensor] | None = None
-    """State [*S] and label [classes] once it has started."""
+    batch: Batch | None = None
+    """What it went with last, once it has started."""
+    place: int = 0
+    """Its number in there."""
     step: int = 0
     """Links gone."""
 
@@ -92,17 +104,12 @@ class Runner:
         raise TooMany(f"no memory for {len(rows)} rows at once")
 
     def _advance(self, rows: list[Row]) -> list[NDArray[Any] | None]:
-        self._start([row for row in rows if row.at is None])
-        results: dict[Row, NDArray[Any]] = {row: _code(row.at[0]) for row in rows if row.codes and row.at}
+        self._start([row for row in rows if row.batch is None])
         riding = [row for row in rows if not row.codes]
-        states = self._step(riding)
-        ends = [i for i, row in enumerate(riding) if row.step + 1 == len(row.plan)]
-        images = self._decode([states[i] for i in ends])
-        results |= {riding[i]: image for i, image in zip(ends, images, strict=True)}
-        for row, state in zip(riding, states, strict=True):
-            assert row.at is not None
-            row.at, row.step = (state, row.at[1]), row.step + 1
-        return [results.get(row) for row in rows]
+        if len(riding) == len(rows):
+            return self._step(riding)
+        images = dict(zip(riding, self._step(riding), strict=True))
+        return [_code(row) if row.codes else images[row] for row in rows]
 
     @torch.inference_mode()
     def warm_up(self) -> None:
@@ -139,95 +146,105 @@ class Runner:
             for i, point in enumerate(points)
         ]
         self.advance(rows)
-        places = [row.at for row in rows if row.at]
-        states = torch.stack([state for state, _ in places])
-        images = family.decode(states)
-        found = [states, images]
+        batch = self._gathered(rows)
+        images = family.decode(batch.state)
+        found = [batch.state, images]
         if family.encodes and not family.inversion:
-            found.append(family.encode(images, torch.stack([label for _, label in places])))
+            found.append(family.encode(images, batch.label))
         return found
 
-    def _plan(self, steps: int, sampler: str | None) -> Tensor:
-        return self.family.plan(steps, sampler).to(self.device)
+    def _plan(self, steps: int, sampler: str | None) -> NDArray[np.float32]:
+        plan: NDArray[np.float32] = self.family.plan(steps, sampler).numpy()
+        return plan
 
     def _size(self, count: int) -> int:
         """The smallest proven size for `count` rows."""
         return next(size for size in self.sizes if size >= count)
 
-    def _padded(self, tensors: list[Tensor]) -> Tensor:
+    def _stacked(self, tensors: list[Tensor]) -> Tensor:
         """The rows as one batch, the last of them repeated up to a proven size."""
         return torch.stack(tensors + tensors[-1:] * (self._size(len(tensors)) - len(tensors)))
 
-    def _integers(self, rows: list[tuple[int, int, int]]) -> tuple[Tensor, ...]:
-        """The columns [size] int64 of `rows`, the last of them repeated up to a proven size."""
+    def _sent(self, rows: list[Any], kind: type[np.generic]) -> Tensor:
+        """Numbers of every row as [size, *] on the device, likewise."""
         padding = self._size(len(rows)) - len(rows)
-        columns = np.array(rows + rows[-1:] * padding, np.int64).T.copy()
-        return torch.from_numpy(columns).to(self.device).unbind()
+        return torch.from_numpy(np.array(rows + rows[-1:] * padding, kind)).to(self.device)
+
+    def _gathered(self, rows: list[Row]) -> Batch:
+        """Where the rows stand, as one batch: the very one that they went with last, if they are the first of it."""
+        last, size = rows[0].batch, self._size(len(rows))
+        assert last is not None
+        if len(last.state) >= size and all(row.batch is last and row.place == i for i, row in enumerate(rows)):
+            return last if len(last.state) == size else Batch(last.state[:size], last.label[:size])
+        places = [(row.batch, row.place) for row in rows if row.batch is not None]
+        return Batch(
+            self._stacked([batch.state[i] for batch, i in places]),
+            self._stacked([batch.label[i] for batch, i in places]),
+        )
 
     def _start(self, rows: list[Row]) -> None:
         """Put every row where it starts."""
         if not rows:
             return
-        starts = self._points([(row.sample.start, row.plan[0]) for row in rows])
-        between = [(row.sample.end, row.plan[0]) for row in rows if row.sample.end is not None]
-        ends = iter(self._points(between))
-        for row, (state, label) in zip(rows, starts, strict=True):
-            at = state, label
-            if row.sample.end is not None:
-                path = slerp if row.sample.spherical and 0 < row.sample.weight < 1 else torch.lerp
-                weight = torch.tensor(row.sample.weight, device=self.device)
-                last_state, last_label = next(ends)
-                at = path(state, last_state, weight), torch.lerp(label, last_label, weight)
-            row.at = at
+        batch = self._points([(row.sample.start, row.plan[0]) for row in rows])
+        between = [(row.sample, row.sample.end, row.plan[0], i) for i, row in enumerate(rows) if row.sample.end]
+        if between:
+            ends = self._points([(end, link) for _, end, link, _ in between])
+            batch = Batch(batch.state.clone(), batch.label.clone())
+            for k, (sample, _, _, i) in enumerate(between):
+                path = slerp if sample.spherical and 0 < sample.weight < 1 else torch.lerp
+                weight = torch.tensor(sample.weight, device=self.device)
+                batch.state[i] = path(batch.state[i], ends.state[k], weight)
+                batch.label[i] = torch.lerp(batch.label[i], ends.label[k], weight)
+        for i, row in enumerate(rows):
+            row.batch, row.place = batch, i
 
-    def _points(self, points: list[tuple[Point, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-        """State and label of every point, each with the first line of its plan."""
-        if not points:
-            return []
+    def _points(self, points: list[tuple[Point, NDArray[np.float32]]]) -> Batch:
+        """Where every point is, each with the first line of its plan."""
         asked = self._classes([point for point, _ in points]).tolist()
-        seed, index, label = self._integers(
-            [(point.seed, point.index, digit) for (point, _), digit in zip(points, asked, strict=True)]
-        )
+        numbers = [(point.seed, point.index, digit) for (point, _), digit in zip(points, asked, strict=True)]
+        seed, index, label = self._sent(numbers, np.int64).unbind(1)
         labels = self.family.one_hot(label)
-        states = self.family.start(seed, index, labels, self._padded([link for _, link in points]))
-        found = list(zip(states.unbind(), labels.unbind(), strict=True))[: len(points)]
+        states = self.family.start(seed, index, labels, self._sent([link for _, link in points], np.float32))
         # Encoding may cost as much as a whole chain, so the two ends of many frames are encoded once.
         shown = {(id(point.image), point.label): i for i, (point, _) in enumerate(points) if point.image is not None}
         if shown:
             images = [image for i in shown.values() if (image := points[i][0].image) is not None]
-            known = self._padded([labels[i] for i in shown.values()])
-            code = dict(zip(shown, self.family.encode(self._padded(images).to(self.device), known), strict=False))
-            found = [
-                (code.get((id(point.image), point.label), state), label)
-                for (point, _), (state, label) in zip(points, found, strict=True)
-            ]
-        return found
+            known = self._stacked([labels[i] for i in shown.values()])
+            codes = dict(zip(shown, self.family.encode(self._stacked(images).to(self.device), known), strict=False))
+            states = states.clone()
+            for i, (point, _) in enumerate(points):
+                if point.image is not None:
+                    states[i] = codes[id(point.image), point.label]
+        return Batch(states, labels)
 
-    def _step(self, rows: list[Row]) -> list[Tensor]:
-        """The rows' states one link further."""
+    def _step(self, rows: list[Row]) -> list[NDArray[np.uint8] | None]:
+        """The rows one link further; the images of those that are at their end."""
         if not rows:
             return []
-        places = [row.at for row in rows if row.at is not None]
-        start = [(row.sample.start.seed, row.sample.start.index, row.step + 1) for row in rows]
-        seed, index, step = self._integers(start)
-        strengths = [row.guidance for row in rows]
-        state = self.family.step(
-            Rows(
-                state=self._padded([state for state, _ in places]),
-                label=self._padded([label for _, label in places]),
-                link=self._padded([row.plan[row.step] for row in rows]),
-                guidance=torch.tensor(strengths + strengths[-1:] * (len(seed) - len(rows)), device=self.device),
-                seed=seed,
-                index=index,
-                step=step,
-            )
+        before = self._gathered(rows)
+        numbers = [(row.sample.start.seed, row.sample.start.index, row.step + 1) for row in rows]
+        seed, index, step = self._sent(numbers, np.int64).unbind(1)
+        link = self._sent([row.plan[row.step] for row in rows], np.float32)
+        guidance = self._sent([row.guidance for row in rows], np.float32)
+        after = Batch(
+            self.family.step(Rows(before.state, before.label, link, guidance, seed, index, step)), before.label
         )
-        return list(state[: len(rows)].unbind())
+        ends = [i for i, row in enumerate(rows) if row.step + 1 == len(row.plan)]
+        images: list[NDArray[np.uint8] | None] = [None] * len(rows)
+        for i, image in zip(ends, self._decode(after.state, ends), strict=True):
+            images[i] = image
+        for i, row in enumerate(rows):
+            row.batch, row.place, row.step = after, i, row.step + 1
+        return images
 
-    def _decode(self, states: list[Tensor]) -> list[NDArray[np.uint8]]:
-        if not states:
+    def _decode(self, states: Tensor, which: list[int]) -> list[NDArray[np.uint8]]:
+        """The images of some of the states."""
+        if not which:
             return []
-        images = self.family.decode(self._padded(states))[: len(states), 0]
+        if which != list(range(len(which))) or self._size(len(which)) != len(states):
+            states = self._stacked([states[i] for i in which])
+        images = self.family.decode(states)[: len(which), 0]
         if not bool(images.isfinite().all()):
             raise FloatingPointError("the model drew something that is not a number")
         return list(to_uint8(images).cpu().numpy())
@@ -245,8 +262,10 @@ def sizes(most: int, *, fine: bool) -> list[int]:
     return [size for size in range(1, most + 1) if size % (1 << max(0, size.bit_length() - digits)) == 0]
 
 
-def _code(state: Tensor) -> NDArray[np.float32]:
-    """A state as an array. Raises FloatingPointError where it is not finite."""
+def _code(row: Row) -> NDArray[np.float32]:
+    """A row's state as an array. Raises FloatingPointError where it is not finite."""
+    assert row.batch is not None
+    state = row.batch.state[row.place]
     if not bool(state.isfinite().all()):
         raise FloatingPointError("the model's code is not a number")
     array: NDArray[np.float32] = state.cpu().numpy()

@@ -1,0 +1,47 @@
+"""Layers whose rows do not depend on the batch, and compute what torch's own do."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from models import memory, steady
+
+LAYERS = {
+    "linear": (steady.Linear(64, 30), (64,)),
+    "conv": (steady.Conv2d(3, 8, 3, padding=1), (3, 14, 14)),
+    "strided": (steady.Conv2d(1, 16, 4, stride=2, padding=1), (1, 28, 28)),
+    "plane": (steady.ToPlane(24), (24, 28, 28)),
+}
+
+
+@pytest.fixture(params=LAYERS)
+def case(request: pytest.FixtureRequest) -> tuple[nn.Module, torch.Tensor]:
+    """A layer as it is served, and 16 rows for it."""
+    layer, shape = LAYERS[request.param]
+    layer.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return layer, torch.randn(16, *shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
+def test_rows_are_the_same_bits_in_a_batch_of_any_size(case: tuple[nn.Module, torch.Tensor], size: int) -> None:
+    layer, x = case
+    assert torch.equal(layer(x[:size]), layer(x)[:size])
+
+
+def test_what_is_served_is_what_was_trained(case: tuple[nn.Module, torch.Tensor]) -> None:
+    layer, x = case
+    served, trained = layer(x), layer.train()(x)
+    assert served.shape == trained.shape
+    assert torch.allclose(served, trained, atol=1e-5)
+
+
+def test_a_plane_is_a_convolution_at_its_edges_too() -> None:
+    layer = steady.ToPlane(2).eval().requires_grad_(False)
+    x = torch.arange(2 * 5 * 4, dtype=torch.float32).reshape(1, 2, 5, 4)
+    assert torch.allclose(layer(x), F.conv2d(x, layer.weight, layer.bias, padding=1), atol=1e-5)
+
+
+def test_memory_can_be_kept_anywhere() -> None:
+    memory.keep()
+    assert torch.ones(2**20).sum() == 2**20
