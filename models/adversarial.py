@@ -1,9 +1,11 @@
 """What the convolutional GANs have in common: the generator, and for most of them the game."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from models import noise
 from models.base import Family, Rows
@@ -19,6 +21,14 @@ class GeneratorConfig:
     truncation: float = field(
         default=0.8, metadata={"help": "scale of z when drawing; below 1 fewer odd digits, and less variety"}
     )
+
+
+@dataclass(frozen=True)
+class GroupsConfig(GeneratorConfig):
+    """What a G that is told no digit chooses by."""
+
+    groups: int = field(default=16, metadata={"help": "first numbers of z, which choose: the greatest counts"})
+    sharpness: float = field(default=50.0, metadata={"help": "how little the others count"})
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,23 @@ class ConvolutionalGAN(Family):
 
     def step(self, rows: Rows) -> Tensor:
         return self.generate(rows.state, rows.label)
+
+
+class GroupedGAN(ConvolutionalGAN):
+    """G that is told no digit, and chooses among groups of its own.
+
+    Continuous maps send N(0, I) to one piece, so that there are draws between any two digits (Khayatkhoei et al. 2018,
+    arXiv 1806.00880). Here the first numbers of z go through a softmax so steep that one of them is nearly all; what it
+    stands for is learned. Between two choices there still is a way, and a walk takes it, but few draws lie on it.
+    """
+
+    config: GroupsConfig
+
+    def generate(self, z: Tensor, label: Tensor) -> Tensor:
+        groups = self.config.groups
+        choice = F.softmax(self.config.sharpness * z[:, :groups], dim=1)
+        scaled = math.sqrt(groups) * choice  # weighs as much as the numbers did
+        return super().generate(torch.cat((scaled, z[:, groups:]), dim=1), label)
 
 
 class RelativisticGAN(ConvolutionalGAN):

@@ -1,7 +1,7 @@
 """The unconditional GAN at its best: convolutional nets, a game that converges, an averaged generator.
 
 The nets are Radford's (2016), with batch norm where it helps G and nowhere in D. The game judges pairs, which has no
-minimum in which a mode is dropped (Huang et al. 2024).
+minimum in which a mode is dropped (Huang et al. 2024). G chooses among groups, and draws little between digits.
 
     D: min E softplus(D(G(z)) - D(x)) + gamma/2 (E|grad D(x)|^2 + E|grad D(G(z))|^2)
     G: min E softplus(D(x) - D(G(z)))
@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.adversarial import RelativisticConfig, RelativisticGAN
+from models.adversarial import GroupedGAN, GroupsConfig, RelativisticConfig, RelativisticGAN
 from models.base import About, Recipe, Terms
 from models.losses import slopes
 from models.nets import Discriminator
 
 
 @dataclass(frozen=True)
-class DCGANConfig(RelativisticConfig):
-    """The game's own settings, and no others."""
+class DCGANConfig(RelativisticConfig, GroupsConfig):
+    """The game's settings and G's, and no others."""
 
 
-class DCGAN(RelativisticGAN):
+class DCGAN(GroupedGAN, RelativisticGAN):
     """Draws a digit, any."""
 
     Config = DCGANConfig
@@ -35,6 +35,7 @@ class DCGAN(RelativisticGAN):
         "game: Huang et al., The GAN is dead; long live the GAN!, arXiv 2501.05441",
     )
     recipe = Recipe(epochs=20, batch=32, lr=2.5e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
+    revision = 2
     config: DCGANConfig
 
     def __init__(self, config: DCGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:

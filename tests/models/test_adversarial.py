@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models import families
-from models.adversarial import ConvolutionalGAN
+from models.adversarial import ConvolutionalGAN, GroupedGAN
 from tests.conftest import small
 
 NAMES = [name for name in families.names() if issubclass(families.get(name), ConvolutionalGAN)]
@@ -26,3 +26,18 @@ def test_z_is_shorter_in_drawing_than_in_training(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_generator_that_draws_is_an_average(name):
     assert families.get(name).recipe.ema > 0
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if issubclass(families.get(name), GroupedGAN)])
+def test_few_draws_lie_between_two_groups(name):
+    family = small(name)
+    index = torch.arange(2000)
+    label = torch.zeros(2000, 0)
+    seen = []
+    family.generator.forward = lambda code: seen.append(code) or torch.zeros(len(code), 1, 28, 28)
+    family.generate(family.start(torch.zeros_like(index), index, label, label), label)
+    choice = seen[0][:, : family.config.groups] / family.config.groups**0.5
+    assert torch.allclose(choice.sum(1), torch.ones(2000), atol=1e-5)
+    assert (choice.max(1).values > 0.95).float().mean() > 0.85
+    chosen = choice.argmax(1).bincount(minlength=family.config.groups)
+    assert (chosen > 0.7 * 2000 / family.config.groups).all()
