@@ -32,7 +32,7 @@ from models.pixels import to_uint8
 from service.images import STILLS, Drawn
 count, kind = int(sys.argv[1]), sys.argv[2]
 pack = next(format_.encode for format_ in STILLS if format_.name == kind)
-family = workload.model("dcgan")
+family = workload.prepared("dcgan")
 for _ in range(3):
     before = time.perf_counter()
     parts = []

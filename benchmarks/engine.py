@@ -41,20 +41,20 @@ def median(call: Callable[[], object], repeats: int = REPEATS) -> float:
 
 def request(model: str, count: int) -> Request:
     """`count` images."""
-    family = workload.model(model)
+    family = workload.prepared(model)
     sampler = family.samplers[0] if family.samplers else None
     return Request(model, tuple(Sample(Point(seed, 0)) for seed in range(count)), MODELS[model], sampler)
 
 
 def device(model: str, size: int) -> float:
     """Microseconds of one step of `size` rows, of the first one for a chain."""
-    runner = Runner(workload.model(model), torch.device("cpu"), 64)
+    runner = Runner(workload.prepared(model), torch.device("cpu"), 64)
     return median(lambda: runner.advance(runner.rows(request(model, size))))
 
 
 def queue(model: str) -> float:
     """Microseconds of a request's way through the engine, without its steps on the device."""
-    runner = Runner(workload.model(model), torch.device("cpu"), 16)
+    runner = Runner(workload.prepared(model), torch.device("cpu"), 16)
     image = runner.advance(runner.rows(request("dcgan", 1)))[0] if model == "dcgan" else torch.zeros(28, 28).numpy()
     engine = Engine({model: runner}, seats=16, queue_images=1000, clock=time.perf_counter)
     runner.advance = lambda rows: [image for _ in rows]  # type: ignore[method-assign]
@@ -107,15 +107,15 @@ def main() -> None:
     with BARE.serve() as url:
         content = ask("/generate", "model=dcgan&seed=1")
         http = 1e6 * statistics.median(merged(load(url, [lambda: content], 2.0)).latencies)
-    image = Runner(workload.model("dcgan"), torch.device("cpu"), 1).advance(
-        Runner(workload.model("dcgan"), torch.device("cpu"), 1).rows(request("dcgan", 1))
+    image = Runner(workload.prepared("dcgan"), torch.device("cpu"), 1).advance(
+        Runner(workload.prepared("dcgan"), torch.device("cpu"), 1).rows(request("dcgan", 1))
     )[0]
     assert image is not None
     encode = median(lambda: png(image), 1000)
     print("\nmicroseconds of one request alone")
     print(f"{'':8}{'HTTP':>10}{'service':>10}{'of it: device':>15}{'queue':>8}{'encode':>8}{'the rest':>10}")
     for model, steps in MODELS.items():
-        runner = Runner(workload.model(model), torch.device("cpu"), 1)
+        runner = Runner(workload.prepared(model), torch.device("cpu"), 1)
 
         def chain(runner: Runner = runner, model: str = model, steps: int = steps) -> None:
             rows = runner.rows(request(model, 1))

@@ -164,9 +164,8 @@ DRAW = """
 import sys, time
 import torch
 from benchmarks import workload
-from models import memory
-memory.keep()
 model, steps, batch, threads, seconds = sys.argv[1], *map(int, sys.argv[2:5]), float(sys.argv[5])
+workload.prepared(model)
 workload.draw_all([(model, seed, steps) for seed in range(batch)])
 torch.set_num_threads(threads)
 print("ready", flush=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from models import store
+from models import memory, steady, store
 from models.base import Family, draw
 from models.nets import fold
 from models.pixels import to_uint8
@@ -25,6 +25,13 @@ def model(name: str) -> Family:
     family, _ = store.load(WEIGHTS / name)
     fold(family)
     return family
+
+
+def prepared(name: str) -> Family:
+    """`model(name)`, with all that this service does to it on a CPU besides, and to the process."""
+    memory.keep()
+    steady.pack(model(name))
+    return model(name)
 
 
 @torch.inference_mode()

@@ -5,6 +5,8 @@ nets here do: a GEMM of fewer than 4 rows runs as products of vectors, and a con
 im2col. Both are led back to the kernel of larger batches; a convolution only where nothing is learned.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -60,3 +62,39 @@ class ToPlane(nn.Conv2d):
             top, left = divmod(i, 3)
             y += products[:, i, top : top + height, left : left + width]
         return y[:, None]
+
+
+class Packed(nn.Module):
+    """A convolution that learns nothing any more, on a CPU: oneDNN gets its weights as it wants them laid out.
+
+    It would lay them out anew at each call, which for a small batch takes as long as a tenth of the net.
+    """
+
+    def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
+        super().__init__()
+        self.bias = layer.bias
+        way: tuple[Any, ...] = (layer.stride, layer.dilation, layer.groups)
+        if isinstance(layer, nn.ConvTranspose2d):
+            way = (layer.padding, layer.output_padding, *way)
+            self.call = torch.ops.mkldnn._convolution_transpose_pointwise
+            self.weight = torch.ops.mkldnn._reorder_convolution_transpose_weight(layer.weight, *way, None)
+        else:
+            way = (layer.padding, *way)
+            self.call = torch.ops.mkldnn._convolution_pointwise
+            self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(layer.weight.to_mkldnn(), *way)
+        self.way = way
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.call(x, self.weight, self.bias, *self.way, "none", [], "")
+        return y
+
+
+def pack(module: nn.Module) -> None:
+    """Replace the convolutions in `module`, which is on the CPU and only evaluated from now on; not to be saved."""
+    if not torch.backends.mkldnn.is_available():
+        return
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.Conv2d | nn.ConvTranspose2d) and not isinstance(child, ToPlane):
+            setattr(module, name, Packed(child))
+        else:
+            pack(child)

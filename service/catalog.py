@@ -10,6 +10,7 @@ import torch
 from models import store
 from models.base import Family
 from models.nets import fold
+from models.steady import pack
 from models.store import Manifest, WeightsError
 
 GUIDANCE = (
@@ -90,6 +91,8 @@ def load(root: Path, device: torch.device) -> Catalog:
             broken[name] = str(error)
         else:
             fold(model.family)
+            if device.type == "cpu":
+                pack(model.family)
             models[name] = model
     return Catalog(models, broken)
 

@@ -13,6 +13,12 @@ LAYERS = {
     "strided": (steady.Conv2d(1, 16, 4, stride=2, padding=1), (1, 28, 28)),
     "plane": (steady.ToPlane(24), (24, 28, 28)),
 }
+PACKED = {
+    "conv": (steady.Conv2d(32, 64, 3, padding=1), (32, 14, 14)),
+    "strided": (steady.Conv2d(1, 16, 4, stride=2, padding=1, bias=False), (1, 28, 28)),
+    "single": (steady.Conv2d(32, 96, 1), (32, 7, 7)),
+    "transposed": (nn.ConvTranspose2d(48, 24, 4, stride=2, padding=1), (48, 14, 14)),
+}
 
 
 @pytest.fixture(params=LAYERS)
@@ -45,3 +51,17 @@ def test_a_plane_is_a_convolution_at_its_edges_too() -> None:
 def test_memory_can_be_kept_anywhere() -> None:
     memory.keep()
     assert torch.ones(2**20).sum() == 2**20
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_a_packed_convolution_is_the_same_and_steady(name: str) -> None:
+    layer, shape = PACKED[name]
+    net = nn.Sequential(nn.Sequential(layer, nn.LeakyReLU(0.2))).eval().requires_grad_(False)
+    net = net.to(memory_format=torch.channels_last)
+    x = torch.randn(16, *shape, generator=torch.Generator().manual_seed(0))
+    plain = net(x)
+    steady.pack(net)
+    assert not any(isinstance(module, type(layer)) for module in net.modules())
+    assert torch.allclose(net(x), plain, atol=1e-5)
+    for size in (1, 2, 3, 5, 8):
+        assert torch.equal(net(x[:size]), net(x)[:size])
