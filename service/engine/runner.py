@@ -154,7 +154,7 @@ class Runner:
         return found
 
     def _plan(self, steps: int, sampler: str | None) -> NDArray[np.float32]:
-        plan: NDArray[np.float32] = self.family.plan(steps, sampler).numpy()
+        plan: NDArray[np.float32] = self.family.plan(steps, sampler).cpu().numpy()
         return plan
 
     def _size(self, count: int) -> int:
