@@ -12,21 +12,21 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from models.adversarial import ConvolutionalGAN, GeneratorConfig
+from models.adversarial import GroupedGAN, GroupsConfig
 from models.base import About, Recipe, Terms
 from models.losses import part, squared_gradient
 from models.nets import Discriminator
 
 
 @dataclass(frozen=True)
-class WGANGPConfig(GeneratorConfig):
+class WGANGPConfig(GroupsConfig):
     critic_width: int = field(default=32, metadata={"help": "channels of C at 14x14, twice at each half"})
     penalty: float = field(default=10.0, metadata={"help": "lambda, the weight of the gradient penalty"})
     penalty_share: float = field(default=0.25, metadata={"help": "part of each batch that the penalty is taken on"})
     critic_steps: int = field(default=5, metadata={"help": "C's moves before each of G's"})
 
 
-class WGANGP(ConvolutionalGAN):
+class WGANGP(GroupedGAN):
     """Draws a digit, any. The critic has no batch norm: its penalty is an image's own."""
 
     Config = WGANGPConfig
@@ -36,10 +36,11 @@ class WGANGP(ConvolutionalGAN):
         paper="Gulrajani et al., Improved Training of Wasserstein GANs, arXiv 1704.00028; "
         "Arjovsky et al., Wasserstein GAN, arXiv 1701.07875",
     )
-    recipe = Recipe(epochs=50, batch=64, lr=1e-3, betas=(0.0, 0.9), ema=50_000, cosine=True)
+    recipe = Recipe(epochs=30, batch=64, lr=1e-3, betas=(0.0, 0.9), ema=50_000, cosine=True)
     players = ("critic", "generator")
     opponents = ("critic",)
     compiles = False
+    revision = 2
     config: WGANGPConfig
 
     def __init__(self, config: WGANGPConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:
