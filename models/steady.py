@@ -2,7 +2,8 @@
 
 A library picks its kernel, and with it the order of the sums, by the batch's size. On one CPU thread two layers of the
 nets here do: a GEMM of fewer than 4 rows runs as products of vectors, and a convolution of one image leaves oneDNN for
-im2col. Both are led back to the kernel of larger batches; a convolution only where nothing is learned.
+im2col. Both are led back to the kernel of larger batches; a convolution only where nothing is learned. What makes
+convolutions quick where nothing is learned is here too, since it has to keep that promise.
 """
 
 from typing import Any
