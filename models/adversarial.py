@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from models import noise
 from models.base import Family, Rows
-from models.nets import Decoder
+from models.nets import decoder
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ class ConvolutionalGAN(Family):
 
     def __init__(self, config: GeneratorConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__(config, data_shape, classes)
-        self.generator = Decoder(config.latent + self.classes, config.generator_width)
+        self.generator = decoder(self.data_shape, config.latent + self.classes, config.generator_width)
 
     def generated(self, label: Tensor) -> Tensor:
-        """G of fresh z from torch's global generator, a row for each label [B, classes]: [B, 1, 28, 28]."""
+        """G of fresh z from torch's global generator, a row for each label [B, classes]: [B, *data_shape]."""
         return self.generate(torch.randn(len(label), self.config.latent, device=label.device), label)
 
     def generate(self, z: Tensor, label: Tensor) -> Tensor:
-        """G(z, y): [B, latent] and [B, classes] -> [B, 1, 28, 28] in [-1, 1]."""
+        """G(z, y): [B, latent] and [B, classes] -> [B, *data_shape] in [-1, 1]."""
         return self.generator(torch.cat((z, label), dim=1)).tanh()
 
     def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:

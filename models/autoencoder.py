@@ -6,7 +6,7 @@ from torch import Tensor
 
 from models import prior
 from models.base import Family, Rows
-from models.nets import Decoder, Encoder
+from models.nets import decoder, encoder
 from models.prior import PRIORS, Prior
 
 
@@ -25,8 +25,8 @@ class Autoencoder(Family):
         self, config: Any, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0, *, outputs: int | None = None
     ) -> None:
         super().__init__(config, data_shape, classes)
-        self.encoder = Encoder(config.latent if outputs is None else outputs, config.width)
-        self.decoder = Decoder(config.latent, config.width)
+        self.encoder = encoder(self.data_shape, config.latent if outputs is None else outputs, config.width)
+        self.decoder = decoder(self.data_shape, config.latent, config.width)
         self.prior = Prior(config.latent)
 
     def fit(self, x: Tensor, label: Tensor) -> None:
@@ -42,5 +42,5 @@ class Autoencoder(Family):
         return self.decoder(rows.state).tanh()
 
     def encode(self, x: Tensor, label: Tensor) -> Tensor:
-        """f(x): [B, 1, 28, 28] -> [B, latent]."""
+        """f(x): [B, *data_shape] -> [B, latent]."""
         return self.encoder(x)

@@ -77,6 +77,11 @@ class Rows:
     """[B] int64, 1 for the first link of the chain."""
 
 
+def columns(rows: Rows) -> tuple[Tensor, ...]:
+    """The coefficients of `rows.link` one by one, [B, 1, ...] each, as they multiply the states."""
+    return rows.link.t().reshape(-1, len(rows.link), *[1] * (rows.state.dim() - 1)).unbind()
+
+
 Terms = dict[str, Tensor]
 """Named scalars of a loss; `loss` is the one to descend, the others are for the log."""
 

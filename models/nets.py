@@ -1,4 +1,8 @@
-"""The networks that families are built from. Images are [B, 1, 28, 28] and pass through 14x14 to 7x7 and back."""
+"""The networks that families are built from.
+
+Images are [B, 1, 28, 28] and pass through 14x14 to 7x7 and back. Data of one axis, points [B, D], goes through fully
+connected layers; `encoder`, `decoder`, `discriminator` and `denoiser` choose by the data's shape.
+"""
 
 import math
 import warnings
@@ -19,6 +23,35 @@ class MLP(nn.Sequential):
         for fan_in, fan_out in pairwise(widths):
             layers += [steady.Linear(fan_in, fan_out), nn.LeakyReLU(0.2)]
         super().__init__(*layers[:-1])
+
+
+def encoder(data_shape: tuple[int, ...], outputs: int, width: int) -> nn.Module:
+    """Data [B, *data_shape] -> [B, outputs]."""
+    return Encoder(outputs, width) if _image(data_shape) else _points(data_shape[0], outputs, width)
+
+
+def decoder(data_shape: tuple[int, ...], inputs: int, width: int) -> nn.Module:
+    """Codes [B, inputs] -> [B, *data_shape], unbounded."""
+    return Decoder(inputs, width) if _image(data_shape) else _points(inputs, data_shape[0], width)
+
+
+def discriminator(data_shape: tuple[int, ...], outputs: int, width: int) -> nn.Module:
+    """Data [B, *data_shape] -> [B, outputs], any numbers."""
+    return Discriminator(outputs, width) if _image(data_shape) else _points(data_shape[0], outputs, width)
+
+
+def denoiser(data_shape: tuple[int, ...], width: int, classes: int) -> "UNet | PointDenoiser":
+    """Noisy data [B, *data_shape], time [B] in [0, 1] and label [B, classes] -> data of the same shape."""
+    return UNet(width, classes) if _image(data_shape) else PointDenoiser(data_shape[0], width, classes)
+
+
+def _image(data_shape: tuple[int, ...]) -> bool:
+    return len(data_shape) == 3
+
+
+def _points(inputs: int, outputs: int, width: int) -> MLP:
+    """[B, inputs] -> [B, outputs] by way of three layers, as wide as an image has channels at its smallest."""
+    return MLP(inputs, 4 * width, 4 * width, 4 * width, outputs)
 
 
 class Encoder(nn.Module):
@@ -192,7 +225,22 @@ class UNet(nn.Module):
         return F.pixel_shuffle(self.head(h), 2)
 
 
-def guided(net: UNet, x: Tensor, time: Tensor, label: Tensor, guidance: Tensor) -> Tensor:
+class PointDenoiser(nn.Module):
+    """The same for points: [B, D], time [B] in [0, 1] and label [B, classes] -> [B, D]."""
+
+    def __init__(self, size: int, width: int, classes: int) -> None:
+        super().__init__()
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", math.pi * 2.0 ** torch.arange(6))
+        wide = 4 * width
+        self.net = MLP(size + 2 * len(self.frequencies) + classes, wide, wide, wide, wide, size)
+
+    def forward(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
+        angle = time[:, None] * self.frequencies
+        return self.net(torch.cat((x, angle.cos(), angle.sin(), label), dim=1))
+
+
+def guided(net: UNet | PointDenoiser, x: Tensor, time: Tensor, label: Tensor, guidance: Tensor) -> Tensor:
     """Classifier-free guidance: net(no label) + guidance (net(label) - net(no label)), for guidance [B].
 
     A second pass where any row asks for it (Ho & Salimans 2022, equation 6, with guidance = 1 + w). One pass of twice
@@ -202,5 +250,5 @@ def guided(net: UNet, x: Tensor, time: Tensor, label: Tensor, guidance: Tensor) 
     if not bool((guidance != 1).any()):
         return labelled
     unlabelled = net(x, time, torch.zeros_like(label))
-    strength = guidance.view(-1, 1, 1, 1)
+    strength = guidance.view(-1, *[1] * (x.dim() - 1))
     return torch.where(strength == 1, labelled, unlabelled + strength * (labelled - unlabelled))

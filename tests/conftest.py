@@ -1,6 +1,7 @@
 """What several parts of the tests stand on."""
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -32,16 +33,19 @@ SMALL: dict[str, dict[str, Any]] = {
 """Settings that make a family quick; one that is not named here is tested as it is."""
 
 
-def small(name: str) -> Family:
+def small(name: str, data_shape: tuple[int, ...] = (1, 28, 28)) -> Family:
     """An untrained small instance of the family."""
     torch.manual_seed(0)
     kind = families.get(name)
-    family = kind(kind.Config(**SMALL.get(name, {})))
+    settings = dict(SMALL.get(name, {}))
+    if "code" in settings:
+        settings["code"] = min(settings["code"], math.prod(data_shape))
+    family = kind(kind.Config(**settings), data_shape)
     # Layers that start at zero would hide half of what a family does.
     for parameter in family.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
-    family.fit(torch.rand(300, 1, 28, 28) * 2 - 1, torch.arange(300) % 10)
+    family.fit(torch.rand(300, *data_shape) * 2 - 1, torch.arange(300) % 10)
     return family
 
 

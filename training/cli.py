@@ -140,7 +140,7 @@ def built(config: RunConfig, dataset: data.Dataset, hardware: Hardware) -> Train
     if not 0 < config.recipe["batch"] <= len(dataset.images):
         raise ConfigError(f"--batch: {len(dataset.images)} images are there to take at least 1 and at most all from")
     try:
-        return Trainer(config, dataset, hardware)
+        return Trainer.begun(config, dataset, hardware)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"these settings make no {config.family}: {' '.join(str(error).split())}") from None
 

@@ -32,11 +32,11 @@ class DataError(Exception):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images in memory: 28x28, grey."""
+    """Images in memory: 28x28, grey. In the lab, points."""
 
     name: str
     images: Tensor
-    """[N, 1, 28, 28] uint8, 0 black."""
+    """[N, 1, 28, 28] uint8, 0 black; or points [N, D] float32 in [-1, 1]."""
     labels: Tensor
     """[N] int64, -1 where there is none."""
     classes: tuple[str, ...]

@@ -32,7 +32,7 @@ def export(run: Path, directory: Path, which: str, defaults: dict[str, Any], dat
     if config.revision != families.get(config.family).revision:
         raise ConfigError(f"{run} trained an older revision of {config.family}; begin a new run")
     dataset = data.load(config.data, data_root, "train")
-    trainer = Trainer(config, dataset, Hardware(torch.device("cpu")))
+    trainer = Trainer.begun(config, dataset, Hardware(torch.device("cpu")))
     state = checkpoint.load(path)
     trainer.load_state_dict(state)
     family = trainer.average

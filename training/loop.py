@@ -37,11 +37,11 @@ class Trainer:
     `state_dict` is all of it; a trainer that loads one goes on as if it had never stopped.
     """
 
-    def __init__(self, config: RunConfig, data: Dataset, hardware: Hardware) -> None:
-        torch.manual_seed(config.seed)
-        self.config, self.data, self.hardware = config, data, hardware
-        self.recipe: Recipe = config.training_recipe()
-        family = families.get(config.family)(config.model_config(), tuple(data.images.shape[1:]), len(data.classes))
+    def __init__(
+        self, family: Family, recipe: Recipe, data: Dataset, hardware: Hardware, *, seed: int, precision: str = "f32"
+    ) -> None:
+        self.recipe, self.data, self.hardware = recipe, data, hardware
+        self.precision = precision
         self.family: Family = family.to(hardware.device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.family).for_sampling()
         self.optimizers = {
@@ -50,12 +50,20 @@ class Trainer:
             )
             for player in dict.fromkeys(self.family.moves())
         }
-        self.scaler = torch.amp.GradScaler(hardware.device.type, enabled=config.precision == "f16")
-        self.batches = Shuffled(len(data.images), self.recipe.batch, config.seed)
+        self.scaler = torch.amp.GradScaler(hardware.device.type, enabled=precision == "f16")
+        self.batches = Shuffled(len(data.images), self.recipe.batch, seed)
         self.images, self.seconds, self.best = 0, 0.0, math.inf
         if hardware.compile:
             for net in self.family.children():
                 net.compile()
+
+    @classmethod
+    def begun(cls, config: RunConfig, data: Dataset, hardware: Hardware) -> "Trainer":
+        """The trainer of a run: what `config` says, its nets as its seed makes them."""
+        torch.manual_seed(config.seed)
+        family = families.get(config.family)(config.model_config(), tuple(data.images.shape[1:]), len(data.classes))
+        recipe = config.training_recipe()
+        return cls(family, recipe, data, hardware, seed=config.seed, precision=config.precision)
 
     @property
     def goal(self) -> int:
@@ -102,7 +110,7 @@ class Trainer:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for group in optimizer.param_groups:
             group["lr"] = pace * learning_rate(self.recipe, self.images - self.recipe.batch, self.goal)
-        dtype = DTYPES[self.config.precision]
+        dtype = DTYPES[self.precision]
         with torch.autocast(self.hardware.device.type, dtype, enabled=dtype != torch.float32):
             terms = self.family.loss(player, x, label)
         gradients = torch.autograd.grad(self.scaler.scale(terms["loss"]), parameters, allow_unused=True)
@@ -147,13 +155,13 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Stand where `state` was taken. Raises ConfigError where the data or the family's nets have changed since."""
         if state["data"] != self.data.digest:
-            raise ConfigError(f"{self.config.data} holds other images than this run was begun with; begin a new run")
+            raise ConfigError(f"{self.data.name} holds other images than this run was begun with; begin a new run")
         try:
             self.family.load_state_dict(state["family"])
             self.average.load_state_dict(state["average"])
         except RuntimeError as error:
             raise ConfigError(
-                f"the checkpoint is of another version of {self.config.family}, whose nets had other tensors; "
+                f"the checkpoint is of another version of {self.family.name}, whose nets had other tensors; "
                 f"begin a new run ({' '.join(str(error).split())[:200]})"
             ) from None
         for player, optimizer in self.optimizers.items():

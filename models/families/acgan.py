@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from models.adversarial import RelativisticConfig, RelativisticGAN
 from models.base import About, Recipe, Terms
 from models.losses import cross_entropy, slopes
-from models.nets import Discriminator
+from models.nets import discriminator
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ACGAN(RelativisticGAN):
 
     def __init__(self, config: ACGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__(config, data_shape, classes)
-        self.discriminator = Discriminator(1 + max(classes, 1), config.discriminator_width)
+        self.discriminator = discriminator(self.data_shape, 1 + max(classes, 1), config.discriminator_width)
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         # Images of unknown digit are judged for their source alone; G is told some digit for each.

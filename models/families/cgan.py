@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from models.adversarial import RelativisticConfig, RelativisticGAN
 from models.base import About, Recipe, Terms
 from models.losses import slopes
-from models.nets import Encoder
+from models.nets import encoder
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class CGANConfig(RelativisticConfig):
 class ProjectionDiscriminator(nn.Module):
     """D(x, y) = psi(h(x)) + <embed(y), h(x)>, one logit an image (Miyato & Koyama 2018, equation 3)."""
 
-    def __init__(self, width: int, classes: int, features: int = 128) -> None:
+    def __init__(self, data_shape: tuple[int, ...], width: int, classes: int, features: int = 128) -> None:
         super().__init__()
-        self.encoder = Encoder(features, width)
+        self.encoder = encoder(data_shape, features, width)
         self.logit = nn.Linear(features, 1)
         self.embed = nn.Linear(classes, features, bias=False)
 
@@ -56,7 +56,7 @@ class CGAN(RelativisticGAN):
 
     def __init__(self, config: CGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__(config, data_shape, classes)
-        self.discriminator = ProjectionDiscriminator(config.discriminator_width, classes)
+        self.discriminator = ProjectionDiscriminator(self.data_shape, config.discriminator_width, classes)
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         y = self.one_hot(label)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from models.adversarial import GroupedGAN, GroupsConfig, RelativisticConfig, RelativisticGAN
 from models.base import About, Recipe, Terms
 from models.losses import slopes
-from models.nets import Discriminator
+from models.nets import discriminator
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class DCGAN(GroupedGAN, RelativisticGAN):
 
     def __init__(self, config: DCGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:
         super().__init__(config, data_shape, classes)
-        self.discriminator = Discriminator(1, config.discriminator_width)
+        self.discriminator = discriminator(self.data_shape, 1, config.discriminator_width)
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         generated = self.generated(self.one_hot(label))
@@ -54,5 +54,5 @@ class DCGAN(GroupedGAN, RelativisticGAN):
         return {"loss": loss, "game": game, "margin": margin.mean(), "r1": r1, "r2": r2}
 
     def judge(self, x: Tensor) -> Tensor:
-        """D(x): [B, 1, 28, 28] -> [B]."""
+        """D(x): [B, *data_shape] -> [B]."""
         return self.discriminator(x)[:, 0]

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from models import noise
-from models.base import About, Family, Range, Recipe, Rows, Terms
+from models.base import About, Family, Range, Recipe, Rows, Terms, columns
 from models.losses import EVENLY, settling
-from models.nets import UNet, guided
+from models.nets import denoiser, guided
 
 LEAST_SIGMA = 0.3
 """sqrt(1 - abar_t) that the loss divides by, at least: less, and the last touches outweigh all else."""
@@ -42,7 +42,7 @@ class DDPMConfig:
 
 
 class DDPM(Family):
-    """The state is the pair (x_t, the previous guess of x_0): [B, 2, 28, 28]."""
+    """The state is the pair (x_t, the previous guess of x_0), beside one another along the first axis: [B, 2, 28, 28]."""
 
     Config = DDPMConfig
     about = About(
@@ -71,7 +71,7 @@ class DDPM(Family):
         # No chain has more links than times to stop at.
         self.steps = Range(1, config.timesteps, min(DDPM.steps.default, config.timesteps))
         self.inversion = {"steps": min(INVERSION_STEPS, config.timesteps), "sampler": "ddim", "guidance": 1.0}
-        self.unet = UNet(config.width, classes)
+        self.unet = denoiser(self.data_shape, config.width, classes)
         self.alphas_cumprod: Tensor
         self.register_buffer("alphas_cumprod", cosine_schedule(config.timesteps), persistent=False)
 
@@ -81,7 +81,7 @@ class DDPM(Family):
         kept = torch.rand(len(x), device=x.device) >= self.config.drop_label
         y = self.one_hot(label) * kept[:, None]
         guess = self.unet(self.diffuse(x, t, eps), (t + 1) / self.config.timesteps, y)
-        sigma = (1 - self.alphas_cumprod[t]).sqrt().view(-1, 1, 1, 1)
+        sigma = (1 - self.alphas_cumprod[t]).sqrt().view(-1, *[1] * (x.dim() - 1))
         return {"loss": ((x - guess) / sigma.clamp(min=LEAST_SIGMA)).square().mean()}
 
     def times(self, count: int, device: torch.device) -> Tensor:
@@ -103,7 +103,7 @@ class DDPM(Family):
         return torch.cat((x, torch.zeros_like(x)), dim=1)
 
     def step(self, rows: Rows) -> Tensor:
-        time, keep, guess, previous, fresh = rows.link.t().reshape(-1, len(rows.link), 1, 1, 1).unbind()
+        time, keep, guess, previous, fresh = columns(rows)
         x, x_0_previous = rows.state.chunk(2, dim=1)
         x_0 = guided(self.unet, x, time.flatten(), rows.label, rows.guidance).clamp(-1, 1)
         state = keep * x + guess * x_0 + previous * x_0_previous
@@ -112,7 +112,7 @@ class DDPM(Family):
         return torch.cat((state, x_0), dim=1)
 
     def decode(self, state: Tensor) -> Tensor:
-        return state[:, :1].clamp(-1, 1)
+        return state.chunk(2, dim=1)[0].clamp(-1, 1)
 
     def encode(self, x: Tensor, label: Tensor) -> Tensor:
         """The start that leads to x: DDIM's deterministic chain walked back (Song et al. 2021, section 4.3).

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from models import noise
-from models.base import About, Family, Range, Recipe, Rows, Terms
+from models.base import About, Family, Range, Recipe, Rows, Terms, columns
 from models.losses import EVENLY, settling
-from models.nets import UNet, guided
+from models.nets import denoiser, guided
 
 LEAST_GAP = 0.25
 """1 - t that the loss divides by, at least: less, and the last touches outweigh all else."""
@@ -54,7 +54,7 @@ class Flow(Family):
 
     def __init__(self, config: FlowConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__(config, data_shape, classes)
-        self.unet = UNet(config.width, classes)
+        self.unet = denoiser(self.data_shape, config.width, classes)
         if not classes:
             self.guidance = None
 
@@ -74,7 +74,7 @@ class Flow(Family):
         return torch.cat((x, x), dim=1)
 
     def step(self, rows: Rows) -> Tensor:
-        time, ahead, kept, remembered = rows.link.t().reshape(-1, len(rows.link), 1, 1, 1).unbind()
+        time, ahead, kept, remembered = columns(rows)
         x, memory = rows.state.chunk(2, dim=1)
         guess = guided(self.unet, x, time.flatten(), rows.label, rows.guidance).clamp(-1, 1)
         slope = (guess - x) / (1 - time)
@@ -82,7 +82,7 @@ class Flow(Family):
         return torch.cat((base + ahead * slope, base + remembered * slope), dim=1)
 
     def decode(self, state: Tensor) -> Tensor:
-        return state[:, :1].clamp(-1, 1)
+        return state.chunk(2, dim=1)[0].clamp(-1, 1)
 
     def encode(self, x: Tensor, label: Tensor) -> Tensor:
         """The noise that leads to x: the same path walked back, by Heun's steps."""
@@ -95,7 +95,7 @@ class Flow(Family):
         return torch.cat((x, x), dim=1)
 
     def slope(self, x: Tensor, time: float, label: Tensor) -> Tensor:
-        """v of states x [B, 1, 28, 28] that all stand at one time < 1, with labels [B, classes]."""
+        """v of states x [B, *data_shape] that all stand at one time < 1, with labels [B, classes]."""
         guess = self.unet(x, torch.full((len(x),), time, device=x.device), label).clamp(-1, 1)
         return (guess - x) / (1 - time)
 

@@ -13,7 +13,7 @@ from models import noise, prior
 from models.base import About, Family, Recipe, Rows, Terms
 from models.losses import cross_entropy, squared_error
 from models.mixture import LabelledMixture
-from models.nets import Decoder, Encoder
+from models.nets import decoder, encoder
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class SupervisedAE(Family):
         self, config: SupervisedAEConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10
     ) -> None:
         super().__init__(config, data_shape, classes)
-        self.encoder = Encoder(config.latent, config.width)
-        self.decoder = Decoder(config.latent, config.width)
+        self.encoder = encoder(self.data_shape, config.latent, config.width)
+        self.decoder = decoder(self.data_shape, config.latent, config.width)
         self.head = nn.Linear(config.latent, max(classes, 1))
         self.mixture = LabelledMixture(config.most, config.latent, self.classes)
 
@@ -67,5 +67,5 @@ class SupervisedAE(Family):
         return self.decoder(rows.state).tanh()
 
     def encode(self, x: Tensor, label: Tensor) -> Tensor:
-        """f(x): [B, 1, 28, 28] -> [B, latent]."""
+        """f(x): [B, *data_shape] -> [B, latent]."""
         return self.encoder(x)

@@ -15,7 +15,7 @@ from torch import Tensor
 from models.adversarial import GroupedGAN, GroupsConfig
 from models.base import About, Recipe, Terms
 from models.losses import part, squared_gradient
-from models.nets import Discriminator
+from models.nets import discriminator
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class WGANGP(GroupedGAN):
 
     def __init__(self, config: WGANGPConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:
         super().__init__(config, data_shape, classes)
-        self.critic = Discriminator(1, config.critic_width)
+        self.critic = discriminator(self.data_shape, 1, config.critic_width)
 
     def moves(self) -> tuple[str, ...]:
         return ("critic",) * self.config.critic_steps + ("generator",)
@@ -68,5 +68,5 @@ class WGANGP(GroupedGAN):
         return ((squared_gradient(self.judge, between) + 1e-12).sqrt() - 1).square().mean()
 
     def judge(self, x: Tensor) -> Tensor:
-        """C(x): [B, 1, 28, 28] -> [B], any number."""
+        """C(x): [B, *data_shape] -> [B], any number."""
         return self.critic(x)[:, 0]

@@ -13,9 +13,16 @@ from tests.conftest import manifest_of, small
 COUNT = 4
 
 
-@pytest.fixture(params=families.names(), scope="module")
+IMAGES, POINTS = (1, 28, 28), (2,)
+
+
+@pytest.fixture(
+    params=[(name, shape) for shape in (IMAGES, POINTS) for name in families.names()],
+    ids=lambda param: param[0] + ("" if param[1] == IMAGES else "-points"),
+    scope="module",
+)
 def family(request):
-    return small(request.param).for_sampling()
+    return small(*request.param).for_sampling()
 
 
 def places(family, count=COUNT):
@@ -157,7 +164,7 @@ class TestEveryFamily:
             assert not any(name.startswith(opponent) for name in family.state_dict())
 
     def test_every_player_has_a_loss_that_moves_it(self, family):
-        trained = small(family.name)
+        trained = small(family.name, family.data_shape)
         x, label = torch.rand(4, *family.data_shape) * 2 - 1, torch.tensor([0, 1, 2, -1])
         for player in dict.fromkeys(trained.moves()):
             terms = trained.loss(player, x, label)
