@@ -42,7 +42,7 @@ class DDPMConfig:
 
 
 class DDPM(Family):
-    """The state is the pair (x_t, the previous guess of x_0), beside one another along the first axis: [B, 2, 28, 28]."""
+    """The state is the pair (x_t, the previous guess of x_0) along the first axis: [B, 2, 28, 28]."""
 
     Config = DDPMConfig
     about = About(

@@ -20,7 +20,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = (
 CYCLE = (BLUE, ORANGE, GREEN, RED, SKY, PINK, BLACK, YELLOW)
 DATA, GENERATED = BLUE, ORANGE
 """The two that are always the same: points of the data, and points that a model drew."""
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "figure.dpi": 100,
     "savefig.dpi": 100,
     "figure.constrained_layout.use": True,
@@ -30,7 +30,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.25,
-    "axes.prop_cycle": matplotlib.cycler(color=CYCLE),
+    "axes.prop_cycle": f"cycler('color', {list(CYCLE)})",
     "lines.linewidth": 2.0,
     "legend.frameon": False,
     "image.cmap": "cividis",
