@@ -29,10 +29,10 @@ def slope(z: Point) -> Point:
     return np.array([z[1], -z[0]])
 
 
-def flow(z: Point, before: Point, eta: float) -> Point:
+def flow(z: Point, _: Point, eta: float) -> Point:
     """Infinitely small steps for a time eta: a circle. By ten steps of the classical Runge-Kutta method."""
     h = eta / 10
-    for _ in range(10):
+    for _i in range(10):
         a = slope(z)
         b = slope(z - h / 2 * a)
         c = slope(z - h / 2 * b)
@@ -41,18 +41,18 @@ def flow(z: Point, before: Point, eta: float) -> Point:
     return z
 
 
-def simultaneous(z: Point, before: Point, eta: float) -> Point:
+def simultaneous(z: Point, _: Point, eta: float) -> Point:
     """Both at once."""
     return z - eta * slope(z)
 
 
-def alternating(z: Point, before: Point, eta: float) -> Point:
+def alternating(z: Point, _: Point, eta: float) -> Point:
     """x first; y answers the new x."""
     x = z[0] - eta * z[1]
     return np.array([x, z[1] + eta * x])
 
 
-def extragradient(z: Point, before: Point, eta: float) -> Point:
+def extragradient(z: Point, _: Point, eta: float) -> Point:
     """Look ahead by one step, and go by the slope found there (Korpelevich 1976)."""
     return z - eta * slope(z - eta * slope(z))
 
