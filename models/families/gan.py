@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import noise
@@ -48,7 +48,7 @@ class GAN(Family):
         super().__init__(config, data_shape, classes)
         size = math.prod(data_shape)
         self.generator = MLP(config.latent, 128, 256, size)
-        self.discriminator = MLP(size, 256, 128, 1)
+        self.discriminator: nn.Module = MLP(size, 256, 128, 1)
 
     def moves(self) -> tuple[str, ...]:
         return ("discriminator",) * self.config.discriminator_steps + ("generator",)
