@@ -181,7 +181,7 @@ def _curves(found: Sequence[Findings]) -> Picture:
         axis.legend()
     return Picture(
         "pca_to_ae_error.png",
-        "What either code loses of data held out. At equal size the auto-encoder loses less, on the roll nearly "
+        "What either code loses of data held out. At small sizes the auto-encoder loses less, on the roll nearly "
         "nothing once the code has the manifold's two dimensions.",
         plots.png(fig),
     )
