@@ -7,11 +7,19 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 
+def wasserstein1(x: Tensor, y: Tensor) -> float:
+    """W_1 of two clouds [N, D] of equally many points: the best assignment's mean distance."""
+    return _transport(torch.cdist(x.double(), y.double()))
+
+
 def wasserstein2(x: Tensor, y: Tensor) -> float:
     """W_2 of two clouds [N, D] of equally many points: the root of the best assignment's mean squared distance."""
-    cost = torch.cdist(x.double(), y.double()).square().numpy()
-    rows, columns = linear_sum_assignment(cost)
-    return math.sqrt(float(cost[rows, columns].mean()))
+    return math.sqrt(_transport(torch.cdist(x.double(), y.double()).square()))
+
+
+def _transport(cost: Tensor) -> float:
+    """The least mean cost of pairing rows and columns of cost [N, N]."""
+    return float(cost.numpy()[linear_sum_assignment(cost.numpy())].mean())
 
 
 def jensen_shannon(p: Tensor, q: Tensor) -> float:

@@ -21,8 +21,12 @@ def points(x: Tensor, label: Tensor | None = None) -> Dataset:
     return data.make("points", x, torch.full((len(x),), -1) if label is None else label, names)
 
 
+Kind = Callable[[Any, tuple[int, ...], int], Family]
+"""A family's class, or what makes one of its config, data shape and classes."""
+
+
 def fit(
-    kind: type[Family],
+    kind: Kind,
     config: Any,
     dataset: Dataset,
     recipe: Recipe,
@@ -44,7 +48,7 @@ def fit(
     return trainer.average
 
 
-def begin(kind: type[Family], config: Any, dataset: Dataset, recipe: Recipe, seed: int) -> Trainer:
+def begin(kind: Kind, config: Any, dataset: Dataset, recipe: Recipe, seed: int) -> Trainer:
     """The trainer of a family of `kind`, before its first iteration."""
     torch.manual_seed(seed)
     family = kind(config, tuple(dataset.images.shape[1:]), len(dataset.classes))
