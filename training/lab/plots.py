@@ -35,6 +35,7 @@ STYLE: Any = {
     "legend.frameon": False,
     "image.cmap": "cividis",
 }
+plt.rcParams.update(STYLE)
 
 
 def figure(rows: int = 1, columns: int = 1, width: float = 5.0, height: float = 4.0) -> tuple[Figure, Any]:
@@ -42,8 +43,7 @@ def figure(rows: int = 1, columns: int = 1, width: float = 5.0, height: float = 
 
     Returned with its panels: one Axes, or an array [rows, columns] of them where there are several.
     """
-    with plt.rc_context(STYLE):
-        fig, axes = plt.subplots(rows, columns, figsize=(columns * width, rows * height), squeeze=False)
+    fig, axes = plt.subplots(rows, columns, figsize=(columns * width, rows * height), squeeze=False)
     return fig, axes[0, 0] if rows == columns == 1 else axes
 
 
@@ -77,7 +77,6 @@ def animation(frames: int, draw: Callable[[int], Figure], milliseconds: int = 12
 
 
 def _image(fig: Figure) -> Image.Image:
-    with plt.rc_context(STYLE):
-        buffer = io.BytesIO()
-        fig.savefig(buffer, format="png")
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png")
     return Image.open(buffer).convert("RGB")

@@ -1,8 +1,8 @@
 """What the minimax game costs its generator once D is as good as can be: the Jensen-Shannon divergence.
 
-    V(D, G) = E_p log D(x) + E_q log(1 - D(x))                          q: what G draws
-    D*(x)   = p(x) / (p(x) + q(x))                                      (Goodfellow et al. 2014, Proposition 1)
-    C(G)    = max_D V(D, G) = 2 JS(p, q) - 2 log 2                      (the same, Theorem 1)
+V(D, G) = E_p log D(x) + E_q log(1 - D(x))                          q: what G draws
+D*(x)   = p(x) / (p(x) + q(x))                                      (Goodfellow et al. 2014, Proposition 1)
+C(G)    = max_D V(D, G) = 2 JS(p, q) - 2 log 2                      (the same, Theorem 1)
 """
 
 import math
