@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.families.gan import GAN, GANConfig
 from models.families.wgan_gp import WGANGP, WGANGPConfig
@@ -15,13 +15,13 @@ Given = Callable[[Tensor], Tensor]
 class KnownGAN(GAN):
     """The lecture's D against a given G. Only D moves, and D is what comes of it."""
 
-    opponents = ()
+    opponents = ()  # type: ignore[assignment]
 
     def __init__(
         self, config: GANConfig, data_shape: tuple[int, ...] = (2,), classes: int = 0, *, given: Given
     ) -> None:
         super().__init__(config, data_shape, classes)
-        self.generator = nn.Identity()
+        del self.generator
         self.given = given
 
     def moves(self) -> tuple[str, ...]:
@@ -34,13 +34,13 @@ class KnownGAN(GAN):
 class KnownWGANGP(WGANGP):
     """The production critic and its penalty against a given G. Only the critic moves, and is what comes of it."""
 
-    opponents = ()
+    opponents = ()  # type: ignore[assignment]
 
     def __init__(
         self, config: WGANGPConfig, data_shape: tuple[int, ...] = (2,), classes: int = 0, *, given: Given
     ) -> None:
         super().__init__(config, data_shape, classes)
-        self.generator = nn.Identity()
+        del self.generator
         self.given = given
 
     def moves(self) -> tuple[str, ...]:
