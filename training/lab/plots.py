@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 
@@ -18,6 +19,8 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = (
 )  # fmt: skip
 """Okabe & Ito's palette (2008), told apart by all common kinds of colour vision."""
 CYCLE = (BLUE, ORANGE, GREEN, RED, SKY, PINK, BLACK, YELLOW)
+TEN = np.array([*CYCLE, "#999999", "#7B3294"])
+"""Ten of them, for digits."""
 DATA, GENERATED = BLUE, ORANGE
 """The two that are always the same: points of the data, and points that a model drew."""
 STYLE: Any = {

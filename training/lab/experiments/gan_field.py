@@ -21,6 +21,7 @@ from training.lab import plots
 from training.lab.distances import histogram, jensen_shannon, lattice
 from training.lab.experiment import Experiment, Findings, Picture, Setting, at_most, near, reported
 from training.lab.fitting import begin, iterations, points
+from training.lab.plane import PlaneGAN
 from training.lab.shapes import ring
 from training.loop import Trainer
 
@@ -33,7 +34,11 @@ BINS, REACH = 40, 1.0
 ARROWS = 90
 CLOUD = 400
 MOMENTS = 31
-ITERATIONS, QUICK_ITERATIONS = 5000, 1200
+EARLY = 5
+"""The moment that is shown beside the last."""
+ITERATIONS, QUICK_ITERATIONS = 3000, 600
+REPLIES = 5
+"""Steps of D before each of G's: with fewer it is far behind its optimum."""
 
 
 class Field:
@@ -52,7 +57,7 @@ class Field:
             # The game's own randomness stays as if nobody looked.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(len(self.moments))
-                self.moments.append(self.look(trainer.family) | {"iterations": trainer.images // BATCH})
+                self.moments.append(self.look(trainer.family) | {"iterations": trainer.images // (REPLIES * BATCH)})
 
     def look(self, family: GAN) -> dict[str, Any]:
         """D and G as they are, and what theory makes of them."""
@@ -84,9 +89,9 @@ def measure(setting: Setting) -> Findings:
     """Play, look on, and hold what was seen against theory."""
     dataset = points(TARGET.draw(POINTS, setting.seed))
     steps = QUICK_ITERATIONS if setting.quick else ITERATIONS
-    recipe = Recipe(iterations(steps, BATCH, dataset), BATCH, 1e-3, (0.5, 0.999), cosine=True)
+    recipe = Recipe(iterations(steps, BATCH, dataset, REPLIES), BATCH, 1e-3, (0.5, 0.999), cosine=True)
     field = Field()
-    trainer = begin(GAN, GANConfig(latent=2), dataset, recipe, setting.seed)
+    trainer = begin(PlaneGAN, GANConfig(latent=8, discriminator_steps=REPLIES), dataset, recipe, setting.seed)
     field.watch(trainer)
     while trainer.images < trainer.goal:
         trainer.iterate()
@@ -112,35 +117,36 @@ def draw(found: Sequence[Findings]) -> list[Picture]:
     return [
         Picture(
             "gan_field.png",
-            "After the last step: D as learned, p / (p + q) with q counted (white: hardly any point of either), and "
-            "where D sends G's draws (arrows: grad log D, drawn to a quarter of its length).",
-            plots.png(_field(moments[-1], width=4.6)),
+            "A while after the first step, and after the last: D as learned, p / (p + q) with q counted (white: hardly "
+            "any point of either), and where D sends G's draws (orange; arrows along grad log D; blue: data).",
+            plots.png(_field([moments[EARLY], moments[-1]], width=4.2)),
         ),
         _course(found),
         Picture(
             "gan_field.webp",
             "The game from its first step to its last.",
-            plots.animation(len(moments), lambda k: _field(moments[k], width=3.0), milliseconds=200),
+            plots.animation(len(moments), lambda k: _field(moments[k : k + 1], width=3.0), milliseconds=200),
         ),
     ]
 
 
-def _field(moment: Any, width: float) -> Any:
-    fig, axes = plots.figure(1, 3, width=width, height=width + 0.1)
+def _field(moments: Sequence[Any], width: float) -> Any:
+    """A row of three panels for each moment."""
+    fig, axes = plots.figure(len(moments), 3, width=width, height=width + 0.1)
     square = (-REACH, REACH, -REACH, REACH)
-    for panel, (key, title) in zip(axes[0], (("D", "D, learned"), ("D*", "p / (p + q)")), strict=False):
-        surface = moment[key].float().reshape(BINS, BINS).T
-        panel.imshow(surface, origin="lower", extent=square, vmin=0, vmax=1, cmap="cividis")
-        plots.plane(panel, title, REACH)
-        panel.grid(False)
-    panel = axes[0, 2]
-    panel.scatter(*TARGET.draw(CLOUD, 2).T, s=4, color=plots.DATA, alpha=0.5, linewidths=0)
-    panel.scatter(*moment["drawn"].float().T, s=4, color=plots.GENERATED, alpha=0.8, linewidths=0)
-    arrows = moment["arrows"].float()
-    shown = arrows / arrows.norm(dim=1, keepdim=True).clamp(min=8) / 4 * 8 / 2  # none longer than 1
-    panel.quiver(*moment["drawn"][:ARROWS].float().T, *shown.T, angles="xy", scale_units="xy", scale=4, width=0.006)
-    plots.plane(panel, f"step {moment['iterations']:,}", REACH)
-    for panel in axes[0]:
+    for moment, (*surfaces, cloud) in zip(moments, axes, strict=True):
+        for panel, (key, title) in zip(surfaces, (("D", "D, learned"), ("D*", "p / (p + q)")), strict=True):
+            surface = moment[key].float().reshape(BINS, BINS).T
+            panel.imshow(surface, origin="lower", extent=square, vmin=0, vmax=1, cmap="cividis")
+            plots.plane(panel, title, REACH)
+            panel.grid(False)
+        drawn, arrows = moment["drawn"].float(), moment["arrows"].float()
+        cloud.scatter(*TARGET.draw(CLOUD, 2).T, s=4, color=plots.DATA, alpha=0.5, linewidths=0)
+        cloud.scatter(*drawn.T, s=4, color=plots.GENERATED, alpha=0.8, linewidths=0)
+        shown = 0.3 * arrows / arrows.norm(dim=1, keepdim=True).clamp(min=4)  # none longer than 0.3
+        cloud.quiver(*drawn[:ARROWS].T, *shown.T, angles="xy", scale_units="xy", scale=1, width=0.006)
+        plots.plane(cloud, f"step {moment['iterations']:,}", REACH)
+    for panel in axes.flat:
         panel.set(xlabel="", ylabel="", xticks=(-1, 0, 1), yticks=(-1, 0, 1))
     return fig
 
@@ -171,7 +177,8 @@ def _course(found: Sequence[Findings]) -> Picture:
 EXPERIMENT = Experiment(
     title="What D believes, and where it sends G",
     says="D says how likely a point is to be real; the generator moves its points to where D believes more.",
-    shows="The lecture's GAN (the family gan, by the production loop) on a ring of 6 Gaussians: D beside p / (p + q), "
+    shows="The lecture's GAN (the family gan, by the production loop, five steps of D before each of G's; D sees the "
+    "plane magnified six times) on a ring of 6 Gaussians: D beside p / (p + q), "
     "the gradient that each draw gets, and JS from histograms, at 31 moments of the training.",
     measure=measure,
     draw=draw,

@@ -22,6 +22,7 @@ from models.families.wgan_gp import WGANGP, WGANGPConfig
 from models.nets import MLP
 from training.lab import fitting, plots
 from training.lab.experiment import Experiment, Findings, Number, Picture, Setting, at_least, near, reported
+from training.lab.plane import Magnified, PlaneGAN
 from training.lab.shapes import Gaussians, grid, ring
 from training.loop import Trainer
 
@@ -30,29 +31,11 @@ FRAMES = 24
 TARGETS = {"ring": ring(), "grid": grid()}
 
 
-class Magnified(nn.Module):
-    """Points [B, 2] in about the unit of the published experiments, in which the grid's centres are 2 apart.
-
-    Fully connected nets are smooth; at the plain scale they take long to see modes a hundredth of the plane wide.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 6 * x
-
-
 class Pairs(nn.Module):
     """Points [B, 2] two at a time: [B / 2, 4]."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.unflatten(0, (-1, 2)).flatten(1)
-
-
-class PlaneGAN(GAN):
-    """The lecture's."""
-
-    def __init__(self, config: GANConfig, data_shape: tuple[int, ...] = (2,), classes: int = 0) -> None:
-        super().__init__(config, data_shape, classes)
-        self.discriminator = nn.Sequential(Magnified(), self.discriminator)
 
 
 class PacGAN2(GAN):
