@@ -20,6 +20,9 @@ from training import data, docs, evaluate, judge, report
 from training.config import ConfigError, RunConfig
 from training.data import DataError
 from training.export import CONFIG, export
+from training.lab import experiments
+from training.lab import run as lab
+from training.lab.experiment import Setting
 from training.log import Log
 from training.loop import DTYPES, Hardware, Trainer, train
 from training.samples import strip_png
@@ -74,6 +77,7 @@ def parser() -> Parser:
     reporting.add_argument("output", type=Path, nargs="?", default=Path("report.html"), help="HTML to write")
     reporting.add_argument("--weights", type=Path, default=Path("weights"))
     reporting.set_defaults(command=run_report)
+    add_lab(commands.add_parser("lab", help="do the lecture's experiments, and write a page on them"))
     judging = commands.add_parser("judge", help="train the classifier that evaluation measures by")
     judging.add_argument("which", choices=judge.NAMES)
     judging.add_argument("--data-root", type=Path)
@@ -186,6 +190,24 @@ def run_report(args: argparse.Namespace) -> None:
     """Write the page."""
     store.write(args.output, report.page(args.weights).encode())
     print(args.output)
+
+
+def add_lab(command: argparse.ArgumentParser) -> None:
+    """Flags of `lab`."""
+    command.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(experiments.NAMES)} (default: all)")
+    command.add_argument("--seeds", type=int, help="how often each is done (default: mode_collapse ten times, or once)")
+    command.add_argument("--quick", action="store_true", help="small forms, under 20 seconds each, as the tests run")
+    command.add_argument("--data", choices=data.NAMES, default="mnist", help="the digits (default: mnist)")
+    command.add_argument("--data-root", type=Path)
+    command.add_argument("--output", type=Path, help="directory of the page (default: docs/lab, with --quick runs/lab)")
+    command.set_defaults(command=run_lab)
+
+
+def run_lab(args: argparse.Namespace) -> int:
+    """Do them."""
+    setting = Setting(quick=args.quick, data=args.data, data_root=args.data_root)
+    output = args.output or Path("runs/lab" if args.quick else "docs/lab")
+    return lab.command(args.names, setting, args.seeds, output)
 
 
 def add_plan(command: argparse.ArgumentParser, help_: str) -> None:

@@ -21,8 +21,6 @@ class Number:
     """How far it may be off, in its own unit."""
     source: str = ""
     """Where what is expected comes from: a theorem, an equation, a paper."""
-    deviation: float | None = None
-    """Standard deviation over seeds, where there were several."""
 
     @property
     def holds(self) -> bool:
@@ -104,3 +102,5 @@ class Experiment:
     """Pictures of what all seeds found."""
     seeds: int = 1
     """How many seeds unless told otherwise."""
+    digits: bool = False
+    """Whether it looks at digits."""

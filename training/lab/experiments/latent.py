@@ -169,4 +169,5 @@ EXPERIMENT = Experiment(
     "and what codes from N(0, I) decode to.",
     measure=measure,
     draw=draw,
+    digits=True,
 )

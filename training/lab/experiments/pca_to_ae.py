@@ -215,4 +215,5 @@ EXPERIMENT = Experiment(
     "13.87), after far longer training.",
     measure=measure,
     draw=draw,
+    digits=True,
 )
