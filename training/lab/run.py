@@ -39,9 +39,11 @@ def command(names: Sequence[str], setting: Setting, seeds: int | None, output: P
     asked = tuple(dict.fromkeys(names)) or experiments.NAMES
     if any(experiments.get(name).digits for name in asked):
         data.load(setting.data, setting.data_root, "train")  # once, where it has to be fetched
-    print(
-        f"{len(asked)} experiments on {os.cpu_count()} cores; each is written to {output} once it is done", flush=True
-    )
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output: {output} cannot be made: {error.strerror}") from None
+    print(f"experiments: {len(asked)}, on {os.cpu_count()} cores; written to {output} one by one", flush=True)
     begun, held = time.monotonic(), True
     for name, outcomes in finished(asked, setting, seeds):
         held &= write(name, outcomes, setting, output)
