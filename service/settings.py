@@ -17,6 +17,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     weights: Path = Field(ROOT / "weights", description="Directory of the weights to serve.")
+    lab: Path = Field(ROOT / "docs" / "lab", description="Directory of the lab's page, which is served at /lab.")
     unconditional_model: str = Field("dcgan", description="Draws for requests that name no model and no digit.")
     conditional_model: str = Field("cgan", description="Draws for requests that name no model, but a digit.")
     device: Literal["auto", "cpu", "cuda"] = Field(

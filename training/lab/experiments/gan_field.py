@@ -36,7 +36,7 @@ CLOUD = 400
 MOMENTS = 31
 EARLY = 5
 """The moment that is shown beside the last."""
-ITERATIONS, QUICK_ITERATIONS = 3000, 600
+ITERATIONS, QUICK_ITERATIONS = 3000, 400
 REPLIES = 5
 """Steps of D before each of G's: with fewer it is far behind its optimum."""
 

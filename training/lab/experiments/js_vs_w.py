@@ -81,7 +81,7 @@ def measure(setting: Setting) -> Findings:
              max(abs(value - abs(theta)) for theta, value in zip(THETAS, w1, strict=True)), 0, 0.04,
              "W_1 = |theta|, and what two clouds of 1,000 points add"),
     ]  # fmt: skip
-    steps = 500 if setting.quick else 1500
+    steps = 350 if setting.quick else 1500
     critics = {
         theta: critic_distance(theta, steps, setting.seed) for theta in (CRITICS[1::2] if setting.quick else CRITICS)
     }
@@ -93,7 +93,7 @@ def measure(setting: Setting) -> Findings:
                 "the same, with the penalty's bias", value, biased, 0.01 * theta, "|theta| (1 + |theta| / (2 lambda))"
             ),
         ]
-    lessons = watch_gradient(LESSONS // 5 if setting.quick else LESSONS, setting.seed)
+    lessons = watch_gradient(LESSONS // 6 if setting.quick else LESSONS, setting.seed)
     numbers.append(at_most("gradient that D leaves to log(1 - D(G)) at theta = 1, of its greatest",
                            lessons["minimax"][-1] / max(lessons["minimax"]), 0.01,
                            "vanishes as D nears its optimum (Arjovsky & Bottou 2017, Theorem 2.4)"))  # fmt: skip

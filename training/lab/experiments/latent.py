@@ -94,7 +94,7 @@ def measure(setting: Setting) -> Findings:
     distance: dict[str, float] = {}
     numbers: list[Number] = []
     for name, (kind, config) in KINDS.items():
-        family = trained(kind, config, dataset, 500 if setting.quick else 3000, setting.seed)
+        family = trained(kind, config, dataset, 300 if setting.quick else 3000, setting.seed)
         with torch.inference_mode():
             z = codes(family, x, setting.seed)
             back = decoded(family, z)
