@@ -34,7 +34,11 @@ class _Parameters(BaseModel):
         description="`bulk` has an eighth of the device's time that `interactive` has, while both wait.",
     )
     timeout: float | None = Field(
-        None, gt=0, le=3600, description="Seconds that it may take; what takes longer is refused, or leaves undrawn."
+        None,
+        gt=0,
+        le=3600,
+        description="Seconds that it may take; what takes longer is refused, or leaves undrawn. Goes before a header "
+        "X-Timeout, which says the same.",
     )
     format: str | None = Field(None, description="Format of the answer; goes before the Accept header.")
 
@@ -96,7 +100,10 @@ async def read(request: Request, schema: type[P], max_files: int = 2) -> tuple[P
         raise UnsupportedBody("send parameters in the query, as application/json, or (with images) multipart/form-data")
     if twice := sorted(values.keys() & body.keys()):
         raise InvalidParameter(f"given in the query and again in the body: {', '.join(twice)}; give each once")
-    return validate(schema, {**values, **body}), uploads
+    said = {**values, **body}
+    if "timeout" in schema.model_fields and (seconds := request.headers.get("x-timeout")) is not None:
+        said.setdefault("timeout", seconds)
+    return validate(schema, said), uploads
 
 
 def validate(schema: type[P], values: dict[str, Any]) -> P:

@@ -180,3 +180,10 @@ async def test_what_is_not_drawn_in_time_is_said_so(client: httpx.AsyncClient) -
     plain = await client.post("/generate?model=ddpm&n=1&steps=2&seed=1")
     assert answer.content == plain.content
     assert answer.headers["content-location"] == plain.headers["content-location"]
+
+
+async def test_a_header_says_the_time_too_and_the_parameter_goes_before_it(client: httpx.AsyncClient) -> None:
+    hurry = {"X-Timeout": "0.05"}
+    problem(await client.post("/generate?model=ddpm&n=64&steps=1000", headers=hurry), 504)
+    assert (await client.post("/generate?model=ddpm&steps=2&timeout=60", headers=hurry)).status_code == 200
+    assert "timeout" in problem(await client.post("/generate?model=gan", headers={"X-Timeout": "soon"}), 422)
