@@ -145,7 +145,7 @@ class Family(nn.Module):
         raise NotImplementedError
 
     def decode(self, state: Tensor) -> Tensor:
-        """Data [B, *data_shape] in [-1, 1] of states at the end of their chain."""
+        """Data [B, *data_shape] in [-1, 1] of states at the end of their chain, and of what is to be seen before it."""
         return state.clamp(-1, 1)
 
     def encode(self, x: Tensor, label: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from models.base import Range
 from service.catalog import Catalog, Model
 from service.engine.request import Point, Request, Sample
 from service.errors import InvalidParameter, UnknownModel
-from service.images import Drawn, Format
+from service.images import EVENTS, Drawn, Format
 from service.schemas import Encode, Generate, Interpolate
 from service.settings import Settings
 
@@ -81,6 +81,8 @@ def generate(
         raise InvalidParameter(
             f"n: at most {max_images} a request; ask for the rest with first={max_images}, and so on"
         )
+    if parameters.previews and format_ is not EVENTS:
+        raise InvalidParameter("previews: only with format=events, where there is a place for them")
     check_digits(model, parameters.digit)
     seed = new_seed() if parameters.seed is None else parameters.seed
     digits = parameters.digit or [-1]
@@ -151,8 +153,11 @@ def check_digits(model: Model, digits: Sequence[int]) -> None:
 def _request(
     model: Model, samples: tuple[Sample, ...], plan: dict[str, Any], parameters: Generate | Interpolate
 ) -> Request:
-    """What the engine is asked; neither priority nor timeout changes what is drawn."""
-    return Request(model.name, samples, **plan, priority=parameters.priority, timeout=parameters.timeout)
+    """What the engine is asked; how soon and how openly changes nothing of what is drawn."""
+    previews = isinstance(parameters, Generate) and parameters.previews
+    return Request(
+        model.name, samples, **plan, priority=parameters.priority, timeout=parameters.timeout, previews=previews
+    )
 
 
 def _plan(model: Model, parameters: Generate | Interpolate) -> tuple[dict[str, Any], list[tuple[str, Any]]]:

@@ -233,7 +233,10 @@ class _Json:
 
 
 class _Events:
-    """Server-sent events: `start` with what is said about the images, `image` each with its index, `end`."""
+    """Server-sent events: `start` with what is said about the images, `image` each with its index, `end`.
+
+    Between them whoever sends them may say how it goes.
+    """
 
     def __init__(self, count: int, about: dict[str, Any]) -> None:
         self.about, self.count = {**about, "n": count}, 0
@@ -247,6 +250,11 @@ class _Events:
 
     def end(self) -> bytes:
         return event("end", {})
+
+
+def preview(index: int, image: Images) -> bytes:
+    """An event that shows where an image [28, 28] stands."""
+    return event("preview", {"index": index, "png": base64.b64encode(png(image)).decode()})
 
 
 def event(name: str, data: dict[str, Any]) -> bytes:

@@ -51,6 +51,7 @@ class Generate(_Parameters):
     seed: Seed | None = Field(
         None, description="The same seed draws the same images; one is chosen where it is left out."
     )
+    previews: bool = Field(False, description="With format `events`: show images under way, and how far they are.")
     first: int = Field(0, ge=0, le=2**53, description="Index of the first image: n images are first .. first + n - 1.")
 
 

@@ -86,14 +86,19 @@ class Engine:
             if self.stopping:
                 raise Stopping("the service is shutting down; try another instance, or again in a moment")
             if self.outstanding + count > self.queue_images:
-                raise QueueFull(max(1, math.ceil(self.rate.expect(self.links))))
+                raise QueueFull(max(1, math.ceil(self.expect())))
+            ahead = self.outstanding
             self.outstanding += count
             self.links += links
             self.ended["accepted"] += 1
         deadline = math.inf if request.timeout is None else self.clock() + request.timeout
-        ticket = Ticket(request, owner, [None] * count, labels, count, links, told, deadline=deadline)
+        ticket = Ticket(request, owner, [None] * count, labels, count, links, ahead, told, deadline=deadline)
         self._post(ticket, leaving=False)
         return ticket
+
+    def expect(self) -> float:
+        """Seconds after which all that is accepted should be drawn, at the rate of late."""
+        return self.rate.expect(self.links)
 
     def cancel(self, ticket: Ticket) -> None:
         """Give `ticket` up: its rows leave before the next step. Without effect where it has ended."""
@@ -155,15 +160,32 @@ class Engine:
             return self._advance(runner, riders[:middle]) + self._advance(runner, riders[middle:])
         with self.lock:
             self.links -= len(riders)
+        watched = []
         for (ticket, i), image in zip(riders, images, strict=True):
             ticket.links -= 1
             ticket.companions = max(ticket.companions, len(riders))
             if image is not None:
                 self._deliver(ticket, i, image)
+            elif ticket.request.previews:
+                watched.append((ticket, i))
+        if watched:
+            self._show(runner, watched)
         return len(riders)
+
+    def _show(self, runner: Runner, watched: list[tuple[Ticket, int]]) -> None:
+        """Let the callers see where these stand. If that fails they see nothing, and are drawn all the same."""
+        try:
+            looks = runner.look([self.rows[ticket][i] for ticket, i in watched])
+        except Exception as error:
+            log.error("images under way could not be shown: %r", error)
+            return
+        for (ticket, i), image in zip(watched, looks, strict=True):
+            ticket.previews[i] = image
+            self.news[ticket] = None
 
     def _deliver(self, ticket: Ticket, i: int, image: NDArray[Any]) -> None:
         ticket.images[i] = image
+        ticket.previews.pop(i, None)
         ticket.missing -= 1
         self.scheduler.finish(ticket, i)
         self.news[ticket] = None

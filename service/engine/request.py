@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,8 @@ class Request:
     priority: Priority = "interactive"
     timeout: float | None = None
     """Seconds after which nobody wants it any more."""
+    previews: bool = False
+    """Whether its caller looks at images under way."""
 
     @property
     def links(self) -> int:
@@ -108,6 +110,8 @@ class Ticket:
     """Images not drawn yet."""
     links: int
     """Links of their chains that are still to go."""
+    ahead: int = 0
+    """Images that were accepted before and not ended then."""
     told: Callable[[], None] = lambda: None
     ended: str = ""
     """How: delivered, cancelled, failed, late, stopped; empty while it goes on."""
@@ -117,6 +121,8 @@ class Ticket:
     """By the engine's clock."""
     companions: int = 0
     """The largest number of rows that a step of this request had on the device."""
+    previews: dict[int, NDArray[Any]] = field(default_factory=dict)
+    """Where the images under way stand, of those that have gone on since one last looked and took them out."""
 
     def result(self) -> Result:
         """All that was drawn. Raises the EngineError that it ended with."""

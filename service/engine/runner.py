@@ -103,6 +103,12 @@ class Runner:
                 torch.cuda.empty_cache()
         raise TooMany(f"no memory for {len(rows)} rows at once")
 
+    @torch.inference_mode()
+    def look(self, rows: list[Row]) -> list[NDArray[np.uint8]]:
+        """Images [28, 28] uint8 of where rows stand that have just gone a link further together."""
+        images = self.family.decode(self._gathered(rows).state)[: len(rows), 0]
+        return list(to_uint8(images).cpu().numpy())
+
     def _advance(self, rows: list[Row]) -> list[NDArray[Any] | None]:
         self._start([row for row in rows if row.batch is None])
         riding = [row for row in rows if not row.codes]

@@ -86,7 +86,8 @@ async def answer(request: Request, draw: Draw, format_: Format[Drawn], *, fixed:
     if format_.pack is not None and (len(draw.request.samples) > INLINE or format_ is images.EVENTS):
         drawing = state.drawing(draw.request, request, request.receive)
         packer = format_.pack(len(draw.request.samples), about)
-        return Streamed(drawing, packer, media_type=format_.media_type, headers=headers)
+        kind = Told if format_ is images.EVENTS else Streamed
+        return kind(drawing, packer, media_type=format_.media_type, headers=headers)
     ticket = await state.draw(draw.request, request, request.receive)
     result = ticket.result()
     drawn = Drawn(result.images, result.labels, about)
@@ -109,30 +110,46 @@ class Streamed(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self.drawing as ticket:
-            await self.drawing.more()
-            self.headers["X-Batch"] = str(ticket.companions)
+            await self.opened(ticket)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            ending = b""
+            ending: bytes | None
             try:
-                await _part(send, self.packer.begin())
+                await _part(send, self.packer.begin() + self.first(ticket))
                 sent = 0
                 while sent < len(ticket.images):
                     parts = list(islice(self._ready(ticket, sent), INLINE))
                     sent += len(parts)
-                    if not parts:
+                    said = self.under_way(ticket) + b"".join(parts)
+                    if not said:
                         await self.drawing.more()
                         continue
-                    await _part(send, b"".join(parts))
+                    await _part(send, said)
                     await asyncio.sleep(0)  # many may be ready, and others want the loop too
                 ending = self.packer.end()
             except ClientGone:
                 return
             except Problem as problem:
                 log.error("a streamed draw ended early: %s", problem.detail)
-                if self.media_type != images.EVENTS.media_type:
-                    return
-                ending = images.event("error", problem.body())
-            await send({"type": "http.response.body", "body": ending})
+                ending = self.broken(problem)
+            if ending is not None:
+                await send({"type": "http.response.body", "body": ending})
+
+    async def opened(self, ticket: Ticket) -> None:
+        """Wait until there is something to answer, whatever may be wrong before."""
+        await self.drawing.more()
+        self.headers["X-Batch"] = str(ticket.companions)
+
+    def first(self, ticket: Ticket) -> bytes:
+        """What is said before the first image."""
+        return b""
+
+    def under_way(self, ticket: Ticket) -> bytes:
+        """What is said of images that are not drawn yet."""
+        return b""
+
+    def broken(self, problem: Problem) -> bytes | None:
+        """How a body ends that cannot be finished; None where it does not."""
+        return None
 
     def _ready(self, ticket: Ticket, first: int) -> Iterator[bytes]:
         """The images from `first` on that are drawn, up to one that is not."""
@@ -142,6 +159,39 @@ class Streamed(Response):
                 return
             ticket.images[i] = None
             yield self.packer.add(image, int(ticket.labels[i]), None)
+
+
+class Told(Streamed):
+    """The same as server-sent events, which begin at once and say how it goes.
+
+    `progress`: `ahead`, images accepted before; `gone` of `links`; `seconds` that it should take from here on.
+    `preview`: where image `index` stands. Who reads slowly misses previews, and nothing else.
+    """
+
+    async def opened(self, ticket: Ticket) -> None:
+        self.links = self.seen = ticket.links
+        self.begun = self.drawing.loop.time()
+
+    def first(self, ticket: Ticket) -> bytes:
+        return self._progress(ticket, self.drawing.engine.expect())
+
+    def under_way(self, ticket: Ticket) -> bytes:
+        if not ticket.request.previews or ticket.links == self.seen:
+            return b""
+        self.seen = ticket.links
+        pace = (self.drawing.loop.time() - self.begun) / (self.links - self.seen)
+        # An engine on another thread goes on meanwhile.
+        looks = [(i, ticket.previews.pop(i, None)) for i in sorted(ticket.previews)]
+        shown = (images.preview(i, image) for i, image in looks if image is not None)
+        return self._progress(ticket, pace * self.seen) + b"".join(shown)
+
+    def broken(self, problem: Problem) -> bytes:
+        return images.event("error", problem.body())
+
+    def _progress(self, ticket: Ticket, seconds: float) -> bytes:
+        gone = self.links - ticket.links
+        said = {"ahead": ticket.ahead, "gone": gone, "links": self.links, "seconds": round(seconds, 3)}
+        return images.event("progress", said)
 
 
 async def _part(send: Send, data: bytes) -> None:

@@ -138,6 +138,6 @@ async def test_the_docs_know_every_path_and_parameter(client: httpx.AsyncClient)
     assert sorted(paths) == sorted([*drawing, "/livez", "/models", "/models/{name}", "/readyz"])
     documented = {parameter["name"]: parameter for parameter in paths["/generate"]["post"]["parameters"]}
     which = ["model", "digit", "n", "seed", "first", "format"]
-    how = ["steps", "sampler", "prior", "guidance", "priority", "timeout"]
+    how = ["steps", "sampler", "prior", "guidance", "priority", "timeout", "previews"]
     assert sorted(documented) == sorted([*which, *how])
     assert all(parameter["description"] for parameter in documented.values())
