@@ -25,6 +25,7 @@ from service.engine.drivers import Driver, LoopDriver, ThreadDriver
 from service.engine.engine import Engine
 from service.engine.runner import Runner
 from service.errors import Problem
+from service.pages import add_pages
 from service.routes import about, draw, encode
 from service.settings import Settings
 from service.state import ClientGone, State
@@ -80,10 +81,7 @@ def create_app(settings: Settings, served: Catalog | None = None, device: torch.
         app.include_router(routes.router)
     app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
     app.add_api_route("/docs", docs, include_in_schema=False)
-    if (settings.lab / "index.html").is_file():
-        app.mount("/lab", StaticFiles(directory=settings.lab, html=True))
-    else:
-        app.add_api_route("/lab", no_lab, include_in_schema=False)
+    add_pages(app, settings.lab)
     for kind in (Problem, HTTPException, ClientGone, Exception):
         app.add_exception_handler(kind, on_error)
     return app
@@ -125,13 +123,6 @@ async def docs() -> HTMLResponse:
         swagger_js_url="docs/assets/swagger-ui-bundle.js",
         swagger_css_url="docs/assets/swagger-ui.css",
         swagger_favicon_url="docs/assets/favicon-32x32.png",
-    )
-
-
-async def no_lab() -> None:
-    """Where no page of the lab lay at the start."""
-    raise errors.NotFound(
-        "the lab's page is not here; write it with `python -m training lab`, and start the service anew"
     )
 
 

@@ -46,6 +46,15 @@ class Model:
     def guidance(self) -> float:
         return float(self.defaults["guidance"])
 
+    @cached_property
+    def code_shape(self) -> tuple[int, ...]:
+        """Of the states where its chains start: what encoding gives, and what can be decoded."""
+        first = self.family.plan(self.steps, self.sampler)[:1]
+        device = next(iter(self.family.state_dict().values()), first).device
+        none = torch.zeros(1, dtype=torch.int64, device=device)
+        label = torch.zeros(1, self.family.classes, device=device)
+        return tuple(self.family.start(none, none, label, first.to(device)).shape[1:])
+
     def describe(self) -> dict[str, Any]:
         """What it is and what a request may ask of it."""
         family, about = self.family, self.family.about
@@ -69,6 +78,7 @@ class Model:
             "takes": takes,
             "caveat": self.manifest.caveat,
             "encodes": family.encodes,
+            "code_shape": self.code_shape,
         }
 
 

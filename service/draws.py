@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import quote_plus
 
+import torch
 from torch import Tensor
 
 from models.base import Range
@@ -14,7 +15,7 @@ from service.catalog import Catalog, Model
 from service.engine.request import Point, Request, Sample
 from service.errors import InvalidParameter, UnknownModel
 from service.images import EVENTS, Drawn, Format
-from service.schemas import Encode, Generate, Interpolate
+from service.schemas import Decode, Encode, Generate, Interpolate
 from service.settings import Settings
 
 
@@ -139,6 +140,25 @@ def encode(parameters: Encode, model: Model, images: Sequence[Tensor], *, codes:
     samples = tuple(Sample(Point(0, i, digits[i % len(digits)], image)) for i, image in enumerate(images))
     plan = {"steps": model.steps, "sampler": model.sampler, **model.family.inversion}
     return Request(model.name, samples, **plan, codes=codes)
+
+
+def decode(parameters: Decode, model: Model, max_images: int) -> Request:
+    """What the engine is to do with codes: walk from them to images. Raises InvalidParameter."""
+    check_digits(model, parameters.digit)
+    if not model.family.encodes:
+        raise InvalidParameter(f"model: {model.name} has no encoder; GET /models says which do (`encodes`)")
+    if len(parameters.codes) > max_images:
+        raise InvalidParameter(f"codes: at most {max_images} a request")
+    try:
+        codes = torch.tensor(parameters.codes, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        codes = torch.empty(0)
+    if codes.shape[1:] != model.code_shape or not bool(codes.isfinite().all()):
+        raise InvalidParameter(f"codes: a list of arrays of shape {list(model.code_shape)}, of finite numbers")
+    digits = parameters.digit or [-1]
+    samples = tuple(Sample(Point(0, i, digits[i % len(digits)], code=code)) for i, code in enumerate(codes))
+    plan = {"steps": model.steps, "sampler": model.sampler, **model.family.inversion}
+    return Request(model.name, samples, **plan)
 
 
 def check_digits(model: Model, digits: Sequence[int]) -> None:

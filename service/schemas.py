@@ -74,6 +74,17 @@ class Encode(BaseModel):
     format: str | None = Field(None, description="Format of the answer; goes before the Accept header.")
 
 
+class Decode(BaseModel):
+    """Parameters of /decode."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(description="Name of the weights, one that `encodes`; GET /models says which do.")
+    codes: list[Any] = Field(min_length=1, description="Codes of the model's `code_shape`, as /encode gives them.")
+    digit: list[Digit] = Field([], description="What they show, for models that want to know; cycles.")
+    format: str | None = Field(None, description="Format of the answer; goes before the Accept header.")
+
+
 P = TypeVar("P", bound=BaseModel)
 
 

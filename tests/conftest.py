@@ -14,6 +14,8 @@ from models.base import Family
 from models.store import Manifest
 
 torch.set_num_threads(1)
+# That of trio, which selenium brings, warns; nothing here needs any.
+os.environ["HYPOTHESIS_NO_PLUGINS"] = "1"
 
 SMALL: dict[str, dict[str, Any]] = {
     "pca": {"code": 8},

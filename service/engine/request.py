@@ -14,7 +14,7 @@ from service.engine.scheduler import Priority
 
 @dataclass(frozen=True)
 class Point:
-    """Where a chain starts: the noise of (seed, index), or an image to encode; and the digit it is drawn as."""
+    """Where a chain starts: the noise of (seed, index), an image to encode, or a code; and the digit it is drawn as."""
 
     seed: int
     index: int
@@ -22,6 +22,8 @@ class Point:
     """-1: none was asked for."""
     image: Tensor | None = None
     """[1, 28, 28] float32 in [-1, 1], encoded in place of the noise."""
+    code: Tensor | None = None
+    """[*S] float32, the state itself."""
 
 
 @dataclass(frozen=True)

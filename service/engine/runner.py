@@ -222,6 +222,11 @@ class Runner:
             for i, (point, _) in enumerate(points):
                 if point.image is not None:
                     states[i] = codes[id(point.image), point.label]
+        if any(point.code is not None for point, _ in points):
+            states = states.clone()
+            for i, (point, _) in enumerate(points):
+                if point.code is not None:
+                    states[i] = point.code.to(self.device)
         return Batch(states, labels)
 
     def _step(self, rows: list[Row]) -> list[NDArray[np.uint8] | None]:

@@ -1,4 +1,4 @@
-"""/encode and /reconstruct."""
+"""/encode, /decode and /reconstruct."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from models.pixels import to_uint8
 from service import draws, images, schemas, uploads
 from service.catalog import Model
 from service.engine.request import Result
+from service.errors import InvalidParameter
 from service.images import Codes, Drawn, Format
 from service.routes.draw import documented, encoded
 from service.state import State
@@ -50,6 +51,23 @@ async def reconstruct(request: Request) -> Response:
     content = await encoded(lambda: asked.format.encode(drawn), len(errors))
     listed = ", ".join(f"{error:.6f}" for error in errors[:HEADER_ERRORS])
     return Response(content, media_type=asked.format.media_type, headers={**asked.headers, "X-Error": listed})
+
+
+@router.post("/decode", **documented(schemas.Decode, images.STILLS))
+async def decode(request: Request) -> Response:
+    """What codes, as /encode gives them or anywhere between, come to."""
+    state: State = request.app.state.service
+    parameters, files = await schemas.read(request, schemas.Decode)
+    if files:
+        raise InvalidParameter("image: /decode takes codes; /reconstruct takes images")
+    model = draws.find(state.catalog, parameters.model)
+    format_ = images.choose(images.STILLS, parameters.format, request.headers.get("accept"))
+    asked = draws.decode(parameters, model, state.settings.max_images)
+    result = (await state.draw(asked, request, request.receive)).result()
+    drawn = Drawn(result.images, result.labels, {"model": model.name, "digest": model.manifest.digest})
+    content = await encoded(lambda: format_.encode(drawn), len(result.images))
+    headers = {"X-Model-Digest": model.manifest.digest, "Vary": "Accept", "Cache-Control": "no-store"}
+    return Response(content, media_type=format_.media_type, headers=headers)
 
 
 @dataclass(frozen=True)

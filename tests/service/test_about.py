@@ -134,7 +134,7 @@ async def test_the_docs_need_nothing_from_elsewhere(client: httpx.AsyncClient) -
 
 async def test_the_docs_know_every_path_and_parameter(client: httpx.AsyncClient) -> None:
     paths = (await client.get("/openapi.json")).json()["paths"]
-    drawing = ["/encode", "/generate", "/interpolate", "/reconstruct"]
+    drawing = ["/decode", "/encode", "/generate", "/interpolate", "/reconstruct"]
     assert sorted(paths) == sorted([*drawing, "/livez", "/models", "/models/{name}", "/readyz"])
     documented = {parameter["name"]: parameter for parameter in paths["/generate"]["post"]["parameters"]}
     which = ["model", "digit", "n", "seed", "first", "format"]

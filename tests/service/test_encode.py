@@ -115,3 +115,35 @@ async def test_nothing_to_encode_is_said(client: httpx.AsyncClient) -> None:
     assert "Too many files" in problem(answer, 422)
     answer = await client.post("/encode?model=vae", files=files(png(PICTURES[0])), headers={"Accept": "image/png"})
     problem(answer, 406)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+async def test_codes_decode_to_what_reconstruction_gives(client: httpx.AsyncClient, name: str) -> None:
+    sent = files(png(PICTURES[1]))
+    codes = (await client.post(f"/encode?model={name}", files=sent)).json()["codes"]
+    back = await client.post(f"/reconstruct?model={name}&format=npz", files=sent)
+    decoded = await client.post("/decode", json={"model": name, "codes": codes, "format": "npz"})
+    assert decoded.status_code == 200, decoded.text
+    assert np.array_equal(np.load(io.BytesIO(decoded.content))["images"], np.load(io.BytesIO(back.content))["images"])
+    described = (await client.get(f"/models/{name}")).json()
+    assert list(np.shape(codes)[1:]) == described["code_shape"]
+
+
+@pytest.mark.parametrize(
+    ("codes", "complaint"),
+    [
+        ([], "at least 1"),
+        ([[1.0, 2.0]], "of shape [16]"),
+        ([[0.0] * 16, [0.0] * 15], "of shape [16]"),
+        ([["a"] * 16], "of shape [16]"),
+        ([[1e39] * 16], "finite"),
+        (7, "list"),
+        ([[0.0] * 16] * 65, "at most 64"),
+    ],
+)
+async def test_codes_that_will_not_do(client: httpx.AsyncClient, codes: object, complaint: str) -> None:
+    assert complaint in problem(await client.post("/decode", json={"model": "vae", "codes": codes}), 422)
+
+
+async def test_a_model_without_an_encoder_decodes_nothing(client: httpx.AsyncClient) -> None:
+    assert "no encoder" in problem(await client.post("/decode", json={"model": "gan", "codes": [[0.0] * 100]}), 422)

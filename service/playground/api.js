@@ -1,0 +1,56 @@
+// What the service can be asked, and how its answers are read.
+
+/** A problem that the service, or the way to it, has told. */
+export class Problem extends Error {}
+
+/** `path` with a query of `words`, pairs of names and values; values that are undefined, null or "" are left out. */
+export function url(path, words) {
+  const said = words.filter(([, value]) => value !== undefined && value !== null && value !== "");
+  return said.length ? `${path}?${new URLSearchParams(said)}` : path;
+}
+
+/** The answer to a request. Throws a Problem that says what to do. */
+export async function ask(address, options = {}) {
+  let answer;
+  try {
+    answer = await fetch(address, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem("The service does not answer. Is it running? Try again in a moment.");
+  }
+  if (!answer.ok) {
+    const told = await answer.json().catch(() => ({}));
+    throw new Problem(told.detail ?? `The service answered ${answer.status}.`);
+  }
+  return answer;
+}
+
+/** JSON of an answer. */
+export const read = async (address, options) => (await ask(address, options)).json();
+
+/** Server-sent events of an answer, one by one: {name, data}. An `error` event is thrown as a Problem. */
+export async function* events(address, options) {
+  const answer = await ask(address, { ...options, headers: { Accept: "text/event-stream" } });
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "", last = "";
+  for (;;) {
+    const { value, done } = await reader.read().catch((error) => {
+      if (error.name === "AbortError") throw error;
+      throw new Problem("The connection broke off before the end. Draw again.");
+    });
+    if (done) break;
+    const parts = (rest + value).split("\n\n");
+    rest = parts.pop();
+    for (const part of parts) {
+      const [name, data] = part.split("\n").map((line) => line.slice(line.indexOf(":") + 2));
+      const said = { name, data: JSON.parse(data) };
+      if (name === "error") throw new Problem(said.data.detail);
+      yield said;
+      last = name;
+    }
+  }
+  if (last !== "end") throw new Problem("The connection broke off before the end. Draw again.");
+}
+
+/** Base64 of a PNG as an address of an image. */
+export const picture = (png) => `data:image/png;base64,${png}`;
