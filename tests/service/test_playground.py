@@ -136,12 +136,12 @@ def test_an_error_of_the_service_is_told(page: Page) -> None:
     page.open("view=draw&model=cgan&n=1&seed=1")
     page.wait(lambda: "1 image in" in page.one(".result .small").text)
     page.run(
-        "const original = window.fetch; window.fetch = () => Promise.resolve(new Response("
+        "window.original = window.fetch; window.fetch = () => Promise.resolve(new Response("
         "JSON.stringify({detail: 'the queue is full; try again in 3 s'}), {status: 429}));"
-        "document.querySelector('form').requestSubmit(); setTimeout(() => (window.fetch = original), 500)"
+        "document.querySelector('form').requestSubmit()"
     )
     page.wait(lambda: "the queue is full" in page.one("#error").text)
-    page.run("document.querySelector('form').requestSubmit()")
+    page.run("window.fetch = window.original; document.querySelector('form').requestSubmit()")
     page.wait(lambda: not page.one("#error").is_displayed())
 
 
