@@ -43,5 +43,8 @@ def test_the_readme_names_only_paths_of_the_api_that_there_are():
 
 
 def test_the_readme_names_only_settings_that_there_are():
-    known = {f"DRAWBRIDGE_{name.upper()}" for name in Settings.model_fields} | {"DRAWBRIDGE_DATA"}
+    known = {f"DRAWBRIDGE_{name.upper()}" for name in Settings.model_fields} | {
+        "DRAWBRIDGE_DATA",
+        "DRAWBRIDGE_SCREENSHOTS",
+    }
     assert set(re.findall(r"DRAWBRIDGE_[A-Z_]+", (ROOT / "README.md").read_text())) <= known
