@@ -26,7 +26,7 @@ from service.engine.engine import Engine
 from service.engine.runner import Runner
 from service.errors import Problem
 from service.pages import add_pages
-from service.routes import about, draw, encode
+from service.routes import about, draw, encode, inference, openai
 from service.settings import Settings
 from service.state import ClientGone, State
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
 
-ROUTES = (draw, encode, about)
+ROUTES = (draw, encode, about, openai, inference)
 
 SEATS = {"cpu": 16, "cuda": 128}
 """Rows of a step unless set otherwise. What more than 16 need falls out of a core's cache (`python -m benchmarks
@@ -132,6 +132,10 @@ async def on_error(request: Request, error: Exception) -> Response:
         return Response(status_code=499)  # nobody reads it; the access log does
     if not isinstance(error, Problem):
         error = _as_problem(request, error)
+    for other in (openai, inference):
+        if request.url.path.startswith(other.router.prefix + "/"):
+            status, told = other.error(error)
+            return JSONResponse(told, status, headers=error.headers)
     body = {**error.body(), "instance": request.url.path}
     return JSONResponse(body, error.status, headers=error.headers, media_type=errors.MEDIA_TYPE)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 from urllib.parse import quote_plus
@@ -140,6 +140,11 @@ def encode(parameters: Encode, model: Model, images: Sequence[Tensor], *, codes:
     samples = tuple(Sample(Point(0, i, digits[i % len(digits)], image)) for i, image in enumerate(images))
     plan = {"steps": model.steps, "sampler": model.sampler, **model.family.inversion}
     return Request(model.name, samples, **plan, codes=codes)
+
+
+def previewed(request: Request) -> Request:
+    """The same, with its images to be seen under way."""
+    return replace(request, previews=True)
 
 
 def decode(parameters: Decode, model: Model, max_images: int) -> Request:

@@ -74,6 +74,30 @@ class Encode(BaseModel):
     format: str | None = Field(None, description="Format of the answer; goes before the Accept header.")
 
 
+class Generations(BaseModel):
+    """Parameters of /v1/images/generations: OpenAI's, and three of ours."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: str = Field(max_length=32_000, description="Names a digit, as a word or a numeral, or none.")
+    model: str | None = None
+    n: int = Field(1, ge=1)
+    size: str = "auto"
+    output_format: Literal["png", "webp", "jpeg"] = "png"
+    response_format: Literal["b64_json"] | None = None
+    stream: bool = False
+    partial_images: int = Field(0, ge=0, le=3)
+    seed: Seed | None = None
+    num_inference_steps: int | None = Field(None, ge=1)
+    guidance_scale: float | None = Field(None, allow_inf_nan=False)
+    background: Any = Field(None, description="Like those below: taken, and without effect.")
+    moderation: Any = None
+    output_compression: Any = None
+    quality: Any = None
+    style: Any = None
+    user: Any = None
+
+
 class Decode(BaseModel):
     """Parameters of /decode."""
 

@@ -64,7 +64,7 @@ def manifest_of(family: Family) -> Manifest:
         training={},
         versions={},
         commit="",
-        created="",
+        created="2026-01-01T00:00:00+00:00",
     )
 
 

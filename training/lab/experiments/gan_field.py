@@ -136,7 +136,7 @@ def _field(moments: Sequence[Any], width: float) -> Any:
     square = (-REACH, REACH, -REACH, REACH)
     for moment, (*surfaces, cloud) in zip(moments, axes, strict=True):
         for panel, (key, title) in zip(surfaces, (("D", "D, learned"), ("D*", "p / (p + q)")), strict=True):
-            surface = moment[key].float().reshape(BINS, BINS).T
+            surface = moment[key].float().reshape(BINS, BINS).T.numpy()
             panel.imshow(surface, origin="lower", extent=square, vmin=0, vmax=1, cmap="cividis")
             plots.plane(panel, title, REACH)
             panel.grid(False)

@@ -150,7 +150,7 @@ def _grids(shown: Any) -> Picture:
     fig, axes = plots.figure(1, 4, width=4.0, height=4.2)
     for panel, name in zip(axes[0], KINDS, strict=True):
         grid = shown[name]["grid"].unflatten(1, (28, 28)).unflatten(0, (SIDE, SIDE))
-        panel.imshow(grid.transpose(1, 2).flatten(2).flatten(0, 1), cmap="gray", vmin=0, vmax=255)
+        panel.imshow(grid.transpose(1, 2).flatten(2).flatten(0, 1).numpy(), cmap="gray", vmin=0, vmax=255)
         panel.set(title=name, xticks=[], yticks=[])
         panel.grid(False)
     return Picture(

@@ -129,7 +129,7 @@ def _maps(first: Findings) -> Picture:
         p, q = PAIRS[name]
         for row, (what, key) in enumerate((("D, learned", "learned"), ("D* = p / (p + q)", "best"))):
             panel = axes.reshape(2, len(names))[row, column]
-            surface = first.shown[name][key].reshape(SHOWN_BINS, SHOWN_BINS).T
+            surface = first.shown[name][key].reshape(SHOWN_BINS, SHOWN_BINS).T.numpy()
             marks = panel.imshow(surface, origin="lower", extent=(-1, 1, -1, 1), vmin=0, vmax=1, cmap="cividis")
             contours(panel, p, plots.SKY)
             contours(panel, q, plots.GENERATED)

@@ -193,7 +193,7 @@ def _digits(shown: Mapping[Any, Tensor]) -> Picture:
     }
     fig, axis = plots.figure(width=9.0, height=4.6)
     sheet = torch.cat([row.unflatten(1, (28, 28)).clamp(-1, 1).transpose(0, 1).flatten(1) for row in rows.values()])
-    axis.imshow(sheet, cmap="gray", vmin=-1, vmax=1)
+    axis.imshow(sheet.numpy(), cmap="gray", vmin=-1, vmax=1)
     axis.set(xticks=[], yticks=[28 * k + 14 for k in range(len(rows))], yticklabels=list(rows))
     axis.grid(False)
     axis.tick_params(length=0)
