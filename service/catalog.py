@@ -91,10 +91,15 @@ class Catalog:
     """Why a directory with a manifest is not served, by its name."""
 
 
-def load(root: Path, device: torch.device) -> Catalog:
-    """Every weights directory under `root`, on `device`; a broken one does not keep the others from being served."""
+def load(root: Path, device: torch.device, only: str | None = None) -> Catalog:
+    """Every weights directory under `root`, or `only` the one so called, on `device`.
+
+    A broken one does not keep the others from being served.
+    """
     models, broken = {}, {}
     for name in store.listing(root):
+        if only not in (None, name):
+            continue
         try:
             model = Model(name, *store.load(root / name, device))
         except WeightsError as error:
