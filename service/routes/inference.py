@@ -7,11 +7,12 @@ INT64 [n], -1 where the model was told none.
 
 import json
 import math
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field
 
 from service import draws, images, schemas
 from service.catalog import Model
@@ -23,7 +24,48 @@ router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 BINARY = "Inference-Header-Content-Length"
 KINDS = {"INT64": np.int64, "INT32": np.int32, "UINT8": np.uint8, "UINT64": np.uint64, "UINT32": np.uint32}
 INPUTS = ("digit", "n", "seed")
-PARAMETERS = ("steps", "sampler", "prior", "guidance", "first")
+
+
+class _InputOptions(BaseModel):
+    binary_data_size: int | None = Field(None, ge=0)
+
+
+class _Input(BaseModel):
+    name: Literal["digit", "n", "seed"]
+    datatype: Literal["INT64", "INT32", "UINT8", "UINT64", "UINT32"]
+    shape: list[Annotated[int, Field(ge=0)]]
+    data: list[Any] | None = None
+    parameters: _InputOptions = _InputOptions()
+
+
+class _OutputOptions(BaseModel):
+    binary_data: bool | None = None
+
+
+class _Output(BaseModel):
+    name: Literal["images", "labels"]
+    parameters: _OutputOptions = _OutputOptions()
+
+
+class _Options(BaseModel):
+    """Those of /generate have the same bounds there."""
+
+    steps: int | None = None
+    sampler: str | None = None
+    prior: str | None = None
+    guidance: float | None = None
+    first: int | None = None
+    timeout: int | None = Field(None, description="Microseconds.")
+    binary_data_output: bool = False
+
+
+class Asked(BaseModel):
+    """The JSON of a request, as the protocol has it; members of it that mean nothing here are passed over."""
+
+    id: str | None = None
+    inputs: list[_Input]
+    outputs: list[_Output] = []
+    parameters: _Options = _Options()
 
 
 @router.get("")
@@ -66,28 +108,27 @@ async def infer(request: Request, name: str, version: str | None = None) -> Resp
     """Draw."""
     state: State = request.app.state.service
     model = _find(request, name, version)
-    head, binary = await _read(request)
-    said = _tensors(head, binary)
-    parameters = head.get("parameters", {})
-    words: dict[str, Any] = {"model": name, **{key: parameters[key] for key in PARAMETERS if key in parameters}}
-    if "timeout" in parameters:
-        words["timeout"] = parameters["timeout"] / 1e6
-    if "digit" in said:
-        words |= {"digit": said["digit"].tolist(), "n": len(said["digit"])}
+    asked, binary = await _read(request)
+    said = _tensors(asked, binary)
+    words = asked.parameters.model_dump(exclude_none=True, exclude={"binary_data_output", "timeout"})
+    if asked.parameters.timeout is not None:
+        words["timeout"] = asked.parameters.timeout / 1e6
     for key in ("n", "seed"):
         if key in said:
             if said[key].size != 1:
                 raise InvalidParameter(f"{key}: a tensor of one number")
             words[key] = int(said[key][0])
-    if "digit" in said and words["n"] != len(said["digit"]):
-        raise InvalidParameter("n: as many as there are digits, or left out")
-    asked = schemas.validate(schemas.Generate, words)
-    draw = draws.generate(asked, model, images.STILLS[0], state.settings.max_images, state.new_seed)
+    if "digit" in said:
+        words["digit"] = said["digit"].tolist()
+        if words.setdefault("n", len(said["digit"])) != len(said["digit"]):
+            raise InvalidParameter("n: as many as there are digits, or left out")
+    parameters = schemas.validate(schemas.Generate, {"model": name, **words})
+    draw = draws.generate(parameters, model, images.STILLS[0], state.settings.max_images, state.new_seed)
     result = (await state.draw(draw.request, request, request.receive)).result()
     told = {"model_name": name, "model_version": _version(model), "parameters": {"seed": draw.seed}}
-    if "id" in head:
-        told["id"] = head["id"]
-    return _answer(told, head, {"images": result.images, "labels": result.labels})
+    if asked.id is not None:
+        told["id"] = asked.id
+    return _answer(told, asked, {"images": result.images, "labels": result.labels})
 
 
 def error(problem: Problem) -> tuple[int, dict[str, Any]]:
@@ -106,67 +147,54 @@ def _version(model: Model) -> str:
     return model.manifest.digest[:12]
 
 
-async def _read(request: Request) -> tuple[dict[str, Any], memoryview]:
+async def _read(request: Request) -> tuple[Asked, memoryview]:
     """The JSON head of a request, and what comes after it."""
     if request.headers.get("content-encoding", "identity") != "identity":
         raise UnsupportedBody("send it as it is, without a Content-Encoding")
     body = memoryview(await request.body())
     length = request.headers.get(BINARY, str(len(body)))
-    if not length.isdigit() or int(length) > len(body):
+    if not length.isdecimal() or int(length) > len(body):
         raise InvalidParameter(f"{BINARY}: the number of bytes of the JSON that the body begins with")
     try:
         head = json.loads(bytes(body[: int(length)]))
     except (ValueError, RecursionError):
         raise InvalidParameter("the body does not begin with JSON") from None
-    fields = {"inputs": list, "outputs": list, "parameters": dict}
-    if not isinstance(head, dict) or any(not isinstance(head.get(key, kind()), kind) for key, kind in fields.items()):
-        raise InvalidParameter("the JSON is an object with `inputs`, and perhaps `outputs`, `parameters` and `id`")
-    if not isinstance(head.get("parameters", {}).get("timeout", 0), (int, float)):
-        raise InvalidParameter("timeout: a number of microseconds")
-    return head, body[int(length) :]
+    return schemas.validate(Asked, head), body[int(length) :]
 
 
-def _tensors(head: dict[str, Any], binary: memoryview) -> dict[str, NDArray[Any]]:
+def _tensors(asked: Asked, binary: memoryview) -> dict[str, NDArray[Any]]:
     """The inputs by their names, as flat arrays. Raises InvalidParameter."""
     found: dict[str, NDArray[Any]] = {}
-    for item in head.get("inputs", []):
-        if not isinstance(item, dict) or item.get("name") not in INPUTS or item.get("datatype") not in KINDS:
-            raise InvalidParameter(f"inputs: each is one of {', '.join(INPUTS)}, INT64")
-        kind, name = np.dtype(KINDS[item["datatype"]]), item["name"]
-        size = item.get("parameters", {}).get("binary_data_size")
+    for item in asked.inputs:
+        kind, size = np.dtype(KINDS[item.datatype]), item.parameters.binary_data_size
         try:
-            count = math.prod(item["shape"])
             if size is None:
-                array = np.array(item["data"], kind).reshape(-1)
+                found[item.name] = np.array(item.data, kind).reshape(-1)
             else:
-                array = np.frombuffer(binary[:size], kind)
+                found[item.name] = np.frombuffer(binary[:size], kind)
                 binary = binary[size:]
-        except (KeyError, TypeError, ValueError, OverflowError):
-            raise InvalidParameter(f"{name}: its shape, datatype and data do not go together") from None
-        if len(array) != count or not count:
-            raise InvalidParameter(f"{name}: {len(array)} numbers, where its shape has {count}")
-        found[name] = array
+        except (TypeError, ValueError, OverflowError):
+            raise InvalidParameter(f"{item.name}: its datatype and data do not go together") from None
+        count = math.prod(item.shape)
+        if len(found[item.name]) != count or not count:
+            raise InvalidParameter(f"{item.name}: {len(found[item.name])} numbers, where its shape has {count}")
     if not found.keys() & {"digit", "n"}:
         raise InvalidParameter("inputs: give `digit` or `n`")
     return found
 
 
-def _answer(told: dict[str, Any], head: dict[str, Any], outputs: dict[str, NDArray[Any]]) -> Response:
+def _answer(told: dict[str, Any], asked: Asked, outputs: dict[str, NDArray[Any]]) -> Response:
     """The outputs that are asked for, in JSON or behind it."""
-    plain = bool(head.get("parameters", {}).get("binary_data_output", False))
-    asked = dict.fromkeys(outputs, plain)
-    if head.get("outputs"):
-        listed = [item for item in head["outputs"] if isinstance(item, dict)]
-        names = {str(item.get("name")): item.get("parameters", {}) for item in listed}
-        if strangers := names.keys() - outputs.keys():
-            raise InvalidParameter(f"outputs: no {', '.join(strangers)}; there are {', '.join(outputs)}")
-        asked = {name: bool(options.get("binary_data", plain)) for name, options in names.items()}
+    plain = asked.parameters.binary_data_output
+    wanted: dict[str, bool | None] = {item.name: item.parameters.binary_data for item in asked.outputs}
+    if not wanted:
+        wanted = dict.fromkeys(outputs, plain)
     items, parts = [], []
-    for name, binary in asked.items():
+    for name, binary in wanted.items():
         array = outputs[name]
         item: dict[str, Any] = {"name": name, "shape": array.shape}
         item["datatype"] = "UINT8" if array.dtype == np.uint8 else "INT64"
-        if binary:
+        if plain if binary is None else binary:
             parts.append(array.tobytes())
             item["parameters"] = {"binary_data_size": len(parts[-1])}
         else:

@@ -169,7 +169,7 @@ def test_errors_have_that_protocol_s_shape(triton: Any) -> None:
         ("cgan", [tensor("digit", [3]), tensor("n", [2])], "as many as"),
         ("cgan", [tensor("n", [1, 2])], "one number"),
         ("cgan", [tensor("seed", [1])], "give `digit` or `n`"),
-        ("cgan", [tensor("colour", [1])], "each is one of"),
+        ("cgan", [tensor("colour", [1])], "inputs.0.name"),
     ):
         with pytest.raises(InferenceServerException, match=said):
             triton.infer(name, inputs)
@@ -177,10 +177,34 @@ def test_errors_have_that_protocol_s_shape(triton: Any) -> None:
 
 @pytest.mark.parametrize(
     ("content", "length"),
-    [(b"{", None), (b"[]", None), (b"{}", "9"), (b"{}", "x"), (b'{"inputs": [{"name": "n"}]}', None),
-     (b'{"inputs": 7}', None), (b'{"inputs": [{"name": "n", "datatype": "INT64", "shape": [4], "data": [1]}]}', None),
-     (b'{"inputs": [{"name": "n", "datatype": "INT64", "shape": ["a"], "data": [1]}]}', None)],
-)  # fmt: skip
+    [
+        (b"{", None),
+        (b"[]", None),
+        (b"{}", "9"),
+        (b"{}", "x"),
+        (b"{}", None),
+        (b'{"inputs": 7}', None),
+        (b'{"inputs": [{"name": "n"}]}', None),
+        *(
+            (b'{"inputs": [{"name": "n", %s}]%s}' % (tensor, more), None)
+            for tensor, more in (
+                (b'"datatype": "INT64", "shape": [4], "data": [1]', b""),
+                (b'"datatype": "INT64", "shape": ["a"], "data": [1]', b""),
+                (b'"datatype": "INT64", "shape": [-1], "data": [1]', b""),
+                (b'"datatype": ["INT64"], "shape": [1], "data": [1]', b""),
+                (b'"datatype": "INT64", "shape": [1], "data": [[1], [2, 3]]', b""),
+                (b'"datatype": "INT64", "shape": [1], "data": [-1]', b""),
+                (b'"datatype": "INT64", "shape": [1], "data": [1e30]', b""),
+                (b'"datatype": "INT64", "shape": [1], "parameters": []', b""),
+                (b'"datatype": "INT64", "shape": [1], "parameters": {"binary_data_size": -8}', b""),
+                (b'"datatype": "INT64", "shape": [1], "parameters": {"binary_data_size": 3}', b""),
+                (b'"datatype": "INT64", "shape": [1], "data": [1]', b', "outputs": ["images"]'),
+                (b'"datatype": "INT64", "shape": [1], "data": [1]', b', "parameters": [1]'),
+                (b'"datatype": "INT64", "shape": [1], "data": [1]', b', "parameters": {"steps": 7}'),
+            )
+        ),
+    ],
+)
 def test_bodies_that_will_not_do(server: Server, content: bytes, length: str | None) -> None:
     headers = {} if length is None else {"Inference-Header-Content-Length": length}
     answer = httpx.post(f"{server.url}/v2/models/gan/infer", content=content, headers=headers)
