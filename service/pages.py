@@ -32,7 +32,7 @@ class Pages(StaticFiles):
 def add_pages(app: FastAPI, lab: Path) -> None:
     """The playground at /, and the lab's page, if one lies in `lab`, at /lab."""
     app.mount("/playground", Pages(directory=PLAYGROUND))
-    app.add_api_route("/", playground, include_in_schema=False, response_class=FileResponse)
+    app.add_api_route("/", playground, methods=["GET", "HEAD"], include_in_schema=False, response_class=FileResponse)
     if (lab / "index.html").is_file():
         app.mount("/lab", Pages(directory=lab, html=True))
     else:

@@ -28,6 +28,7 @@ from service.state import Drawing, State
 router = APIRouter(prefix="/v1", tags=["openai"])
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NAMES = {name: digit for digit, word in enumerate(WORDS) for name in (word, str(digit))}
 SIZES = (28, 512)
 EVENTS = "text/event-stream"
 SAVED: dict[str, dict[str, Any]] = {"png": {}, "webp": {"lossless": True}, "jpeg": {"quality": 95}}
@@ -88,11 +89,11 @@ def error(problem: Problem) -> tuple[int, dict[str, Any]]:
 
 def spoken(prompt: str) -> list[int]:
     """The digit that a prompt names, or none. Raises InvalidParameter where it names several."""
-    named = {word for word in re.findall(r"[a-z]+|[0-9]+", prompt.lower()) if word in WORDS or word.isdigit()}
-    digits = {WORDS.index(word) if word in WORDS else int(word) for word in named}
-    if len(digits) > 1 or max(digits, default=0) > 9:
-        raise InvalidParameter(f"prompt: name one digit, as a word or a numeral, or none; it names {sorted(digits)}")
-    return list(digits)
+    named = {word for word in re.findall(r"[a-z]+|[0-9]+", prompt.lower()) if word in NAMES or word[0].isdigit()}
+    digits = {NAMES.get(word) for word in named}
+    if len(digits) > 1 or None in digits:
+        raise InvalidParameter("prompt: name one digit, as a word or a numeral, or none")
+    return [digit for digit in digits if digit is not None]
 
 
 def measured(size: str) -> tuple[int, int]:

@@ -89,6 +89,7 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
     [
         ({"prompt": "seven or eight"}, openai.BadRequestError, "one digit"),
         ({"prompt": "12"}, openai.BadRequestError, "one digit"),
+        ({"prompt": "7" * 9000}, openai.BadRequestError, "one digit"),
         ({"prompt": "7", "model": "nope"}, openai.NotFoundError, "no model 'nope'"),
         ({"prompt": "7", "model": "gan"}, openai.BadRequestError, "cannot be told"),
         ({"prompt": "7", "size": "1024x1024"}, openai.BadRequestError, "28 to 512"),
