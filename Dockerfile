@@ -1,0 +1,45 @@
+# The service on its committed weights: docker build -t drawbridge .
+# For an NVIDIA GPU: --build-arg TORCH=cu130. To train: --target training.
+ARG PYTHON=python:3.11-slim
+
+FROM ${PYTHON} AS packages
+# Which of PyTorch's builds: cpu, or one for CUDA.
+ARG TORCH=cpu
+ARG TORCH_INDEX=https://download.pytorch.org/whl/${TORCH}
+WORKDIR /app
+COPY pyproject.toml requirements.lock ./
+# What the service needs, in the versions that are pinned; nothing of training or tests.
+RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+        > needed.txt \
+    && python3 -m venv /venv \
+    && /venv/bin/pip install --no-cache-dir --no-compile --extra-index-url "${TORCH_INDEX}" \
+        --constraint requirements.lock --requirement needed.txt
+
+FROM packages AS training
+RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["training"], sep="\n")' \
+        > needed.txt \
+    && /venv/bin/pip install --no-cache-dir --extra-index-url "${TORCH_INDEX}" \
+        --constraint requirements.lock --requirement needed.txt
+COPY models models
+COPY training training
+COPY weights weights
+RUN mkdir runs data && chown 10001:10001 runs data
+USER 10001:10001
+ENV PATH=/venv/bin:$PATH HOME=/tmp DRAWBRIDGE_DATA=/app/data
+ENTRYPOINT ["python", "-m", "training"]
+CMD ["--help"]
+
+FROM ${PYTHON} AS service
+COPY --from=packages /venv /venv
+WORKDIR /app
+COPY models models
+COPY service service
+COPY docs/lab docs/lab
+COPY weights weights
+USER 10001:10001
+# Nothing is written: the root file system may be read-only.
+ENV PATH=/venv/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 DRAWBRIDGE_HOST=0.0.0.0
+EXPOSE 8000
+HEALTHCHECK --interval=15s --timeout=12s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=10)"]
+ENTRYPOINT ["python", "-m", "service"]
