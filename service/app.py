@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 from swagger_ui_bundle import swagger_ui_path
 
-from service import catalog, errors
+from service import VERSION, catalog, errors
 from service.catalog import Catalog
 from service.engine.drivers import Driver, LoopDriver, ThreadDriver
 from service.engine.engine import Engine
@@ -31,8 +31,6 @@ from service.settings import Settings
 from service.state import ClientGone, State
 
 log = logging.getLogger(__name__)
-
-VERSION = "0.1.0"
 
 ROUTES = (draw, encode, about, openai, inference)
 

@@ -33,21 +33,25 @@ export async function* events(address, options) {
   const answer = await ask(address, { ...options, headers: { Accept: "text/event-stream" } });
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "", last = "";
-  for (;;) {
-    const { value, done } = await reader.read().catch((error) => {
-      if (error.name === "AbortError") throw error;
-      throw new Problem("The connection broke off before the end. Draw again.");
-    });
-    if (done) break;
-    const parts = (rest + value).split("\n\n");
-    rest = parts.pop();
-    for (const part of parts) {
-      const [name, data] = part.split("\n").map((line) => line.slice(line.indexOf(":") + 2));
-      const said = { name, data: JSON.parse(data) };
-      if (name === "error") throw new Problem(said.data.detail);
-      yield said;
-      last = name;
+  try {
+    for (;;) {
+      const { value, done } = await reader.read().catch((error) => {
+        if (error.name === "AbortError") throw error;
+        throw new Problem("The connection broke off before the end. Draw again.");
+      });
+      if (done) break;
+      const parts = (rest + value).split("\n\n");
+      rest = parts.pop();
+      for (const part of parts) {
+        const [name, data] = part.split("\n").map((line) => line.slice(line.indexOf(":") + 2));
+        const said = { name, data: JSON.parse(data) };
+        if (name === "error") throw new Problem(said.data.detail);
+        yield said;
+        last = name;
+      }
     }
+  } finally {
+    reader.cancel().catch(() => {}); // who stops listening wants no more of it drawn
   }
   if (last !== "end") throw new Problem("The connection broke off before the end. Draw again.");
 }

@@ -63,6 +63,7 @@ async function run(asked, signal, { grid, bar, state, again }) {
   state.textContent = "Asking…";
   const begun = performance.now();
   for await (const { name, data } of events(url("generate", [...asked, ["previews", true]]), { method: "POST", signal })) {
+    if (!grid.isConnected) return; // another view is open
     if (name === "progress") {
       bar.value = data.gone / data.links;
       const waiting = !data.gone && data.ahead ? `${data.ahead} images are before these; ` : "";

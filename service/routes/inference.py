@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from service import draws, images, schemas
+from service import VERSION, draws, images, schemas
 from service.catalog import Model
 from service.errors import InvalidParameter, Problem, UnknownModel, UnsupportedBody
 from service.state import State
@@ -71,7 +71,7 @@ class Asked(BaseModel):
 @router.get("")
 async def server() -> dict[str, Any]:
     """What this is."""
-    return {"name": "drawbridge", "version": "0.1.0", "extensions": ["binary_tensor_data"]}
+    return {"name": "drawbridge", "version": VERSION, "extensions": ["binary_tensor_data"]}
 
 
 @router.get("/health/live")
