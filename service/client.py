@@ -11,6 +11,7 @@ same draw: answers 429 and 503, and connections that fail, are tried again after
 
 import asyncio
 import io
+import itertools
 import json
 import secrets
 import time
@@ -101,7 +102,7 @@ class _Shared:
         return {"method": "POST", "url": "/generate", "json": {k: v for k, v in said.items() if v is not None}}
 
     def pause(self, attempt: int, answer: httpx.Response | None) -> float | None:
-        """Seconds until another try; None where there is none, or none would help."""
+        """Seconds until another try; None where there is none, or none would help or is needed."""
         if attempt >= self.retries or (answer is not None and answer.status_code not in RETRIED):
             return None
         said = "" if answer is None else answer.headers.get("retry-after", "")
@@ -188,25 +189,22 @@ class Client(_Shared):
         reader.close()
 
     def _send(self, stream: bool = False, **request: Any) -> httpx.Response:
-        attempt = 0
-        while True:
-            answer, failure = None, ""
+        for attempt in itertools.count():
+            answer, error = None, None
             try:
                 answer = self.http.send(self.http.build_request(**request), stream=stream)
-            except httpx.TransportError as error:
-                failure = f"{self.http.base_url} does not answer: {error or repr(error)}"
-            if answer is not None and not answer.is_error:
-                return answer
+            except httpx.TransportError as failure:
+                error = failure
             pause = self.pause(attempt, answer)
             if pause is None:
                 break
             if answer is not None:
                 answer.close()
             time.sleep(pause)
-            attempt += 1
         if answer is None:
-            raise Unreachable(failure)
-        answer.read()
+            raise Unreachable(f"{self.http.base_url} does not answer: {error or repr(error)}")
+        if answer.is_error:
+            answer.read()
         return _checked(answer)
 
 
@@ -254,23 +252,20 @@ class AsyncClient(_Shared):
         reader.close()
 
     async def _send(self, stream: bool = False, **request: Any) -> httpx.Response:
-        attempt = 0
-        while True:
-            answer, failure = None, ""
+        for attempt in itertools.count():
+            answer, error = None, None
             try:
                 answer = await self.http.send(self.http.build_request(**request), stream=stream)
-            except httpx.TransportError as error:
-                failure = f"{self.http.base_url} does not answer: {error or repr(error)}"
-            if answer is not None and not answer.is_error:
-                return answer
+            except httpx.TransportError as failure:
+                error = failure
             pause = self.pause(attempt, answer)
             if pause is None:
                 break
             if answer is not None:
                 await answer.aclose()
             await asyncio.sleep(pause)
-            attempt += 1
         if answer is None:
-            raise Unreachable(failure)
-        await answer.aread()
+            raise Unreachable(f"{self.http.base_url} does not answer: {error or repr(error)}")
+        if answer.is_error:
+            await answer.aread()
         return _checked(answer)

@@ -131,15 +131,10 @@ def interpolate(
 
 def encode(parameters: Encode, model: Model, images: Sequence[Tensor], *, codes: bool) -> Request:
     """What the engine is to do with uploads [1, 28, 28] each: give their codes, or walk back from them to images."""
-    check_digits(model, parameters.digit)
-    if not model.family.encodes:
-        raise InvalidParameter(f"model: {model.name} has no encoder; GET /models says which do (`encodes`)")
+    _check_encoder(model, parameters)
     if not images:
         raise InvalidParameter("image: send at least one, as form fields called `image`")
-    digits = parameters.digit or [-1]
-    samples = tuple(Sample(Point(0, i, digits[i % len(digits)], image)) for i, image in enumerate(images))
-    plan = {"steps": model.steps, "sampler": model.sampler, **model.family.inversion}
-    return Request(model.name, samples, **plan, codes=codes)
+    return _inverted(model, parameters, [{"image": image} for image in images], codes=codes)
 
 
 def previewed(request: Request) -> Request:
@@ -149,9 +144,7 @@ def previewed(request: Request) -> Request:
 
 def decode(parameters: Decode, model: Model, max_images: int) -> Request:
     """What the engine is to do with codes: walk from them to images. Raises InvalidParameter."""
-    check_digits(model, parameters.digit)
-    if not model.family.encodes:
-        raise InvalidParameter(f"model: {model.name} has no encoder; GET /models says which do (`encodes`)")
+    _check_encoder(model, parameters)
     if len(parameters.codes) > max_images:
         raise InvalidParameter(f"codes: at most {max_images} a request")
     try:
@@ -160,10 +153,24 @@ def decode(parameters: Decode, model: Model, max_images: int) -> Request:
         codes = torch.empty(0)
     if codes.shape[1:] != model.code_shape or not bool(codes.isfinite().all()):
         raise InvalidParameter(f"codes: a list of arrays of shape {list(model.code_shape)}, of finite numbers")
+    return _inverted(model, parameters, [{"code": code} for code in codes])
+
+
+def _check_encoder(model: Model, parameters: Encode | Decode) -> None:
+    """Raises InvalidParameter where the model has no encoder, or takes no such digits."""
+    check_digits(model, parameters.digit)
+    if not model.family.encodes:
+        raise InvalidParameter(f"model: {model.name} has no encoder; GET /models says which do (`encodes`)")
+
+
+def _inverted(
+    model: Model, parameters: Encode | Decode, starts: Sequence[dict[str, Tensor]], *, codes: bool = False
+) -> Request:
+    """Chains from images or codes, by the plan that brings images back."""
     digits = parameters.digit or [-1]
-    samples = tuple(Sample(Point(0, i, digits[i % len(digits)], code=code)) for i, code in enumerate(codes))
+    samples = tuple(Sample(Point(0, i, digits[i % len(digits)], **start)) for i, start in enumerate(starts))
     plan = {"steps": model.steps, "sampler": model.sampler, **model.family.inversion}
-    return Request(model.name, samples, **plan)
+    return Request(model.name, samples, **plan, codes=codes)
 
 
 def check_digits(model: Model, digits: Sequence[int]) -> None:

@@ -30,7 +30,6 @@ router = APIRouter(prefix="/v1", tags=["openai"])
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 NAMES = {name: digit for digit, word in enumerate(WORDS) for name in (word, str(digit))}
 SIZES = (28, 512)
-EVENTS = "text/event-stream"
 SAVED: dict[str, dict[str, Any]] = {"png": {}, "webp": {"lossless": True}, "jpeg": {"quality": 95}}
 """How images are written, by format; as near to lossless as it can be."""
 
@@ -150,7 +149,7 @@ class Partial(Streamed):
     """Images as they are drawn, and of each so many before it is finished, as evenly as there are steps for it."""
 
     def __init__(self, drawing: Drawing, pencil: Pencil, partial_images: int) -> None:
-        super().__init__(drawing, pencil, media_type=EVENTS, headers={"Cache-Control": "no-store"})
+        super().__init__(drawing, pencil, media_type=images.EVENTS.media_type, headers={"Cache-Control": "no-store"})
         self.pencil, self.wanted, self.shown = pencil, partial_images, 0
 
     def under_way(self, ticket: Ticket) -> bytes:
