@@ -1,24 +1,49 @@
 """Layers whose rows come out the same, to the bit, in a batch of any size.
 
 A library picks its kernel, and with it the order of the sums, by the batch's size. On one CPU thread two layers of the
-nets here do: a GEMM of fewer than 4 rows runs as products of vectors, and a convolution of one image leaves oneDNN for
-im2col. Both are led back to the kernel of larger batches; a convolution only where nothing is learned. What makes
-convolutions quick where nothing is learned is here too, since it has to keep that promise.
+nets here do: a GEMM of few rows, where 4 are enough on some CPUs and 16 on others, and a convolution of one image, which
+leaves oneDNN for im2col. Both are led back to the kernel of larger batches; a convolution only where nothing is
+learned. What makes convolutions quick where nothing is learned is here too, since it has to keep that promise.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FEWEST_ROWS = 4
+MANY_ROWS = 32
+"""A GEMM of so many and one of any more were never seen to differ."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + bias for x [B, inputs] and weight [outputs, inputs], with rows that do not depend on B."""
-    missing = max(0, FEWEST_ROWS - len(x))
-    return F.linear(F.pad(x, (0, 0, 0, missing)) if missing else x, weight, bias)[: len(x)]
+    count = len(x)
+    if not x.is_cpu or count >= MANY_ROWS:
+        return _product(x, weight, bias)
+    missing = max(0, fewest_rows(*weight.shape) - count)
+    return _product(F.pad(x, (0, 0, 0, missing)) if missing else x, weight, bias)[:count]
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if len(weight) > 1 or not x.is_cpu:
+        return F.linear(x, weight, bias)
+    # One output alone is no GEMM, and how its sums go depends on the rows beside it in every batch.
+    y = F.linear(x, F.pad(weight, (0, 0, 0, 1)))[:, :1]
+    return y if bias is None else y + bias
+
+
+@cache
+def fewest_rows(outputs: int, inputs: int) -> int:
+    """The rows from which on a GEMM of this shape is summed in one order on this CPU, found by trying."""
+    with torch.inference_mode():
+        source = torch.Generator().manual_seed(0)
+        x, weight = (torch.randn(n, inputs, generator=source) for n in (MANY_ROWS, outputs))
+        truth, rows = _product(x, weight, None), MANY_ROWS
+        while rows > 1 and torch.equal(_product(x[: rows - 1], weight, None), truth[: rows - 1]):
+            rows -= 1
+        return rows
 
 
 class Linear(nn.Linear):

@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from service.engine.request import EngineError, Hopeless, Late, QueueFull, Request, Stopping, Ticket
+from service.engine.request import EngineError, Hopeless, Late, QueueFull, Request, Retired, Stopping, Ticket
 from service.engine.runner import Row, Runner
 from service.engine.scheduler import Scheduler
 
@@ -38,6 +38,22 @@ class Rate:
         return links * self.seconds / self.links if self.links else 0.0
 
 
+class Watcher:
+    """Is told what the engine does, from its thread or a caller's, and does nothing about it; others do more."""
+
+    def accepted(self, ticket: Ticket) -> None:
+        """A request has come."""
+
+    def stepped(self, model: str, rows: int, places: int, seconds: float) -> None:
+        """`rows` rows, in a batch of so many `places`, went a link further."""
+
+    def ended(self, ticket: Ticket) -> None:
+        """A request has ended, as `ticket.ended` says."""
+
+    def recovered(self) -> None:
+        """A turn broke, and the engine starts anew."""
+
+
 class Engine:
     """Runs `runners` by name. `submit` may be called from any thread, `turn` from one: the driver's.
 
@@ -45,9 +61,16 @@ class Engine:
     """
 
     def __init__(
-        self, runners: Mapping[str, Runner], *, seats: int, queue_images: int, clock: Callable[[], float]
+        self,
+        runners: Mapping[str, Runner],
+        *,
+        seats: int,
+        queue_images: int,
+        clock: Callable[[], float],
+        watcher: Watcher | None = None,
     ) -> None:
         self.runners, self.clock, self.queue_images = dict(runners), clock, queue_images
+        self.watcher = watcher or Watcher()
         self.scheduler: Scheduler[Ticket] = Scheduler(self.runners, seats)
         self.rows: dict[Ticket, list[Row]] = {}
         self.mail: queue.SimpleQueue[tuple[Ticket, bool]] = queue.SimpleQueue()
@@ -62,6 +85,12 @@ class Engine:
         """Images accepted and not ended."""
         self.links = 0
         """Links of their chains that are still to go."""
+        self.held: Counter[str] = Counter()
+        """Requests accepted and not ended, by model."""
+        self.retired: set[str] = set()
+        """Models that take no more requests, and go with the last that they have."""
+        self.stepping: float | None = None
+        """Since when the device has been at a step."""
         self.ended: Counter[str] = Counter()
         """Requests by how they ended, and all of them under `accepted`."""
         self.deadlines: list[tuple[float, int, Ticket]] = []
@@ -74,25 +103,35 @@ class Engine:
     # -- the callers' side ---------------------------------------------------------------------------------------------
 
     def submit(self, request: Request, told: Callable[[], None] = lambda: None, owner: str = "") -> Ticket:
-        """Accept `request` of `owner`, whose ticket will end. Raises QueueFull, Hopeless or Stopping."""
-        count = len(request.samples)
+        """Accept `request` of `owner`, whose ticket will end. Raises QueueFull, Hopeless, Retired or Stopping."""
+        model, count = request.model, len(request.samples)
         links = count * request.links
+        runner = self.runners.get(model)
+        if runner is None:
+            raise Retired
         if request.timeout is not None:
-            alone = self.rates[request.model].expect(links)
+            alone = self.rates[model].expect(links)
             if alone > request.timeout:
                 raise Hopeless(alone, request.timeout)
-        labels = self.runners[request.model].labels(request)
+        labels = runner.labels(request)
         with self.lock:
             if self.stopping:
                 raise Stopping("the service is shutting down; try another instance, or again in a moment")
+            if model in self.retired:
+                raise Retired
             if self.outstanding + count > self.queue_images:
                 raise QueueFull(max(1, math.ceil(self.expect())))
             ahead = self.outstanding
             self.outstanding += count
             self.links += links
+            self.held[model] += 1
             self.ended["accepted"] += 1
-        deadline = math.inf if request.timeout is None else self.clock() + request.timeout
-        ticket = Ticket(request, owner, [None] * count, labels, count, links, ahead, told, deadline=deadline)
+        now = self.clock()
+        deadline = math.inf if request.timeout is None else now + request.timeout
+        ticket = Ticket(
+            request, owner, [None] * count, labels, count, links, ahead, told, deadline=deadline, accepted=now
+        )
+        self.watcher.accepted(ticket)
         self._post(ticket, leaving=False)
         return ticket
 
@@ -103,6 +142,21 @@ class Engine:
     def cancel(self, ticket: Ticket) -> None:
         """Give `ticket` up: its rows leave before the next step. Without effect where it has ended."""
         self._post(ticket, leaving=True)
+
+    def add(self, model: str, runner: Runner) -> None:
+        """Take requests to `model` from now on."""
+        with self.lock:
+            self.retired.discard(model)
+            self.rates.setdefault(model, Rate())
+            if model not in self.runners:
+                self.scheduler.open(model)
+            self.runners = {**self.runners, model: runner}
+
+    def retire(self, model: str) -> None:
+        """Take no more requests to `model`, and let go of it once those that it has are over."""
+        with self.lock:
+            self.retired.add(model)
+        self.wake()
 
     def stop(self) -> None:
         """Refuse what comes from now on; what was accepted is still drawn."""
@@ -117,6 +171,8 @@ class Engine:
     def recover(self, error: Exception) -> None:
         """End what is still there, after a turn that raised `error`: whatever it left behind, nobody waits for it."""
         log.error("a turn broke; all that waited goes", exc_info=error)
+        self.stepping = None
+        self.watcher.recovered()
         self.scheduler = Scheduler(self.runners, self.scheduler.seats)
         self._end_all("failed", EngineError(f"the engine broke and was started anew ({error!r}); ask again"))
 
@@ -129,23 +185,29 @@ class Engine:
         choice = self.scheduler.pick()
         if choice is not None:
             model, riders = choice
-            before = self.clock()
-            gone = self._advance(self.runners[model], riders)
+            before = self.stepping = self.clock()
+            gone, places = self._advance(self.runners[model], riders)
             seconds = self.clock() - before
+            self.stepping = None
             self.scheduler.charge(seconds)
             for rate in (self.rate, self.rates[model]):
                 rate.add(gone, seconds)
+            self.watcher.stepped(model, gone, places, seconds)
+        if self.retired:
+            self._let_go()
         self._tell()
         return choice is not None
 
-    def _advance(self, runner: Runner, riders: list[tuple[Ticket, int]]) -> int:
-        """One step for `riders`, and images to those that are done; returns how many went a link further.
+    def _advance(self, runner: Runner, riders: list[tuple[Ticket, int]]) -> tuple[int, int]:
+        """One step for `riders`, and images to those that are done.
+
+        Returns how many went a link further, and the places that there were for them.
 
         A batch that fails is halved until the guilty row stands alone, and only its request fails.
         """
         riders = [(ticket, i) for ticket, i in riders if ticket in self.rows]
         if not riders:
-            return 0
+            return 0, 0
         images: list[NDArray[Any] | None] | None = None
         try:
             images = runner.advance([self.rows[ticket][i] for ticket, i in riders])
@@ -154,14 +216,17 @@ class Engine:
                 ticket, i = riders[0]
                 log.error("row %d of a request to %s failed: %r", i, ticket.request.model, error)
                 self._end(ticket, "failed", EngineError(f"image {i} could not be drawn: {error}"))
-                return 0
+                return 0, 0
         if images is None:
             middle = len(riders) // 2
-            return self._advance(runner, riders[:middle]) + self._advance(runner, riders[middle:])
+            halves = [self._advance(runner, half) for half in (riders[:middle], riders[middle:])]
+            return sum(gone for gone, _ in halves), sum(places for _, places in halves)
         with self.lock:
             self.links -= len(riders)
         watched = []
         for (ticket, i), image in zip(riders, images, strict=True):
+            if ticket.began is None:
+                ticket.began = self.stepping
             ticket.links -= 1
             ticket.companions = max(ticket.companions, len(riders))
             if image is not None:
@@ -170,7 +235,7 @@ class Engine:
                 watched.append((ticket, i))
         if watched:
             self._show(runner, watched)
-        return len(riders)
+        return len(riders), runner.size(len(riders))
 
     def _show(self, runner: Runner, watched: list[tuple[Ticket, int]]) -> None:
         """Let the callers see where these stand. If that fails they see nothing, and are drawn all the same."""
@@ -231,10 +296,21 @@ class Engine:
         with self.lock:
             self.outstanding -= len(ticket.request.samples)
             self.links -= ticket.links
+            self.held[ticket.request.model] -= 1
             self.ended[how] += 1
         ticket.error = error  # first: a caller on another thread reads it once the ticket has ended
         ticket.ended = how
+        self.watcher.ended(ticket)
         self.news[ticket] = None
+
+    def _let_go(self) -> None:
+        """Forget the retired models that nobody waits for."""
+        with self.lock:
+            for model in [model for model in self.retired if not self.held[model]]:
+                self.runners = {name: runner for name, runner in self.runners.items() if name != model}
+                self.scheduler.close(model)
+                self.retired.remove(model)
+                del self.rates[model], self.held[model]
 
     def _end_all(self, how: str, error: EngineError) -> None:
         self._read_mail()
@@ -245,6 +321,10 @@ class Engine:
     def _tell(self) -> None:
         if self.news:
             news, self.news = self.news, {}
+            now = self.clock()
+            for ticket in news:
+                if ticket.ended:
+                    ticket.over = now
             self.tell(list(news))
 
 

@@ -90,6 +90,13 @@ class Hopeless(EngineError):
         self.seconds = seconds
 
 
+class Retired(EngineError):
+    """Refused at once: what it asks for was replaced in the meantime."""
+
+    def __init__(self) -> None:
+        super().__init__("these weights were replaced just now; ask again")
+
+
 class Late(EngineError):
     """Its time was up before it was drawn."""
 
@@ -120,7 +127,11 @@ class Ticket:
     error: EngineError | None = None
     """Why it failed, was late or stopped."""
     deadline: float = math.inf
-    """By the engine's clock."""
+    """By the engine's clock, like the following."""
+    accepted: float = 0.0
+    began: float | None = None
+    """When its first row took a seat."""
+    over: float | None = None
     companions: int = 0
     """The largest number of rows that a step of this request had on the device."""
     previews: dict[int, NDArray[Any]] = field(default_factory=dict)

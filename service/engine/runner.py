@@ -5,8 +5,9 @@ Company changes nothing: a row's image is the same bytes alone and in any batch.
 and for this model, to agree bit for bit with the largest.
 """
 
+import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,9 @@ class Runner:
         self.family, self.device = family, device
         self.sizes = sizes(seats, fine=device.type == "cpu")
         """What batches are padded to; more rows than the last do not fit on the device."""
-        self.plan = lru_cache(maxsize=256)(self._plan)
+        self.fingerprint = ""
+        """What the probes came to: where it is another, arithmetic is, and a seed may give other bytes."""
+        self.plan = lru_cache(maxsize=256)(partial(_plan, family))  # which holds no runner: it goes with its last user
 
     def rows(self, request: Request) -> list[Row]:
         """The request's rows, none of them started."""
@@ -98,7 +101,7 @@ class Runner:
                 return self._advance(rows)
             except torch.OutOfMemoryError:
                 pass  # what holds the batch is gone with the error
-            self.sizes = [size for size in self.sizes if size < self._size(len(rows))] or self.sizes[:1]
+            self.sizes = [size for size in self.sizes if size < self.size(len(rows))] or self.sizes[:1]
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         raise TooMany(f"no memory for {len(rows)} rows at once")
@@ -132,6 +135,7 @@ class Runner:
                 if len(sizes) == 1:
                     raise
             sizes.pop()
+        self.fingerprint = hashlib.sha256(b"".join(part.cpu().numpy().tobytes() for part in truth)).hexdigest()
         largest = sizes.pop()
         self.sizes = [
             size
@@ -159,26 +163,22 @@ class Runner:
             found.append(family.encode(images, batch.label))
         return found
 
-    def _plan(self, steps: int, sampler: str | None) -> NDArray[np.float32]:
-        plan: NDArray[np.float32] = self.family.plan(steps, sampler).cpu().numpy()
-        return plan
-
-    def _size(self, count: int) -> int:
+    def size(self, count: int) -> int:
         """The smallest proven size for `count` rows."""
         return next(size for size in self.sizes if size >= count)
 
     def _stacked(self, tensors: list[Tensor]) -> Tensor:
         """The rows as one batch, the last of them repeated up to a proven size."""
-        return torch.stack(tensors + tensors[-1:] * (self._size(len(tensors)) - len(tensors)))
+        return torch.stack(tensors + tensors[-1:] * (self.size(len(tensors)) - len(tensors)))
 
     def _sent(self, rows: list[Any], kind: type[np.generic]) -> Tensor:
         """Numbers of every row as [size, *] on the device, likewise."""
-        padding = self._size(len(rows)) - len(rows)
+        padding = self.size(len(rows)) - len(rows)
         return torch.from_numpy(np.array(rows + rows[-1:] * padding, kind)).to(self.device)
 
     def _gathered(self, rows: list[Row]) -> Batch:
         """Where the rows stand, as one batch: the very one that they went with last, if they are the first of it."""
-        last, size = rows[0].batch, self._size(len(rows))
+        last, size = rows[0].batch, self.size(len(rows))
         assert last is not None
         if len(last.state) >= size and all(row.batch is last and row.place == i for i, row in enumerate(rows)):
             return last if len(last.state) == size else Batch(last.state[:size], last.label[:size])
@@ -253,7 +253,7 @@ class Runner:
         """The images of some of the states."""
         if not which:
             return []
-        if which != list(range(len(which))) or self._size(len(which)) != len(states):
+        if which != list(range(len(which))) or self.size(len(which)) != len(states):
             states = self._stacked([states[i] for i in which])
         images = self.family.decode(states)[: len(which), 0]
         if not bool(images.isfinite().all()):
@@ -271,6 +271,11 @@ def sizes(most: int, *, fine: bool) -> list[int]:
     """
     digits = 3 if fine else 1
     return [size for size in range(1, most + 1) if size % (1 << max(0, size.bit_length() - digits)) == 0]
+
+
+def _plan(family: Family, steps: int, sampler: str | None) -> NDArray[np.float32]:
+    plan: NDArray[np.float32] = family.plan(steps, sampler).cpu().numpy()
+    return plan
 
 
 def _code(row: Row) -> NDArray[np.float32]:

@@ -61,11 +61,8 @@ class Scheduler(Generic[Key]):
 
     def __init__(self, models: Iterable[str], seats: int) -> None:
         self.seats = seats
-        models = list(models)
         self.priorities = {priority: Account() for priority in WEIGHTS}
-        self.lanes: dict[Priority, dict[str, Lane[Key]]] = {
-            priority: {model: Lane(model=model, priority=priority) for model in models} for priority in WEIGHTS
-        }
+        self.lanes: dict[Priority, dict[str, Lane[Key]]] = {priority: {} for priority in WEIGHTS}
         self.waiting: dict[Priority, dict[str, Lane[Key]]] = {priority: {} for priority in WEIGHTS}
         """Those of the lanes that somebody waits in."""
         self.places: dict[Key, tuple[Lane[Key], str]] = {}
@@ -74,6 +71,18 @@ class Scheduler(Generic[Key]):
         """Where the fair share of models stands, a priority each."""
         self.now_overall = 0.0
         self.picked: tuple[Priority, str] | None = None
+        for model in models:
+            self.open(model)
+
+    def open(self, model: str) -> None:
+        """Let requests to `model` come."""
+        for priority in WEIGHTS:
+            self.lanes[priority][model] = Lane(model=model, priority=priority)
+
+    def close(self, model: str) -> None:
+        """None will come any more, and nobody waits."""
+        for priority in WEIGHTS:
+            del self.lanes[priority][model]
 
     def add(self, model: str, request: Key, rows: int, priority: Priority = "interactive", owner: str = "") -> None:
         """Let rows 0..rows-1 of `request` wait for seats of `model`."""
