@@ -1,8 +1,8 @@
 """Layers whose rows come out the same, to the bit, in a batch of any size.
 
 A library picks its kernel, and with it the order of the sums, by the batch's size. On one CPU thread two layers of the
-nets here do: a GEMM of few rows, where 4 are enough on some CPUs and 16 on others, and a convolution of one image, which
-leaves oneDNN for im2col. Both are led back to the kernel of larger batches; a convolution only where nothing is
+nets here do: a GEMM of few rows, where 4 are enough on some CPUs and 16 on others, and a convolution of one image,
+which leaves oneDNN for im2col. Both are led back to the kernel of larger batches; a convolution only where nothing is
 learned. What makes convolutions quick where nothing is learned is here too, since it has to keep that promise.
 """
 

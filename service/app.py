@@ -1,11 +1,15 @@
 """The application: parts put together, one error handler, limits on what comes in."""
 
+import asyncio
+import faulthandler
 import gc
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,16 +23,20 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 from swagger_ui_bundle import swagger_ui_path
 
-from service import VERSION, catalog, errors
-from service.catalog import Catalog
+from service import VERSION, calls, errors, keys
+from service.calls import Call
+from service.catalog import Catalog, load
 from service.engine.drivers import Driver, LoopDriver, ThreadDriver
 from service.engine.engine import Engine
-from service.engine.runner import Runner
 from service.errors import Problem
+from service.gate import Gate
+from service.log import requests
+from service.metrics import Metrics
 from service.pages import add_pages
 from service.routes import about, draw, encode, inference, openai
 from service.settings import Settings
 from service.state import ClientGone, State
+from service.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -41,40 +49,16 @@ engine` shows it); a GPU's number is a guess that nobody has measured yet."""
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(settings: Settings, served: Catalog | None = None, device: torch.device | None = None) -> "Application":
-    """The service on `settings`; its models are those of `settings.weights` unless `served` is given, and likewise
-    `device`.
+def create_app(
+    settings: Settings, device: torch.device | None = None, gate: Gate | None = None, only: str | None = None
+) -> "Application":
+    """The service on the weights that `settings` name, or on `only` one of them; `device` goes before the settings'.
+
+    Without a `gate`, whoever gets as far as here may draw.
+
+    Raises ValueError for settings that this machine cannot keep.
     """
-    device = device or choose_device(settings.device)
-
-    @asynccontextmanager
-    async def lifespan(app: Application) -> AsyncIterator[None]:
-        if device.type == "cpu":
-            torch.set_num_threads(settings.threads)
-        models = catalog.load(settings.weights, device) if served is None else served
-        seats = settings.seats or SEATS[device.type]
-        engine = start_engine(models, device, seats, settings.queue_images)
-        kernels = f"{torch.backends.cpu.get_cpu_capability()} threads {settings.threads}"
-        scope = f"{VERSION} {device.type} torch {torch.__version__} numpy {np.__version__} {kernels} seats {seats}"
-        app.state.service = State(settings, models, engine, scope)
-        driver = LoopDriver(engine) if device.type == "cpu" else ThreadDriver(engine)
-        await driver.start()
-        app.state.driver = driver
-        gc.collect()
-        gc.freeze()  # what is here stays, and need not be looked through again and again
-        yield
-        await app.drain()
-
-    app = Application(
-        settings,
-        title="Drawbridge",
-        version=VERSION,
-        description=__doc__,
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-    )
-    app.openapi_version = "3.0.3"  # the newest that the bundled Swagger UI draws
+    app = Application(settings, device or choose_device(settings.device), gate, only)
     for routes in ROUTES:
         app.include_router(routes.router)
     app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
@@ -94,25 +78,6 @@ def choose_device(name: str, worker: int = 0) -> torch.device:
     return torch.device("cuda", worker % torch.cuda.device_count())
 
 
-def start_engine(models: Catalog, device: torch.device, seats: int, queue_images: int) -> Engine:
-    """An engine with every model warm."""
-    runners = {name: Runner(model.family, device, seats) for name, model in models.models.items()}
-    for name, runner in list(runners.items()):
-        before = time.perf_counter()
-        try:
-            runner.warm_up()
-        except Exception as error:
-            models.models.pop(name)
-            runners.pop(name)
-            models.broken[name] = f"does not draw: {error!r}"
-            continue
-        seconds = time.perf_counter() - before
-        log.info("%s is warm after %.2f s; batches of %s", name, seconds, ", ".join(map(str, runner.sizes)))
-    for name, why in models.broken.items():
-        log.error("weights %s are not served: %s", name, why)
-    return Engine(runners, seats=seats, queue_images=queue_images, clock=time.perf_counter)
-
-
 async def docs() -> HTMLResponse:
     """The API's pages, from the assets that are installed with the service: nothing is fetched from elsewhere."""
     return get_swagger_ui_html(
@@ -126,10 +91,13 @@ async def docs() -> HTMLResponse:
 
 async def on_error(request: Request, error: Exception) -> Response:
     """Every error as problem+json (RFC 9457). What was not foreseen is logged and told to nobody."""
+    call = calls.of(request)
     if isinstance(error, ClientGone):
-        return Response(status_code=499)  # nobody reads it; the access log does
+        call.problem = "client-gone"
+        return Response(status_code=499)  # nobody reads it; the log does
     if not isinstance(error, Problem):
         error = _as_problem(request, error)
+    call.problem = error.kind
     for other in (openai, inference):
         if request.url.path.startswith(other.router.prefix + "/"):
             status, told = other.error(error)
@@ -151,7 +119,7 @@ def _as_problem(request: Request, error: Exception) -> Problem:
         )
     if isinstance(error, HTTPException):  # Starlette's own: a form that does not read as one
         return errors.InvalidParameter(str(error.detail))
-    log.error("unforeseen error at %s", request.url.path, exc_info=error)
+    log.error("unforeseen error in request %s", calls.of(request).id, exc_info=error)
     return Problem("Something broke that should not; the log of the service says what.")
 
 
@@ -159,12 +127,29 @@ class Application(FastAPI):
     """FastAPI, but for the routes that draw: these are called straight from here.
 
     They read their parameters themselves, and what FastAPI does on the way costs several times what they do. It
-    documents them, and answers whatever fits none. No body is longer than the settings say, whoever answers.
+    documents them, and answers whatever fits none. No body is longer than the settings say, whoever answers; and every
+    request is told of once it has its answer.
     """
 
-    def __init__(self, settings: Settings, **options: Any) -> None:
-        super().__init__(**options)
-        self.max_body, self.grace = settings.max_body_bytes, settings.drain_seconds
+    def __init__(self, settings: Settings, device: torch.device, gate: Gate | None, only: str | None) -> None:
+        super().__init__(
+            title="Drawbridge",
+            version=VERSION,
+            description=__doc__,
+            lifespan=Application.lifespan,
+            docs_url=None,
+            redoc_url=None,
+        )
+        self.openapi_version = "3.0.3"  # the newest that the bundled Swagger UI draws
+        self.settings, self.device, self.gate, self.only = settings, device, gate, only
+        self.draining = False
+        self.seats = settings.seats or SEATS[device.type]
+        self.log = requests(settings)
+        self.metrics = Metrics()
+        self.reloading = asyncio.Lock()
+        self.loader = ThreadPoolExecutor(1, "loader", torch.set_num_threads, (settings.threads,))
+        """One thread for all that is loaded while the service runs, so that what it frees is used again."""
+        self.tracer = Tracer() if settings.tracing else None
         self.direct: dict[tuple[str, str], Endpoint] = {
             (method, route.path): route.endpoint
             for route in (*draw.router.routes, *encode.router.routes)
@@ -172,29 +157,146 @@ class Application(FastAPI):
             for method in route.methods or ()
         }
 
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Load what there is, draw until the end, and let go of it."""
+        if self.device.type == "cpu":
+            torch.set_num_threads(self.settings.threads)
+        catalog = load(Catalog(), self.settings.weights, self.device, self.seats, self.only)
+        runners = {model.key: model.runner for model in catalog.models.values()}
+        engine = Engine(
+            runners,
+            seats=self.seats,
+            queue_images=self.settings.queue_images,
+            clock=time.perf_counter,
+            watcher=self.metrics,
+        )
+        kernels = f"{torch.backends.cpu.get_cpu_capability()} threads {self.settings.threads}"
+        scope = f"{VERSION} {self.device.type} torch {torch.__version__} numpy {np.__version__} {kernels}"
+        self.state.service = State(self.settings, catalog, engine, f"{scope} seats {self.seats}")
+        self.driver: Driver = LoopDriver(engine) if self.device.type == "cpu" else ThreadDriver(engine)
+        await self.driver.start()
+        gc.collect()
+        gc.freeze()  # what is here stays, and need not be looked through again and again
+        yield
+        await self.drain()
+        self.loader.shutdown()
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
+
+    async def reload(self) -> None:
+        """Take up the weights that lie there now, beside what runs. What is broken changes nothing.
+
+        New ones warm up on a thread, and take requests from one moment to the next; those that they replace end what
+        they have, and can still be asked for by their version until they are replaced again.
+        """
+        async with self.reloading:
+            state, loop = self.state.service, asyncio.get_running_loop()
+            old = state.catalog
+            new = await loop.run_in_executor(
+                self.loader, load, old, self.settings.weights, self.device, self.seats, self.only
+            )
+            for key in new.versions.keys() - old.versions.keys():
+                state.engine.add(key, new.versions[key].runner)
+            state.catalog = new
+            for key in old.versions.keys() - new.versions.keys():
+                state.engine.retire(key)
+            changed = sorted(
+                {model.key for model in new.models.values()} ^ {model.key for model in old.models.values()}
+            )
+            if self.gate is not None and self.settings.keys is not None:
+                self._renew_keys(self.gate, self.settings.keys)
+            self.metrics.reloads.labels("broken" if new.broken else "done").inc()
+            log.info("weights: new %s; broken %s", ", ".join(changed) or "none", ", ".join(new.broken) or "none")
+
+    def _renew_keys(self, gate: Gate, path: Path) -> None:
+        try:
+            gate.keys = keys.read(path)
+        except ValueError as error:
+            log.error("the keys stay as they were: %s", error)
+
+    async def watch(self) -> None:
+        """See to it that a worker which is held up is replaced, and to what is measured now and then."""
+        stall = self.settings.stall_seconds
+        engine: Engine = self.state.service.engine
+        try:
+            while True:
+                # Its thread is one of C, which no lock of Python's holds up.
+                faulthandler.dump_traceback_later(stall, exit=True)
+                if engine.stepping is not None and time.perf_counter() - engine.stepping > stall:
+                    log.critical("a step on the device has taken %g s and goes on; this worker ends", stall)
+                    os._exit(1)
+                self.metrics.measure(self.device)
+                await asyncio.sleep(min(stall / 4, 5))
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+    async def operations(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application at its other door."""
+        scope["door"] = "operations"
+        await self(scope, receive, send)
+
     async def drain(self) -> None:
         """Refuse draws from now on, and end those that are under way: with what is drawn, or why it is not."""
-        driver: Driver = self.state.driver
-        await driver.stop(self.grace)
+        self.draining = True
+        await self.driver.stop(self.settings.drain_seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
         scope["app"] = self
-        request = Request(scope, limited(receive, self.max_body), send)
-        endpoint = self.direct.get((scope["method"], scope["path"]))
+        call = calls.begin(scope)
+
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                call.status = message["status"]
+                message["headers"] = [*message["headers"], *call.headers()]
+                if self.draining:
+                    message["headers"].append((b"connection", b"close"))
+            await send(message)
+
         try:
-            check_length(request, self.max_body)
-            if endpoint is not None:
-                response = await endpoint(request)
+            await self._answer(Request(scope, limited(receive, self.settings), told), told)
+        finally:
+            call.over = time.perf_counter()
+            self._tell(call)
+
+    async def _answer(self, request: Request, send: Send) -> None:
+        scope, call = request.scope, calls.of(request)
+        endpoint = self.direct.get((scope["method"], scope["path"]))
+        if endpoint is not None:
+            call.route = scope["path"]
+        with ExitStack() as stack:
+            try:
+                self._check_door(scope)
+                if self.gate is not None and (guest := self.gate.admit(scope)) is not None:
+                    call.guest = guest
+                    stack.enter_context(guest.inside())
+                check_length(request, self.settings.max_body_bytes)
+                if endpoint is not None:
+                    response = await endpoint(request)
+                    await response(scope, request.receive, send)
+                    return
+            except Exception as error:
+                response = await on_error(request, error)
                 await response(scope, request.receive, send)
-        except Exception as error:
-            response = await on_error(request, error)
-            await response(scope, request.receive, send)
-        else:
-            if endpoint is None:  # FastAPI answers its own errors
-                await super().__call__(scope, request.receive, send)
+                return
+            await super().__call__(scope, request.receive, send)  # FastAPI answers its own errors
+            call.route = getattr(scope.get("route"), "path", call.route)
+
+    def _check_door(self, scope: Scope) -> None:
+        """Raises NotFound for what is at the other port, where there are two."""
+        if self.settings.operations_port is not None and ("door" in scope) != (scope["path"] in about.WATCHED):
+            raise errors.NotFound(f"{scope['path']} is not at this port")
+
+    def _tell(self, call: Call) -> None:
+        """Whoever wants to know of requests."""
+        self.metrics.answered(call)
+        tell = self.log.debug if call.route in about.WATCHED else self.log.info
+        tell("request", **call.summary())
+        if self.tracer is not None:
+            self.tracer.answered(call)
 
 
 def check_length(request: Request, limit: int) -> None:
@@ -204,16 +306,23 @@ def check_length(request: Request, limit: int) -> None:
             raise errors.BodyTooLarge(f"{int(value)} bytes; send at most {limit}")
 
 
-def limited(receive: Receive, limit: int) -> Receive:
-    """`receive`, which raises BodyTooLarge once more than `limit` bytes of a body have come."""
-    seen = 0
+def limited(receive: Receive, settings: Settings) -> Receive:
+    """`receive`, which raises BodyTooLarge or BodyTooSlow once a body has, or takes, more than `settings` allow."""
+    seen, whole, begun = 0, False, time.monotonic()
 
     async def counted() -> Message:
-        nonlocal seen
-        message = await receive()
+        nonlocal seen, whole
+        # Once the body is whole, whoever asks on waits for its caller to hang up.
+        left = None if whole else max(0.0, begun + settings.body_seconds - time.monotonic())
+        try:
+            async with asyncio.timeout(left):
+                message = await receive()
+        except TimeoutError:
+            raise errors.BodyTooSlow(f"it did not come within {settings.body_seconds:g} s") from None
         seen += len(message.get("body", b""))
-        if seen > limit:
-            raise errors.BodyTooLarge(f"send at most {limit} bytes")
+        if seen > settings.max_body_bytes:
+            raise errors.BodyTooLarge(f"send at most {settings.max_body_bytes} bytes")
+        whole = not message.get("more_body", False)
         return message
 
     return counted

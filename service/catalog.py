@@ -1,6 +1,9 @@
 """The models that are served, and those that should be and cannot."""
 
-from dataclasses import dataclass, field
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,9 @@ from models.base import Family
 from models.nets import fold
 from models.steady import pack
 from models.store import Manifest, WeightsError
+from service.engine.runner import Runner
+
+log = logging.getLogger(__name__)
 
 GUIDANCE = (
     "More makes the digit surer (precision and label accuracy rise) and the draws more alike (recall falls); by "
@@ -25,8 +31,26 @@ class Model:
     """Weights by their name."""
 
     name: str
-    family: Family
     manifest: Manifest
+    runner: Runner
+
+    @property
+    def family(self) -> Family:
+        return self.runner.family
+
+    @property
+    def digest(self) -> str:
+        return self.manifest.digest
+
+    @property
+    def version(self) -> str:
+        """As much of the digest as tells it from others."""
+        return self.digest[:12]
+
+    @property
+    def key(self) -> str:
+        """Its name with its version: what a request asks for that means no other."""
+        return f"{self.name}@{self.version}"
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
@@ -73,7 +97,7 @@ class Model:
             "title": about.title,
             "formula": about.formula,
             "paper": about.paper,
-            "digest": self.manifest.digest,
+            "digest": self.digest,
             "parameters": self.manifest.parameters,
             "takes": takes,
             "caveat": self.manifest.caveat,
@@ -86,30 +110,59 @@ class Model:
 class Catalog:
     """All weights under a root."""
 
-    models: dict[str, Model]
+    models: dict[str, Model] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
-    """Why a directory with a manifest is not served, by its name."""
+    """Why a directory with a manifest is not served as it is, by its name."""
+    previous: dict[str, Model] = field(default_factory=dict)
+    """What was served before under these names, and still is where one asks for that version."""
+
+    @property
+    def versions(self) -> dict[str, Model]:
+        """Everything that can be drawn from, by key."""
+        return {model.key: model for model in (*self.previous.values(), *self.models.values())}
 
 
-def load(root: Path, device: torch.device, only: str | None = None) -> Catalog:
-    """Every weights directory under `root`, or `only` the one so called, on `device`.
+def load(old: Catalog, root: Path, device: torch.device, seats: int, only: str | None = None) -> Catalog:
+    """Every weights directory under `root`, or `only` the one so called, warm on `device`; what `old` has is kept.
 
-    A broken one does not keep the others from being served.
+    A broken one does not keep the others from being served, nor its own predecessor.
     """
-    models, broken = {}, {}
+    models, broken, previous = dict[str, Model](), dict[str, str](), dict(old.previous)
     for name in store.listing(root):
         if only not in (None, name):
             continue
+        now = old.models.get(name)
         try:
-            model = Model(name, *store.load(root / name, device))
+            models[name] = _model(root / name, device, seats, (now, old.previous.get(name)))
         except WeightsError as error:
             broken[name] = str(error)
+            log.error("weights %s are not served: %s", name, error)
+            if now is not None:
+                models[name] = now
         else:
-            fold(model.family)
-            if device.type == "cpu":
-                pack(model.family)
-            models[name] = model
-    return Catalog(models, broken)
+            if now is not None and now.digest != models[name].digest:
+                previous[name] = now
+    return Catalog(models, broken, {name: model for name, model in previous.items() if name in models})
+
+
+def _model(directory: Path, device: torch.device, seats: int, known: Sequence[Model | None]) -> Model:
+    """The model in `directory`, one of those `known` if it is one. Raises WeightsError where nothing draws."""
+    manifest = store.read_manifest(directory)
+    for model in known:
+        if model is not None and model.digest == manifest.digest:
+            return replace(model, manifest=manifest)
+    family, manifest = store.load(directory, device)
+    fold(family)
+    if device.type == "cpu":
+        pack(family)
+    runner, begun = Runner(family, device, seats), time.perf_counter()
+    try:
+        runner.warm_up()
+    except Exception as error:
+        raise WeightsError(f"{directory} does not draw: {error!r}") from None
+    seconds = time.perf_counter() - begun
+    log.info("%s is warm after %.2f s; batches of %s", directory.name, seconds, ", ".join(map(str, runner.sizes)))
+    return Model(directory.name, manifest, runner)
 
 
 def _range(limits: Any, default: float) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
+from service import keys
 from service.client import AsyncClient, Draws, ServiceError, Unreachable
 from service.dataset import FORMATS, Dataset, DatasetError
-from service.settings import Settings
+from service.settings import Settings, read
 
 INTERRUPTED = 130
 PER_DIGIT = 6000
@@ -38,7 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args = parser().parse_args(arguments)
         return int(args.command(args) or 0)
     except ValidationError as error:
-        wrong = (f"DRAWBRIDGE_{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors())
+        wrong = []
+        for item in error.errors():
+            name = "".join(f"DRAWBRIDGE_{str(part).upper()}: " for part in item["loc"][:1])
+            wrong.append(name + item["msg"].removeprefix("Value error, "))
         print(f"error: {'; '.join(wrong)}", file=sys.stderr)
     except (UsageError, DatasetError, ServiceError, Unreachable, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -70,6 +74,15 @@ def parser() -> argparse.ArgumentParser:
         "--format", choices=tuple(FORMATS), help="(default: npz where the output is called so, else png)"
     )
     several.set_defaults(command=lambda args: asyncio.run(dataset(args)))
+    checking = commands.add_parser("health", help="exit status 0 where the service of these settings is ready")
+    checking.set_defaults(command=lambda _: health())
+    keeping = commands.add_parser("key", help="make a key for a caller, for DRAWBRIDGE_KEYS")
+    keeping.add_argument("name")
+    keeping.add_argument("--file", type=Path, default=Path("keys.toml"), help="(default: keys.toml)")
+    keeping.add_argument("--requests", help="at most, as 50/second")
+    keeping.add_argument("--images", help="at most, as 100000/day")
+    keeping.add_argument("--concurrent", type=int, help="requests at once")
+    keeping.set_defaults(command=key)
     return root
 
 
@@ -91,11 +104,36 @@ def how(args: argparse.Namespace) -> dict[str, Any]:
 
 def serve() -> int:
     """The service, until a signal."""
-    from service import front, log  # torch, which a client has no need of
+    from service import front, log
 
-    settings = Settings()
+    settings = read()
+    if settings.keys is not None:
+        keys.read(settings.keys)
     log.configure(settings)
     return front.serve(settings)
+
+
+def health() -> int:
+    """0 where the service of these settings is ready, else 1."""
+    settings = read()
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    port = settings.operations_port or settings.port
+    try:
+        answer = httpx.get(f"http://{f'[{host}]' if ':' in host else host}:{port}/readyz", timeout=10)
+    except httpx.TransportError as error:
+        print(f"error: nothing answers at port {port}: {error}", file=sys.stderr)
+        return 1
+    print(answer.text)
+    return 0 if answer.is_success else 1
+
+
+def key(args: argparse.Namespace) -> None:
+    """Make a key, which is shown this once."""
+    names = ("requests", "images", "concurrent")
+    limits = {name: value for name in names if (value := getattr(args, name)) is not None}
+    secret = keys.add(args.file, args.name, limits)
+    print(secret)
+    print(f"{args.name} is in {args.file}, by the hash of this key; the key itself is kept nowhere", file=sys.stderr)
 
 
 @asynccontextmanager
@@ -106,14 +144,12 @@ async def connected(args: argparse.Namespace) -> AsyncIterator[AsyncClient]:
             yield client
         return
     from models import store
-    from service import catalog
-    from service.app import choose_device, create_app
+    from service.app import create_app
 
-    settings = Settings()
+    settings = Settings(log_level="warning")
     if args.model not in (names := store.listing(settings.weights)):
         raise UsageError(f"no model {args.model!r}; there are: {', '.join(names) or 'none'}")
-    device = choose_device(settings.device)
-    app = create_app(settings, catalog.load(settings.weights, device, only=args.model), device)
+    app = create_app(settings, only=args.model)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with AsyncClient("http://here", transport=transport) as client:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
-from urllib.parse import quote_plus
+from urllib.parse import urlencode
 
 import torch
 from torch import Tensor
@@ -29,26 +29,36 @@ class Draw:
     query: tuple[tuple[str, Any], ...]
     """Every parameter that counts, spelled out."""
     seed: int
+    pinned: bool
+    """Whether it was asked for with its model's version, so that the same words never mean another draw."""
     repeatable: bool = True
     """Whether the words alone are enough to draw it again; an uploaded image is not among them."""
 
     @cached_property
     def location(self) -> str:
         """The URL of the draw."""
-        words = (f"{name}={quote_plus(value) if isinstance(value, str) else value}" for name, value in self.query)
-        return f"{self.path}?{'&'.join(words)}"
+        return f"{self.path}?{urlencode(self.query, safe='@')}"
 
     def etag(self, scope: str) -> str:
         """A strong validator: equal ones promise equal bytes. `scope` is what arithmetic depends on besides."""
-        text = "\n".join((self.model.manifest.digest, scope, self.location))
+        text = "\n".join((self.model.digest, self.model.runner.fingerprint, scope, self.location))
         return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
 
 
 def find(catalog: Catalog, name: str) -> Model:
-    """The model called `name`. Raises UnknownModel with those that there are."""
-    if name in catalog.models:
-        return catalog.models[name]
+    """The model called `name`, or, by `name@digest`, that version of it; the first letters of a digest will do.
+
+    Raises UnknownModel with those that there are.
+    """
+    name, _, digest = name.partition("@")
+    here = [model for model in (catalog.models.get(name), catalog.previous.get(name)) if model is not None]
+    for model in here:
+        if model.digest.startswith(digest):
+            return model
     names = sorted(catalog.models)
+    if here:
+        why = f"no version {digest!r} of {name}; there are: {', '.join(model.version for model in here)}"
+        raise UnknownModel(why, models=[model.key for model in here])
     why = f"{name} cannot be served ({catalog.broken[name]})" if name in catalog.broken else f"no model {name!r}"
     raise UnknownModel(f"{why}; there are: {', '.join(names) or 'none'}", models=names)
 
@@ -90,10 +100,10 @@ def generate(
     indices = range(parameters.first, parameters.first + parameters.n)
     samples = tuple(Sample(Point(seed, i, digits[i % len(digits)])) for i in indices)
     plan, words = _plan(model, parameters)
-    query = [("model", model.name), ("seed", seed), ("first", parameters.first), ("n", parameters.n)]
+    query = [("model", model.key), ("seed", seed), ("first", parameters.first), ("n", parameters.n)]
     query += [("digit", digit) for digit in parameters.digit] + words + [("format", format_.name)]
     request = _request(model, samples, plan, parameters)
-    return Draw(model, request, "/generate", tuple(query), seed)
+    return Draw(model, request, "/generate", tuple(query), seed, _pinned(parameters, model))
 
 
 def interpolate(
@@ -122,11 +132,11 @@ def interpolate(
         missing = {name: value for name, value in model.family.inversion.items() if getattr(parameters, name) is None}
         parameters = parameters.model_copy(update=missing)
     plan, words = _plan(model, parameters)
-    query = [("model", model.name)] + [("seed", value) for value in seeds]
+    query = [("model", model.key)] + [("seed", value) for value in seeds]
     query += [("digit", digit) for digit in parameters.digit]
     query += [("frames", parameters.frames), ("path", parameters.path), *words, ("format", format_.name)]
     request = _request(model, samples, plan, parameters)
-    return Draw(model, request, "/interpolate", tuple(query), seeds[0], not images)
+    return Draw(model, request, "/interpolate", tuple(query), seeds[0], _pinned(parameters, model), not images)
 
 
 def encode(parameters: Encode, model: Model, images: Sequence[Tensor], *, codes: bool) -> Request:
@@ -170,7 +180,7 @@ def _inverted(
     digits = parameters.digit or [-1]
     samples = tuple(Sample(Point(0, i, digits[i % len(digits)], **start)) for i, start in enumerate(starts))
     plan = {"steps": model.steps, "sampler": model.sampler, **model.family.inversion}
-    return Request(model.name, samples, **plan, codes=codes)
+    return Request(model.key, samples, **plan, codes=codes)
 
 
 def check_digits(model: Model, digits: Sequence[int]) -> None:
@@ -182,13 +192,17 @@ def check_digits(model: Model, digits: Sequence[int]) -> None:
         raise InvalidParameter(f"digit: {model.name} draws 0 to {count - 1}")
 
 
+def _pinned(parameters: Generate | Interpolate, model: Model) -> bool:
+    return parameters.model == model.key
+
+
 def _request(
     model: Model, samples: tuple[Sample, ...], plan: dict[str, Any], parameters: Generate | Interpolate
 ) -> Request:
     """What the engine is asked; how soon and how openly changes nothing of what is drawn."""
     previews = isinstance(parameters, Generate) and parameters.previews
     return Request(
-        model.name, samples, **plan, priority=parameters.priority, timeout=parameters.timeout, previews=previews
+        model.key, samples, **plan, priority=parameters.priority, timeout=parameters.timeout, previews=previews
     )
 
 

@@ -15,16 +15,24 @@ class Problem(Exception):
         super().__init__(detail)
         self.detail, self.headers, self.extra = detail, headers or {}, extra
 
+    @property
+    def kind(self) -> str:
+        """The class's name as a URN has it: `queue-is-full`."""
+        return "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in type(self).__name__)[1:]
+
     def body(self) -> dict[str, Any]:
         """The members of the problem document."""
-        kind = "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in type(self).__name__)
         return {
-            "type": f"urn:drawbridge:problem:{kind[1:]}",
+            "type": f"urn:drawbridge:problem:{self.kind}",
             "title": self.title,
             "status": self.status,
             "detail": self.detail,
             **self.extra,
         }
+
+
+class Unauthorized(Problem):
+    status, title = 401, "No key"
 
 
 class UnknownModel(Problem):
@@ -43,6 +51,10 @@ class NotAcceptable(Problem):
     status, title = 406, "No format that you accept"
 
 
+class BodyTooSlow(Problem):
+    status, title = 408, "Body too slow"
+
+
 class BodyTooLarge(Problem):
     status, title = 413, "Body too large"
 
@@ -53,6 +65,10 @@ class UnsupportedBody(Problem):
 
 class InvalidParameter(Problem):
     status, title = 422, "Invalid parameter"
+
+
+class QuotaUsedUp(Problem):
+    status, title = 429, "Quota used up"
 
 
 class QueueIsFull(Problem):

@@ -8,6 +8,9 @@ want a core each collapse.)
 
 A worker that dies is started anew, and only its own callers notice. A connection that no worker can take waits. The
 front needs no torch: it is there at once, and small.
+
+SIGTERM or SIGINT ends it: workers end what they have and refuse the rest, and until they are gone connections still
+come to them. A second one ends it at once. SIGHUP has the workers take up new weights.
 """
 
 import logging
@@ -17,23 +20,29 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from glob import glob
+from pathlib import Path
 
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-READY, CLOSED, HANDED = b"r", b"-", b"+"
-"""What workers say: that they draw, that a connection is gone; and what comes with a connection."""
+READY, CLOSED = b"r", b"-"
+"""What workers say: that they draw, that a connection is gone."""
+HANDED, OPERATIONS, DRAIN, RELOAD = b"+", b"o", b"d", b"w"
+"""What they are told: here is a connection, or one to the operations' port; end; take up new weights."""
 COMMAND = (sys.executable, "-m", "service.worker")
-"""What a worker is; it gets its end of a socket pair, its number, and how many there are."""
+"""What a worker is; it gets its end of a socket pair, its number, how many there are, and a directory for all."""
 BACKLOG = 2048
 REST = 0.02
 """Seconds without looking at the port, where no connection can be taken."""
 PAUSE = 5.0
 """Seconds before a worker that could not start is tried again."""
+MARGIN = 5.0
+"""Seconds that workers get beyond those in which they should have ended."""
 MOST_CORES = 8
 """Workers that a CPU gets unless told: each holds all weights."""
 
@@ -41,12 +50,12 @@ MOST_CORES = 8
 class Worker:
     """A process that connections are handed to."""
 
-    def __init__(self, number: int, count: int) -> None:
+    def __init__(self, number: int, count: int, shared: Path) -> None:
         self.number, self.open = number, 0
         self.ready = self.draining = False
         self.control, theirs = socket.socketpair()
         self.process = subprocess.Popen(
-            [*COMMAND, str(theirs.fileno()), str(number), str(count)],
+            [*COMMAND, str(theirs.fileno()), str(number), str(count), str(shared)],
             pass_fds=[theirs.fileno()],
             start_new_session=True,  # a terminal's Ctrl-C is for the front alone, which tells them
         )
@@ -68,10 +77,10 @@ class Worker:
         except ConnectionError:
             return b""
 
-    def hand(self, connection: socket.socket) -> bool:
-        """Give it `connection`; False where it takes no more, or is so busy that it has hundreds to take."""
+    def hand(self, connection: socket.socket, port: bytes) -> bool:
+        """Pass a connection to it, if it has room for one more now and takes any; `port` is HANDED or OPERATIONS."""
         try:
-            socket.send_fds(self.control, [HANDED], [connection.fileno()])
+            socket.send_fds(self.control, [port], [connection.fileno()])
         except BlockingIOError:
             return False
         except OSError:
@@ -80,92 +89,184 @@ class Worker:
         self.open += 1
         return True
 
+    def order(self, what: bytes) -> bool:
+        """Tell it DRAIN or RELOAD. False where it hears nothing."""
+        try:
+            self.control.send(what)
+        except OSError:
+            return False
+        return True
+
+
+class Deaths:
+    """Workers that ended, as a metric beside theirs."""
+
+    def __init__(self) -> None:
+        # It decides when it is imported whether several processes count, by PROMETHEUS_MULTIPROC_DIR.
+        from prometheus_client import CollectorRegistry, Counter, multiprocess
+
+        self.count = Counter("drawbridge_worker_deaths", "Workers that ended.", registry=CollectorRegistry())
+        self.multiprocess = multiprocess
+
+    def add(self, pid: int) -> None:
+        """What that process held is gone; what it counted stays counted."""
+        self.count.inc()
+        self.multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
 
 class Front:
-    """Listens on `listener` and keeps `count` workers."""
+    """Listens on sockets, each with what its connections are handed over as, and keeps `count` workers.
 
-    def __init__(self, listener: socket.socket, count: int) -> None:
-        self.listener, self.count = listener, count
+    `shared` is a directory for all of them; workers that are told to end get `grace` seconds. With `look` seconds,
+    what lies in `weights` is looked at so often.
+    """
+
+    def __init__(
+        self,
+        listeners: Mapping[bytes, socket.socket],
+        count: int,
+        shared: Path,
+        *,
+        grace: float,
+        weights: Path | None = None,
+        look: float = 0.0,
+        deaths: "Deaths | None" = None,
+    ) -> None:
+        self.listeners, self.count, self.shared, self.grace = listeners, count, shared, grace
+        self.weights, self.look, self.deaths = weights, look, deaths
+        self.signals = signals((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
         self.selector = selectors.DefaultSelector()
-        self.selector.register(signals(), selectors.EVENT_READ)
+        self.selector.register(self.signals, selectors.EVENT_READ)
         self.workers: list[Worker] = []
         self.absent: dict[int, float] = {}
         """Numbers of workers that could not start, and when each is tried again."""
-        self.held: socket.socket | None = None
+        self.held: tuple[socket.socket, bytes] | None = None
         """A connection that no worker could take yet."""
         self.rest = 0.0
         """Until when the port is not looked at."""
+        self.end: float | None = None
+        """When the last worker has to be gone, since a signal said so."""
+        self.looked, self.due = self._weights(), time.monotonic() + look
+        self.seen = self.looked
+        """The weights that workers have, and those at the last look."""
         self.listening = self.announced = self.hopeless = False
 
     def run(self) -> int:
-        """Serve until a signal, and return 0; or 1 where workers cannot start."""
+        """Serve until a signal, and return 0; or 1 where workers cannot start, or do not end in time."""
         for number in range(self.count):
             self._start(number)
         while not self.hopeless:
             for key, _ in self.selector.select(self._patience()):
                 if isinstance(key.fileobj, Worker):
                     self._hear(key.fileobj)
-                elif key.fileobj is self.listener:
-                    self._accept()
-                else:
-                    return 0
+                elif key.fileobj is not self.signals:
+                    self._accept(key.fileobj, key.data)  # type: ignore[arg-type]  # a listener
+                elif self._obey(self.signals.recv(16)):
+                    return 1
             now = time.monotonic()
+            if self.end is not None and (not self.workers or now >= self.end):
+                return 1 if self.workers else 0
             for number in [number for number, due in self.absent.items() if due <= now]:
                 del self.absent[number]
                 self._start(number)
+            if self.look and now >= self.due:
+                self._look()
             if self.held is not None and now >= self.rest:
-                self._hand(self.held)
+                self._hand(*self.held)
             self._listen()
         return 1
 
-    def stop(self, grace: float) -> None:
-        """Refuse new connections, let the workers end what they have for `grace` seconds, and end."""
-        self.listener.close()
+    def stop(self) -> None:
+        """End what is still there."""
+        for listener in self.listeners.values():
+            listener.close()
         if self.held is not None:
-            self.held.close()
+            self.held[0].close()
         for worker in self.workers:
-            worker.process.terminate()
-        end = time.monotonic() + grace
-        for worker in self.workers:
-            try:
-                worker.process.wait(max(0.0, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                log.error("worker %d did not end in time, and is killed", worker.number)
-                worker.process.kill()
-                worker.process.wait()
+            log.error("worker %d is killed", worker.number)
+            worker.process.kill()
+            worker.process.wait()
 
     def _patience(self) -> float | None:
         """Seconds until there is something to do unasked."""
         now = time.monotonic()
         times = [*self.absent.values(), *([self.rest] if self.rest > now or self.held is not None else [])]
+        times += [self.due] if self.look else []
+        times += [] if self.end is None else [self.end]
         return max(0.0, min(times) - now) if times else None
 
+    def _obey(self, numbers: bytes) -> bool:
+        """Do what signals say; True where one says to end at once."""
+        for number in numbers:
+            if number == signal.SIGHUP:
+                self._reload()
+            elif self.end is not None:
+                log.error("a second signal: what runs is not waited for")
+                return True
+            else:
+                self._drain()
+        return False
+
+    def _drain(self) -> None:
+        """Have all workers end what they have."""
+        log.info("draining; at most %g s", self.grace)
+        self.end = time.monotonic() + self.grace + MARGIN
+        self.absent.clear()
+        for worker in self.workers:
+            if not (worker.ready and worker.order(DRAIN)):
+                worker.process.terminate()
+
+    def _reload(self) -> None:
+        """Have all workers take up the weights that lie there now; those that start do so by themselves."""
+        self.looked = self.seen = self._weights()
+        for worker in self.workers:
+            if worker.ready and not worker.order(RELOAD):
+                log.error("worker %d could not be told of new weights", worker.number)
+
+    def _look(self) -> None:
+        """Take up new weights once nobody is changing them any more."""
+        self.due = time.monotonic() + self.look
+        before, self.seen = self.seen, self._weights()
+        if self.seen == before and self.seen != self.looked:
+            self._reload()
+
+    def _weights(self) -> list[tuple[str, int, int]]:
+        """What tells whether weights have changed: the manifests, which come last and by a rename."""
+        found = []
+        for path in sorted(self.weights.glob("[!.]*/manifest.json")) if self.weights is not None and self.look else ():
+            try:
+                at = path.stat()
+            except OSError:  # it went away just now
+                continue
+            found.append((path.parent.name, at.st_ino, at.st_mtime_ns))
+        return found
+
     def _start(self, number: int) -> None:
-        worker = Worker(number, self.count)
+        worker = Worker(number, self.count, self.shared)
         self.workers.append(worker)
         self.selector.register(worker, selectors.EVENT_READ)
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket, port: bytes) -> None:
         """Hand out every connection that waits."""
         while self.held is None:
             try:
-                connection, _ = self.listener.accept()
+                connection, _ = listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:  # it went away in the meantime, or there are too many
                 log.warning("a connection could not be accepted: %s", error)
                 self.rest = time.monotonic() + REST
                 return
-            self._hand(connection)
+            self._hand(connection, port)
 
-    def _hand(self, connection: socket.socket) -> None:
+    def _hand(self, connection: socket.socket, port: bytes) -> None:
         """Give `connection` to the worker that has the fewest, or hold it where none takes it now."""
         takers = sorted((worker for worker in self.workers if worker.takes), key=lambda worker: worker.open)
-        if any(worker.hand(connection) for worker in takers):
+        if any(worker.hand(connection, port) for worker in takers):
             connection.close()
             self.held = None
         else:
-            self.held = connection
+            self.held = connection, port
             self.rest = time.monotonic() + REST
 
     def _hear(self, worker: Worker) -> None:
@@ -185,6 +286,10 @@ class Front:
         self.workers.remove(worker)
         worker.control.close()
         status = worker.process.wait()
+        if self.deaths is not None:
+            self.deaths.add(worker.process.pid)
+        if self.end is not None:
+            return
         if worker.ready:
             log.error("worker %d ended with status %d, and is started anew", worker.number, status)
             self._start(worker.number)
@@ -199,14 +304,24 @@ class Front:
         able = any(worker.takes for worker in self.workers) and (self.announced or all(ready))
         if able and not self.announced:
             self.announced = True
-            host, port = self.listener.getsockname()[:2]
-            log.info("running on http://%s:%d (%d workers)", f"[{host}]" if ":" in host else host, port, self.count)
+            at = {port: address(listener) for port, listener in self.listeners.items()}
+            log.info("running on http://%s (%d workers)", at[HANDED], self.count)
+            if OPERATIONS in at:
+                log.info("operations on http://%s", at[OPERATIONS])
         able = able and self.held is None and time.monotonic() >= self.rest
-        if able and not self.listening:
-            self.selector.register(self.listener, selectors.EVENT_READ)
-        elif self.listening and not able:
-            self.selector.unregister(self.listener)
+        if able != self.listening:
+            for port, listener in self.listeners.items():
+                if able:
+                    self.selector.register(listener, selectors.EVENT_READ, port)
+                else:
+                    self.selector.unregister(listener)
         self.listening = able
+
+
+def address(listener: socket.socket) -> str:
+    """Host and port, as a URL has them."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def serve(settings: Settings) -> int:
@@ -215,19 +330,34 @@ def serve(settings: Settings) -> int:
     Raises ValueError for a device that is not there.
     """
     count = settings.workers or workers(settings)
+    ports = {HANDED: settings.port}
+    if settings.operations_port is not None:
+        ports[OPERATIONS] = settings.operations_port
+    listeners = {}
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)
-        log.error("cannot listen on %s port %d: %s", settings.host, settings.port, why)
-        return 1
-    listener.setblocking(False)
-    front = Front(listener, count)
-    try:
-        return front.run()
-    finally:
-        front.stop(settings.drain_seconds + 5)
+    for kind, port in ports.items():
+        try:
+            listeners[kind] = socket.create_server((settings.host, port), family=family, backlog=BACKLOG)
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno else str(error)
+            log.error("cannot listen on %s port %d: %s", settings.host, port, why)
+            return 1
+        listeners[kind].setblocking(False)
+    with tempfile.TemporaryDirectory(prefix="drawbridge-") as shared:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
+        front = Front(
+            listeners,
+            count,
+            Path(shared),
+            grace=settings.drain_seconds,
+            weights=settings.weights,
+            look=settings.watch_seconds,
+            deaths=Deaths(),
+        )
+        try:
+            return front.run()
+        finally:
+            front.stop()
 
 
 def workers(settings: Settings) -> int:
@@ -242,8 +372,8 @@ def workers(settings: Settings) -> int:
     return max(1, min(MOST_CORES, len(os.sched_getaffinity(0)) // settings.threads))
 
 
-def signals(numbers: Iterable[signal.Signals] = (signal.SIGINT, signal.SIGTERM)) -> socket.socket:
-    """A socket that can be read once one of these signals has come."""
+def signals(numbers: Iterable[signal.Signals]) -> socket.socket:
+    """A socket that has the number of each of these signals that comes, a byte each."""
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     signal.set_wakeup_fd(theirs.detach())

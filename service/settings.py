@@ -1,21 +1,37 @@
 """What an operator may set: environment variables with the prefix DRAWBRIDGE_."""
 
+import difflib
+import ipaddress
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).parent.parent
+PREFIX = "DRAWBRIDGE_"
+OTHERS = ("DRAWBRIDGE_DATA", "DRAWBRIDGE_SCREENSHOTS")
+"""Variables that are read elsewhere: where training and tests find data, and put pictures."""
 
 
 class Settings(BaseSettings):
     """Read once, at the start, and passed to whoever needs them."""
 
-    model_config = SettingsConfigDict(env_prefix="DRAWBRIDGE_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    operations_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of its own for /livez, /readyz and /metrics, then nowhere else.",
+    )
+    keys: Path | None = Field(
+        None, description="File of the keys that callers must show one of; `python -m service key` writes it."
+    )
+    open: bool = Field(False, description="Let whoever reaches an address that is not this machine's own draw.")
     weights: Path = Field(ROOT / "weights", description="Directory of the weights to serve.")
     lab: Path = Field(ROOT / "docs" / "lab", description="Directory of the lab's page, which is served at /lab.")
     unconditional_model: str = Field("dcgan", description="Draws for requests that name no model and no digit.")
@@ -39,8 +55,26 @@ class Settings(BaseSettings):
     max_uploads: int = Field(64, ge=2, description="Files that one request may upload.")
     max_pixels: int = Field(4 * 2**20, ge=784, description="Pixels of an uploaded file.")
     drain_seconds: float = Field(20.0, ge=0, description="Time that accepted requests get to end at shutdown.")
+    stall_seconds: float = Field(
+        60.0,
+        ge=1,
+        description="A worker that is held up for longer, by a step or anything else, is replaced.",
+    )
+    head_seconds: float = Field(10.0, gt=0, description="Time that a caller gets to send a request's headers.")
+    body_seconds: float = Field(30.0, gt=0, description="Time that a caller gets to send a request's body.")
+    read_seconds: float = Field(60.0, gt=0, description="Time that a caller may not read while an answer waits.")
+    keep_alive_seconds: int = Field(30, ge=0, description="Time that a connection is kept without a request.")
+    watch_seconds: float = Field(
+        0.0, ge=0, description="How often to look for new weights; 0: when SIGHUP says that there are some."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line written."
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="How log lines are written; auto: text on a terminal, else JSON."
+    )
+    tracing: bool = Field(
+        False, description="Send a span of each request to where OTEL_EXPORTER_OTLP_ENDPOINT says; needs OpenTelemetry."
     )
 
     @field_validator("seats")
@@ -49,3 +83,38 @@ class Settings(BaseSettings):
         if seats is not None and seats & (seats - 1):
             raise ValueError(f"{seats} is no power of two; {1 << seats.bit_length() - 1} is")
         return seats
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.keys is None and not self.open and not _own(self.host):
+            raise ValueError(
+                f"DRAWBRIDGE_HOST is {self.host}, where others may call: name a file of keys with DRAWBRIDGE_KEYS "
+                "(`python -m service key NAME` makes one), or say DRAWBRIDGE_OPEN=true"
+            )
+        if self.keys is not None and self.open:
+            raise ValueError("DRAWBRIDGE_KEYS and DRAWBRIDGE_OPEN are both set; keep one of them")
+        if self.max_images > self.queue_images:
+            raise ValueError(
+                f"DRAWBRIDGE_MAX_IMAGES is {self.max_images}, more than DRAWBRIDGE_QUEUE_IMAGES, {self.queue_images}"
+            )
+        if self.operations_port and self.operations_port == self.port:
+            raise ValueError(f"DRAWBRIDGE_PORT and DRAWBRIDGE_OPERATIONS_PORT are both {self.port}")
+        return self
+
+
+def read() -> Settings:
+    """The settings of this process's environment. Raises ValueError where it holds one that there is not."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in known and name not in OTHERS:
+            near = difflib.get_close_matches(name, known, 1)
+            raise ValueError(f"{name}: no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+    return Settings()
+
+
+def _own(host: str) -> bool:
+    """Whether only this machine reaches it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

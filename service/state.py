@@ -6,11 +6,13 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.requests import HTTPConnection
+from starlette.requests import Request as HTTPRequest
 
-from service.catalog import Catalog
+from service import calls
+from service.calls import Call
+from service.catalog import Catalog, Model
 from service.engine.engine import Engine
-from service.engine.request import EngineError, Hopeless, Late, QueueFull, Request, Stopping, Ticket
+from service.engine.request import EngineError, Hopeless, Late, QueueFull, Request, Retired, Stopping, Ticket
 from service.errors import DrawFailed, Problem, QueueIsFull, TooLate, Unavailable
 from service.settings import Settings
 
@@ -25,12 +27,13 @@ class ClientGone(Exception):
     """Nobody waits for the answer any more."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class State:
     """The service's parts."""
 
     settings: Settings
     catalog: Catalog
+    """Replaced by another where weights are."""
     engine: Engine
     scope: str
     """What a seed's bytes depend on besides weights and parameters: kind of device, versions, threads."""
@@ -39,17 +42,21 @@ class State:
         """A seed for a request that names none; whole in JavaScript's numbers too."""
         return secrets.randbelow(2**53)
 
-    async def draw(self, request: Request, connection: HTTPConnection, receive: Receive) -> Ticket:
+    async def draw(self, request: Request, model: Model, asked: HTTPRequest, seed: int | None = None) -> Ticket:
         """The ticket of `request`, drawn. Raises the Problem that it ended with, or ClientGone."""
-        drawing = self.drawing(request, connection, receive)
+        drawing = self.drawing(request, model, asked, seed)
         async with drawing as ticket:
             await drawing.all()
         return ticket
 
-    def drawing(self, request: Request, connection: HTTPConnection, receive: Receive) -> "Drawing":
-        """`request` at the engine, for the time that a caller waits for it; it belongs to the address he calls from."""
-        owner = connection.client.host if connection.client else ""
-        return Drawing(self.engine, request, owner, receive)
+    def drawing(self, request: Request, model: Model, asked: HTTPRequest, seed: int | None = None) -> "Drawing":
+        """`request` at the engine, for the time that its caller waits; it belongs to his key, else his address."""
+        call = calls.of(asked)
+        call.model, call.digest, call.seed = model.name, model.digest, seed
+        owner = asked.client.host if asked.client else ""
+        if call.guest is not None:
+            owner = call.guest.key.name
+        return Drawing(self.engine, request, owner, asked.receive, call)
 
 
 class Drawing:
@@ -58,8 +65,8 @@ class Drawing:
     Where the caller hangs up, or the block is left early, the rows leave before the next step.
     """
 
-    def __init__(self, engine: Engine, request: Request, owner: str, receive: Receive) -> None:
-        self.engine, self.request, self.owner, self.receive = engine, request, owner, receive
+    def __init__(self, engine: Engine, request: Request, owner: str, receive: Receive, call: Call) -> None:
+        self.engine, self.request, self.owner, self.receive, self.call = engine, request, owner, receive, call
         self.loop = asyncio.get_running_loop()
         self.listening: asyncio.Task[None] | None = None
         self.news: asyncio.Future[None] | None = None
@@ -67,9 +74,11 @@ class Drawing:
 
     async def __aenter__(self) -> Ticket:
         """Raises the Problem for which the engine refuses it."""
+        if self.call.guest is not None:
+            self.call.guest.spend("images", len(self.request.samples))
         try:
-            self.ticket = self.engine.submit(self.request, self._told, self.owner)
-        except (QueueFull, Hopeless, Stopping) as error:
+            self.ticket = self.call.ticket = self.engine.submit(self.request, self._told, self.owner)
+        except (QueueFull, Hopeless, Retired, Stopping) as error:
             raise _problem(error) from None
         self.patience = self.loop.call_later(PATIENCE, self._listen)
         return self.ticket
@@ -122,6 +131,8 @@ def _problem(error: EngineError) -> Problem:
         return TooLate(f"{error}; give it more with `timeout`, or ask for fewer images or steps", seconds=error.seconds)
     if isinstance(error, Late):
         return TooLate(f"{error}; try again later, or give it more with `timeout`")
+    if isinstance(error, Retired):
+        return Unavailable(str(error), headers={"Retry-After": "1"})
     if isinstance(error, Stopping):
         return Unavailable(str(error), headers={"Retry-After": "5"})
     return DrawFailed(str(error))

@@ -1,64 +1,97 @@
-"""A worker: the application on connections that the front hands it. `python -m service.worker CONTROL NUMBER COUNT`."""
+"""A worker: the application on connections that the front hands it.
+
+python -m service.worker CONTROL NUMBER COUNT SHARED
+"""
 
 import asyncio
 import contextlib
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from models import memory
-from service import log
-from service.app import choose_device, create_app
-from service.front import CLOSED, READY
+from service import keys, log
+from service.app import Application, choose_device, create_app
+from service.front import CLOSED, DRAIN, HANDED, OPERATIONS, READY, RELOAD
+from service.gate import Gate
 from service.settings import Settings
+
+LINGER = 1.0
+"""Seconds that a worker goes on answering at least once it drains: who is about to ask is told, and not cut off."""
+HEAD_BYTES = 32 * 1024
+"""Bytes that the head of a request may have."""
 
 
 class Server(uvicorn.Server):
     """Uvicorn without a port: connections come, one a message, through `control`."""
 
-    def __init__(self, config: uvicorn.Config, control: socket.socket, drain: Callable[[], Awaitable[None]]) -> None:
-        super().__init__(config)
-        self.control, self.drain = control, drain
+    def __init__(self, app: Application, control: socket.socket) -> None:
+        settings = app.settings
+        super().__init__(configured(app, settings))
+        self.app, self.control = app, control
+        self.doors = {HANDED: self.config, OPERATIONS: configured(app.operations, settings)}
         self.gone = 0
         """Connections that are gone, and the front has not been told."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=[])
         self.loop = asyncio.get_running_loop()
-        self.taking: set[asyncio.Task[object]] = set()
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.doors[OPERATIONS].load()
         self.control.setblocking(False)
-        self.loop.add_reader(self.control, self._take)
+        self.loop.add_reader(self.control, self._listen)
+        self.watch = self.loop.create_task(self.app.watch())
         self.control.send(READY)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve what was handed over until now, and nothing more."""
         self.loop.remove_reader(self.control)
         self.control.shutdown(socket.SHUT_RD)  # the front hears of it when it hands over the next one, and keeps it
-        self._take()
-        await asyncio.gather(*self.taking, return_exceptions=True)
-        await asyncio.gather(self.drain(), super().shutdown(sockets=[]))
+        self._listen()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await asyncio.gather(self.app.drain(), super().shutdown(sockets=[]))
+        self.watch.cancel()
 
-    def _take(self) -> None:
-        """Serve the connections that have come."""
-        for descriptor in self._handed():
-            connection = socket.socket(fileno=descriptor)
-            connection.setblocking(False)
-            task = self.loop.create_task(self.loop.connect_accepted_socket(self._protocol, connection))
-            self.taking.add(task)
-            task.add_done_callback(self._taken)
+    async def _drain(self) -> None:
+        """Refuse draws and end those under way, while whoever comes is told so; then go."""
+        await asyncio.gather(self.app.drain(), asyncio.sleep(LINGER))
+        self.should_exit = True
+
+    def _listen(self) -> None:
+        """Do what the front says."""
+        for message, descriptor in self._messages():
+            task: asyncio.Task[Any]
+            if descriptor is not None:
+                connection = socket.socket(fileno=descriptor)
+                connection.setblocking(False)
+                protocol = partial(self._protocol, self.doors[message])
+                task = self.loop.create_task(self.loop.connect_accepted_socket(protocol, connection))
+                task.add_done_callback(self._taken)
+            elif message == DRAIN:
+                task = self.loop.create_task(self._drain())
+            elif message == RELOAD:
+                task = self.loop.create_task(self.app.reload())
+            else:  # a connection, for which this process has no descriptor left
+                self.lose()
+                continue
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
 
     def _taken(self, task: "asyncio.Task[object]") -> None:
-        self.taking.discard(task)
         if task.cancelled() or task.exception():
             self.lose()
 
-    def _handed(self) -> Iterator[int]:
-        """The descriptors that wait; without a front, there is nothing more to serve."""
+    def _messages(self) -> Iterator[tuple[bytes, int | None]]:
+        """What waits, with the descriptors of connections; without a front, there is nothing more to serve."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 message, descriptors, _, _ = socket.recv_fds(self.control, 1, 1)
@@ -66,9 +99,7 @@ class Server(uvicorn.Server):
                     self.loop.remove_reader(self.control)
                     self.should_exit = True
                     return
-                if not descriptors:  # this process has as many as it may have
-                    self.lose()
-                yield from descriptors
+                yield message, descriptors[0] if descriptors else None
 
     def lose(self) -> None:
         """A connection is gone."""
@@ -88,12 +119,27 @@ class Server(uvicorn.Server):
         else:
             self.loop.remove_writer(self.control)
 
-    def _protocol(self) -> "Connection":
-        return Connection(self.config, self.server_state, self.lifespan.state, self.lose)
+    def _protocol(self, config: uvicorn.Config) -> "Connection":
+        return Connection(config, self.server_state, self.lifespan.state, self.lose, self.app.settings)
+
+
+def configured(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves `app`: it says nothing of requests, since that is done already."""
+    return uvicorn.Config(
+        app,
+        interface="asgi3",
+        log_config=None,
+        log_level="warning" if settings.log_level == "info" else settings.log_level,
+        access_log=False,
+        ws="none",
+        server_header=False,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
+    )
 
 
 class Connection(HttpToolsProtocol):
-    """One that says when it is lost."""
+    """One that says when it is lost, and that nobody can hold by sending or reading slowly, or sending too much."""
 
     def __init__(
         self,
@@ -101,34 +147,87 @@ class Connection(HttpToolsProtocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         lost: Callable[[], None],
+        settings: Settings,
     ) -> None:
         super().__init__(config=config, server_state=server_state, app_state=app_state)
-        self.lost = lost
+        self.lost, self.settings = lost, settings
+        self.head: int | None = None
+        """Bytes of a head that is not whole."""
+        self.patience: asyncio.TimerHandle | None = None
+        """How long a head, or a reader, is waited for."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait(self.settings.head_seconds, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._wait_no_more()
         super().connection_lost(exc)
         self.lost()
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.head is None:
+            return
+        if not self.head:
+            self._wait(self.settings.head_seconds, partial(self._refuse, 408))
+        self.head += len(data)
+        if self.head > HEAD_BYTES:
+            self._refuse(431)
 
-def main(control: int, number: int, count: int) -> None:
-    """Serve what comes from the descriptor `control`, as worker `number` of `count`, until a signal."""
+    def on_message_begin(self) -> None:
+        self.head = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self.head = None
+        self._wait_no_more()
+        super().on_headers_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._wait(self.settings.read_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._wait_no_more()
+
+    def _refuse(self, status: int) -> None:
+        """Answer what never became a request, and close."""
+        if not self.transport.is_closing():
+            phrase = HTTPStatus(status).phrase
+            self.transport.write(
+                f"HTTP/1.1 {status} {phrase}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode()
+            )
+            self.transport.close()
+
+    def _wait(self, seconds: float, then: Callable[[], None]) -> None:
+        self._wait_no_more()
+        self.patience = self.loop.call_later(seconds, then)
+
+    def _wait_no_more(self) -> None:
+        if self.patience is not None:
+            self.patience.cancel()
+            self.patience = None
+
+
+def main(control: str, number: str, count: str, shared: str) -> None:
+    """Serve what comes from the descriptor `control`, as worker `number` of `count`, until a signal.
+
+    `shared` is a directory that all of them have in common.
+    """
     memory.keep()
     settings = Settings()
     settings = settings.model_copy(
-        update={"queue_images": max(settings.max_images, -(-settings.queue_images // count))}
+        update={"queue_images": max(settings.max_images, -(-settings.queue_images // int(count)))}
     )
     log.configure(settings)
-    app = create_app(settings, device=choose_device(settings.device, number))
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        ws="none",
-        log_level=settings.log_level,
-        access_log=settings.log_level == "debug",
-        timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
-    )
-    Server(config, socket.socket(fileno=control), app.drain).run()
+    gate = None
+    if settings.keys is not None:
+        gate = Gate(keys.read(settings.keys), Path(shared), int(number), int(count))
+    app = create_app(settings, choose_device(settings.device, int(number)), gate)
+    Server(app, socket.socket(fileno=int(control))).run()
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*sys.argv[1:])

@@ -5,7 +5,8 @@ import dataclasses
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from service import draws
 from service.catalog import Model
@@ -16,6 +17,8 @@ from service.state import State
 router = APIRouter()
 
 PROBE_SECONDS = 10.0
+WATCHED = ("/livez", "/readyz", "/metrics")
+"""What watchers ask for every few seconds."""
 
 
 @router.get("/models", tags=["models"])
@@ -53,10 +56,18 @@ async def readyz(request: Request) -> JSONResponse:
     return JSONResponse(body, status_code=200 if ready else 503, headers={"Cache-Control": "no-store"})
 
 
+@router.get("/metrics", tags=["health"])
+async def metrics(request: Request) -> Response:
+    """What was counted in all workers, for Prometheus."""
+    state: State = request.app.state.service
+    page = await asyncio.to_thread(request.app.metrics.page, list(state.catalog.versions.values()))
+    return Response(page, media_type=CONTENT_TYPE_LATEST, headers={"Cache-Control": "no-store"})
+
+
 async def _probe(state: State, model: Model) -> str:
     """`ok`, or what went wrong with one image of the fewest steps."""
     steps, sampler = model.family.steps.minimum, model.sampler
-    request = EngineRequest(model.name, (Sample(Point(0, 0, 0 if model.family.classes else -1)),), steps, sampler)
+    request = EngineRequest(model.key, (Sample(Point(0, 0, 0 if model.family.classes else -1)),), steps, sampler)
     done = asyncio.Event()
     try:
         ticket = state.engine.submit(request, done.set)

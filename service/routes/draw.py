@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from service import draws, images, schemas, uploads
+from service import calls, draws, images, schemas, uploads
 from service.draws import Draw
 from service.engine.request import Ticket
 from service.errors import InvalidParameter, Problem
@@ -26,6 +26,9 @@ INLINE = 16
 thread would save nothing to a lone caller and cost him its hop (`python -m benchmarks encoding`)."""
 
 FOREVER = "public, max-age=31536000, immutable"
+"""For what names the version of its model."""
+CHECKED = "public, no-cache"
+"""For what names a model whose weights may be replaced: kept, and asked about each time."""
 
 
 def documented(schema: type[BaseModel], formats: Sequence[Format[Any]]) -> dict[str, Any]:
@@ -37,9 +40,10 @@ def documented(schema: type[BaseModel], formats: Sequence[Format[Any]]) -> dict[
     }
 
 
-async def encoded(encode: Callable[[], bytes], count: int) -> bytes:
+async def encoded(request: Request, encode: Callable[[], bytes], count: int) -> bytes:
     """The bytes of `count` images, from a thread where they are many."""
-    return encode() if count <= INLINE else await asyncio.to_thread(encode)
+    with calls.of(request).encodes():
+        return encode() if count <= INLINE else await asyncio.to_thread(encode)
 
 
 @router.get("/generate", **documented(schemas.Generate, images.STILLS))
@@ -72,11 +76,11 @@ async def interpolate(request: Request) -> Response:
 async def answer(request: Request, draw: Draw, format_: Format[Drawn], *, fixed: bool) -> Response:
     """Draw, encode, and say how to get the same again. A GET whose words fix the draw never changes, and says so."""
     state: State = request.app.state.service
-    headers = {"X-Model-Digest": draw.model.manifest.digest, "Vary": "Accept"}
+    headers = {"X-Model-Digest": draw.model.digest, "Vary": "Accept"}
     if draw.repeatable:
         headers |= {"X-Seed": str(draw.seed), "Content-Location": draw.location}
     if request.method == "GET" and fixed:
-        headers |= {"ETag": draw.etag(state.scope), "Cache-Control": FOREVER}
+        headers |= {"ETag": draw.etag(state.scope), "Cache-Control": FOREVER if draw.pinned else CHECKED}
         if _matches(request.headers.getlist("if-none-match"), headers["ETag"]):
             return Response(status_code=304, headers=headers)
     else:
@@ -84,14 +88,14 @@ async def answer(request: Request, draw: Draw, format_: Format[Drawn], *, fixed:
     repeat = {"seed": draw.seed, "url": draw.location} if draw.repeatable else {}
     about = {"model": draw.model.name, **repeat}
     if format_.pack is not None and (len(draw.request.samples) > INLINE or format_ is images.EVENTS):
-        drawing = state.drawing(draw.request, request, request.receive)
+        drawing = state.drawing(draw.request, draw.model, request, seed=draw.seed)
         packer = format_.pack(len(draw.request.samples), about)
         kind = Told if format_ is images.EVENTS else Streamed
         return kind(drawing, packer, media_type=format_.media_type, headers=headers)
-    ticket = await state.draw(draw.request, request, request.receive)
+    ticket = await state.draw(draw.request, draw.model, request, seed=draw.seed)
     result = ticket.result()
     drawn = Drawn(result.images, result.labels, about)
-    content = await encoded(lambda: format_.encode(drawn), len(result.images))
+    content = await encoded(request, lambda: format_.encode(drawn), len(result.images))
     headers["X-Batch"] = str(ticket.companions)
     return Response(content, media_type=format_.media_type, headers=headers)
 
@@ -158,7 +162,9 @@ class Streamed(Response):
             if image is None:
                 return
             ticket.images[i] = None
-            yield self.packer.add(image, int(ticket.labels[i]), None)
+            with self.drawing.call.encodes():
+                part = self.packer.add(image, int(ticket.labels[i]), None)
+            yield part
 
 
 class Told(Streamed):

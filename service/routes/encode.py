@@ -31,9 +31,8 @@ async def encode(request: Request) -> Response:
     """The codes of uploaded images (form fields `image`: PNG, JPEG, or npz with `images` uint8 [n, H, W])."""
     asked = await _read(request, images.CODES)
     codes = (await asked.result(request, codes=True)).images
-    content = await encoded(
-        lambda: asked.format.encode(Codes(codes, {**asked.about, "shape": codes.shape[1:]})), len(codes)
-    )
+    about = {**asked.about, "shape": codes.shape[1:]}
+    content = await encoded(request, lambda: asked.format.encode(Codes(codes, about)), len(codes))
     return Response(content, media_type=asked.format.media_type, headers=asked.headers)
 
 
@@ -48,7 +47,7 @@ async def reconstruct(request: Request) -> Response:
     sent = to_uint8(torch.cat(asked.pictures)).numpy() / 255
     errors = np.square(result.images / 255 - sent).mean((1, 2))
     drawn = Drawn(result.images, result.labels, asked.about, errors)
-    content = await encoded(lambda: asked.format.encode(drawn), len(errors))
+    content = await encoded(request, lambda: asked.format.encode(drawn), len(errors))
     listed = ", ".join(f"{error:.6f}" for error in errors[:HEADER_ERRORS])
     return Response(content, media_type=asked.format.media_type, headers={**asked.headers, "X-Error": listed})
 
@@ -63,10 +62,10 @@ async def decode(request: Request) -> Response:
     model = draws.find(state.catalog, parameters.model)
     format_ = images.choose(images.STILLS, parameters.format, request.headers.get("accept"))
     asked = draws.decode(parameters, model, state.settings.max_images)
-    result = (await state.draw(asked, request, request.receive)).result()
-    drawn = Drawn(result.images, result.labels, {"model": model.name, "digest": model.manifest.digest})
-    content = await encoded(lambda: format_.encode(drawn), len(result.images))
-    headers = {"X-Model-Digest": model.manifest.digest, "Vary": "Accept", "Cache-Control": "no-store"}
+    result = (await state.draw(asked, model, request)).result()
+    drawn = Drawn(result.images, result.labels, {"model": model.name, "digest": model.digest})
+    content = await encoded(request, lambda: format_.encode(drawn), len(result.images))
+    headers = {"X-Model-Digest": model.digest, "Vary": "Accept", "Cache-Control": "no-store"}
     return Response(content, media_type=format_.media_type, headers=headers)
 
 
@@ -84,15 +83,15 @@ class _Asked(Generic[T]):
     async def result(self, request: Request, *, codes: bool) -> Result:
         """Codes, or images, from the engine."""
         asked = draws.encode(self.parameters, self.model, self.pictures, codes=codes)
-        return (await self.state.draw(asked, request, request.receive)).result()
+        return (await self.state.draw(asked, self.model, request)).result()
 
     @property
     def about(self) -> dict[str, Any]:
-        return {"model": self.model.name, "digest": self.model.manifest.digest}
+        return {"model": self.model.name, "digest": self.model.digest}
 
     @property
     def headers(self) -> dict[str, str]:
-        return {"X-Model-Digest": self.model.manifest.digest, "Vary": "Accept", "Cache-Control": "no-store"}
+        return {"X-Model-Digest": self.model.digest, "Vary": "Accept", "Cache-Control": "no-store"}
 
 
 async def _read(request: Request, formats: Sequence[Format[T]]) -> _Asked[T]:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 
 from service import VERSION, draws, images, schemas
 from service.catalog import Model
-from service.errors import InvalidParameter, Problem, UnknownModel, UnsupportedBody
+from service.errors import InvalidParameter, Problem, UnsupportedBody
 from service.state import State
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
@@ -92,7 +92,7 @@ async def metadata(request: Request, name: str, version: str | None = None) -> d
         {"name": "images", "datatype": "UINT8", "shape": [-1, 28, 28]},
         {"name": "labels", "datatype": "INT64", "shape": [-1]},
     ]
-    return {"name": name, "versions": [_version(model)], "platform": "drawbridge", "inputs": inputs, "outputs": outputs}
+    return {"name": name, "versions": [model.version], "platform": "drawbridge", "inputs": inputs, "outputs": outputs}
 
 
 @router.get("/models/{name}/ready")
@@ -122,10 +122,10 @@ async def infer(request: Request, name: str, version: str | None = None) -> Resp
         words["digit"] = said["digit"].tolist()
         if words.setdefault("n", len(said["digit"])) != len(said["digit"]):
             raise InvalidParameter("n: as many as there are digits, or left out")
-    parameters = schemas.validate(schemas.Generate, {"model": name, **words})
+    parameters = schemas.validate(schemas.Generate, {"model": model.key, **words})
     draw = draws.generate(parameters, model, images.STILLS[0], state.settings.max_images, state.new_seed)
-    result = (await state.draw(draw.request, request, request.receive)).result()
-    told = {"model_name": name, "model_version": _version(model), "parameters": {"seed": draw.seed}}
+    result = (await state.draw(draw.request, model, request, seed=draw.seed)).result()
+    told = {"model_name": name, "model_version": model.version, "parameters": {"seed": draw.seed}}
     if asked.id is not None:
         told["id"] = asked.id
     return _answer(told, asked, {"images": result.images, "labels": result.labels})
@@ -137,14 +137,7 @@ def error(problem: Problem) -> tuple[int, dict[str, Any]]:
 
 
 def _find(request: Request, name: str, version: str | None) -> Model:
-    model = draws.find(request.app.state.service.catalog, name)
-    if version not in (None, "", _version(model)):
-        raise UnknownModel(f"{name} is here as version {_version(model)} alone")
-    return model
-
-
-def _version(model: Model) -> str:
-    return model.manifest.digest[:12]
+    return draws.find(request.app.state.service.catalog, f"{name}@{version or ''}")
 
 
 async def _read(request: Request) -> tuple[Asked, memoryview]:

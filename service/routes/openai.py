@@ -65,12 +65,12 @@ async def generations(request: Request) -> Response:
     pencil = Pencil(size, asked.output_format)
     if asked.stream:
         watched = draws.previewed(draw.request) if asked.partial_images else draw.request
-        drawing = state.drawing(watched, request, request.receive)
+        drawing = state.drawing(watched, found, request, seed=draw.seed)
         return Partial(drawing, pencil, asked.partial_images)
-    result = (await state.draw(draw.request, request, request.receive)).result()
+    result = (await state.draw(draw.request, found, request, seed=draw.seed)).result()
     # Larger pictures take longer to encode than the loop may stand still.
     count = len(result.images) * size[0] * size[1] // SIZES[0] ** 2
-    content = await encoded(lambda: json.dumps(pencil.answer(result.images, draw.seed)).encode(), count)
+    content = await encoded(request, lambda: json.dumps(pencil.answer(result.images, draw.seed)).encode(), count)
     return Response(content, media_type="application/json")
 
 

@@ -71,7 +71,7 @@ async def test_a_model_that_cannot_draw_is_not_ready(
     def broken(_):
         raise RuntimeError("device lost")
 
-    monkeypatch.setattr(app.state.service.engine.runners["vae"], "advance", broken)
+    monkeypatch.setattr(app.state.service.catalog.models["vae"].runner, "advance", broken)
     answer = await client.get("/readyz")
     assert answer.status_code == 503
     assert "device lost" in answer.json()["models"]["vae"]
@@ -136,7 +136,7 @@ async def test_the_docs_know_every_path_and_parameter(client: httpx.AsyncClient)
     paths = (await client.get("/openapi.json")).json()["paths"]
     drawing = ["/decode", "/encode", "/generate", "/interpolate", "/reconstruct"]
     own = {path for path in paths if not path.startswith(("/v1", "/v2"))}
-    assert sorted(own) == sorted([*drawing, "/livez", "/models", "/models/{name}", "/readyz"])
+    assert sorted(own) == sorted([*drawing, "/livez", "/metrics", "/models", "/models/{name}", "/readyz"])
     assert {"/v1/images/generations", "/v2/models/{name}/infer"} <= set(paths)
     documented = {parameter["name"]: parameter for parameter in paths["/generate"]["post"]["parameters"]}
     which = ["model", "digit", "n", "seed", "first", "format"]

@@ -148,7 +148,7 @@ async def test_what_breaks_in_drawing_is_told_without_a_traceback(
     def broken(_):
         raise RuntimeError("out of ink")
 
-    monkeypatch.setattr(app.state.service.engine.runners["gan"], "advance", broken)
+    monkeypatch.setattr(app.state.service.catalog.models["gan"].runner, "advance", broken)
     assert "out of ink" in problem(await client.post("/generate?model=gan"), 500)
 
 

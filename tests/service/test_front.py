@@ -15,6 +15,7 @@ import pytest
 
 from service import front
 from service.settings import Settings
+from tests.service.numbers import number, scraped
 from tests.serving import Server, running, serving
 
 WORKERS = 2
@@ -91,15 +92,15 @@ def test_connections_wait_while_no_worker_can_take_them(weights: Path) -> None:
 
 
 FRONT = """
-import logging, socket, sys
+import logging, pathlib, socket, sys
 from service import front
 logging.basicConfig(format="%(message)s", level=logging.INFO)
 front.COMMAND, front.PAUSE = (sys.executable, "-c", sys.argv[1]), 0.1
 listener = socket.create_server(("127.0.0.1", 0))
 listener.setblocking(False)
-keeper = front.Front(listener, 2)
+keeper = front.Front({front.HANDED: listener}, 2, pathlib.Path("."), grace=5)
 status = keeper.run()
-keeper.stop(5)
+keeper.stop()
 sys.exit(status)
 """
 WORKER = """
@@ -162,3 +163,16 @@ def test_a_connection_that_says_nothing_keeps_nobody_waiting(server: Server) -> 
 @pytest.mark.parametrize(("threads", "expected"), [(1, len(os.sched_getaffinity(0))), (10_000, 1)])
 def test_a_cpu_gets_a_worker_for_each_core_that_a_step_s_threads_leave(threads: int, expected: int) -> None:
     assert front.workers(Settings(device="cpu", threads=threads)) == min(front.MOST_CORES, expected)
+
+
+def test_one_worker_answers_for_all(weights: Path) -> None:
+    with serving(weights, workers=2) as server:
+        for _ in range(6):  # a connection each
+            assert httpx.post(f"{server.url}/generate?model=gan", timeout=30).status_code == 200
+        pages = [scraped(httpx.get(f"{server.url}/metrics", timeout=30).text) for _ in range(4)]
+        assert {number(page, "images_total", model="gan") for page in pages} == {6}
+        os.kill(min(workers(server)), signal.SIGKILL)
+        wait_for(lambda: any("started anew" in line for line in server.lines) and len(workers(server)) == 2)
+        page = scraped(httpx.get(f"{server.url}/metrics", timeout=30).text)
+        assert number(page, "worker_deaths_total") == 1
+        assert number(page, "images_total", model="gan") == 6, "what the dead one counted stays counted"

@@ -42,7 +42,7 @@ async def test_a_request_that_names_no_model_gets_the_default_one(
     client: httpx.AsyncClient, digit: list[int], model: str
 ) -> None:
     answer = await client.get("/generate", params={"digit": digit, "seed": 3})
-    assert httpx.URL(answer.headers["content-location"]).params["model"] == model
+    assert httpx.URL(answer.headers["content-location"]).params["model"].startswith(f"{model}@")
     assert answer.headers["cache-control"] == "no-store", "another default would be another draw"
     assert answer.content == (await client.get(answer.headers["content-location"])).content
 
@@ -50,7 +50,7 @@ async def test_a_request_that_names_no_model_gets_the_default_one(
 async def test_a_way_that_names_no_model_is_of_the_default_one(client: httpx.AsyncClient) -> None:
     for query, model in (("seed=1&seed=2", "dcgan"), ("seed=1&digit=2&digit=3", "cgan")):
         answer = await client.get(f"/interpolate?{query}")
-        assert httpx.URL(answer.headers["content-location"]).params["model"] == model
+        assert httpx.URL(answer.headers["content-location"]).params["model"].startswith(f"{model}@")
         assert answer.headers["cache-control"] == "no-store"
     files = {"image": ("a.png", b"", "image/png")}
     assert "name one that `encodes`" in problem(await client.post("/interpolate", files=files), 422)
@@ -154,9 +154,12 @@ async def test_a_format_goes_before_the_accept_header(client: httpx.AsyncClient)
 
 
 async def test_a_get_with_a_seed_is_for_ever_and_can_be_held_against_its_tag(client: httpx.AsyncClient) -> None:
-    url = "/generate?model=gan&seed=1"
+    named = await client.get("/generate?model=gan&seed=1")
+    assert named.headers["cache-control"] == "public, no-cache", "other weights may come to be called so"
+    url = named.headers["content-location"]
     answer = await client.get(url)
     tag = answer.headers["etag"]
+    assert tag == named.headers["etag"]
     assert "immutable" in answer.headers["cache-control"]
     assert not tag.startswith("W/")
     for held in (tag, f'"x", {tag}', f"W/{tag}", "*"):
@@ -319,3 +322,12 @@ async def test_a_stream_that_breaks_off_says_so_in_events_and_stays_unfinished_e
         assert name == "error"
         assert "broke and was started anew" in data["detail"]
     assert engine.outstanding == 0
+
+
+async def test_a_version_can_be_asked_for_by_its_digest(client: httpx.AsyncClient) -> None:
+    digest = (await client.get("/models/gan")).json()["digest"]
+    plain, pinned = [(await client.get(f"/generate?model=gan{tail}&seed=1")).content for tail in ("", f"@{digest}")]
+    assert plain == pinned
+    strange = await client.get("/generate?model=gan@0123456789ab&seed=1")
+    assert strange.status_code == 404
+    assert digest[:12] in strange.json()["detail"]

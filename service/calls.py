@@ -1,0 +1,115 @@
+"""What a request was: gathered while it is answered; for its caller's headers, the log, metrics and traces."""
+
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
+from service.engine.request import Ticket
+from service.gate import Guest
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+"""What a caller may call a request; any other name is replaced."""
+SAFETY = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+"""Headers of every answer: it is what it says, and it is nobody else's."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One HTTP request. Times are seconds of `time.perf_counter`, which is the engine's clock too."""
+
+    id: str
+    method: str
+    begun: float
+    traceparent: str = ""
+    guest: Guest | None = None
+    """With which key it came in."""
+    route: str = "other"
+    """Template of its path; one of few, whatever callers ask for."""
+    model: str = ""
+    digest: str = ""
+    """Of the weights."""
+    seed: int | None = None
+    ticket: Ticket | None = None
+    encoding_begun: float | None = None
+    encoding: float = 0.0
+    """Seconds spent on making files of images."""
+    status: int = 0
+    problem: str = ""
+    """What was wrong, by the name of its kind."""
+    over: float = 0.0
+
+    @contextmanager
+    def encodes(self) -> Iterator[None]:
+        """For the time that goes into a file, or a part of it."""
+        begun = time.perf_counter()
+        self.encoding_begun = self.encoding_begun or begun
+        try:
+            yield
+        finally:
+            self.encoding += time.perf_counter() - begun
+
+    def spans(self) -> Iterator[tuple[str, float, float]]:
+        """The parts of it that are known by now, each with the time it began and its seconds."""
+        ticket = self.ticket
+        if ticket is not None and ticket.began is not None:
+            yield "queue", ticket.accepted, ticket.began - ticket.accepted
+            if ticket.over is not None:
+                yield "device", ticket.began, ticket.over - ticket.began
+        if self.encoding_begun is not None:
+            yield "encode", self.encoding_begun, self.encoding
+
+    def headers(self) -> Iterator[tuple[bytes, bytes]]:
+        """What every answer says besides its own."""
+        yield b"x-request-id", self.id.encode()
+        yield from SAFETY
+        if self.guest is not None:
+            yield from self.guest.headers()
+        if timing := ", ".join(f"{name};dur={1e3 * seconds:.2f}" for name, _, seconds in self.spans()):
+            yield b"server-timing", timing.encode()
+
+    def summary(self) -> dict[str, Any]:
+        """Its line in the log. Of what a caller wrote there are only words that are known here, and numbers."""
+        ticket = self.ticket
+        told: dict[str, Any] = {
+            "request_id": self.id, "method": self.method, "route": self.route, "status": self.status,
+            "ms": round(1e3 * (self.over - self.begun), 2),
+        }  # fmt: skip
+        told |= {f"{name}_ms": round(1e3 * seconds, 2) for name, _, seconds in self.spans()}
+        if self.guest is not None:
+            told["key"] = self.guest.key.name
+        told |= {"model": self.model, "digest": self.digest[:12]} if self.model else {}
+        if self.seed is not None:
+            told["seed"] = self.seed
+        if ticket is not None:
+            told |= {"images": len(ticket.images), "batch": ticket.companions, "ended": ticket.ended}
+        return told | ({"problem": self.problem} if self.problem else {})
+
+
+def begin(scope: Scope) -> Call:
+    """A call for an HTTP `scope`, which from now on has it with it."""
+    call = Call("", scope["method"], time.perf_counter())
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
+            call.id = value.decode()
+        elif name == b"traceparent":
+            call.traceparent = value.decode("latin-1")
+    call.id = call.id or secrets.token_hex(8)
+    scope["call"] = call
+    return call
+
+
+def of(connection: HTTPConnection) -> Call:
+    """The call that belongs to a request."""
+    call: Call = connection.scope["call"]
+    return call

@@ -1,0 +1,140 @@
+"""The gate: who shows a key comes in, within what the key allows; all workers count together.
+
+What a key has had of a rate is one number, the time at which it would be all given back (the generic cell rate
+algorithm, ITU-T I.371): it may use up its whole amount at once, and gets it back evenly.
+"""
+
+import fcntl
+import math
+import mmap
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from starlette.types import Scope
+
+from service.errors import QuotaUsedUp, Unauthorized
+from service.keys import Key, Keys, Rate
+
+OPEN = ("/", "/docs", "/lab", "/livez", "/openapi.json", "/readyz")
+OPEN_UNDER = ("/docs/", "/lab/", "/playground/")
+"""What everybody may see: pages that hold nothing, and whether the service lives."""
+CHALLENGE = {"WWW-Authenticate": 'Bearer realm="drawbridge"'}
+RATES = ("requests", "images")
+
+
+class Tally:
+    """What a key has had, in a file that all workers have mapped: a number a rate, and requests under way a worker."""
+
+    def __init__(self, path: Path, number: int, count: int) -> None:
+        self.file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        size = 8 * (len(RATES) + count)
+        os.ftruncate(self.file, size)  # the same for all of them, and zeros at first
+        self.numbers = memoryview(mmap.mmap(self.file, size)).cast("d")
+        self.own = len(RATES) + number
+        self.numbers[self.own] = 0.0  # whoever had this number before is dead
+
+    def under_way(self) -> int:
+        """Requests that are being answered."""
+        return int(sum(self.numbers[len(RATES) :]))
+
+    def spend(self, which: str, rate: Rate, cost: int, now: float) -> float:
+        """Take `cost` off a rate: seconds until there is so much, 0 where there was and it is taken."""
+        place, each = RATES.index(which), rate.seconds / rate.amount
+        fcntl.flock(self.file, fcntl.LOCK_EX)
+        try:
+            back = max(self.numbers[place], now) + cost * each
+            wait = back - rate.seconds - now
+            if wait <= 1e-9 * rate.seconds:
+                self.numbers[place] = back
+                return 0.0
+            return wait
+        finally:
+            fcntl.flock(self.file, fcntl.LOCK_UN)
+
+    def left(self, which: str, rate: Rate, now: float) -> tuple[int, int]:
+        """How much there is of a rate, and the seconds until there is all of it."""
+        owed = max(0.0, self.numbers[RATES.index(which)] - now)
+        return max(0, math.floor((rate.seconds - owed) * rate.amount / rate.seconds + 1e-6)), math.ceil(owed)
+
+
+class Guest:
+    """A request that a key let in."""
+
+    def __init__(self, key: Key, tally: Tally) -> None:
+        self.key, self.tally = key, tally
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """For the time that it takes. Raises QuotaUsedUp where the key may not ask now."""
+        most = self.key.concurrent
+        if most is not None and self.tally.under_way() >= most:
+            raise QuotaUsedUp(f"{most} requests at once are all that this key may have", headers={"Retry-After": "1"})
+        self.spend("requests", 1)
+        self.tally.numbers[self.tally.own] += 1
+        try:
+            yield
+        finally:
+            self.tally.numbers[self.tally.own] -= 1
+
+    def spend(self, which: str, cost: int) -> None:
+        """Take `cost` off what the key may have of a rate. Raises QuotaUsedUp where there is less."""
+        rate: Rate | None = getattr(self.key, which)
+        if rate is None:
+            return
+        if cost > rate.amount:
+            raise QuotaUsedUp(f"{cost} {which} at once are more than this key may ever have; ask for {rate.amount}")
+        wait = self.tally.spend(which, rate, cost, time.monotonic())
+        if wait:
+            retry = math.ceil(wait)
+            raise QuotaUsedUp(
+                f"this key may have {rate.amount} {which} in {rate.seconds:g} s; ask again in {retry} s",
+                headers={"Retry-After": str(retry)},
+                retry_after=retry,
+            )
+
+    def headers(self) -> Iterator[tuple[bytes, bytes]]:
+        """What is left (draft-ietf-httpapi-ratelimit-headers-10)."""
+        rates = {which: rate for which in RATES if (rate := getattr(self.key, which)) is not None}
+        if rates:
+            now = time.monotonic()
+            policy = (f'"{which}";q={rate.amount};w={rate.seconds:.0f}' for which, rate in rates.items())
+            left = {which: self.tally.left(which, rate, now) for which, rate in rates.items()}
+            yield b"ratelimit-policy", ", ".join(policy).encode()
+            yield b"ratelimit", ", ".join(f'"{which}";r={r};t={t}' for which, (r, t) in left.items()).encode()
+
+
+class Gate:
+    """Knows keys, and what each has had; `shared` is a directory of all `count` workers, of which this is `number`."""
+
+    def __init__(self, keys: Keys, shared: Path, number: int, count: int) -> None:
+        self.keys, self.shared, self.number, self.count = keys, shared, number, count
+        self.tallies: dict[str, Tally] = {}
+
+    def admit(self, scope: Scope) -> Guest | None:
+        """Whoever asks with a key; nobody in particular where none is needed. Raises Unauthorized."""
+        path = scope["path"]
+        if path in OPEN or path.startswith(OPEN_UNDER) or "door" in scope:
+            return None
+        secret = _shown(scope)
+        if not secret:
+            raise Unauthorized("send a key: Authorization: Bearer KEY, or X-API-Key: KEY", headers=CHALLENGE)
+        key = self.keys.find(secret)
+        if key is None:
+            raise Unauthorized("no such key; ask whoever runs the service for one", headers=CHALLENGE)
+        if key.name not in self.tallies:
+            self.tallies[key.name] = Tally(self.shared / f"key-{key.name}", self.number, self.count)
+        return Guest(key, self.tallies[key.name])
+
+
+def _shown(scope: Scope) -> str:
+    """The key in the headers, if there is one."""
+    for name, value in scope["headers"]:
+        text = value.decode("latin-1")
+        if name == b"x-api-key":
+            return str(text)
+        if name == b"authorization" and text[:7].lower() == "bearer ":
+            return str(text[7:].strip())
+    return ""

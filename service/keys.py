@@ -1,0 +1,118 @@
+"""Keys: who may ask, and how much. A file has their hashes; the keys themselves are nowhere.
+
+    [[keys]]
+    name = "physics-101"
+    sha256 = "9f86d0..."
+    requests = "50/second"
+    images = "100000/day"
+    concurrent = 16
+
+A key is 32 random bytes, so that its plain SHA-256 is as hard to turn back as any slower hash.
+"""
+
+import hashlib
+import hmac
+import json
+import re
+import secrets
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
+
+PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
+PREFIX = "db_"
+"""Of every key, so that one is known for what it is wherever it turns up."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """So many in so many seconds."""
+
+    amount: int
+    seconds: float
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """`50/second`, or of a minute, an hour, a day."""
+        found = re.fullmatch(r"([1-9][0-9]{0,11})/(second|minute|hour|day)", text)
+        if found is None:
+            raise PydanticCustomError("rate", "write it as 50/second, or of a minute, an hour or a day")
+        return cls(int(found[1]), PERIODS[found[2]])
+
+
+class Key(BaseModel):
+    """Who it is, the hash of what he has to show, and what he may; without a limit, as much as there is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    requests: Rate | None = None
+    images: Rate | None = None
+    concurrent: Annotated[int, Field(ge=1)] | None = None
+
+    @field_validator("requests", "images", mode="before")
+    @classmethod
+    def _rate(cls, value: object) -> object:
+        return Rate.parse(value) if isinstance(value, str) else value
+
+
+class Keys(BaseModel):
+    """All of a file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    keys: tuple[Key, ...] = ()
+
+    @field_validator("keys")
+    @classmethod
+    def _distinct(cls, keys: tuple[Key, ...]) -> tuple[Key, ...]:
+        for part in ("name", "sha256"):
+            if len({getattr(key, part) for key in keys}) < len(keys):
+                raise PydanticCustomError("twice", "two keys have the same {part}", {"part": part})
+        return keys
+
+    def find(self, secret: str) -> Key | None:
+        """The key that `secret` is. Takes as long whether there is one, and whichever it is."""
+        digest = hashlib.sha256(secret.encode()).hexdigest()
+        found = None
+        for key in self.keys:
+            if hmac.compare_digest(key.sha256, digest):
+                found = key
+        return found
+
+
+def read(path: Path) -> Keys:
+    """The keys in a file. Raises ValueError, in a line, where it does not read."""
+    try:
+        return Keys(**tomllib.loads(path.read_text()))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; `python -m service key NAME` makes one") from None
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise ValueError(f"{path}: {wrong}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise ValueError(f"{path} does not read as TOML: {error}") from None
+
+
+def add(path: Path, name: str, limits: dict[str, str | int]) -> str:
+    """Put a new key into the file, and return it. Raises ValueError where it would not read afterwards."""
+    secret = PREFIX + secrets.token_urlsafe(32)
+    entry = {"name": name, "sha256": hashlib.sha256(secret.encode()).hexdigest(), **limits}
+    before = path.read_text() if path.exists() else ""
+    lines = [f"{field} = {json.dumps(value)}" for field, value in entry.items()]
+    text = "\n".join([*([before.rstrip("\n"), ""] if before else []), "[[keys]]", *lines, ""])
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.touch(mode=0o600)
+    fresh.write_text(text)
+    try:
+        read(fresh)
+    except ValueError:
+        fresh.unlink()
+        raise
+    fresh.replace(path)
+    return secret

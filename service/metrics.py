@@ -1,0 +1,134 @@
+"""Metrics for Prometheus, in base units: seconds, bytes, and plain numbers.
+
+Where the service is several processes, PROMETHEUS_MULTIPROC_DIR names the directory that they all count in, and
+whichever is asked answers for all of them.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from service.calls import Call
+from service.engine.engine import Watcher
+from service.engine.request import Ticket
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+STEP_SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+REFUSALS = (401, 403, 408, 413, 429, 431, 503, 504)
+"""Statuses of requests that are turned away for what goes on here, or for who asks."""
+
+
+class Named(Protocol):
+    """What is told of weights that are served."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+
+
+class Metrics(Watcher):
+    """What is counted, by the engine as it goes and by the application for each request."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("requests", "Requests answered.", "route", "model", "code")
+        self.duration = self._histogram("request_duration_seconds", "From a request to its answer.", SECONDS, "route")
+        self.queue = self._histogram("queue_wait_seconds", "From acceptance to the first step.", SECONDS, "model")
+        self.step = self._histogram("step_duration_seconds", "Of one step on the device.", STEP_SECONDS, "model")
+        self.batch = self._histogram("batch_rows", "Rows of a step.", ROWS, "model")
+        self.padding = self._counter("padding_rows", "Rows that only filled a batch up.", "model")
+        self.images = self._counter("images", "Images drawn and delivered.", "model")
+        self.taken = self._counter("accepted", "Requests that the engine accepted.")
+        self.over = self._counter("ended", "Requests that the engine accepted, by how they ended.", "how")
+        self.cancelled = self._counter("cancelled", "Requests whose caller hung up, by how far they were.", "stage")
+        self.rejected = self._counter("rejected", "Requests refused, by what was wrong.", "reason")
+        self.restarts = self._counter("engine_restarts", "Turns of the engine that broke.")
+        self.reloads = self._counter(
+            "weights_reloads", "Times that new weights were looked for, by how it went.", "outcome"
+        )
+        self.in_flight = self._gauge("rows_in_flight", "Images accepted and not ended.")
+        self.memory = self._gauge("memory_bytes", "Memory in use, of the processes and of their devices.", "kind")
+
+    def accepted(self, ticket: Ticket) -> None:
+        self.taken.inc()
+        self.in_flight.inc(len(ticket.images))
+
+    def stepped(self, model: str, rows: int, places: int, seconds: float) -> None:
+        name = named(model)
+        self.step.labels(name).observe(seconds)
+        self.batch.labels(name).observe(rows)
+        if places > rows:
+            self.padding.labels(name).inc(places - rows)
+
+    def ended(self, ticket: Ticket) -> None:
+        name = named(ticket.request.model)
+        self.over.labels(ticket.ended).inc()
+        self.in_flight.dec(len(ticket.images))
+        if ticket.began is not None:
+            self.queue.labels(name).observe(ticket.began - ticket.accepted)
+        if ticket.ended == "delivered":
+            self.images.labels(name).inc(len(ticket.images))
+        elif ticket.ended == "cancelled":
+            self.cancelled.labels("waiting" if ticket.began is None else "drawing").inc()
+
+    def recovered(self) -> None:
+        self.restarts.inc()
+
+    def answered(self, call: Call) -> None:
+        """A request has its answer, or nobody waits for one any more."""
+        self.requests.labels(call.route, call.model, str(call.status)).inc()
+        self.duration.labels(call.route).observe(call.over - call.begun)
+        if call.status in REFUSALS and call.problem:
+            self.rejected.labels(call.problem).inc()
+
+    def measure(self, device: torch.device) -> None:
+        """Look at what only shows when one looks."""
+        if (statm := Path("/proc/self/statm")).exists():
+            self.memory.labels("resident").set(int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+        if device.type == "cuda":
+            self.memory.labels("device").set(torch.cuda.memory_reserved(device))
+
+    def page(self, served: list[Named]) -> bytes:
+        """All of it, as Prometheus reads it, with the weights that are served now."""
+        registry = CollectorRegistry()
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        else:
+            registry.register(self.registry)
+        registry.register(_Served(served))
+        return generate_latest(registry)
+
+    def _counter(self, name: str, what: str, *labels: str) -> Counter:
+        return Counter(f"drawbridge_{name}", what, labels, registry=self.registry)
+
+    def _histogram(self, name: str, what: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"drawbridge_{name}", what, labels, buckets=buckets, registry=self.registry)
+
+    def _gauge(self, name: str, what: str, *labels: str) -> Gauge:
+        return Gauge(f"drawbridge_{name}", what, labels, registry=self.registry, multiprocess_mode="livesum")
+
+
+class _Served(Collector):
+    """Which weights there are, known when one asks."""
+
+    def __init__(self, models: list[Named]) -> None:
+        self.models = models
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily("drawbridge_model_info", "Weights that are served.", labels=("model", "digest"))
+        for model in self.models:
+            family.add_metric((model.name, model.digest), 1)
+        yield family
+
+
+def named(key: str) -> str:
+    """The model's name, without its version: so many there are."""
+    return key.partition("@")[0]
