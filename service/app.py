@@ -160,20 +160,8 @@ class Application(FastAPI):
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """Load what there is, draw until the end, and let go of it."""
-        if self.device.type == "cpu":
-            torch.set_num_threads(self.settings.threads)
-        catalog = load(Catalog(), self.settings.weights, self.device, self.seats, self.only)
-        runners = {model.key: model.runner for model in catalog.models.values()}
-        engine = Engine(
-            runners,
-            seats=self.seats,
-            queue_images=self.settings.queue_images,
-            clock=time.perf_counter,
-            watcher=self.metrics,
-        )
-        kernels = f"{torch.backends.cpu.get_cpu_capability()} threads {self.settings.threads}"
-        scope = f"{VERSION} {self.device.type} torch {torch.__version__} numpy {np.__version__} {kernels}"
-        self.state.service = State(self.settings, catalog, engine, f"{scope} seats {self.seats}")
+        self.state.service = self._loaded()
+        engine: Engine = self.state.service.engine
         self.driver: Driver = LoopDriver(engine) if self.device.type == "cpu" else ThreadDriver(engine)
         await self.driver.start()
         gc.collect()
@@ -183,6 +171,22 @@ class Application(FastAPI):
         self.loader.shutdown()
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)
+
+    def _loaded(self) -> State:
+        """All weights, warm, and an engine for them. Its names end with it, and keep nothing that is replaced."""
+        if self.device.type == "cpu":
+            torch.set_num_threads(self.settings.threads)
+        catalog = load(Catalog(), self.settings.weights, self.device, self.seats, self.only)
+        engine = Engine(
+            {model.key: model.runner for model in catalog.models.values()},
+            seats=self.seats,
+            queue_images=self.settings.queue_images,
+            clock=time.perf_counter,
+            watcher=self.metrics,
+        )
+        kernels = f"{torch.backends.cpu.get_cpu_capability()} threads {self.settings.threads}"
+        scope = f"{VERSION} {self.device.type} torch {torch.__version__} numpy {np.__version__} {kernels}"
+        return State(self.settings, catalog, engine, f"{scope} seats {self.seats}")
 
     async def reload(self) -> None:
         """Take up the weights that lie there now, beside what runs. What is broken changes nothing.

@@ -222,3 +222,43 @@ def test_a_port_that_is_taken_ends_with_a_line_that_says_so(server: Server, weig
 
 def test_every_setting_has_a_help_text() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+STUCK = """
+import asyncio, sys, time
+from service import app, log
+from service.engine.drivers import LoopDriver, ThreadDriver
+from service.engine.request import Point, Request, Sample
+from service.settings import Settings
+
+app.LoopDriver = {"loop": LoopDriver, "thread": ThreadDriver}[sys.argv[1]]
+
+async def main():
+    settings = Settings(stall_seconds=1)
+    log.configure(settings)
+    made = app.create_app(settings)
+    async with made.router.lifespan_context(made):
+        watch = asyncio.create_task(made.watch())
+        await asyncio.sleep(1.5)  # idle is not stuck
+        model = made.state.service.catalog.models["gan"]
+        model.runner.advance = lambda rows: time.sleep(60)
+        made.state.service.engine.submit(Request(model.key, (Sample(Point(0, 0)),), 1))
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("driver", "said"), [("loop", "Timeout (0:00:01)!"), ("thread", "a step on the device")])
+def test_a_step_that_does_not_end_ends_its_worker(weights: Path, driver: str, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STUCK, driver],
+        cwd=ROOT,
+        env=environment(weights=weights, device="cpu", seats=4) | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert said in done.stderr
