@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +24,13 @@ from starlette.types import Message, Receive, Scope, Send
 from swagger_ui_bundle import swagger_ui_path
 
 from service import VERSION, calls, errors, keys
-from service.calls import Call
+from service.calls import WATCHED, Call
 from service.catalog import Catalog, load
 from service.engine.drivers import Driver, LoopDriver, ThreadDriver
 from service.engine.engine import Engine
 from service.errors import Problem
 from service.gate import Gate
-from service.log import requests
+from service.log import Requests
 from service.metrics import Metrics
 from service.pages import add_pages
 from service.routes import about, draw, encode, inference, openai
@@ -45,6 +45,9 @@ ROUTES = (draw, encode, about, openai, inference)
 SEATS = {"cpu": 16, "cuda": 128}
 """Rows of a step unless set otherwise. What more than 16 need falls out of a core's cache (`python -m benchmarks
 engine` shows it); a GPU's number is a guess that nobody has measured yet."""
+
+SOON = 0.02
+"""Seconds after which requests are told of."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -144,7 +147,9 @@ class Application(FastAPI):
         self.settings, self.device, self.gate, self.only = settings, device, gate, only
         self.draining = False
         self.seats = settings.seats or SEATS[device.type]
-        self.log = requests(settings)
+        self.log = Requests(settings)
+        self.told: list[Call] = []
+        """Requests that are answered, and nobody was told of."""
         self.metrics = Metrics()
         self.reloading = asyncio.Lock()
         self.loader = ThreadPoolExecutor(1, "loader", torch.set_num_threads, (settings.threads,))
@@ -168,6 +173,7 @@ class Application(FastAPI):
         gc.freeze()  # what is here stays, and need not be looked through again and again
         yield
         await self.drain()
+        self.tell_all()
         self.loader.shutdown()
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)
@@ -263,6 +269,8 @@ class Application(FastAPI):
         try:
             await self._answer(Request(scope, limited(receive, self.settings), told), told)
         finally:
+            if call.guest is not None:
+                call.guest.leave()
             call.over = time.perf_counter()
             self._tell(call)
 
@@ -271,36 +279,42 @@ class Application(FastAPI):
         endpoint = self.direct.get((scope["method"], scope["path"]))
         if endpoint is not None:
             call.route = scope["path"]
-        with ExitStack() as stack:
-            try:
-                self._check_door(scope)
-                if self.gate is not None and (guest := self.gate.admit(scope)) is not None:
-                    call.guest = guest
-                    stack.enter_context(guest.inside())
-                check_length(request, self.settings.max_body_bytes)
-                if endpoint is not None:
-                    response = await endpoint(request)
-                    await response(scope, request.receive, send)
-                    return
-            except Exception as error:
-                response = await on_error(request, error)
+        try:
+            self._check_door(scope)
+            if self.gate is not None and (guest := self.gate.admit(scope)) is not None:
+                call.guest = guest
+                guest.enter()
+            check_length(request, self.settings.max_body_bytes)
+            if endpoint is not None:
+                response = await endpoint(request)
                 await response(scope, request.receive, send)
                 return
-            await super().__call__(scope, request.receive, send)  # FastAPI answers its own errors
-            call.route = getattr(scope.get("route"), "path", call.route)
+        except Exception as error:
+            response = await on_error(request, error)
+            await response(scope, request.receive, send)
+            return
+        await super().__call__(scope, request.receive, send)  # FastAPI answers its own errors
+        call.route = getattr(scope.get("route"), "path", call.route)
 
     def _check_door(self, scope: Scope) -> None:
         """Raises NotFound for what is at the other port, where there are two."""
-        if self.settings.operations_port is not None and ("door" in scope) != (scope["path"] in about.WATCHED):
+        if self.settings.operations_port is not None and ("door" in scope) != (scope["path"] in WATCHED):
             raise errors.NotFound(f"{scope['path']} is not at this port")
 
     def _tell(self, call: Call) -> None:
-        """Whoever wants to know of requests."""
-        self.metrics.answered(call)
-        tell = self.log.debug if call.route in about.WATCHED else self.log.info
-        tell("request", **call.summary())
-        if self.tracer is not None:
-            self.tracer.answered(call)
+        """Let whoever wants to know of requests know, soon: many at once take less time than one by one."""
+        self.told.append(call)
+        if len(self.told) == 1:
+            asyncio.get_running_loop().call_later(SOON, self.tell_all)
+
+    def tell_all(self) -> None:
+        """Tell of all requests that are answered."""
+        told, self.told = self.told, []
+        for call in told:
+            self.metrics.answered(call)
+            if self.tracer is not None:
+                self.tracer.answered(call)
+        self.log.write(told)
 
 
 def check_length(request: Request, limit: int) -> None:

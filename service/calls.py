@@ -16,12 +16,8 @@ from service.gate import Guest
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 """What a caller may call a request; any other name is replaced."""
-SAFETY = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-)
-"""Headers of every answer: it is what it says, and it is nobody else's."""
+WATCHED = ("/livez", "/readyz", "/metrics")
+"""What watchers ask for every few seconds."""
 
 
 @dataclass(slots=True)
@@ -69,10 +65,15 @@ class Call:
         if self.encoding_begun is not None:
             yield "encode", self.encoding_begun, self.encoding
 
+    @property
+    def watched(self) -> bool:
+        """Whether a watcher asked."""
+        return self.route in WATCHED
+
     def headers(self) -> Iterator[tuple[bytes, bytes]]:
         """What every answer says besides its own."""
         yield b"x-request-id", self.id.encode()
-        yield from SAFETY
+        yield b"x-content-type-options", b"nosniff"
         if self.guest is not None:
             yield from self.guest.headers()
         if timing := ", ".join(f"{name};dur={1e3 * seconds:.2f}" for name, _, seconds in self.spans()):

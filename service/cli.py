@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import shutil
 import sys
 import typing
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 from service import keys
 from service.client import AsyncClient, Draws, ServiceError, Unreachable
 from service.dataset import FORMATS, Dataset, DatasetError
-from service.settings import Settings, read
+from service.settings import KEY, Settings, read
 
 INTERRUPTED = 130
 PER_DIGIT = 6000
@@ -89,7 +90,9 @@ def parser() -> argparse.ArgumentParser:
 def add_model(command: argparse.ArgumentParser) -> None:
     """Which model, where it is, and how it draws."""
     command.add_argument("model")
-    command.add_argument("--url", help="a running service; left out: the weights are loaded here")
+    command.add_argument(
+        "--url", help=f"a running service, with the key in {KEY} if it wants one; left out: the weights are loaded here"
+    )
     command.add_argument("--steps", type=int)
     command.add_argument("--sampler")
     command.add_argument("--prior")
@@ -140,7 +143,7 @@ def key(args: argparse.Namespace) -> None:
 async def connected(args: argparse.Namespace) -> AsyncIterator[AsyncClient]:
     """A client of the service at --url, or of one in this process that has the one model."""
     if args.url:
-        async with AsyncClient(args.url) as client:
+        async with AsyncClient(args.url, key=os.environ.get(KEY)) as client:
             yield client
         return
     from models import store

@@ -109,6 +109,10 @@ class _Shared:
         return min(LONGEST_PAUSE, float(said) if said.isdigit() else 0.25 * 2**attempt)
 
 
+def _shown(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
+
+
 def _checked(answer: httpx.Response) -> httpx.Response:
     """The answer, read to its end. Raises ServiceError where it is a problem."""
     if answer.is_error:
@@ -154,11 +158,13 @@ class _Reader:
 
 
 class Client(_Shared):
-    """Of the service at `url`; a context that closes its connections."""
+    """Of the service at `url`, which may want a `key`; a context that closes its connections."""
 
-    def __init__(self, url: str = "http://127.0.0.1:8000", *, retries: int = 5, timeout: float = BULK) -> None:
+    def __init__(
+        self, url: str = "http://127.0.0.1:8000", *, key: str | None = None, retries: int = 5, timeout: float = BULK
+    ) -> None:
         super().__init__(retries)
-        self.http = httpx.Client(base_url=url, timeout=timeout)
+        self.http = httpx.Client(base_url=url, timeout=timeout, headers=_shown(key))
 
     def __enter__(self) -> Self:
         return self
@@ -215,12 +221,13 @@ class AsyncClient(_Shared):
         self,
         url: str = "http://127.0.0.1:8000",
         *,
+        key: str | None = None,
         retries: int = 5,
         timeout: float = BULK,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         super().__init__(retries)
-        self.http = httpx.AsyncClient(base_url=url, timeout=timeout, transport=transport)
+        self.http = httpx.AsyncClient(base_url=url, timeout=timeout, transport=transport, headers=_shown(key))
 
     async def __aenter__(self) -> Self:
         return self

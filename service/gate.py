@@ -10,7 +10,6 @@ import mmap
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from starlette.types import Scope
@@ -64,20 +63,22 @@ class Guest:
     """A request that a key let in."""
 
     def __init__(self, key: Key, tally: Tally) -> None:
-        self.key, self.tally = key, tally
+        self.key, self.tally, self.inside = key, tally, False
 
-    @contextmanager
-    def inside(self) -> Iterator[None]:
-        """For the time that it takes. Raises QuotaUsedUp where the key may not ask now."""
+    def enter(self) -> None:
+        """Come in, until `leave`. Raises QuotaUsedUp where the key may not ask now."""
         most = self.key.concurrent
         if most is not None and self.tally.under_way() >= most:
             raise QuotaUsedUp(f"{most} requests at once are all that this key may have", headers={"Retry-After": "1"})
         self.spend("requests", 1)
         self.tally.numbers[self.tally.own] += 1
-        try:
-            yield
-        finally:
+        self.inside = True
+
+    def leave(self) -> None:
+        """Go, if it ever came in."""
+        if self.inside:
             self.tally.numbers[self.tally.own] -= 1
+            self.inside = False
 
     def spend(self, which: str, cost: int) -> None:
         """Take `cost` off what the key may have of a rate. Raises QuotaUsedUp where there is less."""

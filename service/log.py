@@ -3,13 +3,19 @@
 import logging
 import os
 import sys
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any, TextIO
 
 import structlog
 from structlog.types import EventDict, Processor
 
+from service.calls import Call
 from service.settings import Settings
 
+ATOMIC = 8
+"""Lines that are fewer than 4096 bytes, which other processes' lines cannot get into the middle of (PIPE_BUF)."""
 SHARED: tuple[Processor, ...] = (
     structlog.processors.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -32,15 +38,44 @@ def configure(settings: Settings) -> None:
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
 
 
-def requests(settings: Settings) -> structlog.typing.FilteringBoundLogger:
-    """A logger of requests, which have many lines: these take the shortest way."""
-    logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
-        structlog.WriteLogger(sys.stderr),
-        processors=[*SHARED, _process, _renderer(settings, sys.stderr)],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
-        cache_logger_on_first_use=True,
-    )
-    return logger
+class Lines:
+    """Lines that are written together."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def info(self, line: str) -> None:
+        self.lines.append(line)
+
+    debug = info
+
+    def write(self, stream: TextIO) -> None:
+        """Write what there is: whole lines at a time, and so few that a pipe takes them in one piece."""
+        while self.lines:
+            part, self.lines = self.lines[:ATOMIC], self.lines[ATOMIC:]
+            stream.write("\n".join(part) + "\n")
+            stream.flush()
+
+
+class Requests:
+    """Lines of requests, which are many: they take the shortest way, and are written a few at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.lines = Lines()
+        self.log: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
+            self.lines,
+            processors=[structlog.processors.add_log_level, _process, _renderer(settings, sys.stderr)],
+            wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
+            cache_logger_on_first_use=True,
+        )
+
+    def write(self, calls: Iterable[Call]) -> None:
+        """A line for each."""
+        shift = time.time() - time.perf_counter()
+        for call in calls:
+            over = datetime.fromtimestamp(shift + call.over, UTC).isoformat()
+            (self.log.debug if call.watched else self.log.info)("request", timestamp=over, **call.summary())
+        self.lines.write(sys.stderr)
 
 
 def _pretty(settings: Settings, stream: TextIO) -> bool:

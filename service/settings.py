@@ -11,8 +11,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).parent.parent
 PREFIX = "DRAWBRIDGE_"
-OTHERS = ("DRAWBRIDGE_DATA", "DRAWBRIDGE_SCREENSHOTS")
-"""Variables that are read elsewhere: where training and tests find data, and put pictures."""
+KEY = "DRAWBRIDGE_KEY"
+"""The variable with a caller's key."""
+OTHERS = ("DRAWBRIDGE_DATA", "DRAWBRIDGE_SCREENSHOTS", KEY)
+"""Variables that are read elsewhere; the first two say where training and tests find data, and put pictures."""
 
 
 class Settings(BaseSettings):

@@ -27,7 +27,9 @@ def test_the_page_of_models_shows_every_family_and_every_grid():
         assert f"../weights/{name}/samples.png" in text
 
 
-@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/models.md", "docs/quality.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/models.md", "docs/quality.md", "docs/operating.md"]
+)
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):

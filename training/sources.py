@@ -1,6 +1,7 @@
 """Where samples to be judged come from: weights on disk, or a running service."""
 
 import io
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,9 @@ class Service:
 
     def _client(self) -> httpx.Client:
         try:
-            return httpx.Client(base_url=self.url, timeout=PATIENCE, transport=self.transport)
+            key = os.environ.get("DRAWBRIDGE_KEY")
+            shown = {"Authorization": f"Bearer {key}"} if key else {}
+            return httpx.Client(base_url=self.url, timeout=PATIENCE, transport=self.transport, headers=shown)
         except httpx.InvalidURL as error:
             raise ConfigError(f"--against {self.url}: no address of a service ({error})") from None
 

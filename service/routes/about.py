@@ -17,8 +17,6 @@ from service.state import State
 router = APIRouter()
 
 PROBE_SECONDS = 10.0
-WATCHED = ("/livez", "/readyz", "/metrics")
-"""What watchers ask for every few seconds."""
 
 
 @router.get("/models", tags=["models"])
@@ -60,6 +58,7 @@ async def readyz(request: Request) -> JSONResponse:
 async def metrics(request: Request) -> Response:
     """What was counted in all workers, for Prometheus."""
     state: State = request.app.state.service
+    request.app.tell_all()
     page = await asyncio.to_thread(request.app.metrics.page, list(state.catalog.versions.values()))
     return Response(page, media_type=CONTENT_TYPE_LATEST, headers={"Cache-Control": "no-store"})
 

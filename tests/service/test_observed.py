@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from service import log
-from service.app import create_app
+from service.app import SOON, create_app
 from service.engine.request import Point, Request, Sample
 from service.settings import Settings
 from service.tracing import Tracer
@@ -111,6 +111,7 @@ async def test_a_request_has_a_name_and_tells_where_its_time_went(client: httpx.
 async def test_a_request_is_one_line_without_what_its_caller_wrote(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    await asyncio.sleep(2 * SOON)  # other tests' requests are told of
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     app = create_app(settings)
@@ -158,6 +159,7 @@ async def test_a_trace_has_the_parts_of_a_request(fresh: tuple[FastAPI, httpx.As
     app.tracer = Tracer(exporter)  # type: ignore[attr-defined]
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     answer = await client.post("/generate?model=ddpm&steps=4&seed=3", headers={"traceparent": parent})
+    app.tell_all()  # type: ignore[attr-defined]
     app.tracer.provider.force_flush()  # type: ignore[attr-defined]
     spans = {span.name: span for span in exporter.get_finished_spans()}
     assert spans.keys() == {"POST /generate", "queue", "device", "encode"}
