@@ -106,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks bulk", description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    with serving(device="cpu", workers=1) as url:
+    with serving(device="cpu", workers=1) as (url, _):
         print(f"{COUNT} images of dcgan in one request, images/s, medians of {args.repeats}")
         print(f"{'':6}{'streamed':>10}{'offline':>10}{'ratio':>8}{'worker, MB':>12}")
         streamed(url, "npz")

@@ -81,9 +81,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000)
     args = parser.parse_args()
     source = random.Random(0)
-    with serving(device="cpu") as url:
+    with serving(device="cpu") as (url, _):
         truth = asyncio.run(alone(url, source))
-    with serving(device="cpu") as url:
+    with serving(device="cpu") as (url, _):
         found = asyncio.run(together(url, truth, args.requests, source))
     total = found.pop("")
     print(f"{len(truth)} different requests, each alone; then {total} of them by 1 to 64 callers at a time")

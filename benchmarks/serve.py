@@ -223,7 +223,7 @@ def once(peers: list[Peer], seconds: float) -> dict[str, dict[str, float]]:
     found = bare(seconds)
     w1, w2 = limit("dcgan", 1, seconds), limit("ddpm", 20, seconds)
     found["limit"] = {"W1, 8": w1, "W1, 64": w1, "W2, 8": w2, "W2, 32": w2}
-    with serving(device="cpu") as url:
+    with serving(device="cpu") as (url, _):
         found["drawbridge"] = measure(url, _ours, seconds)
     for peer in peers:
         with peer.serve() as url:

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parent.parent
 
 
 @contextmanager
-def serving(**settings: object) -> Iterator[str]:
-    """The URL of `python -m service` with DRAWBRIDGE_* `settings`, which ends with the block."""
+def serving(**settings: object) -> Iterator[tuple[str, int]]:
+    """The URL and process of `python -m service` with DRAWBRIDGE_* `settings`, which ends with the block."""
     environment = os.environ | {f"DRAWBRIDGE_{name.upper()}": str(value) for name, value in settings.items()}
     process = subprocess.Popen(
         [sys.executable, "-m", "service"],
@@ -34,7 +34,7 @@ def serving(**settings: object) -> Iterator[str]:
     rest = threading.Thread(target=process.stderr.read)
     rest.start()
     try:
-        yield found[1]
+        yield found[1], process.pid
     finally:
         process.terminate()
         process.wait(timeout=30)
