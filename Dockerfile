@@ -14,6 +14,10 @@ RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb")
     && python3 -m venv /venv \
     && /venv/bin/pip install --no-cache-dir --no-compile --extra-index-url "${TORCH_INDEX}" \
         --constraint requirements.lock --requirement needed.txt
+# What is in there, for whoever has to know (CycloneDX).
+RUN python3 -m venv /sbom \
+    && /sbom/bin/pip install --no-cache-dir cyclonedx-bom==7.5.0 \
+    && /sbom/bin/cyclonedx-py environment --output-file /app/sbom.cdx.json /venv/bin/python
 
 FROM packages AS training
 RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["training"], sep="\n")' \
@@ -32,6 +36,7 @@ CMD ["--help"]
 FROM ${PYTHON} AS service
 COPY --from=packages /venv /venv
 WORKDIR /app
+COPY --from=packages /app/sbom.cdx.json ./
 COPY models models
 COPY service service
 COPY docs/lab docs/lab
@@ -41,5 +46,5 @@ USER 10001:10001
 ENV PATH=/venv/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 DRAWBRIDGE_HOST=0.0.0.0
 EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=12s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=10)"]
+    CMD ["python", "-m", "service", "health"]
 ENTRYPOINT ["python", "-m", "service"]

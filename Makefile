@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?= cgan
 
-.PHONY: help serve test check lint fit clean
+.PHONY: help serve test check lint audit fit clean
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -21,11 +21,16 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+audit:  ## look the pinned packages up among known vulnerabilities; needs the network
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	.venv-audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip
+
 fit: $(VENV)/installed  ## train MODEL=cgan; again to go on, FLAGS='--max-minutes 10' for more
 	$(BIN)/python -m training fit $(MODEL) $(FLAGS)
 
 clean:  ## remove the virtual environment
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-audit
 
 # The stamp is written last, so that an interrupted installation is taken up again.
 $(VENV)/installed: requirements.lock
