@@ -7,23 +7,24 @@ FROM ${PYTHON} AS packages
 ARG TORCH=cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/${TORCH}
 WORKDIR /app
-COPY pyproject.toml requirements.lock ./
-# What the service needs, in the versions that are pinned; nothing of training or tests.
-RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-        > needed.txt \
-    && python3 -m venv /venv \
+COPY requirements.lock service.lock ./
+# torch in the pinned version, as its own index has it for the device; then what the service needs besides, by its hashes.
+RUN python3 -m venv /venv \
     && /venv/bin/pip install --no-cache-dir --no-compile --extra-index-url "${TORCH_INDEX}" \
-        --constraint requirements.lock --requirement needed.txt
+        "$(grep -oE '^torch==[^ ]+' requirements.lock)" \
+    && /venv/bin/pip install --no-cache-dir --no-compile --no-deps --require-hashes --requirement service.lock
 # What is in there, for whoever has to know (CycloneDX).
 RUN python3 -m venv /sbom \
     && /sbom/bin/pip install --no-cache-dir cyclonedx-bom==7.5.0 \
     && /sbom/bin/cyclonedx-py environment --output-file /app/sbom.cdx.json /venv/bin/python
 
 FROM packages AS training
+COPY pyproject.toml ./
 RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["training"], sep="\n")' \
         > needed.txt \
+    && grep -oE '^[a-z0-9-]+==[^ ]+' requirements.lock > pinned.txt \
     && /venv/bin/pip install --no-cache-dir --extra-index-url "${TORCH_INDEX}" \
-        --constraint requirements.lock --requirement needed.txt
+        --constraint pinned.txt --requirement needed.txt
 COPY models models
 COPY training training
 COPY weights weights

@@ -77,3 +77,15 @@ def test_the_dockerfile_is_clean() -> None:
         pytest.skip("no hadolint for this platform")
     done = subprocess.run([hadolint, ROOT / "Dockerfile"], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_every_package_is_pinned_with_hashes_and_both_locks_agree() -> None:
+    entries = {}
+    for lock in ("requirements.lock", "service.lock"):
+        text = re.sub(r"^#.*\n", "", (ROOT / lock).read_text(), flags=re.M)
+        entries[lock] = dict(
+            re.findall(r"^([a-z0-9-]+)(==[^\n]*(?:\n    --hash=sha256:[0-9a-f]{64}(?: \\)?)+)$", text, re.M)
+        )
+        assert len(entries[lock]) == len(re.findall(r"^\S", text, re.M)), "each has its hashes"
+    assert entries["service.lock"].items() <= entries["requirements.lock"].items()
+    assert "torch" in entries["requirements.lock"].keys() - entries["service.lock"].keys()
