@@ -3,6 +3,23 @@
 /** A problem that the service, or the way to it, has told. */
 export class Problem extends Error {}
 
+/** The service wants a key, or another one. */
+export class Unauthorized extends Problem {}
+
+const KEY = "drawbridge-key";
+
+/** The key that was given, or "". The tab keeps it, and nothing else does. */
+export function key() {
+  try {
+    return sessionStorage.getItem(KEY) ?? "";
+  } catch {
+    return ""; // where nothing may be kept, a service without keys works all the same
+  }
+}
+
+/** Have every request from now on show this key. */
+export const keep = (given) => sessionStorage.setItem(KEY, given);
+
 /** `path` with a query of `words`, pairs of names and values; values that are undefined, null or "" are left out. */
 export function url(path, words) {
   const said = words.filter(([, value]) => value !== undefined && value !== null && value !== "");
@@ -11,16 +28,18 @@ export function url(path, words) {
 
 /** The answer to a request. Throws a Problem that says what to do. */
 export async function ask(address, options = {}) {
+  const headers = { ...options.headers, ...(key() && { Authorization: `Bearer ${key()}` }) };
   let answer;
   try {
-    answer = await fetch(address, options);
+    answer = await fetch(address, { ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem("The service does not answer. Is it running? Try again in a moment.");
   }
   if (!answer.ok) {
     const told = await answer.json().catch(() => ({}));
-    throw new Problem(told.detail ?? `The service answered ${answer.status}.`);
+    const Kind = answer.status === 401 ? Unauthorized : Problem;
+    throw new Kind(told.detail ?? `The service answered ${answer.status}.`);
   }
   return answer;
 }
@@ -55,6 +74,9 @@ export async function* events(address, options) {
   }
   if (last !== "end") throw new Problem("The connection broke off before the end. Draw again.");
 }
+
+/** Where the browser itself can fetch what is at `address`: there, or in the page, as it would show no key. */
+export const source = async (address) => (key() ? URL.createObjectURL(await (await ask(address)).blob()) : address);
 
 /** Base64 of a PNG as an address of an image. */
 export const picture = (png) => `data:image/png;base64,${png}`;

@@ -1,6 +1,6 @@
 // Compare: the same request on several models, side by side.
 
-import { read, url } from "./api.js";
+import { read, source, url } from "./api.js";
 import { card, digits, seedField, slider, values } from "./controls.js";
 import { guarded, make, remember, say, show, words } from "./page.js";
 
@@ -32,7 +32,7 @@ export default function compare(catalog) {
         const { manifest } = await read(`models/${model.name}`);
         const address = url("generate", [["model", model.name], ["digit", model.takes.digit && digit], ["n", n], ["seed", seed], ["format", "png"]]);
         const box = card(model, manifest);
-        box.querySelector("h2").after(make("img", { src: address, alt: `${n} draws of ${model.name}` }));
+        box.querySelector("h2").after(make("img", { src: await source(address), alt: `${n} draws of ${model.name}` }));
         return box;
       }));
       cards.replaceChildren(...made);

@@ -1,8 +1,8 @@
 // Draw: a grid of one model, which denoises before one's eyes where there is something to denoise.
 
-import { events, picture, read, url } from "./api.js";
+import { events, key, picture, read, url } from "./api.js";
 import { card, digits, modelChoice, plan, seedField, slider, values } from "./controls.js";
-import { copyable, guarded, make, remember, say, show, words } from "./page.js";
+import { copyable, guarded, lead, make, remember, say, show, words } from "./page.js";
 
 const MOST = 64;
 
@@ -88,14 +88,18 @@ async function run(asked, signal, { grid, bar, state, again }) {
 function repeat(asked) {
   const here = new URL(".", location.href);
   const as = (format) => url("generate", [...asked, ["format", format]]);
-  const links = [["png", "PNG"], ["zip", "zip"], ["npz", "npz"]].map(([format, text]) =>
-    make("a", { className: "button", href: as(format), download: `digits.${format}`, textContent: text }));
+  const links = [["png", "PNG"], ["zip", "zip"], ["npz", "npz"]].map(([format, text]) => {
+    const link = make("a", { className: "button", download: `digits.${format}`, textContent: text });
+    lead(link, as(format));
+    return link;
+  });
+  const keyed = (text) => (key() ? text : "");
   const words = asked.map(([name, value]) => `${JSON.stringify(name)}: ${JSON.stringify(value)}`).join(", ");
   return [
     make("h2", { textContent: "The same again" }),
     make("div", { className: "row" }, make("span", { className: "small", textContent: "Download" }), ...links),
     make("p", { className: "small", textContent: "The page's address holds this very draw: share it." }),
-    copyable("curl", `curl -X POST '${here}${as("png")}' -o digits.png`),
-    copyable("Python", `import httpx\n\nanswer = httpx.post("${here}generate", params={${words}, "format": "png"})\nopen("digits.png", "wb").write(answer.content)`),
+    copyable("curl", `curl -X POST${keyed(" -H 'Authorization: Bearer KEY'")} '${here}${as("png")}' -o digits.png`),
+    copyable("Python", `import httpx\n\nanswer = httpx.post("${here}generate", params={${words}, "format": "png"}${keyed(', headers={"Authorization": "Bearer KEY"}')})\nopen("digits.png", "wb").write(answer.content)`),
   ];
 }

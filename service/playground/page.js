@@ -1,5 +1,7 @@
 // Elements, what is said to people, and what stands in the address.
 
+import { keep, key, source, Unauthorized } from "./api.js";
+
 /** An element of `kind` with `properties` (names with a dash are attributes) and children. */
 export function make(kind, properties = {}, ...children) {
   const element = document.createElement(kind);
@@ -29,13 +31,33 @@ export function say(text) {
   byId("said").textContent = text;
 }
 
-/** Run `work`; what it throws is told, unless somebody cancelled it. */
+/** Ask for a key in place of the view, which is drawn again with it; `why` is what the service said. */
+function askForKey(why) {
+  const input = make("input", { type: "password", id: "key", required: true, autocomplete: "off", "aria-describedby": "why",
+    pattern: "[ -~]+", title: "letters, digits and signs without accents, as a header can carry" });
+  const form = make("form", {},
+    make("p", { id: "why", textContent: why }),
+    make("div", {}, make("label", { for: "key", textContent: "Key" }), input),
+    make("button", { className: "first", textContent: "Open" }));
+  form.onsubmit = (event) => {
+    event.preventDefault();
+    guarded(() => {
+      keep(input.value);
+      location.reload();
+    });
+  };
+  show(form);
+  input.focus();
+}
+
+/** Run `work`; what it throws is told, unless somebody cancelled it. Where a key is wanted, it is asked for. */
 export async function guarded(work) {
   tell(null);
   try {
     await work();
   } catch (error) {
-    if (error.name !== "AbortError") tell(error);
+    if (error instanceof Unauthorized) askForKey(error.message);
+    else if (error.name !== "AbortError") tell(error);
   }
 }
 
@@ -50,6 +72,15 @@ export function remember(pairs) {
 
 /** A new seed, whole in JavaScript's numbers. */
 export const newSeed = () => Math.floor(Math.random() * 2 ** 32);
+
+/** Let `link` download what is at `address`; where only a key gets it, the page fetches it at a click. */
+export function lead(link, address) {
+  link.href = address;
+  link.onclick = key() ? (event) => {
+    event.preventDefault();
+    guarded(async () => make("a", { href: await source(address), download: link.download }).click());
+  } : null;
+}
 
 /** A line of text to copy, with a button that does. */
 export function copyable(title, text) {

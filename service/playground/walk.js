@@ -1,8 +1,8 @@
 // Walk: from one draw to another, by hand.
 
-import { picture, read, url } from "./api.js";
+import { picture, read, source, url } from "./api.js";
 import { digits, modelChoice, plan, seedField, slider, values } from "./controls.js";
-import { guarded, make, remember, say, show, words } from "./page.js";
+import { guarded, lead, make, remember, say, show, words } from "./page.js";
 
 const FRAMES = 33;
 
@@ -57,8 +57,8 @@ export default function walk(catalog) {
       const answer = await read(url("interpolate", [...asked, ["frames", FRAMES], ["format", "json"]]), { method: "POST" });
       frames = answer.images;
       place.oninput();
-      strip.src = url("interpolate", [...asked, ["frames", 12], ["format", "png"]]);
-      gif.href = url("interpolate", [...asked, ["frames", 24], ["format", "gif"]]);
+      lead(gif, url("interpolate", [...asked, ["frames", 24], ["format", "gif"]]));
+      strip.src = await source(url("interpolate", [...asked, ["frames", 12], ["format", "png"]]));
       say("The walk is ready; move the place.");
     });
   };

@@ -16,8 +16,10 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.wait import WebDriverWait
 
+from service import keys
 from tests.serving import ROOT, Server, serving
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -31,6 +33,15 @@ pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium
 def server() -> Iterator[Server]:
     with serving(ROOT / "weights", seats=16) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
+    """A service that wants a key, and the key."""
+    file = tmp_path_factory.mktemp("keys") / "keys.toml"
+    secret = keys.add(file, "lab", {})
+    with serving(ROOT / "weights", seats=16, keys=file) as running:
+        yield running, secret
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +61,36 @@ def browser() -> Iterator[Any]:
 def page(browser: Any, server: Server) -> Iterator["Page"]:
     opened = Page(browser, server.url)
     yield opened
-    told = [line["message"] for line in browser.get_log("browser") if line["level"] == "SEVERE"]
-    assert [line for line in told if line not in opened.expected] == []
+    opened.told_nothing_else()
+
+
+@pytest.fixture
+def locked_page(browser: Any, locked: tuple[Server, str], tmp_path: Path) -> Iterator["Page"]:
+    """A page of the service that wants a key, before one is given; what it downloads comes into `tmp_path`."""
+    opened = Page(browser, locked[0].url)
+    opened.expected.append("Failed to load resource: the server responded with a status of 401 (Unauthorized)")
+    downloads = {"behavior": "allow", "downloadPath": str(tmp_path)}
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", downloads)
+    yield opened
+    opened.run("sessionStorage.clear()")
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "default"})
+    opened.told_nothing_else()
 
 
 class Page:
     def __init__(self, browser: Any, url: str) -> None:
         self.browser, self.url = browser, url
         self.expected: list[str] = []
+
+    def told_nothing_else(self) -> None:
+        told = [line["message"] for line in self.browser.get_log("browser") if line["level"] == "SEVERE"]
+        assert [line for line in told if not line.endswith(tuple(self.expected))] == []
+
+    def show(self, key: str) -> None:
+        """Give the service the key that it asks for."""
+        field = self.one("#key")
+        field.send_keys(key, Keys.ENTER)
+        self.wait(lambda: staleness_of(field)(self.browser), "the page anew")
 
     def open(self, query: str) -> None:
         self.browser.get(f"{self.url}/?{query}")
@@ -225,3 +258,56 @@ def test_views_are_reached_by_keyboard_and_everything_has_a_name(page: Page) -> 
             ".map((one) => one.outerHTML)"
         )
         assert nameless == []
+
+
+def test_a_key_is_asked_for_where_one_is_wanted(locked_page: Page, locked: tuple[Server, str]) -> None:
+    page, secret = locked_page, locked[1]
+    page.open("view=draw&model=cgan&digit=7&n=2&seed=3")
+    field = page.one("#key")
+    assert page.run("return document.activeElement.id") == "key"
+    assert (field.accessible_name, field.get_attribute("type")) == ("Key", "password")
+    assert "send a key" in page.one(f"#{field.get_attribute('aria-describedby')}").text
+    field.send_keys("dröb", Keys.ENTER)
+    assert page.run("return document.querySelector('#key').validity.patternMismatch"), "no header can carry it"
+    field.clear()
+    page.show("db_guess")
+    page.wait(lambda: "no such key" in page.one("#why").text)
+    page.shoot("key")
+    page.show(secret)
+    page.wait(lambda: "2 images in" in page.one(".result .small").text)
+    assert [image.get_attribute("alt") for image in page.all(".grid img")] == ["a drawn 7"] * 2
+    page.browser.refresh()
+    page.wait(lambda: "2 images in" in page.one(".result .small").text, "the key is still known")
+    assert page.run("return Object.values(sessionStorage)") == [secret]
+    assert page.run("return [localStorage.length, document.cookie]") == [0, ""]
+    assert secret not in page.browser.current_url + page.browser.page_source
+
+
+def test_what_the_browser_fetches_by_itself_comes_with_the_key(
+    locked_page: Page, locked: tuple[Server, str], tmp_path: Path
+) -> None:
+    page = locked_page
+    page.open("view=draw&model=cgan&digit=7&n=2&seed=3")
+    page.show(locked[1])
+    page.one("a[download='digits.npz']").click()
+    page.wait((tmp_path / "digits.npz").exists)
+    assert np.load(tmp_path / "digits.npz")["labels"].tolist() == [7] * 2
+    assert "Bearer KEY" in page.run("return document.querySelector('pre').textContent")
+    page.open("view=walk&model=cgan&digit=3&digit=8&seed=5")
+    page.wait(lambda: page.loaded(".big, .strip") == 2)
+    page.one("a[download='walk.gif']").click()
+    page.wait((tmp_path / "walk.gif").exists)
+    assert (tmp_path / "walk.gif").read_bytes()[:3] == b"GIF"
+    page.open("view=compare&models=gan&models=cgan&n=4&seed=2")
+    page.wait(lambda: page.loaded(".cards img") == 2)
+
+
+def test_a_key_that_is_no_longer_known_is_asked_for_again(locked_page: Page, locked: tuple[Server, str]) -> None:
+    page = locked_page
+    page.open("view=walk&model=cgan&digit=3&digit=8&seed=5")
+    page.show(locked[1])
+    page.wait(lambda: page.loaded(".big, .strip") == 2)
+    page.run("sessionStorage.setItem('drawbridge-key', 'db_withdrawn'); document.querySelector('form').requestSubmit()")
+    page.wait(lambda: "no such key" in page.one("#why").text)
+    page.show(locked[1])
+    page.wait(lambda: page.loaded(".big, .strip") == 2)
