@@ -79,6 +79,13 @@ class Settings(BaseSettings):
         False, description="Send a span of each request to where OTEL_EXPORTER_OTLP_ENDPOINT says; needs OpenTelemetry."
     )
 
+    @field_validator("weights")
+    @classmethod
+    def _there(cls, weights: Path) -> Path:
+        if not weights.is_dir():
+            raise ValueError(f"{weights} is no directory")
+        return weights
+
     @field_validator("seats")
     @classmethod
     def _power_of_two(cls, seats: int | None) -> int | None:

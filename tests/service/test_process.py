@@ -181,6 +181,7 @@ def test_who_sends_slowly_or_too_much_is_let_go(weights: Path) -> None:
         ({"host": "0.0.0.0"}, "DRAWBRIDGE_OPEN=true"),
         ({"open": "true", "keys": "keys.toml"}, "keep one of them"),
         ({"keys": "/nowhere/keys.toml"}, "service key NAME"),
+        ({"weights": "/nowhere"}, "DRAWBRIDGE_WEIGHTS: /nowhere is no directory"),
         ({"max_images": 9000}, "more than DRAWBRIDGE_QUEUE_IMAGES"),
         ({"operations_port": 8000}, "are both 8000"),
         ({"prot": 8000}, "no such setting; did you mean DRAWBRIDGE_PORT?"),
