@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -211,13 +212,12 @@ class Application(FastAPI):
             state.catalog = new
             for key in old.versions.keys() - new.versions.keys():
                 state.engine.retire(key)
-            changed = sorted(
-                {model.key for model in new.models.values()} ^ {model.key for model in old.models.values()}
-            )
+            before = {model.key for model in old.models.values()}
+            fresh = sorted(model.key for model in new.models.values() if model.key not in before)
             if self.gate is not None and self.settings.keys is not None:
                 self._renew_keys(self.gate, self.settings.keys)
             self.metrics.reloads.labels("broken" if new.broken else "done").inc()
-            log.info("weights: new %s; broken %s", ", ".join(changed) or "none", ", ".join(new.broken) or "none")
+            log.info("weights: new %s; broken %s", ", ".join(fresh) or "none", ", ".join(new.broken) or "none")
 
     def _renew_keys(self, gate: Gate, path: Path) -> None:
         try:
@@ -245,6 +245,14 @@ class Application(FastAPI):
         """The application at its other door."""
         scope["door"] = "operations"
         await self(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """The API's description; where keys are needed it says so."""
+        schema = super().openapi()
+        if self.gate is not None:
+            schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            schema["security"] = [{"key": []}]
+        return schema
 
     async def drain(self) -> None:
         """Refuse draws from now on, and end those that are under way: with what is drawn, or why it is not."""

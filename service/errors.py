@@ -51,6 +51,18 @@ class NotAcceptable(Problem):
     status, title = 406, "No format that you accept"
 
 
+class BadRequest(Problem):
+    status, title = 400, "No request"
+
+
+class HeadTooSlow(Problem):
+    status, title = 408, "Head too slow"
+
+
+class HeadTooLarge(Problem):
+    status, title = 431, "Head too large"
+
+
 class BodyTooSlow(Problem):
     status, title = 408, "Body too slow"
 

@@ -52,7 +52,8 @@ class Worker:
 
     def __init__(self, number: int, count: int, shared: Path) -> None:
         self.number, self.open = number, 0
-        self.ready = self.draining = False
+        self.ready = self.draining = self.stale = False
+        """Whether it draws, takes no more connections, began before there were new weights."""
         self.control, theirs = socket.socketpair()
         self.process = subprocess.Popen(
             [*COMMAND, str(theirs.fileno()), str(number), str(count), str(shared)],
@@ -217,9 +218,10 @@ class Front:
                 worker.process.terminate()
 
     def _reload(self) -> None:
-        """Have all workers take up the weights that lie there now; those that start do so by themselves."""
+        """Have all workers take up the weights that lie there now; those that start, once they have."""
         self.looked = self.seen = self._weights()
         for worker in self.workers:
+            worker.stale = not worker.ready
             if worker.ready and not worker.order(RELOAD):
                 log.error("worker %d could not be told of new weights", worker.number)
 
@@ -274,6 +276,8 @@ class Front:
         said = worker.hear()
         worker.open -= said.count(CLOSED)
         worker.ready = worker.ready or READY in said
+        if worker.ready and worker.stale:
+            worker.stale = not worker.order(RELOAD)
         if not said:
             self._bury(worker)
 

@@ -96,6 +96,11 @@ class Guest:
                 retry_after=retry,
             )
 
+    def give_back(self, which: str, cost: int) -> None:
+        """Undo a `spend` of what was refused all the same."""
+        if (rate := getattr(self.key, which)) is not None:
+            self.tally.spend(which, rate, -cost, time.monotonic())
+
     def headers(self) -> Iterator[tuple[bytes, bytes]]:
         """What is left (draft-ietf-httpapi-ratelimit-headers-10)."""
         rates = {which: rate for which in RATES if (rate := getattr(self.key, which)) is not None}

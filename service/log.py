@@ -14,8 +14,8 @@ from structlog.types import EventDict, Processor
 from service.calls import Call
 from service.settings import Settings
 
-ATOMIC = 8
-"""Lines that are fewer than 4096 bytes, which other processes' lines cannot get into the middle of (PIPE_BUF)."""
+ATOMIC = 4096
+"""Bytes that a pipe takes in one piece, so that other processes' lines do not get into the middle (PIPE_BUF)."""
 SHARED: tuple[Processor, ...] = (
     structlog.processors.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -51,10 +51,20 @@ class Lines:
 
     def write(self, stream: TextIO) -> None:
         """Write what there is: whole lines at a time, and so few that a pipe takes them in one piece."""
-        while self.lines:
-            part, self.lines = self.lines[:ATOMIC], self.lines[ATOMIC:]
-            stream.write("\n".join(part) + "\n")
-            stream.flush()
+        lines, self.lines = self.lines, []
+        part, size = list[str](), 0
+        for line in lines:
+            if part and size + len(line) >= ATOMIC:
+                self._put(stream, part)
+                part, size = [], 0
+            part.append(line)
+            size += len(line) + 1
+        if part:
+            self._put(stream, part)
+
+    def _put(self, stream: TextIO, lines: list[str]) -> None:
+        stream.write("\n".join(lines) + "\n")
+        stream.flush()
 
 
 class Requests:

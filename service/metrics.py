@@ -7,7 +7,6 @@ whichever is asked answers for all of them.
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
@@ -15,23 +14,15 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from service.calls import Call
+from service.catalog import Model
 from service.engine.engine import Watcher
 from service.engine.request import Ticket
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 STEP_SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-REFUSALS = (401, 403, 408, 413, 429, 431, 503, 504)
+REFUSALS = (401, 408, 413, 429, 431, 503, 504)
 """Statuses of requests that are turned away for what goes on here, or for who asks."""
-
-
-class Named(Protocol):
-    """What is told of weights that are served."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
 
 
 class Metrics(Watcher):
@@ -96,7 +87,7 @@ class Metrics(Watcher):
         if device.type == "cuda":
             self.memory.labels("device").set(torch.cuda.memory_reserved(device))
 
-    def page(self, served: list[Named]) -> bytes:
+    def page(self, served: list[Model]) -> bytes:
         """All of it, as Prometheus reads it, with the weights that are served now."""
         registry = CollectorRegistry()
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
@@ -119,7 +110,7 @@ class Metrics(Watcher):
 class _Served(Collector):
     """Which weights there are, known when one asks."""
 
-    def __init__(self, models: list[Named]) -> None:
+    def __init__(self, models: list[Model]) -> None:
         self.models = models
 
     def collect(self) -> Iterator[Metric]:

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +80,8 @@ class Drawing:
         try:
             self.ticket = self.call.ticket = self.engine.submit(self.request, self._told, self.owner)
         except (QueueFull, Hopeless, Retired, Stopping) as error:
+            if self.call.guest is not None:
+                self.call.guest.give_back("images", len(self.request.samples))
             raise _problem(error) from None
         self.patience = self.loop.call_later(PATIENCE, self._listen)
         return self.ticket
@@ -117,10 +120,11 @@ class Drawing:
         self.listening = self.loop.create_task(self._hang_up())
 
     async def _hang_up(self) -> None:
-        while (await self.receive())["type"] != "http.disconnect":
-            pass
-        self.gone = True
-        self._told()
+        with suppress(Problem):  # of a body that nobody wants
+            while (await self.receive())["type"] != "http.disconnect":
+                pass
+            self.gone = True
+            self._told()
 
 
 def _problem(error: EngineError) -> Problem:

@@ -5,6 +5,7 @@ python -m service.worker CONTROL NUMBER COUNT SHARED
 
 import asyncio
 import contextlib
+import json
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from uvicorn.server import ServerState
 from models import memory
 from service import keys, log
 from service.app import Application, choose_device, create_app
+from service.errors import MEDIA_TYPE, BadRequest, HeadTooLarge, HeadTooSlow, Problem
 from service.front import CLOSED, DRAIN, HANDED, OPERATIONS, READY, RELOAD
 from service.gate import Gate
 from service.settings import Settings
@@ -170,10 +172,10 @@ class Connection(HttpToolsProtocol):
         if self.head is None:
             return
         if not self.head:
-            self._wait(self.settings.head_seconds, partial(self._refuse, 408))
+            self._wait(self.settings.head_seconds, partial(self._refuse, HeadTooSlow("send the whole head at once")))
         self.head += len(data)
         if self.head > HEAD_BYTES:
-            self._refuse(431)
+            self._refuse(HeadTooLarge(f"send at most {HEAD_BYTES} bytes of headers"))
 
     def on_message_begin(self) -> None:
         self.head = 0
@@ -192,14 +194,20 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
         self._wait_no_more()
 
-    def _refuse(self, status: int) -> None:
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(BadRequest("what was sent does not read as HTTP/1.1"))
+
+    def _refuse(self, problem: Problem) -> None:
         """Answer what never became a request, and close."""
-        if not self.transport.is_closing():
-            phrase = HTTPStatus(status).phrase
-            self.transport.write(
-                f"HTTP/1.1 {status} {phrase}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode()
-            )
-            self.transport.close()
+        if self.transport.is_closing():
+            return
+        body = json.dumps(problem.body()).encode()
+        head = (
+            f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}\r\ncontent-type: {MEDIA_TYPE}\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
 
     def _wait(self, seconds: float, then: Callable[[], None]) -> None:
         self._wait_no_more()

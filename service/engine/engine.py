@@ -110,14 +110,14 @@ class Engine:
         if runner is None:
             raise Retired
         if request.timeout is not None:
-            alone = self.rates[model].expect(links)
+            alone = self.rates.get(model, self.rate).expect(links)
             if alone > request.timeout:
                 raise Hopeless(alone, request.timeout)
         labels = runner.labels(request)
         with self.lock:
             if self.stopping:
                 raise Stopping("the service is shutting down; try another instance, or again in a moment")
-            if model in self.retired:
+            if model in self.retired or model not in self.runners:
                 raise Retired
             if self.outstanding + count > self.queue_images:
                 raise QueueFull(max(1, math.ceil(self.expect())))

@@ -122,6 +122,7 @@ async def test_who_has_no_key_sees_the_pages_and_nothing_else(settings: Settings
         for headers in (bearer(secret), {"X-API-Key": secret}):
             assert (await client.get("/generate?model=gan&seed=1", headers=headers)).status_code == 200
         assert "ratelimit" not in refused.headers
+        assert (await client.get("/openapi.json")).json()["security"] == [{"key": []}]
 
 
 async def test_limits_are_kept_and_told(settings: Settings, tmp_path: Path, file: Path) -> None:
@@ -144,6 +145,21 @@ async def test_limits_are_kept_and_told(settings: Settings, tmp_path: Path, file
         last = await client.get("/models")
         assert last.status_code == 429
         assert last.headers["ratelimit"].startswith('"requests";r=0')
+
+
+async def test_what_the_engine_refuses_costs_nothing(settings: Settings, tmp_path: Path, file: Path) -> None:
+    secret = keys.add(file, "lab", {"images": "100/day", "concurrent": 2})
+    app = create_app(settings, gate=Gate(keys.read(file), tmp_path, 0, 1))
+    async with app.router.lifespan_context(app), asked(app) as client:
+        client.headers = bearer(secret)
+        app.state.service.engine.queue_images = 4
+        full = await client.post("/generate?model=gan&n=5")
+        assert full.json()["type"].endswith("queue-is-full")
+        assert full.headers["ratelimit"].startswith('"images";r=100;')
+        app.gate.tallies["lab"].numbers[-1] = 2
+        crowded = await client.post("/generate?model=gan")
+        assert crowded.status_code == 429
+        assert "2 requests at once" in crowded.json()["detail"]
 
 
 def test_keys_are_shared_by_workers_and_renewed_without_a_restart(weights: Path, file: Path) -> None:
