@@ -13,6 +13,7 @@ SIGTERM or SIGINT ends it: workers end what they have and refuse the rest, and u
 come to them. A second one ends it at once. SIGHUP has the workers take up new weights.
 """
 
+import contextlib
 import logging
 import os
 import selectors
@@ -36,6 +37,8 @@ HANDED, OPERATIONS, DRAIN, RELOAD = b"+", b"o", b"d", b"w"
 """What they are told: here is a connection, or one to the operations' port; end; take up new weights."""
 COMMAND = (sys.executable, "-m", "service.worker")
 """What a worker is; it gets its end of a socket pair, its number, how many there are, and a directory for all."""
+GONE = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+"""What is said where no worker is left to say it."""
 BACKLOG = 2048
 REST = 0.02
 """Seconds without looking at the port, where no connection can be taken."""
@@ -178,15 +181,25 @@ class Front:
         return 1
 
     def stop(self) -> None:
-        """End what is still there."""
-        for listener in self.listeners.values():
-            listener.close()
+        """End what is still there. Connections that nobody took any more are told so."""
         if self.held is not None:
-            self.held[0].close()
+            self._turn_away(self.held[0])
+        for listener in self.listeners.values():
+            with contextlib.suppress(OSError):
+                while True:
+                    self._turn_away(listener.accept()[0])
+            listener.close()
         for worker in self.workers:
             log.error("worker %d is killed", worker.number)
             worker.process.kill()
             worker.process.wait()
+
+    def _turn_away(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                connection.recv(65536)  # what is left unread would take the answer with it
+            connection.send(GONE)
 
     def _patience(self) -> float | None:
         """Seconds until there is something to do unasked."""
@@ -309,9 +322,9 @@ class Front:
         if able and not self.announced:
             self.announced = True
             at = {port: address(listener) for port, listener in self.listeners.items()}
-            log.info("running on http://%s (%d workers)", at[HANDED], self.count)
             if OPERATIONS in at:
                 log.info("operations on http://%s", at[OPERATIONS])
+            log.info("running on http://%s (%d workers)", at[HANDED], self.count)
         able = able and self.held is None and time.monotonic() >= self.rest
         if able != self.listening:
             for port, listener in self.listeners.items():

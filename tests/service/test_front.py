@@ -15,7 +15,7 @@ import pytest
 
 from service import front
 from service.settings import Settings
-from tests.service.numbers import number, scraped
+from tests.service.scraping import number, scraped
 from tests.serving import Server, running, serving
 
 WORKERS = 2

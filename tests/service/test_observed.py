@@ -19,7 +19,7 @@ from service.app import SOON, create_app
 from service.engine.request import Point, Request, Sample
 from service.settings import Settings
 from service.tracing import Tracer
-from tests.service.numbers import number, scraped
+from tests.service.scraping import number, scraped
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

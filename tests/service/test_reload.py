@@ -20,7 +20,7 @@ from models import families, store
 from service.app import Application, create_app
 from service.settings import Settings
 from tests.conftest import manifest_of, small
-from tests.service.numbers import number, scraped
+from tests.service.scraping import number, scraped
 from tests.serving import Server, serving
 
 
