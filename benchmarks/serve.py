@@ -255,12 +255,37 @@ def ratios(found: dict[str, dict[str, float]]) -> Iterator[str]:
     yield f"W3: the 10-step median is {ours['W3, 10'] / ours['W3, 50']:.2f} of the 50-step median"
 
 
+def plot(found: dict[str, dict[str, float]], path: Path) -> None:
+    """The servers that draw, beside one another, with the limit as a line."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot
+
+    names = [name for name in found if name not in ("bare ASGI", "FastAPI route", "limit")]
+    figure, all_axes = pyplot.subplots(1, 5, figsize=(13, 3), layout="constrained")
+    for axes, column in zip(all_axes, COLUMNS[:5], strict=True):
+        values = [found[name].get(column, 0.0) for name in names]
+        axes.barh(names, values, color=["#1f6feb" if name == "drawbridge" else "#9aa4af" for name in names])
+        if column in found["limit"]:
+            axes.axvline(found["limit"][column], color="black", linestyle=":")
+        axes.set_title(f"{column} at a time", fontsize=10)
+        axes.invert_yaxis()
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes is not all_axes[0]:
+            axes.set_yticks([])
+    figure.supxlabel("requests a second; dotted: no server at all", fontsize=9)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks serve", description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--only", nargs="*", help="of the others, these alone")
+    parser.add_argument("--plot", type=Path, help="a picture of it")
     args = parser.parse_args()
     there = [peer for peer in PEERS if not peer.needs or importlib.util.find_spec(peer.needs)]
     peers = [peer for peer in there if args.only is None or peer.name in args.only]
@@ -275,6 +300,8 @@ def main() -> None:
     }
     print(f"medians of {args.repeats} rounds; W3 and p50 (one client of W1) in milliseconds")
     print(*table(found), "", *ratios(found), sep="\n")
+    if args.plot is not None:
+        plot(found, args.plot)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ OPEN_UNDER = ("/docs/", "/lab/", "/playground/")
 """What everybody may see: pages that hold nothing, and whether the service lives."""
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="drawbridge"'}
 RATES = ("requests", "images")
+FILE = "key-"
+"""What the file of a key's tally is called, before the key's name."""
 
 
 class Tally:
@@ -117,7 +119,8 @@ class Gate:
 
     def __init__(self, keys: Keys, shared: Path, number: int, count: int) -> None:
         self.keys, self.shared, self.number, self.count = keys, shared, number, count
-        self.tallies: dict[str, Tally] = {}
+        # Those that there are say what the worker had under way that was this one before it died.
+        self.tallies = {path.name.removeprefix(FILE): Tally(path, number, count) for path in shared.glob(f"{FILE}*")}
 
     def admit(self, scope: Scope) -> Guest | None:
         """Whoever asks with a key; nobody in particular where none is needed. Raises Unauthorized."""
@@ -131,7 +134,7 @@ class Gate:
         if key is None:
             raise Unauthorized("no such key; ask whoever runs the service for one", headers=CHALLENGE)
         if key.name not in self.tallies:
-            self.tallies[key.name] = Tally(self.shared / f"key-{key.name}", self.number, self.count)
+            self.tallies[key.name] = Tally(self.shared / f"{FILE}{key.name}", self.number, self.count)
         return Guest(key, self.tallies[key.name])
 
 

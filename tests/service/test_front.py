@@ -176,3 +176,25 @@ def test_one_worker_answers_for_all(weights: Path) -> None:
         page = scraped(httpx.get(f"{server.url}/metrics", timeout=30).text)
         assert number(page, "worker_deaths_total") == 1
         assert number(page, "images_total", model="gan") == 6, "what the dead one counted stays counted"
+
+
+SLOW = """
+import pathlib, socket, sys, time
+time.sleep(1)
+control = socket.socket(fileno=int(sys.argv[1]))
+control.send(b"r")
+while said := control.recv(1):
+    with open({!r}, "a") as file:
+        file.write(sys.argv[2] + said.decode())
+"""
+
+
+def test_a_worker_that_was_starting_when_new_weights_came_is_told_once_it_has(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    told.touch()
+    with running([sys.executable, "-c", FRONT, SLOW.format(str(told))]) as server:
+        os.kill(max(workers(server)), signal.SIGKILL)
+        wait_for(lambda: len(workers(server)) == WORKERS)
+        os.kill(server.process.pid, signal.SIGHUP)
+        wait_for(lambda: sorted(told.read_text()[1::2]) == ["w", "w"], 10)
+        assert sorted(told.read_text()[::2]) == ["0", "1"]
