@@ -70,7 +70,7 @@ def queue(model: str) -> float:
 
 async def answered(model: str) -> float:
     """Microseconds of a request to the application, called without a socket."""
-    app = create_app(Settings(device="cpu"))
+    app = create_app(Settings(device="cpu", log_level="warning"))
     async with app.router.lifespan_context(app):
 
         async def receive() -> dict[str, Any]:
