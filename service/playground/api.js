@@ -75,7 +75,7 @@ export async function* events(address, options) {
   if (last !== "end") throw new Problem("The connection broke off before the end. Draw again.");
 }
 
-/** Where the browser itself can fetch what is at `address`: there, or in the page, as it would show no key. */
+/** Where a picture or a link finds what is at `address`: there; with a key, which they cannot show, in the page itself. */
 export const source = async (address) => (key() ? URL.createObjectURL(await (await ask(address)).blob()) : address);
 
 /** Base64 of a PNG as an address of an image. */

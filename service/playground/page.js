@@ -36,7 +36,7 @@ function askForKey(why) {
   const input = make("input", { type: "password", id: "key", required: true, autocomplete: "off", "aria-describedby": "why",
     pattern: "[ -~]+", title: "letters, digits and signs without accents, as a header can carry" });
   const form = make("form", {},
-    make("p", { id: "why", textContent: why }),
+    make("p", { className: "small", id: "why", textContent: why }),
     make("div", {}, make("label", { for: "key", textContent: "Key" }), input),
     make("button", { className: "first", textContent: "Open" }));
   form.onsubmit = (event) => {

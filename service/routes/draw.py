@@ -25,9 +25,9 @@ INLINE = 16
 """Images that are encoded on the event loop: that holds it up for less than a millisecond in every format, of which a
 thread would save nothing to a lone caller and cost him its hop (`python -m benchmarks encoding`)."""
 
-FOREVER = "public, max-age=31536000, immutable"
+FOREVER = "max-age=31536000, immutable"
 """For what names the version of its model."""
-CHECKED = "public, no-cache"
+CHECKED = "no-cache"
 """For what names a model whose weights may be replaced: kept, and asked about each time."""
 
 
@@ -80,7 +80,8 @@ async def answer(request: Request, draw: Draw, format_: Format[Drawn], *, fixed:
     if draw.repeatable:
         headers |= {"X-Seed": str(draw.seed), "Content-Location": draw.location}
     if request.method == "GET" and fixed:
-        headers |= {"ETag": draw.etag(state.scope), "Cache-Control": FOREVER if draw.pinned else CHECKED}
+        whose = "public" if calls.of(request).guest is None else "private"  # caches are no way around keys
+        headers |= {"ETag": draw.etag(state.scope), "Cache-Control": f"{whose}, {FOREVER if draw.pinned else CHECKED}"}
         if _matches(request.headers.getlist("if-none-match"), headers["ETag"]):
             return Response(status_code=304, headers=headers)
     else:
