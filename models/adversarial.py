@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models import noise
+from models import noise, parallel
 from models.base import Family, Rows
 from models.nets import decoder
 
@@ -58,7 +58,7 @@ class ConvolutionalGAN(Family):
 
     def generated(self, label: Tensor) -> Tensor:
         """G of fresh z from torch's global generator, a row for each label [B, classes]: [B, *data_shape]."""
-        return self.generate(torch.randn(len(label), self.config.latent, device=label.device), label)
+        return self.generate(parallel.randn(len(label), self.config.latent, device=label.device), label)
 
     def generate(self, z: Tensor, label: Tensor) -> Tensor:
         """G(z, y): [B, latent] and [B, classes] -> [B, *data_shape] in [-1, 1]."""

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models import parallel
+
 EVENLY = 0.25
 """Share of training times that are drawn evenly, for many steps and inversion need them all; the rest by `settling`."""
 
@@ -15,7 +17,7 @@ def settling(count: int, device: torch.device) -> Tensor:
 
     As for most of the times of Li & He 2025, arXiv 2511.13720.
     """
-    return 0.8 * torch.randn(count, device=device) - 0.8
+    return 0.8 * parallel.randn(count, device=device) - 0.8
 
 
 def squared_error(x: Tensor, back: Tensor) -> Tensor:
@@ -27,7 +29,8 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """-log softmax(logits)_label, its mean over the rows whose label is known (not -1): [B, C] and [B] -> scalar."""
     known = label >= 0
     each = F.cross_entropy(logits, label.clamp(min=0), reduction="none")
-    return (each * known).sum() / known.sum().clamp(min=1)
+    count = parallel.mean(known.sum().float()).clamp(min=1 / parallel.size())
+    return (each * known).sum() / count
 
 
 def squared_gradient(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import steady
+from models import parallel, steady
 
 
 class MLP(nn.Sequential):
@@ -142,7 +142,7 @@ def _absorb(layer: nn.Module, norm: nn.BatchNorm2d) -> None:
 
 
 def _activation(width: int) -> list[nn.Module]:
-    return [nn.BatchNorm2d(width), nn.LeakyReLU(0.2)]
+    return [parallel.BatchNorm2d(width), nn.LeakyReLU(0.2)]
 
 
 class Modulated(nn.Module):

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from models import families, store
+from models import families, parallel, store
 from models.base import Family
 from models.families import UnknownFamily
 from models.store import WeightsError
@@ -107,7 +107,13 @@ def add_fit_flags(command: argparse.ArgumentParser, family: type[Family]) -> Non
 
 
 def run_fit(args: argparse.Namespace) -> int:
-    """Train, or go on training."""
+    """Train, or go on training; with the processes beside this one, if `torchrun` started several."""
+    with parallel.joined() as number:
+        return fit(args, number)
+
+
+def fit(args: argparse.Namespace, number: int) -> int:
+    """Train as process `number` of this machine."""
     family = families.get(args.family)
     if args.compile and not family.compiles:
         raise ConfigError(f"{args.family} differentiates a gradient, which torch.compile cannot; leave out --compile")
@@ -124,14 +130,18 @@ def run_fit(args: argparse.Namespace) -> int:
         revision=family.revision,
     )
     run = args.run or Path("runs") / args.family
-    trainer = built(config, dataset, Hardware(_device(args.device), args.compile))
+    trainer = built(config, dataset, Hardware(_device(args.device, number), args.compile))
+    every = args.every or len(dataset.images)
+    if parallel.rank():  # the first keeps the time, and has the last word
+        train(trainer, run, None, every, stopper(None))
+        return 0
     config.save_or_match(run / CONFIG)
     print((run / CONFIG).read_text(), end="")
     print(
         f"data: {dataset.name}, {len(dataset.images)} images; device: {trainer.hardware.device}; run: {run}", flush=True
     )
     with Log(run, trainer.goal, interval=max(2048, trainer.recipe.batch)) as log:
-        reason = train(trainer, run, log, args.every or len(dataset.images), stopper(args.max_minutes))
+        reason = train(trainer, run, log, every, stopper(args.max_minutes))
     if reason is None:
         print(f"done: {trainer.seen} images in {trainer.seconds / 60:.1f} min; next: python -m training export {run}")
         return 0
@@ -143,6 +153,8 @@ def built(config: RunConfig, dataset: data.Dataset, hardware: Hardware) -> Train
     """The trainer. Raises ConfigError where the flags ask for nets or batches that cannot be."""
     if not 0 < config.recipe["batch"] <= len(dataset.images):
         raise ConfigError(f"--batch: {len(dataset.images)} images are there to take at least 1 and at most all from")
+    if config.recipe["batch"] % parallel.size():
+        raise ConfigError(f"--batch: {parallel.size()} processes share each batch; give a multiple of that")
     try:
         return Trainer.begun(config, dataset, hardware)
     except (ValueError, RuntimeError) as error:
@@ -276,8 +288,13 @@ def _add_field(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], de
         group.add_argument(flag, type=typing.cast(Callable[[str], Any], field.type), default=default, help=help_)
 
 
-def _device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one."""
+def _device(name: str, number: int) -> torch.device:
+    """The device of process `number` of this machine; `auto` is a GPU where there is one."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: torch sees no GPU here; use --device cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if number >= torch.cuda.device_count():
+        raise ConfigError(f"--nproc-per-node: torch sees {torch.cuda.device_count()} GPUs, and each process takes one")
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models import families
+from models import families, parallel
 from models.base import Family, Recipe
 from models.pixels import to_unit
 from training import checkpoint
@@ -91,13 +91,15 @@ class Trainer:
             if player == first:
                 x, label = self.next_batch()
             terms |= {_term(player, name): value for name, value in self.move(player, x, label).items()}
-        self.update_average(self.images - before)
+        if parallel.rank() == 0:  # which measures and saves
+            self.update_average(self.images - before)
         return terms
 
     def next_batch(self) -> tuple[Tensor, Tensor]:
-        """Images [B, ...] in [-1, 1] and labels [B] on the device. Counts them."""
+        """Images [B, ...] in [-1, 1] and labels [B] on the device, this process's; counts those of all."""
         index = next(self.batches)
         self.images += len(index)
+        index = parallel.rows(index)
         x = to_unit(self.data.images[index].to(self.hardware.device, non_blocking=True))
         if x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
@@ -114,11 +116,13 @@ class Trainer:
         with torch.autocast(self.hardware.device.type, dtype, enabled=dtype != torch.float32):
             terms = self.family.loss(player, x, label)
         gradients = torch.autograd.grad(self.scaler.scale(terms["loss"]), parameters, allow_unused=True)
+        found = {name: value.detach() for name, value in terms.items()}
+        parallel.mean_([*(gradient for gradient in gradients if gradient is not None), *found.values()])
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         self.scaler.step(optimizer)
         self.scaler.update()
-        return {name: value.detach() for name, value in terms.items()}
+        return found
 
     @torch.no_grad()
     def update_average(self, images: int) -> None:
@@ -144,7 +148,7 @@ class Trainer:
             "optimizers": {player: optimizer.state_dict() for player, optimizer in self.optimizers.items()},
             "scaler": self.scaler.state_dict(),
             "batches": self.batches.state_dict(),
-            "random": checkpoint.random_state(),
+            "random": checkpoint.random_state(self.hardware.device),
             "images": self.images,
             "seconds": self.seconds,
             "best": self.best,
@@ -168,7 +172,7 @@ class Trainer:
             optimizer.load_state_dict(state["optimizers"][player])
         self.scaler.load_state_dict(state["scaler"])
         self.batches.load_state_dict(state["batches"])
-        checkpoint.set_random_state(state["random"])
+        checkpoint.set_random_state(state["random"], self.hardware.device)
         self.images, self.seconds, self.best = state["images"], state["seconds"], state["best"]
 
 
@@ -179,27 +183,34 @@ def learning_rate(recipe: Recipe, images: int, goal: int) -> float:
     return recipe.lr * rise * fall
 
 
-def train(trainer: Trainer, run: Path, log: Log, every: int, stop: Callable[[], str | None]) -> str | None:
+def train(trainer: Trainer, run: Path, log: Log | None, every: int, stop: Callable[[], str | None]) -> str | None:
     """Train to the goal, or until `stop` gives a reason, which is returned. Always leaves a checkpoint behind.
 
-    Every `every` images the run draws its grid, measures its samples against the data, and saves.
+    Every `every` images the run draws its grid, measures its samples against the data, and saves. Of several processes
+    that share a batch only the first has a log and writes anything, and one that is to stop stops all.
     """
     latest = run / checkpoint.LATEST
     if latest.exists():
         trainer.load_state_dict(checkpoint.load(latest))
-        log.rewind(trainer.images)
-    elif not trainer.goal:
+        if log is not None:
+            log.rewind(trainer.images)
+    elif not trainer.goal and log is not None:
         before_fit = time.monotonic()
         judge(trainer, run, log)
         trainer.seconds = time.monotonic() - before_fit
         checkpoint.save(latest, trainer.state_dict())
+    parallel.same_(list(trainer.family.state_dict().values()))
     reason = None
     clock = time.monotonic()
     while trainer.images < trainer.goal and reason is None:
         before = trainer.images
         terms = trainer.iterate()
-        log.progress(trainer.images, terms)
         reason = stop()
+        if parallel.any_of(reason is not None):
+            reason = reason or "another process stopped"
+        if log is None:
+            continue
+        log.progress(trainer.images, terms)
         due = trainer.images // every > before // every or trainer.images >= trainer.goal
         if due:
             judge(trainer, run, log)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models import parallel
 from models.adversarial import RelativisticConfig, RelativisticGAN
 from models.base import About, Recipe, Terms
 from models.losses import cross_entropy, slopes
@@ -49,7 +50,7 @@ class ACGAN(RelativisticGAN):
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         # Images of unknown digit are judged for their source alone; G is told some digit for each.
-        some = torch.randint_like(label, self.classes) if self.classes else torch.full_like(label, -1)
+        some = parallel.randint(self.classes, len(label), label.device) if self.classes else torch.full_like(label, -1)
         asked = torch.where(label >= 0, label, some)
         generated = self.generated(self.one_hot(asked))
         weight = self.config.classifier_weight

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from models import noise
+from models import noise, parallel
 from models.base import About, Family, Range, Recipe, Rows, Terms, columns
 from models.losses import EVENLY, settling
 from models.nets import denoiser, guided
@@ -77,8 +77,8 @@ class DDPM(Family):
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         t = self.times(len(x), x.device)
-        eps = torch.randn_like(x)
-        kept = torch.rand(len(x), device=x.device) >= self.config.drop_label
+        eps = parallel.randn(*x.shape, device=x.device)
+        kept = parallel.rand(len(x), device=x.device) >= self.config.drop_label
         y = self.one_hot(label) * kept[:, None]
         guess = self.unet(self.diffuse(x, t, eps), (t + 1) / self.config.timesteps, y)
         sigma = (1 - self.alphas_cumprod[t]).sqrt().view(-1, *[1] * (x.dim() - 1))
@@ -90,8 +90,8 @@ class DDPM(Family):
         angle = torch.exp(-settling(count, device)).atan()
         first, last = ANGLES
         early = ((angle - first) / (last - first) * (total - 1)).round().long().clamp(0, total - 1)
-        evenly = torch.randint(total, (count,), device=device)
-        return torch.where(torch.rand(count, device=device) < EVENLY, evenly, early)
+        evenly = parallel.randint(total, count, device)
+        return torch.where(parallel.rand(count, device=device) < EVENLY, evenly, early)
 
     def diffuse(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x_t of q(x_t | x_0 = x) for t [B] in 0..T-1 and eps ~ N(0, I) shaped like x."""

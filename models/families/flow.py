@@ -16,7 +16,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from models import noise
+from models import noise, parallel
 from models.base import About, Family, Range, Recipe, Rows, Terms, columns
 from models.losses import EVENLY, settling
 from models.nets import denoiser, guided
@@ -60,10 +60,10 @@ class Flow(Family):
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         early = settling(len(x), x.device).sigmoid()
-        evenly = torch.rand(len(x), device=x.device)
-        t = torch.where(torch.rand(len(x), device=x.device) < EVENLY, evenly, early)
-        eps = torch.randn_like(x)
-        kept = torch.rand(len(x), device=x.device) >= self.config.drop_label
+        evenly = parallel.rand(len(x), device=x.device)
+        t = torch.where(parallel.rand(len(x), device=x.device) < EVENLY, evenly, early)
+        eps = parallel.randn(*x.shape, device=x.device)
+        kept = parallel.rand(len(x), device=x.device) >= self.config.drop_label
         at = t.view(-1, *[1] * (x.dim() - 1))
         guess = self.unet(torch.lerp(eps, x, at), t, self.one_hot(label) * kept[:, None])
         # Both slopes share x_t, so they differ as the guesses do, over 1 - t.

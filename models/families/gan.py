@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import noise
+from models import noise, parallel
 from models.base import About, Family, Recipe, Rows, Terms
 from models.nets import MLP
 
@@ -54,7 +54,7 @@ class GAN(Family):
         return ("discriminator",) * self.config.discriminator_steps + ("generator",)
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
-        generated = self.generate(torch.randn(len(x), self.config.latent, device=x.device))
+        generated = self.generate(parallel.randn(len(x), self.config.latent, device=x.device))
         if player == "generator":
             logits = self.discriminator(generated.flatten(1))
             real = torch.ones_like(logits)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models import parallel
 from models.autoencoder import Autoencoder
 from models.base import About, Recipe, Terms
 from models.losses import squared_error
@@ -42,7 +43,8 @@ class SWAE(Autoencoder):
         z = self.encoder(x)
         reconstruction = squared_error(x, self.decoder(z).tanh())
         theta = F.normalize(torch.randn(z.shape[1], self.config.projections, device=z.device), dim=0)
-        distance = sliced_wasserstein(z, torch.randn_like(z), theta)
+        codes = parallel.gathered(z)
+        distance = sliced_wasserstein(codes, torch.randn_like(codes), theta)
         loss = reconstruction + self.config.weight * distance
         return {"loss": loss, "reconstruction": reconstruction, "sliced_wasserstein": distance}
 

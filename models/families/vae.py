@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models import prior
+from models import parallel, prior
 from models.autoencoder import Autoencoder
 from models.base import About, Recipe, Rows, Terms
 
@@ -46,7 +46,7 @@ class VAE(Autoencoder):
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         mu, log_var = self.posterior(x)
-        logits = self.decoder(mu + torch.randn_like(mu) * (log_var / 2).exp())
+        logits = self.decoder(mu + parallel.randn(*mu.shape, device=mu.device) * (log_var / 2).exp())
         reconstruction = -log_bernoulli(x, logits).mean()
         kl = gaussian_kl(mu, log_var).mean()
         return {"loss": reconstruction + self.config.beta * kl, "reconstruction": reconstruction, "kl": kl}

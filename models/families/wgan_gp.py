@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from models import parallel
 from models.adversarial import GroupedGAN, GroupsConfig
 from models.base import About, Recipe, Terms
 from models.losses import part, squared_gradient
@@ -63,7 +64,7 @@ class WGANGP(GroupedGAN):
 
     def gradient_penalty(self, x: Tensor, generated: Tensor) -> Tensor:
         """E(|grad C(x^)| - 1)^2 at points drawn evenly from the lines between the pairs: scalar."""
-        between = torch.lerp(generated, x, torch.rand(len(x), *[1] * (x.dim() - 1), device=x.device))
+        between = torch.lerp(generated, x, parallel.rand(len(x), *[1] * (x.dim() - 1), device=x.device))
         # The root's own slope is infinite at 0.
         return ((squared_gradient(self.judge, between) + 1e-12).sqrt() - 1).square().mean()
 
