@@ -79,7 +79,7 @@ async def answer(request: Request, draw: Draw, format_: Format[Drawn], *, fixed:
     headers = {"X-Model-Digest": draw.model.digest, "Vary": "Accept"}
     if draw.repeatable:
         headers |= {"X-Seed": str(draw.seed), "Content-Location": draw.location}
-    if request.method == "GET" and fixed:
+    if request.method == "GET" and fixed and format_ is not images.EVENTS:  # events tell of the time too
         whose = "public" if calls.of(request).guest is None else "private"  # caches are no way around keys
         headers |= {"ETag": draw.etag(state.scope), "Cache-Control": f"{whose}, {FOREVER if draw.pinned else CHECKED}"}
         if _matches(request.headers.getlist("if-none-match"), headers["ETag"]):

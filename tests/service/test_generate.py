@@ -177,7 +177,14 @@ async def test_tags_differ_where_bytes_may(client: httpx.AsyncClient) -> None:
     assert len(set(tags)) == len(tags)
 
 
-@pytest.mark.parametrize(("method", "url"), [("GET", "/generate?model=gan"), ("POST", "/generate?model=gan&seed=1")])
+@pytest.mark.parametrize(
+    ("method", "url"),
+    [
+        ("GET", "/generate?model=gan"),
+        ("POST", "/generate?model=gan&seed=1"),
+        ("GET", "/generate?model=gan&seed=1&format=events"),
+    ],
+)
 async def test_what_is_no_pure_get_is_not_kept(client: httpx.AsyncClient, method: str, url: str) -> None:
     answer = await client.request(method, url)
     assert answer.headers["cache-control"] == "no-store"
