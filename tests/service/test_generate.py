@@ -191,6 +191,14 @@ async def test_what_is_no_pure_get_is_not_kept(client: httpx.AsyncClient, method
     assert "etag" not in answer.headers
 
 
+async def test_a_get_says_all_in_its_url(client: httpx.AsyncClient) -> None:
+    words = {"model": "gan", "seed": 1}
+    for body in ({"json": words}, {"data": words}, {"files": {"image": b"x"}, "data": words}):
+        assert "POST" in problem(await client.request("GET", "/generate", **body), 415)
+    bare = {"Content-Type": "application/json"}
+    assert (await client.get("/generate", params=words, headers=bare)).status_code == 200
+
+
 async def test_the_prior_of_the_codes_can_be_asked_for(client: httpx.AsyncClient) -> None:
     for name in ("ae", "swae", "vae"):
         base = {"model": name, "seed": 1}
