@@ -112,6 +112,8 @@ class Streamed(Response):
         self.drawing, self.packer = drawing, packer
         super().__init__(None, media_type=media_type, headers=headers)
         del self.headers["content-length"]
+        if media_type == images.EVENTS.media_type:
+            self.headers["X-Accel-Buffering"] = "no"  # a proxy hands on what it has, as nginx is told
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self.drawing as ticket:

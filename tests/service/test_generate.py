@@ -256,6 +256,7 @@ async def test_many_images_stream_and_are_what_few_at_a_time_are(client: httpx.A
     async with client.stream("POST", "/generate", params={**query, "n": 40}) as answer:
         assert answer.status_code == 200
         assert "content-length" not in answer.headers
+        assert answer.headers.get("x-accel-buffering") == ("no" if kind == "events" else None)
         assert kind == "events" or int(answer.headers["x-batch"]) == 8  # events begin before anybody knows
         async for part in answer.aiter_raw():
             content += part
