@@ -27,8 +27,9 @@ thread would save nothing to a lone caller and cost him its hop (`python -m benc
 
 FOREVER = "max-age=31536000, immutable"
 """For what names the version of its model."""
-CHECKED = "no-cache"
-"""For what names a model whose weights may be replaced: kept, and asked about each time."""
+CHECKED = "max-age=0, s-maxage=1, must-revalidate"
+"""For what names a model whose weights may be replaced: kept, and asked about each time, by caches of many callers once
+a second. `no-cache` would say the same of the former, and the latter would not keep it at all."""
 
 
 def documented(schema: type[BaseModel], formats: Sequence[Format[Any]]) -> dict[str, Any]:
