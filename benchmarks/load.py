@@ -21,8 +21,10 @@ class Measured:
     """For which answers were counted."""
     latencies: list[float] = field(default_factory=list)
     """Seconds that each of them took."""
+    unchanged: int = 0
+    """Those of them that were 304."""
     failed: int = 0
-    """Answers that were not 200, and connections that the server dropped."""
+    """Answers that were neither, and connections that the server dropped."""
 
     @property
     def rate(self) -> float:
@@ -52,9 +54,12 @@ class _Client(asyncio.Protocol):
             if end < 0:
                 return
             head = bytes(self.buffer[:end]).lower()
-            self.ok = head.startswith((b"http/1.1 200", b"http/1.0 200"))
-            at = head.index(b"content-length:")
-            self.missing = end + 4 + int(head[at + 15 :].split(b"\r\n", 1)[0])
+            self.unchanged = head.startswith(b"http/1.1 304")
+            self.ok = self.unchanged or head.startswith((b"http/1.1 200", b"http/1.0 200"))
+            self.missing = end + 4
+            if not self.unchanged:
+                at = head.index(b"content-length:")
+                self.missing += int(head[at + 15 :].split(b"\r\n", 1)[0])
         if len(self.buffer) >= self.missing:
             now = time.perf_counter()
             self.buffer.clear()
@@ -63,6 +68,7 @@ class _Client(asyncio.Protocol):
                 self.found.failed += 1
             elif self.since <= now <= self.until:
                 self.found.latencies.append(now - self.before)
+                self.found.unchanged += self.unchanged
             if now < self.until:
                 self._ask()
             else:
@@ -120,5 +126,8 @@ def ask(path: str, query: str = "", body: str = "") -> bytes:
 def merged(found: Sequence[Measured]) -> Measured:
     """All clients as one."""
     return Measured(
-        found[0].seconds, [each for one in found for each in one.latencies], sum(one.failed for one in found)
+        found[0].seconds,
+        [each for one in found for each in one.latencies],
+        sum(one.unchanged for one in found),
+        sum(one.failed for one in found),
     )

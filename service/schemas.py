@@ -119,7 +119,10 @@ async def read(request: Request, schema: type[P], max_files: int = 2) -> tuple[P
     uploads: list[bytes] = []
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body: dict[str, Any] = {}
-    if kind == "application/json":
+    if request.method == "GET":
+        if kind and await request.body():
+            raise UnsupportedBody("a GET says all in its URL, which is what caches know it by; send a body with POST")
+    elif kind == "application/json":
         body = await _json(request)
     elif kind == "multipart/form-data":
         async with request.form(max_files=max_files, max_fields=32) as form:

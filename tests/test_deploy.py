@@ -65,10 +65,30 @@ def test_compose_mounts_what_there_is_and_opens_no_port_to_others() -> None:
                 assert (ROOT / volume.split(":")[0]).exists(), volume
     known = {f"DRAWBRIDGE_{name.upper()}" for name in Settings.model_fields}
     assert set(services["service"]["environment"]) <= known
+    assert set(services["replica"]["environment"]) <= known | {"FORWARDED_ALLOW_IPS"}
     targets = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"][0]["static_configs"][0][
         "targets"
     ]
     assert {target.split(":")[0] for target in targets} <= services.keys()
+
+
+def test_the_cache_fits_the_service_and_the_compose_file() -> None:
+    text = re.sub(r"#.*", "", (DEPLOY / "nginx.conf").read_text())
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+
+    def said(pattern: str) -> str:
+        (found,) = re.findall(pattern, text)
+        return found
+
+    assert said(r"server ([a-z]+):8000 ") in services["cache"]["depends_on"]
+    port = said(r"listen (\d+);")
+    assert services["cache"]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    default = {name: field.default for name, field in Settings.model_fields.items()}
+    assert int(said(r"client_max_body_size (\d+)m;")) * 2**20 == default["max_body_bytes"]
+    assert int(said(r"client_header_timeout (\d+)s;")) == default["head_seconds"]
+    assert int(said(r"client_body_timeout (\d+)s;")) == default["body_seconds"]
+    assert int(said(r"keepalive_timeout (\d+)s;")) < default["keep_alive_seconds"]
+    assert all(path.startswith("/tmp/") for path in re.findall(r"(?:_path|pid) ([^ ;]+)", text))
 
 
 def test_the_dockerfile_is_clean() -> None:

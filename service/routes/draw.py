@@ -27,8 +27,9 @@ thread would save nothing to a lone caller and cost him its hop (`python -m benc
 
 FOREVER = "max-age=31536000, immutable"
 """For what names the version of its model."""
-CHECKED = "no-cache"
-"""For what names a model whose weights may be replaced: kept, and asked about each time."""
+CHECKED = "max-age=0, s-maxage=1, must-revalidate"
+"""For what names a model whose weights may be replaced: kept, and asked about each time, by caches of many callers once
+a second. `no-cache` would say the same of the former, and the latter would not keep it at all."""
 
 
 def documented(schema: type[BaseModel], formats: Sequence[Format[Any]]) -> dict[str, Any]:
@@ -79,7 +80,7 @@ async def answer(request: Request, draw: Draw, format_: Format[Drawn], *, fixed:
     headers = {"X-Model-Digest": draw.model.digest, "Vary": "Accept"}
     if draw.repeatable:
         headers |= {"X-Seed": str(draw.seed), "Content-Location": draw.location}
-    if request.method == "GET" and fixed:
+    if request.method == "GET" and fixed and format_ is not images.EVENTS:  # events tell of the time too
         whose = "public" if calls.of(request).guest is None else "private"  # caches are no way around keys
         headers |= {"ETag": draw.etag(state.scope), "Cache-Control": f"{whose}, {FOREVER if draw.pinned else CHECKED}"}
         if _matches(request.headers.getlist("if-none-match"), headers["ETag"]):
@@ -112,6 +113,8 @@ class Streamed(Response):
         self.drawing, self.packer = drawing, packer
         super().__init__(None, media_type=media_type, headers=headers)
         del self.headers["content-length"]
+        if media_type == images.EVENTS.media_type:
+            self.headers["X-Accel-Buffering"] = "no"  # a proxy hands on what it has, as nginx is told
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self.drawing as ticket:

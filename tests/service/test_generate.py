@@ -155,7 +155,8 @@ async def test_a_format_goes_before_the_accept_header(client: httpx.AsyncClient)
 
 async def test_a_get_with_a_seed_is_for_ever_and_can_be_held_against_its_tag(client: httpx.AsyncClient) -> None:
     named = await client.get("/generate?model=gan&seed=1")
-    assert named.headers["cache-control"] == "public, no-cache", "other weights may come to be called so"
+    # Other weights may come to be called so.
+    assert named.headers["cache-control"] == "public, max-age=0, s-maxage=1, must-revalidate"
     url = named.headers["content-location"]
     answer = await client.get(url)
     tag = answer.headers["etag"]
@@ -177,11 +178,26 @@ async def test_tags_differ_where_bytes_may(client: httpx.AsyncClient) -> None:
     assert len(set(tags)) == len(tags)
 
 
-@pytest.mark.parametrize(("method", "url"), [("GET", "/generate?model=gan"), ("POST", "/generate?model=gan&seed=1")])
+@pytest.mark.parametrize(
+    ("method", "url"),
+    [
+        ("GET", "/generate?model=gan"),
+        ("POST", "/generate?model=gan&seed=1"),
+        ("GET", "/generate?model=gan&seed=1&format=events"),
+    ],
+)
 async def test_what_is_no_pure_get_is_not_kept(client: httpx.AsyncClient, method: str, url: str) -> None:
     answer = await client.request(method, url)
     assert answer.headers["cache-control"] == "no-store"
     assert "etag" not in answer.headers
+
+
+async def test_a_get_says_all_in_its_url(client: httpx.AsyncClient) -> None:
+    words = {"model": "gan", "seed": 1}
+    for body in ({"json": words}, {"data": words}, {"files": {"image": b"x"}, "data": words}):
+        assert "POST" in problem(await client.request("GET", "/generate", **body), 415)
+    bare = {"Content-Type": "application/json"}
+    assert (await client.get("/generate", params=words, headers=bare)).status_code == 200
 
 
 async def test_the_prior_of_the_codes_can_be_asked_for(client: httpx.AsyncClient) -> None:
@@ -241,6 +257,7 @@ async def test_many_images_stream_and_are_what_few_at_a_time_are(client: httpx.A
     async with client.stream("POST", "/generate", params={**query, "n": 40}) as answer:
         assert answer.status_code == 200
         assert "content-length" not in answer.headers
+        assert answer.headers.get("x-accel-buffering") == ("no" if kind == "events" else None)
         assert kind == "events" or int(answer.headers["x-batch"]) == 8  # events begin before anybody knows
         async for part in answer.aiter_raw():
             content += part
