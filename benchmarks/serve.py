@@ -49,7 +49,7 @@ class Peer:
     @contextmanager
     def serve(self) -> Iterator[str]:
         """Its URL, once it draws."""
-        port = _free()
+        port = free()
         fill = {"port": str(port)}
         run = [part.format(**fill) for part in self.command] or ["-m", f"benchmarks.peers.{self.name}"]
         environment = os.environ | {"PORT": str(port), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -69,7 +69,7 @@ def _query(model: str, seed: int, steps: int) -> bytes:
     return ask("/generate", f"model={model}&seed={seed}&steps={steps}")
 
 
-def _ours(model: str, seed: int, steps: int) -> bytes:
+def ours(model: str, seed: int, steps: int) -> bytes:
     extra = f"&steps={steps}&guidance=1" if model == "ddpm" else ""
     return ask("/generate", f"model={model}&seed={seed}{extra}")
 
@@ -93,7 +93,7 @@ PEERS = (
 )
 
 
-def _free() -> int:
+def free() -> int:
     """A port such that it and the two after it are free, as far as one can tell."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
@@ -224,7 +224,7 @@ def once(peers: list[Peer], seconds: float) -> dict[str, dict[str, float]]:
     w1, w2 = limit("dcgan", 1, seconds), limit("ddpm", 20, seconds)
     found["limit"] = {"W1, 8": w1, "W1, 64": w1, "W2, 8": w2, "W2, 32": w2}
     with serving(device="cpu") as (url, _):
-        found["drawbridge"] = measure(url, _ours, seconds)
+        found["drawbridge"] = measure(url, ours, seconds)
     for peer in peers:
         with peer.serve() as url:
             found[peer.name] = measure(url, peer.ask, seconds)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-NAMES = ("bulk", "cache", "company", "encoding", "engine", "reload", "replay", "serve", "training_step")
+NAMES = ("bulk", "cache", "cluster", "company", "encoding", "engine", "reload", "replay", "serve", "training_step")
 ROOT = Path(__file__).parent.parent
 
 

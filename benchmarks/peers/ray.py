@@ -1,4 +1,4 @@
-"""Ray Serve: dynamic batches, two replicas."""
+"""Ray Serve: dynamic batches, two replicas unless REPLICAS says otherwise."""
 
 import os
 import time
@@ -11,7 +11,11 @@ from starlette.responses import Response
 from benchmarks import workload
 
 
-@serve.deployment(num_replicas=2, max_ongoing_requests=64, ray_actor_options={"num_cpus": 0.5})
+@serve.deployment(
+    num_replicas=int(os.environ.get("REPLICAS", "2")),
+    max_ongoing_requests=64,
+    ray_actor_options={"num_cpus": 0.5},
+)
 class Draw:
     """Draws what has come together."""
 
