@@ -1,32 +1,43 @@
 """The front: one port, and a worker for each device that draws.
 
-The front listens, and hands every connection to the worker that has the fewest; it reads nothing of it, and never
-stands between a request and its answer. A worker is a process with an engine of its own: HTTP, the batch and the model
-on one event loop where the device is a CPU core, the model on a thread where it is a GPU. One worker on one GPU, one
-for each of eight, and one for each core of a CPU are the same picture. (Two threads of one process that
-want a core each collapse.)
+The front listens, and hands every connection to the worker that has the fewest; it never stands between a request and
+its answer. A worker is a process with an engine of its own: HTTP, the batch and the model on one event loop where the
+device is a CPU core, the model on a thread where it is a GPU. One worker on one GPU, one for each of eight, and one for
+each core of a CPU are the same picture. (Two threads of one process that want a core each collapse.)
 
-A worker that dies is started anew, and only its own callers notice. A connection that no worker can take waits. The
-front needs no torch: it is there at once, and small.
+A worker that dies is started anew, and others go on with what it had accepted: the front keeps every connection too,
+with a journal of what was sent and not answered, which the worker writes. Draws are functions of their seeds, so that
+nobody can tell. Only an answer that had begun is cut off. A request whose second worker dies as well is told so: it may
+be what kills them. A connection that no worker can take waits. The front needs no torch: it is there at once, and
+small.
 
 SIGTERM or SIGINT ends it: workers end what they have and refuse the rest, and until they are gone connections still
 come to them. A second one ends it at once. SIGHUP has the workers take up new weights.
 """
 
 import contextlib
+import json
 import logging
 import os
+import resource
 import selectors
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from glob import glob
+from itertools import count
 from pathlib import Path
 
+from service import journal
+from service.errors import MEDIA_TYPE, Unavailable
+from service.journal import Journal
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -35,11 +46,16 @@ READY, CLOSED = b"r", b"-"
 """What workers say: that they draw, that a connection is gone."""
 HANDED, OPERATIONS, DRAIN, RELOAD = b"+", b"o", b"d", b"w"
 """What they are told: here is a connection, or one to the operations' port; end; take up new weights."""
+MESSAGE = struct.Struct(">cI")
+"""What is said, and the number of the connection that it is about. With a connection come two descriptors: it, and its
+journal."""
 COMMAND = (sys.executable, "-m", "service.worker")
 """What a worker is; it gets its end of a socket pair, its number, how many there are, and a directory for all."""
-GONE = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-"""What is said where no worker is left to say it."""
+OVER = "the service is shutting down; try another instance, or again in a moment"
+GUILTY = "two workers ended while they had this request, which may be why; ask for something else, or again later"
 BACKLOG = 2048
+RESERVE = 128
+"""Descriptors that are left for other things than connections, of which each takes two."""
 REST = 0.02
 """Seconds without looking at the port, where no connection can be taken."""
 PAUSE = 5.0
@@ -50,14 +66,48 @@ MOST_CORES = 8
 """Workers that a CPU gets unless told: each holds all weights."""
 
 
+def said(what: bytes, number: int = 0) -> bytes:
+    """A message."""
+    return MESSAGE.pack(what, number)
+
+
+@dataclass(eq=False)
+class Connection:
+    """A caller's, until it is closed; `port` is HANDED or OPERATIONS."""
+
+    socket: socket.socket
+    port: bytes
+    file: int = field(default_factory=journal.blank)
+    """Its journal's descriptor."""
+    number: int = field(default_factory=count().__next__)
+
+    def close(self) -> None:
+        os.close(self.file)
+        self.socket.close()
+
+    def turn_away(self, why: str) -> None:
+        """Answer what was asked of it with 503, and close it."""
+        body = json.dumps(Unavailable(why).body()).encode()
+        head = (
+            f"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Type: {MEDIA_TYPE}\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        with contextlib.suppress(OSError):
+            self.socket.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                self.socket.recv(65536)  # what is left unread would take the answer with it
+            self.socket.send(head.encode() + body)
+        self.close()
+
+
 class Worker:
     """A process that connections are handed to."""
 
     def __init__(self, number: int, count: int, shared: Path) -> None:
-        self.number, self.open = number, 0
+        self.number, self.connections = number, dict[int, Connection]()
         self.ready = self.draining = self.stale = False
         """Whether it draws, takes no more connections, began before there were new weights."""
-        self.control, theirs = socket.socketpair()
+        self.control, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
         self.process = subprocess.Popen(
             [*COMMAND, str(theirs.fileno()), str(number), str(count), str(shared)],
             pass_fds=[theirs.fileno()],
@@ -74,47 +124,57 @@ class Worker:
         """Whether it is there for connections."""
         return self.ready and not self.draining
 
-    def hear(self) -> bytes:
-        """What it says; nothing where it is dead."""
-        try:
-            return self.control.recv(4096)
-        except ConnectionError:
-            return b""
+    def hear(self) -> Iterator[tuple[bytes, int]]:
+        """What it says. Raises EOFError where it is dead."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                try:
+                    message = self.control.recv(MESSAGE.size)
+                except ConnectionError:
+                    message = b""
+                if not message:
+                    raise EOFError
+                yield MESSAGE.unpack(message)
 
-    def hand(self, connection: socket.socket, port: bytes) -> bool:
-        """Pass a connection to it, if it has room for one more now and takes any; `port` is HANDED or OPERATIONS."""
+    def hand(self, connection: Connection) -> bool:
+        """Pass a connection to it, if it has room for one more now and takes any."""
+        descriptors = [connection.socket.fileno(), connection.file]
         try:
-            socket.send_fds(self.control, [port], [connection.fileno()])
+            socket.send_fds(self.control, [said(connection.port, connection.number)], descriptors)
         except BlockingIOError:
             return False
         except OSError:
             self.draining = True
             return False
-        self.open += 1
+        self.connections[connection.number] = connection
         return True
 
     def order(self, what: bytes) -> bool:
         """Tell it DRAIN or RELOAD. False where it hears nothing."""
         try:
-            self.control.send(what)
+            self.control.send(said(what))
         except OSError:
             return False
         return True
 
 
 class Deaths:
-    """Workers that ended, as a metric beside theirs."""
+    """Workers that ended and what became of their requests, as metrics beside theirs."""
 
     def __init__(self) -> None:
         # It decides when it is imported whether several processes count, by PROMETHEUS_MULTIPROC_DIR.
         from prometheus_client import CollectorRegistry, Counter, multiprocess
 
-        self.count = Counter("drawbridge_worker_deaths", "Workers that ended.", registry=CollectorRegistry())
+        self.registry = CollectorRegistry()
+        self.count = Counter("drawbridge_worker_deaths", "Workers that ended.", registry=self.registry)
+        taken_over = "Requests that another worker took over from one that ended."
+        self.taken_over = Counter("drawbridge_taken_over", taken_over, registry=self.registry)
         self.multiprocess = multiprocess
 
-    def add(self, pid: int) -> None:
+    def add(self, pid: int, taken_over: int) -> None:
         """What that process held is gone; what it counted stays counted."""
         self.count.inc()
+        self.taken_over.inc(taken_over)
         self.multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
@@ -144,8 +204,10 @@ class Front:
         self.workers: list[Worker] = []
         self.absent: dict[int, float] = {}
         """Numbers of workers that could not start, and when each is tried again."""
-        self.held: tuple[socket.socket, bytes] | None = None
-        """A connection that no worker could take yet."""
+        self.waiting: deque[Connection] = deque()
+        """Connections that no worker could take yet."""
+        self.most = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE) // 2
+        """Connections that there can be at once; others wait in the kernel's queue."""
         self.rest = 0.0
         """Until when the port is not looked at."""
         self.end: float | None = None
@@ -175,36 +237,30 @@ class Front:
                 self._start(number)
             if self.look and now >= self.due:
                 self._look()
-            if self.held is not None and now >= self.rest:
-                self._hand(*self.held)
+            if self.waiting and now >= self.rest:
+                self._hand_out()
             self._listen()
         return 1
 
     def stop(self) -> None:
         """End what is still there. Connections that nobody took any more are told so."""
-        if self.held is not None:
-            self._turn_away(self.held[0])
-        for listener in self.listeners.values():
+        for connection in self.waiting:
+            connection.turn_away(OVER)
+        for port, listener in self.listeners.items():
             with contextlib.suppress(OSError):
                 while True:
-                    self._turn_away(listener.accept()[0])
+                    Connection(listener.accept()[0], port).turn_away(OVER)
             listener.close()
         for worker in self.workers:
             log.error("worker %d is killed", worker.number)
             worker.process.kill()
             worker.process.wait()
-
-    def _turn_away(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
-            connection.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                connection.recv(65536)  # what is left unread would take the answer with it
-            connection.send(GONE)
+            self._take_over(worker)
 
     def _patience(self) -> float | None:
         """Seconds until there is something to do unasked."""
         now = time.monotonic()
-        times = [*self.absent.values(), *([self.rest] if self.rest > now or self.held is not None else [])]
+        times = [*self.absent.values(), *([self.rest] if self.rest > now or self.waiting else [])]
         times += [self.due] if self.look else []
         times += [] if self.end is None else [self.end]
         return max(0.0, min(times) - now) if times else None
@@ -263,7 +319,7 @@ class Front:
 
     def _accept(self, listener: socket.socket, port: bytes) -> None:
         """Hand out every connection that waits."""
-        while self.held is None:
+        while not self.waiting and self._room():
             try:
                 connection, _ = listener.accept()
             except BlockingIOError:
@@ -272,27 +328,35 @@ class Front:
                 log.warning("a connection could not be accepted: %s", error)
                 self.rest = time.monotonic() + REST
                 return
-            self._hand(connection, port)
+            self.waiting.append(Connection(connection, port))
+            self._hand_out()
 
-    def _hand(self, connection: socket.socket, port: bytes) -> None:
-        """Give `connection` to the worker that has the fewest, or hold it where none takes it now."""
-        takers = sorted((worker for worker in self.workers if worker.takes), key=lambda worker: worker.open)
-        if any(worker.hand(connection, port) for worker in takers):
-            connection.close()
-            self.held = None
-        else:
-            self.held = connection, port
-            self.rest = time.monotonic() + REST
+    def _room(self) -> bool:
+        """Whether there can be one more connection."""
+        return sum(len(worker.connections) for worker in self.workers) < self.most
+
+    def _hand_out(self) -> None:
+        """Give each connection that waits to the worker that has the fewest, until none takes any now."""
+        while self.waiting:
+            takers = sorted((worker for worker in self.workers if worker.takes), key=lambda one: len(one.connections))
+            if not any(worker.hand(self.waiting[0]) for worker in takers):
+                self.rest = time.monotonic() + REST
+                return
+            self.waiting.popleft()
 
     def _hear(self, worker: Worker) -> None:
         """What a worker has to say, or that it is dead."""
-        said = worker.hear()
-        worker.open -= said.count(CLOSED)
-        worker.ready = worker.ready or READY in said
+        try:
+            for what, number in worker.hear():
+                if what == CLOSED:
+                    worker.connections.pop(number).close()
+                elif what == READY:
+                    worker.ready = True
+        except EOFError:
+            self._bury(worker)
+            return
         if worker.ready and worker.stale:
             worker.stale = not worker.order(RELOAD)
-        if not said:
-            self._bury(worker)
 
     def _bury(self, worker: Worker) -> None:
         """Start another in the place of a dead worker: at once, or after a pause where it could not start.
@@ -303,17 +367,41 @@ class Front:
         self.workers.remove(worker)
         worker.control.close()
         status = worker.process.wait()
+        taken_over = self._take_over(worker)
         if self.deaths is not None:
-            self.deaths.add(worker.process.pid)
+            self.deaths.add(worker.process.pid, taken_over)
         if self.end is not None:
             return
         if worker.ready:
-            log.error("worker %d ended with status %d, and is started anew", worker.number, status)
+            log.error(
+                "worker %d ended with status %d, and is started anew; requests that others take over: %d",
+                worker.number,
+                status,
+                taken_over,
+            )
             self._start(worker.number)
             return
         log.error("worker %d could not start; it ended with status %d", worker.number, status)
         self.absent[worker.number] = time.monotonic() + PAUSE
         self.hopeless = not (self.announced and self.workers)
+
+    def _take_over(self, worker: Worker) -> int:
+        """Have others go on with what a dead worker had, and return how many requests that are."""
+        requests = 0
+        for connection in worker.connections.values():
+            held = Journal(connection.file)
+            if not held.take_over(connection.socket) or (self.end is not None and not held.length):
+                connection.close()
+            elif self.end is not None:
+                connection.turn_away(OVER)
+            elif held.length and held.tries > 1:
+                connection.turn_away(GUILTY)
+            else:
+                self.waiting.append(connection)
+                requests += held.length > 0
+            held.close()
+        worker.connections.clear()
+        return requests
 
     def _listen(self) -> None:
         """Accept connections while there is a worker for them; else they wait in the kernel's queue."""
@@ -325,7 +413,7 @@ class Front:
             if OPERATIONS in at:
                 log.info("operations on http://%s", at[OPERATIONS])
             log.info("running on http://%s (%d workers)", at[HANDED], self.count)
-        able = able and self.held is None and time.monotonic() >= self.rest
+        able = able and not self.waiting and self._room() and time.monotonic() >= self.rest
         if able != self.listening:
             for port, listener in self.listeners.items():
                 if able:
@@ -346,6 +434,8 @@ def serve(settings: Settings) -> int:
 
     Raises ValueError for a device that is not there.
     """
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     count = settings.workers or workers(settings)
     ports = {HANDED: settings.port}
     if settings.operations_port is not None:

@@ -6,8 +6,10 @@ python -m service.worker CONTROL NUMBER COUNT SHARED
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from http import HTTPStatus
@@ -23,8 +25,9 @@ from models import memory
 from service import keys, log
 from service.app import Application, choose_device, create_app
 from service.errors import MEDIA_TYPE, BadRequest, HeadTooLarge, HeadTooSlow, Problem
-from service.front import CLOSED, DRAIN, HANDED, OPERATIONS, READY, RELOAD
+from service.front import CLOSED, DRAIN, HANDED, MESSAGE, OPERATIONS, READY, RELOAD, said
 from service.gate import Gate
+from service.journal import Journal
 from service.settings import Settings
 
 LINGER = 1.0
@@ -41,8 +44,8 @@ class Server(uvicorn.Server):
         super().__init__(configured(app, settings))
         self.app, self.control = app, control
         self.doors = {HANDED: self.config, OPERATIONS: configured(app.operations, settings)}
-        self.gone = 0
-        """Connections that are gone, and the front has not been told."""
+        self.gone: deque[int] = deque()
+        """Numbers of connections that are gone, and the front has not been told."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=[])
@@ -52,7 +55,7 @@ class Server(uvicorn.Server):
         self.control.setblocking(False)
         self.loop.add_reader(self.control, self._listen)
         self.watch = self.loop.create_task(self.app.watch())
-        self.control.send(READY)
+        self.control.send(said(READY))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve what was handed over until now, and nothing more."""
@@ -70,59 +73,71 @@ class Server(uvicorn.Server):
 
     def _listen(self) -> None:
         """Do what the front says."""
-        for message, descriptor in self._messages():
+        for what, number, descriptors in self._messages():
             task: asyncio.Task[Any]
-            if descriptor is not None:
-                connection = socket.socket(fileno=descriptor)
-                connection.setblocking(False)
-                protocol = partial(self._protocol, self.doors[message])
-                task = self.loop.create_task(self.loop.connect_accepted_socket(protocol, connection))
-                task.add_done_callback(self._taken)
-            elif message == DRAIN:
+            if what == DRAIN:
                 task = self.loop.create_task(self._drain())
-            elif message == RELOAD:
+            elif what == RELOAD:
                 task = self.loop.create_task(self.app.reload())
-            else:  # a connection, for which this process has no descriptor left
-                self.lose()
+            elif len(descriptors) == 2:
+                task = self.loop.create_task(self._take(self.doors[what], number, *descriptors))
+            else:  # this process has none left
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                self.lose(number)
                 continue
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
 
-    def _taken(self, task: "asyncio.Task[object]") -> None:
-        if task.cancelled() or task.exception():
-            self.lose()
+    async def _take(self, config: uvicorn.Config, number: int, descriptor: int, file: int) -> None:
+        """Serve a connection, whose journal may have what was sent to a worker that is dead."""
+        connection = socket.socket(fileno=descriptor)
+        connection.setblocking(False)
 
-    def _messages(self) -> Iterator[tuple[bytes, int | None]]:
-        """What waits, with the descriptors of connections; without a front, there is nothing more to serve."""
+        def lost() -> None:
+            with contextlib.suppress(OSError):  # it is closed already
+                connection.shutdown(socket.SHUT_RDWR)  # the front has it too, and the caller shall not wait for that
+            self.lose(number)
+
+        try:
+            journal = Journal(file)
+            await self.loop.connect_accepted_socket(partial(self._protocol, config, journal, lost), connection)
+        except OSError:
+            lost()
+        finally:
+            os.close(file)
+
+    def _protocol(self, config: uvicorn.Config, journal: Journal, lost: Callable[[], None]) -> "Connection":
+        return Connection(config, self.server_state, self.lifespan.state, journal, lost, self.app.settings)
+
+    def _messages(self) -> Iterator[tuple[bytes, int, list[int]]]:
+        """What waits, with descriptors; without a front, there is nothing more to serve."""
         with contextlib.suppress(BlockingIOError):
             while True:
-                message, descriptors, _, _ = socket.recv_fds(self.control, 1, 1)
+                message, descriptors, _, _ = socket.recv_fds(self.control, MESSAGE.size, 2)
                 if not message:
                     self.loop.remove_reader(self.control)
                     self.should_exit = True
                     return
-                yield message, descriptors[0] if descriptors else None
+                yield *MESSAGE.unpack(message), descriptors
 
-    def lose(self) -> None:
+    def lose(self, number: int) -> None:
         """A connection is gone."""
-        self.gone += 1
+        self.gone.append(number)
         self._tell()
 
     def _tell(self) -> None:
         """Tell the front of all that are gone, at once or when it listens again."""
         try:
-            self.gone -= self.control.send(CLOSED * self.gone)
+            while self.gone:
+                self.control.send(said(CLOSED, self.gone[0]))
+                self.gone.popleft()
         except BlockingIOError:
-            pass
-        except OSError:  # there is no front any more
-            self.gone = 0
-        if self.gone:
             self.loop.add_writer(self.control, self._tell)
-        else:
-            self.loop.remove_writer(self.control)
-
-    def _protocol(self, config: uvicorn.Config) -> "Connection":
-        return Connection(config, self.server_state, self.lifespan.state, self.lose, self.app.settings)
+            return
+        except OSError:  # there is no front any more
+            self.gone.clear()
+        self.loop.remove_writer(self.control)
 
 
 def configured(app: ASGIApp, settings: Settings) -> uvicorn.Config:
@@ -141,33 +156,52 @@ def configured(app: ASGIApp, settings: Settings) -> uvicorn.Config:
 
 
 class Connection(HttpToolsProtocol):
-    """One that says when it is lost, and that nobody can hold by sending or reading slowly, or sending too much."""
+    """One that says when it is lost, and that nobody can hold by sending or reading slowly, or sending too much.
+
+    What was sent and not answered is in `journal`.
+    """
 
     def __init__(
         self,
         config: uvicorn.Config,
         server_state: ServerState,
         app_state: dict[str, Any],
+        journal: Journal,
         lost: Callable[[], None],
         settings: Settings,
     ) -> None:
         super().__init__(config=config, server_state=server_state, app_state=app_state)
-        self.lost, self.settings = lost, settings
+        self.journal, self.lost, self.settings = journal, lost, settings
         self.head: int | None = None
         """Bytes of a head that is not whole."""
         self.patience: asyncio.TimerHandle | None = None
         """How long a head, or a reader, is waited for."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        self.outlet = Outlet(transport, self.journal.before)
+        super().connection_made(self.outlet)  # type: ignore[arg-type]
         self._wait(self.settings.head_seconds, transport.close)
+        if self.journal.length:
+            self._feed(self.journal.sent)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait_no_more()
         super().connection_lost(exc)
         self.lost()
+        self.journal.close()
 
     def data_received(self, data: bytes) -> None:
+        self.journal.keep(data)
+        self._feed(data)
+
+    def on_response_complete(self) -> None:
+        if self.pipeline or self.head is not None or self.cycle.more_body:
+            self.journal.tear()  # what is held is answered in part
+        else:
+            self.journal.answered(self.outlet.written)
+        super().on_response_complete()
+
+    def _feed(self, data: bytes) -> None:
         super().data_received(data)
         if self.head is None:
             return
@@ -217,6 +251,20 @@ class Connection(HttpToolsProtocol):
         if self.patience is not None:
             self.patience.cancel()
             self.patience = None
+
+
+class Outlet:
+    """A transport that counts."""
+
+    def __init__(self, transport: asyncio.Transport, written: int) -> None:
+        self.transport, self.written = transport, written
+
+    def write(self, data: bytes) -> None:
+        self.written += len(data)
+        self.transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transport, name)
 
 
 def main(control: str, number: str, count: str, shared: str) -> None:

@@ -24,7 +24,7 @@ def settings_table() -> Iterator[str]:
 
 def metrics_table() -> Iterator[str]:
     """The metrics by the names that Prometheus has them under."""
-    described = list(Metrics().registry.collect()) + list(Deaths().count.collect())
+    described = list(Metrics().registry.collect()) + list(Deaths().registry.collect())
     for metric in sorted(described, key=lambda metric: metric.name):
         name = f"{metric.name}_total" if metric.type == "counter" else metric.name
         yield f"| `{name}` | {metric.type} | {metric.documentation} |"

@@ -1,19 +1,23 @@
 """The front: one port, many workers, and what happens when one of them dies."""
 
+import itertools
 import os
 import re
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from service import front
+from service.images import png
 from service.settings import Settings
 from tests.service.scraping import number, scraped
 from tests.serving import Server, running, serving
@@ -51,16 +55,90 @@ def test_connections_are_dealt_evenly_and_every_worker_draws_the_same(server: Se
         client.close()
 
 
-def test_a_worker_that_dies_takes_its_own_callers_with_it_and_is_replaced(server: Server) -> None:
-    before = workers(server)
-    assert len(before) == WORKERS
-    victim = min(before)
-    os.kill(victim, signal.SIGKILL)
-    wait_for(lambda: victim not in workers(server) and len(workers(server)) == WORKERS)
-    answers = [httpx.post(f"{server.url}/generate?model=gan", timeout=30) for _ in range(20)]
-    assert {answer.status_code for answer in answers} == {200}
-    assert len(workers(server)) == WORKERS
-    assert any(re.search(r"worker \d ended with status -9, and is started anew", line) for line in server.lines)
+def test_a_worker_that_dies_under_load_loses_no_request_and_is_replaced(server: Server) -> None:
+    paths = [f"/generate?model={model}&seed={seed}" for model in ("cgan&digit=3", "ddpm&steps=20") for seed in range(8)]
+    alone = {path: httpx.post(f"{server.url}{path}", timeout=30).content for path in paths}
+    over = threading.Event()
+
+    def ask(first: int) -> tuple[int, int]:
+        right = wrong = 0
+        with httpx.Client(base_url=server.url, timeout=60) as client:
+            for path in itertools.islice(itertools.cycle(paths), first, None):
+                answer = client.post(path)
+                same = answer.status_code == 200 and answer.content == alone[path]
+                right, wrong = right + same, wrong + (not same)
+                if over.is_set():
+                    return right, wrong
+        raise AssertionError
+
+    with ThreadPoolExecutor(16) as pool:
+        calls = [pool.submit(ask, first) for first in range(16)]
+        time.sleep(0.5)
+        kill(server, min(workers(server)))
+        wait_for(lambda: len(workers(server)) == WORKERS)
+        time.sleep(0.5)
+        over.set()
+        counts = [call.result() for call in calls]
+    assert sum(right for right, _ in counts) >= len(calls)
+    assert sum(wrong for _, wrong in counts) == 0
+    found = [re.search(r"worker \d ended with status -9.* others take over: (\d+)", line) for line in server.lines]
+    assert sum(int(match[1]) for match in found if match) > 0
+
+
+def holder(server: Server, connections: int = 1) -> int:
+    """The worker that has so many connections."""
+    (pid,) = (pid for pid in workers(server) if sockets(pid) == connections)
+    return pid
+
+
+def kill(server: Server, pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: pid not in workers(server))
+
+
+def test_a_connection_outlives_its_worker_between_two_requests(server: Server) -> None:
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        first = client.post("/generate?model=gan&seed=1")
+        kill(server, holder(server))
+        at = client.get("/livez").extensions["network_stream"].get_extra_info("client_addr")
+        again = client.post("/generate?model=gan&seed=1")
+        assert again.extensions["network_stream"].get_extra_info("client_addr") == at
+    assert again.content == first.content
+
+
+def test_an_upload_outlives_its_worker(server: Server) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300), np.uint8)  # which does not shrink
+    form = {"files": {"image": ("digit.png", png(noise))}, "params": {"model": "ddpm", "format": "npz"}}
+    expected = httpx.post(f"{server.url}/reconstruct", **form, timeout=60).content
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(httpx.post, f"{server.url}/reconstruct", **form, timeout=60)
+        wait_for(lambda: sum(map(sockets, workers(server))) == 1)
+        time.sleep(0.05)
+        kill(server, holder(server))
+        assert call.result().content == expected
+
+
+def test_a_request_whose_second_worker_dies_too_is_told_so(server: Server) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(httpx.post, f"{server.url}/generate?model=ddpm&n=64&steps=1000", timeout=60)
+        for _ in range(2):
+            wait_for(lambda: sum(map(sockets, workers(server))) == 1)
+            time.sleep(0.1)
+            kill(server, holder(server))
+        answer = call.result()
+    assert answer.status_code == 503
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "two workers ended" in answer.json()["detail"]
+    assert httpx.post(f"{server.url}/generate?model=gan", timeout=30).status_code == 200
+
+
+def test_an_answer_that_had_begun_is_cut_off_with_its_worker(server: Server) -> None:
+    with httpx.stream("POST", f"{server.url}/generate?model=ddpm&n=64&steps=300&format=zip", timeout=60) as answer:
+        parts = answer.iter_raw()
+        next(parts)
+        kill(server, holder(server))
+        with pytest.raises(httpx.RemoteProtocolError):
+            list(parts)
 
 
 def test_a_worker_that_drains_ends_what_it_has_and_is_handed_nothing_more(weights: Path) -> None:
@@ -105,10 +183,11 @@ sys.exit(status)
 """
 WORKER = """
 import pathlib, socket, sys
+from service.front import READY, said
 if pathlib.Path({!r}).exists():
     sys.exit(3)
 control = socket.socket(fileno=int(sys.argv[1]))
-control.send(b"r")
+control.send(said(READY))
 control.recv(1)
 """
 
@@ -180,12 +259,13 @@ def test_one_worker_answers_for_all(weights: Path) -> None:
 
 SLOW = """
 import pathlib, socket, sys, time
+from service.front import READY, said
 time.sleep(1)
 control = socket.socket(fileno=int(sys.argv[1]))
-control.send(b"r")
-while said := control.recv(1):
+control.send(said(READY))
+while order := control.recv(100):
     with open({!r}, "a") as file:
-        file.write(sys.argv[2] + said.decode())
+        file.write(sys.argv[2] + order[:1].decode())
 """
 
 

@@ -139,7 +139,7 @@ def test_a_second_signal_does_not_wait(weights: Path) -> None:
         time.sleep(0.3)
         stopping.process.send_signal(signal.SIGINT)
         assert stopping.process.wait(5) == 1
-        assert isinstance(call.exception(), httpx.TransportError)
+        assert call.result().status_code == 503
 
 
 def test_health_and_metrics_can_have_a_port_of_their_own(weights: Path) -> None:
