@@ -209,14 +209,14 @@ class Application(FastAPI):
             )
             for key in new.versions.keys() - old.versions.keys():
                 state.engine.add(key, new.versions[key].runner)
-            state.catalog = new
+            state.serve(new)
             for key in old.versions.keys() - new.versions.keys():
                 state.engine.retire(key)
             before = {model.key for model in old.models.values()}
             fresh = sorted(model.key for model in new.models.values() if model.key not in before)
             if self.gate is not None and self.settings.keys is not None:
                 self._renew_keys(self.gate, self.settings.keys)
-            self.metrics.reloads.labels("broken" if new.broken else "done").inc()
+            self.metrics.reloads["broken" if new.broken else "done"].inc()
             log.info("weights: new %s; broken %s", ", ".join(fresh) or "none", ", ".join(new.broken) or "none")
 
     def _renew_keys(self, gate: Gate, path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a request was: gathered while it is answered; for its caller's headers, the log, metrics and traces."""
 
+import itertools
 import re
 import secrets
 import time
@@ -18,6 +19,8 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 """What a caller may call a request; any other name is replaced."""
 WATCHED = ("/livez", "/readyz", "/metrics")
 """What watchers ask for every few seconds."""
+IDS = map(f"{secrets.token_hex(4)}{{:08x}}".format, itertools.count())
+"""Names for requests that come without one: this process's, which is random, with a number."""
 
 
 @dataclass(slots=True)
@@ -105,7 +108,7 @@ def begin(scope: Scope) -> Call:
             call.id = value.decode()
         elif name == b"traceparent":
             call.traceparent = value.decode("latin-1")
-    call.id = call.id or secrets.token_hex(8)
+    call.id = call.id or next(IDS)
     scope["call"] = call
     return call
 

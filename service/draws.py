@@ -25,9 +25,8 @@ class Draw:
 
     model: Model
     request: Request
-    path: str
-    query: tuple[tuple[str, Any], ...]
-    """Every parameter that counts, spelled out."""
+    words: tuple[str, str]
+    """Its URL with every parameter that counts spelled out, before and after the value of the (first) seed."""
     seed: int
     pinned: bool
     """Whether it was asked for with its model's version, so that the same words never mean another draw."""
@@ -37,7 +36,12 @@ class Draw:
     @cached_property
     def location(self) -> str:
         """The URL of the draw."""
-        return f"{self.path}?{urlencode(self.query, safe='@')}"
+        return f"{self.words[0]}{self.seed}{self.words[1]}"
+
+    def at(self, seed: int) -> "Draw":
+        """The same of /generate, at another seed."""
+        samples = tuple(Sample(Point(seed, one.start.index, one.start.label)) for one in self.request.samples)
+        return Draw(self.model, replace(self.request, samples=samples), self.words, seed, self.pinned)
 
     def etag(self, scope: str) -> str:
         """A strong validator: equal ones promise equal bytes. `scope` is what arithmetic depends on besides."""
@@ -100,10 +104,10 @@ def generate(
     indices = range(parameters.first, parameters.first + parameters.n)
     samples = tuple(Sample(Point(seed, i, digits[i % len(digits)])) for i in indices)
     plan, words = _plan(model, parameters)
-    query = [("model", model.key), ("seed", seed), ("first", parameters.first), ("n", parameters.n)]
-    query += [("digit", digit) for digit in parameters.digit] + words + [("format", format_.name)]
+    rest = [("first", parameters.first), ("n", parameters.n), *(("digit", digit) for digit in parameters.digit)]
     request = _request(model, samples, plan, parameters)
-    return Draw(model, request, "/generate", tuple(query), seed, _pinned(parameters, model))
+    written = _words("/generate", model, [*rest, *words, ("format", format_.name)])
+    return Draw(model, request, written, seed, _pinned(parameters, model))
 
 
 def interpolate(
@@ -132,11 +136,14 @@ def interpolate(
         missing = {name: value for name, value in model.family.inversion.items() if getattr(parameters, name) is None}
         parameters = parameters.model_copy(update=missing)
     plan, words = _plan(model, parameters)
-    query = [("model", model.key)] + [("seed", value) for value in seeds]
-    query += [("digit", digit) for digit in parameters.digit]
-    query += [("frames", parameters.frames), ("path", parameters.path), *words, ("format", format_.name)]
+    rest: list[tuple[str, Any]] = [
+        *(("seed", seed) for seed in seeds[1:]),
+        *(("digit", digit) for digit in parameters.digit),
+    ]
+    rest += [("frames", parameters.frames), ("path", parameters.path), *words, ("format", format_.name)]
     request = _request(model, samples, plan, parameters)
-    return Draw(model, request, "/interpolate", tuple(query), seeds[0], _pinned(parameters, model), not images)
+    written = _words("/interpolate", model, rest)
+    return Draw(model, request, written, seeds[0], _pinned(parameters, model), not images)
 
 
 def encode(parameters: Encode, model: Model, images: Sequence[Tensor], *, codes: bool) -> Request:
@@ -190,6 +197,11 @@ def check_digits(model: Model, digits: Sequence[int]) -> None:
         raise InvalidParameter(f"digit: {model.name} cannot be told which digit to draw; GET /models says which can")
     if any(digit >= count for digit in digits):
         raise InvalidParameter(f"digit: {model.name} draws 0 to {count - 1}")
+
+
+def _words(path: str, model: Model, rest: list[tuple[str, Any]]) -> tuple[str, str]:
+    """The two ends of a URL that has a seed between them."""
+    return f"{path}?{urlencode({'model': model.key}, safe='@')}&seed=", f"&{urlencode(rest)}"
 
 
 def _pinned(parameters: Generate | Interpolate, model: Model) -> bool:

@@ -1,10 +1,11 @@
 """Log lines: JSON for machines, or text for a terminal, each with its time, level and process."""
 
+import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -16,6 +17,8 @@ from service.settings import Settings
 
 ATOMIC = 4096
 """Bytes that a pipe takes in one piece, so that other processes' lines do not get into the middle (PIPE_BUF)."""
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO}
+ENCODER = json.JSONEncoder(default=repr)
 SHARED: tuple[Processor, ...] = (
     structlog.processors.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -38,54 +41,38 @@ def configure(settings: Settings) -> None:
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
 
 
-class Lines:
-    """Lines that are written together."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def info(self, line: str) -> None:
-        self.lines.append(line)
-
-    debug = info
-
-    def write(self, stream: TextIO) -> None:
-        """Write what there is: whole lines at a time, and so few that a pipe takes them in one piece."""
-        lines, self.lines = self.lines, []
-        part, size = list[str](), 0
-        for line in lines:
-            if part and size + len(line) >= ATOMIC:
-                self._put(stream, part)
-                part, size = [], 0
-            part.append(line)
-            size += len(line) + 1
-        if part:
-            self._put(stream, part)
-
-    def _put(self, stream: TextIO, lines: list[str]) -> None:
-        stream.write("\n".join(lines) + "\n")
-        stream.flush()
-
-
 class Requests:
     """Lines of requests, which are many: they take the shortest way, and are written a few at a time."""
 
     def __init__(self, settings: Settings) -> None:
-        self.lines = Lines()
-        self.log: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
-            self.lines,
-            processors=[structlog.processors.add_log_level, _process, _renderer(settings, sys.stderr)],
-            wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
-            cache_logger_on_first_use=True,
-        )
+        self.least = getattr(logging, settings.log_level.upper())
+        self.render = _renderer(settings, sys.stderr)
 
     def write(self, calls: Iterable[Call]) -> None:
         """A line for each."""
-        shift = time.time() - time.perf_counter()
+        shift, pid = time.time() - time.perf_counter(), os.getpid()
+        lines = []
         for call in calls:
-            over = datetime.fromtimestamp(shift + call.over, UTC).isoformat()
-            (self.log.debug if call.watched else self.log.info)("request", timestamp=over, **call.summary())
-        self.lines.write(sys.stderr)
+            level = "debug" if call.watched else "info"
+            if LEVELS[level] >= self.least:
+                over = datetime.fromtimestamp(shift + call.over, UTC).isoformat()
+                told = {"event": "request", "timestamp": over, **call.summary(), "level": level, "pid": pid}
+                lines.append(str(self.render(None, level, told)))
+        for piece in _pieces(lines):
+            sys.stderr.write(piece)
+            sys.stderr.flush()
+
+
+def _pieces(lines: Iterable[str]) -> Iterator[str]:
+    """Whole lines, as many at a time as a pipe takes in one piece."""
+    piece = ""
+    for line in lines:
+        if piece and len(piece) + len(line) >= ATOMIC:
+            yield piece
+            piece = ""
+        piece += f"{line}\n"
+    if piece:
+        yield piece
 
 
 def _pretty(settings: Settings, stream: TextIO) -> bool:
@@ -95,7 +82,8 @@ def _pretty(settings: Settings, stream: TextIO) -> bool:
 def _renderer(settings: Settings, stream: TextIO) -> Processor:
     if _pretty(settings, stream):
         return structlog.dev.ConsoleRenderer(colors=stream.isatty())
-    return structlog.processors.JSONRenderer()
+    # Its own default makes an encoder for each line.
+    return structlog.processors.JSONRenderer(serializer=lambda event, **_: ENCODER.encode(event))
 
 
 def _process(_logger: Any, _method: str, event: EventDict) -> EventDict:

@@ -2,9 +2,10 @@
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, MutableMapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request as HTTPRequest
@@ -38,6 +39,15 @@ class State:
     engine: Engine
     scope: str
     """What a seed's bytes depend on besides weights and parameters: kind of device, versions, threads."""
+    understood: dict[Hashable, Any] = field(default_factory=dict)
+    """What queries come to on the weights of `catalog`, for whoever has found that out once (`service/queries.py`)."""
+
+    def __post_init__(self) -> None:
+        self.watch = Watch()
+
+    def serve(self, catalog: Catalog) -> None:
+        """Draw from these from now on."""
+        self.catalog, self.understood = catalog, {}
 
     def new_seed(self) -> int:
         """A seed for a request that names none; whole in JavaScript's numbers too."""
@@ -57,7 +67,30 @@ class State:
         owner = asked.client.host if asked.client else ""
         if call.guest is not None:
             owner = call.guest.key.name
-        return Drawing(self.engine, request, owner, asked.receive, call)
+        return Drawing(self, request, owner, asked.receive, call)
+
+
+class Watch:
+    """Has those drawings that are not over after PATIENCE listen whether their callers are still there.
+
+    One timer for all of them: most are over by then, and would have set one for nothing.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[float, Drawing]] = deque()
+
+    def add(self, drawing: "Drawing") -> None:
+        """Look at it in a while."""
+        if not self.waiting:
+            drawing.loop.call_later(PATIENCE, self._look, drawing.loop)
+        self.waiting.append((drawing.loop.time() + PATIENCE, drawing))
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        while self.waiting and self.waiting[0][0] <= now:
+            self.waiting.popleft()[1].listen()
+        if self.waiting:
+            loop.call_later(self.waiting[0][0] - now, self._look, loop)
 
 
 class Drawing:
@@ -66,12 +99,13 @@ class Drawing:
     Where the caller hangs up, or the block is left early, the rows leave before the next step.
     """
 
-    def __init__(self, engine: Engine, request: Request, owner: str, receive: Receive, call: Call) -> None:
-        self.engine, self.request, self.owner, self.receive, self.call = engine, request, owner, receive, call
+    def __init__(self, state: State, request: Request, owner: str, receive: Receive, call: Call) -> None:
+        self.engine, self.watch = state.engine, state.watch
+        self.request, self.owner, self.receive, self.call = request, owner, receive, call
         self.loop = asyncio.get_running_loop()
         self.listening: asyncio.Task[None] | None = None
         self.news: asyncio.Future[None] | None = None
-        self.gone = False
+        self.gone = self.over = False
 
     async def __aenter__(self) -> Ticket:
         """Raises the Problem for which the engine refuses it."""
@@ -83,11 +117,11 @@ class Drawing:
             if self.call.guest is not None:
                 self.call.guest.give_back("images", len(self.request.samples))
             raise _problem(error) from None
-        self.patience = self.loop.call_later(PATIENCE, self._listen)
+        self.watch.add(self)
         return self.ticket
 
     async def __aexit__(self, *_: object) -> None:
-        self.patience.cancel()
+        self.over = True
         if self.listening is not None:
             self.listening.cancel()
         if not self.ticket.ended:
@@ -116,8 +150,10 @@ class Drawing:
         if self.news is not None and not self.news.done():
             self.news.set_result(None)
 
-    def _listen(self) -> None:
-        self.listening = self.loop.create_task(self._hang_up())
+    def listen(self) -> None:
+        """Watch whether the caller is still there, unless it is over."""
+        if not self.over:
+            self.listening = self.loop.create_task(self._hang_up())
 
     async def _hang_up(self) -> None:
         with suppress(Problem):  # of a body that nobody wants

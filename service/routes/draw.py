@@ -10,10 +10,10 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from service import calls, draws, images, schemas, uploads
+from service import calls, draws, images, queries, schemas, uploads
 from service.draws import Draw
 from service.engine.request import Ticket
-from service.errors import InvalidParameter, Problem
+from service.errors import Problem
 from service.images import Drawn, Format, Packer
 from service.state import ClientGone, Drawing, State
 
@@ -51,14 +51,8 @@ async def encoded(request: Request, encode: Callable[[], bytes], count: int) -> 
 @router.post("/generate", **documented(schemas.Generate, images.STILLS))
 async def generate(request: Request) -> Response:
     """Draw images: the same model, seed and first image are the same bytes, whenever, wherever, beside whomever."""
-    state: State = request.app.state.service
-    parameters, files = await schemas.read(request, schemas.Generate)
-    if files:
-        raise InvalidParameter("image: /generate takes none; /interpolate does")
-    model = draws.choose(state.catalog, state.settings, parameters)
-    format_ = images.choose(images.STILLS, parameters.format, request.headers.get("accept"))
-    draw = draws.generate(parameters, model, format_, state.settings.max_images, state.new_seed)
-    return await answer(request, draw, format_, fixed=None not in (parameters.model, parameters.seed))
+    asked = await queries.understand(request)
+    return await answer(request, asked.draw, asked.format, fixed=asked.fixed)
 
 
 @router.get("/interpolate", **documented(schemas.Interpolate, images.FRAMES))
