@@ -93,24 +93,27 @@ class ToPlane(nn.Conv2d):
 class Packed(nn.Module):
     """A convolution that learns nothing any more, on a CPU: oneDNN gets its weights as it wants them laid out.
 
-    It would lay them out anew at each call, which for a small batch takes as long as a tenth of the net.
+    It would lay them out anew at each call, which for a small batch takes as long as a tenth of the net; and where they
+    are laid out as it does not want them, fifteen times as long as the convolution. What it wants depends on the
+    processor and on height and width, so that is done when the first images come, whose size all others have.
     """
 
     def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
         super().__init__()
-        self.bias = layer.bias
-        way: tuple[Any, ...] = (layer.stride, layer.dilation, layer.groups)
+        self.bias, self.weight, self.laid_out = layer.bias, layer.weight.detach(), False
+        self.way: tuple[Any, ...] = (layer.stride, layer.dilation, layer.groups)
         if isinstance(layer, nn.ConvTranspose2d):
-            way = (layer.padding, layer.output_padding, *way)
+            self.way = (layer.padding, layer.output_padding, *self.way)
             self.call = torch.ops.mkldnn._convolution_transpose_pointwise
-            self.weight = torch.ops.mkldnn._reorder_convolution_transpose_weight(layer.weight, *way, None)
+            self.lay_out = torch.ops.mkldnn._reorder_convolution_transpose_weight
         else:
-            way = (layer.padding, *way)
+            self.way = (layer.padding, *self.way)
             self.call = torch.ops.mkldnn._convolution_pointwise
-            self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(layer.weight.to_mkldnn(), *way)
-        self.way = way
+            self.weight, self.lay_out = self.weight.to_mkldnn(), torch.ops.aten.mkldnn_reorder_conv2d_weight
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.laid_out:
+            self.weight, self.laid_out = self.lay_out(self.weight, *self.way, x.shape), True
         y: Tensor = self.call(x, self.weight, self.bias, *self.way, "none", [], "")
         return y
 

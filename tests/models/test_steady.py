@@ -65,3 +65,17 @@ def test_a_packed_convolution_is_the_same_and_steady(name: str) -> None:
     assert torch.allclose(net(x), plain, atol=1e-5)
     for size in (1, 2, 3, 5, 8):
         assert torch.equal(net(x[:size]), net(x)[:size])
+
+
+@pytest.mark.parametrize("size", [1, 16])
+def test_what_is_laid_out_is_laid_out_once(size: int, capfd: pytest.CaptureFixture[str]) -> None:
+    net = nn.Sequential(steady.Conv2d(64, 64, 3, padding=1)).eval().requires_grad_(False)
+    steady.pack(net)
+    x = torch.randn(size, 64, 7, 7)
+    with torch.inference_mode():
+        net(x)
+        with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+            net(x)
+    said = capfd.readouterr().out
+    assert "primitive,exec,cpu,convolution" in said
+    assert not any("reorder" in line and "64x64x3x3" in line for line in said.splitlines())
