@@ -149,8 +149,14 @@ class Family(nn.Module):
         return state.clamp(-1, 1)
 
     def encode(self, x: Tensor, label: Tensor) -> Tensor:
-        """The start states [B, *S] of data x [B, *data_shape] in [-1, 1]: what `step` and `decode` bring back to x."""
+        """Where data x [B, *data_shape] in [-1, 1] enters the chain: its start states [B, *S], or where the way back to
+        them begins.
+        """
         raise NotImplementedError(f"{self.name} has no encoder")
+
+    def way_back(self) -> Tensor:
+        """The plan [steps, K] by which what `encode` gives becomes start states, without guidance; of most, empty."""
+        return self.plan(self.steps.minimum)[:0]
 
     def log_likelihood(self, x: Tensor, label: Tensor) -> Tensor:
         """A lower bound of log p(x), or log p(code of x), as `likelihood` says: [B] nats for data x [B, *data_shape].
@@ -238,12 +244,24 @@ def draw(
     return follow(family, state, plan, guidance, seed, index, label)
 
 
+def invert(family: Family, x: Tensor, label: Tensor) -> Tensor:
+    """The start states [B, *S] of data x [B, *data_shape]: what `step` and `decode` bring back to x."""
+    none = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    return _walk(family, family.encode(x, label), family.way_back().to(x.device), 1.0, none, none, label)
+
+
 def follow(
     family: Family, state: Tensor, plan: Tensor, guidance: float, seed: Tensor, index: Tensor, label: Tensor
 ) -> Tensor:
     """Data [B, *data_shape] at the end of `plan` [steps, K] from start states [B, *S], otherwise as `draw`."""
+    return family.decode(_walk(family, state, plan, guidance, seed, index, label))
+
+
+def _walk(
+    family: Family, state: Tensor, plan: Tensor, guidance: float, seed: Tensor, index: Tensor, label: Tensor
+) -> Tensor:
     strength = torch.full((len(seed),), guidance, device=seed.device)
     for k, link in enumerate(plan, start=1):
         line = link.expand(len(seed), -1)
         state = family.step(Rows(state, label, line, strength, seed, index, torch.full_like(seed, k)))
-    return family.decode(state)
+    return state

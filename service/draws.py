@@ -7,7 +7,9 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import urlencode
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.base import Range
@@ -146,6 +148,26 @@ def interpolate(
     return Draw(model, request, written, seeds[0], _pinned(parameters, model), not images)
 
 
+def ends(draw: Draw) -> Request:
+    """What the engine is to do before a walk between two uploads: find their codes."""
+    first = draw.request.samples[0]
+    assert first.end is not None
+    points, back = (Sample(first.start), Sample(first.end)), len(draw.model.runner.back)
+    return replace(draw.request, samples=points, back=back, codes=True)
+
+
+def between(draw: Draw, codes: NDArray[np.float32]) -> Draw:
+    """The walk between two uploads, with their codes [2, *S] in their place."""
+    first = draw.request.samples[0]
+    assert first.end is not None
+    start, end = (
+        replace(point, image=None, code=torch.from_numpy(code))
+        for point, code in zip((first.start, first.end), codes, strict=True)
+    )
+    samples = tuple(replace(sample, start=start, end=end) for sample in draw.request.samples)
+    return replace(draw, request=replace(draw.request, samples=samples))
+
+
 def encode(parameters: Encode, model: Model, images: Sequence[Tensor], *, codes: bool) -> Request:
     """What the engine is to do with uploads [1, 28, 28] each: give their codes, or walk back from them to images."""
     _check_encoder(model, parameters)
@@ -187,7 +209,8 @@ def _inverted(
     digits = parameters.digit or [-1]
     samples = tuple(Sample(Point(0, i, digits[i % len(digits)], **start)) for i, start in enumerate(starts))
     plan = {"steps": model.steps, "sampler": model.sampler, **model.family.inversion}
-    return Request(model.key, samples, **plan, codes=codes)
+    back = len(model.runner.back) if "image" in starts[0] else 0
+    return Request(model.key, samples, **plan, back=back, codes=codes)
 
 
 def check_digits(model: Model, digits: Sequence[int]) -> None:

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import store
-from models.base import Family, follow
+from models.base import Family, follow, invert
 from models.pixels import to_uint8, to_unit
 from models.steady import MANY_ROWS
 from models.store import Manifest
@@ -137,7 +137,7 @@ def _reconstruction_errors(family: Family, manifest: Manifest, x: Tensor, label:
     asked = {**store.defaults(family, manifest), **family.inversion}
     plan = family.plan(asked["steps"], asked["sampler"])
     zero = torch.zeros(len(x), dtype=torch.int64)
-    back = follow(family, family.encode(x, label), plan, asked["guidance"], zero, zero, label)
+    back = follow(family, invert(family, x, label), plan, asked["guidance"], zero, zero, label)
     return ((to_uint8(back).double() - to_uint8(x).double()) / 255).square().mean((1, 2, 3))
 
 

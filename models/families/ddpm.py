@@ -103,35 +103,42 @@ class DDPM(Family):
         return torch.cat((x, torch.zeros_like(x)), dim=1)
 
     def step(self, rows: Rows) -> Tensor:
-        time, keep, guess, previous, fresh = columns(rows)
+        time, at, towards, keep, guess, previous, fresh, remembered = columns(rows)
         x, x_0_previous = rows.state.chunk(2, dim=1)
-        x_0 = guided(self.unet, x, time.flatten(), rows.label, rows.guidance).clamp(-1, 1)
+        x_t = at * x + towards * x_0_previous
+        x_0 = guided(self.unet, x_t, time.flatten(), rows.label, rows.guidance).clamp(-1, 1)
         state = keep * x + guess * x_0 + previous * x_0_previous
         if bool(fresh.any()):
             state = state + fresh * noise.normal(rows.seed, rows.index, rows.step, self.data_shape)
-        return torch.cat((state, x_0), dim=1)
+        return torch.cat((state, remembered * x_0), dim=1)
 
     def decode(self, state: Tensor) -> Tensor:
         return state.chunk(2, dim=1)[0].clamp(-1, 1)
 
     def encode(self, x: Tensor, label: Tensor) -> Tensor:
-        """The start that leads to x: DDIM's deterministic chain walked back (Song et al. 2021, section 4.3).
+        """Where the way back from x begins: what the last link left of it.
 
         Noise that the last link takes away leaves no trace in x, so the start is a little shorter than noise is.
         """
-        last, *links = self.plan(self.inversion["steps"], "ddim").to(x.device).flip(0)
-        # The last link arrives at the guess, whatever was left of the noise: nothing of it can be known.
-        guess = x
-        x = self.alphas_cumprod[(last[0] * self.config.timesteps).round().long() - 1].sqrt() * x
-        for time, keep, share, *_ in links:
-            # The link was x_s = keep x_t + share x_theta(x_t, t), whose guess moves little from one time to the next.
-            x_t = (x - share * guess) / keep
-            guess = self.unet(x_t, time.expand(len(x)), label).clamp(-1, 1)
-            x = (x - share * guess) / keep
-        return torch.cat((x, torch.zeros_like(x)), dim=1)
+        last = self.plan(self.inversion["steps"], "ddim")[-1, 0]
+        abar = self.alphas_cumprod[(last * self.config.timesteps).round().long() - 1]
+        return torch.cat((abar.sqrt() * x, x), dim=1)
+
+    def way_back(self) -> Tensor:
+        """DDIM's deterministic chain walked back (Song et al. 2021, section 4.3).
+
+        A link was x_s = keep x_t + share x_theta(x_t, t), whose guess moves little from one time to the next: so x_t is
+        known by the guess before, well enough for a guess that then tells it better.
+        """
+        time, _, _, keep, share = self.plan(self.inversion["steps"], "ddim")[:-1].flip(0)[:, :5].unbind(1)
+        none, remembered = torch.zeros_like(time), torch.ones_like(time)
+        if len(time):
+            remembered[-1] = 0.0
+        return torch.stack((time, 1 / keep, -share / keep, 1 / keep, -share / keep, none, none, remembered), dim=1)
 
     def plan(self, steps: int, sampler: str | None = None) -> Tensor:
-        """[steps, 5]: time in (0, 1], then what multiplies x_t, x_0, the previous x_0 and noise.
+        """[steps, 8]: time in (0, 1]; what multiplies the state and the previous x_0 in x_t, which the net sees; what
+        multiplies the state, x_0, the previous x_0 and noise in the next state; and how much of x_0 is remembered.
 
         Times begin at T, whatever the number of steps (Lin et al., arXiv 2305.08891), and lie denser towards the image:
         on Gaussians of known score that halves the error of even ones.
@@ -146,7 +153,8 @@ class DDPM(Family):
         alpha_next, sigma_next = torch.cat((alpha[1:], torch.ones(1))), torch.cat((sigma[1:], torch.zeros(1)))
         samplers = {"ddim": _ddim, "ddpm": _ancestral, "dpm++2m": _multistep}
         coefficients = samplers[sampler or self.samplers[0]](alpha, sigma, alpha_next, sigma_next)
-        return torch.stack(((t + 1) / total, *coefficients), dim=1).float()
+        one = torch.ones_like(alpha)
+        return torch.stack(((t + 1) / total, one, 0 * one, *coefficients, one), dim=1).float()
 
 
 Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]

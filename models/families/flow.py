@@ -85,19 +85,20 @@ class Flow(Family):
         return state.chunk(2, dim=1)[0].clamp(-1, 1)
 
     def encode(self, x: Tensor, label: Tensor) -> Tensor:
-        """The noise that leads to x: the same path walked back, by Heun's steps."""
-        # At t = 1 nothing is known of eps, so the slope is x itself; it holds for the plan's last two links.
-        size = 2 / INVERSION_STEPS
-        x = (1 - size) * x
-        for k in range(INVERSION_STEPS // 2 - 1, 0, -1):
-            slope = self.slope(x, k * size, label)
-            x = x - size / 2 * (slope + self.slope(x - size * slope, (k - 1) * size, label))
+        """Where the way back from x begins: before the plan's last two links.
+
+        At t = 1 nothing is known of eps, so the slope is x itself; it holds for these.
+        """
+        x = (1 - 2 / INVERSION_STEPS) * x
         return torch.cat((x, x), dim=1)
 
-    def slope(self, x: Tensor, time: float, label: Tensor) -> Tensor:
-        """v of states x [B, *data_shape] that all stand at one time < 1, with labels [B, classes]."""
-        guess = self.unet(x, torch.full((len(x),), time, device=x.device), label).clamp(-1, 1)
-        return (guess - x) / (1 - time)
+    def way_back(self) -> Tensor:
+        """The same path walked back, by Heun's steps."""
+        size = 2 / INVERSION_STEPS
+        lines = []
+        for k in range(INVERSION_STEPS // 2 - 1, 0, -1):
+            lines += [[k * size, -size, 1.0, -size / 2], [(k - 1) * size, -size / 2, 0.0, -size / 2]]
+        return torch.tensor(lines)
 
     def plan(self, steps: int, sampler: str | None = None) -> Tensor:
         """[steps, 4]: time, how far ahead, whether to leave from x (1) or the memory (0), how far to remember.

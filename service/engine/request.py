@@ -21,7 +21,7 @@ class Point:
     label: int = -1
     """-1: none was asked for."""
     image: Tensor | None = None
-    """[1, 28, 28] float32 in [-1, 1], encoded in place of the noise."""
+    """[1, 28, 28] float32 in [-1, 1], encoded in place of the noise. Not at the end of a way: that is a code."""
     code: Tensor | None = None
     """[*S] float32, the state itself."""
 
@@ -46,6 +46,8 @@ class Request:
     steps: int
     sampler: str | None = None
     guidance: float = 1.0
+    back: int = 0
+    """Links from an image to where the chains start."""
     codes: bool = False
     """Whether the states where the chains start are all that is wanted."""
     priority: Priority = "interactive"
@@ -57,7 +59,7 @@ class Request:
     @property
     def links(self) -> int:
         """Device steps that a row of it takes."""
-        return 1 if self.codes else self.steps
+        return max(1, self.back + (0 if self.codes else self.steps))
 
 
 @dataclass(frozen=True)

@@ -41,16 +41,28 @@ class Row:
 
     sample: Sample
     plan: NDArray[np.float32]
-    """[steps, K]."""
+    """[steps, K], first the way back from an image where it begins with one."""
     guidance: float
+    back: int = 0
+    """Links of the way back."""
     codes: bool = False
-    """Whether it is done where it starts."""
+    """Whether it is done after these."""
     batch: Batch | None = None
     """What it went with last, once it has started."""
     place: int = 0
     """Its number in there."""
     step: int = 0
     """Links gone."""
+
+    @property
+    def end(self) -> int:
+        """Links after which it is done."""
+        return self.back if self.codes else len(self.plan)
+
+    @property
+    def strength(self) -> float:
+        """The guidance of its next link."""
+        return self.guidance if self.step >= self.back else 1.0
 
 
 class Runner:
@@ -63,11 +75,15 @@ class Runner:
         self.fingerprint = ""
         """What the probes came to: where it is another, arithmetic is, and a seed may give other bytes."""
         self.plan = lru_cache(maxsize=256)(partial(_plan, family))  # which holds no runner: it goes with its last user
+        self.back: NDArray[np.float32] = family.way_back().cpu().numpy()
+        """The plan from an image back to where a chain starts."""
 
     def rows(self, request: Request) -> list[Row]:
         """The request's rows, none of them started."""
         plan = self.plan(request.steps, request.sampler)
-        return [Row(sample, plan, request.guidance, request.codes) for sample in request.samples]
+        if request.back:
+            plan = np.concatenate((self.back, plan))
+        return [Row(sample, plan, request.guidance, request.back, request.codes) for sample in request.samples]
 
     def labels(self, request: Request) -> NDArray[np.int64]:
         """The class [n] that each image is drawn as: -1 for none, and between two different ones."""
@@ -92,7 +108,7 @@ class Runner:
     def advance(self, rows: list[Row]) -> list[NDArray[Any] | None]:
         """Take every row one link further. The images [28, 28] uint8 of those that are done, None for the others.
 
-        A row that only wants its code is done where it starts, with that state [*S] float32 for an image. Raises
+        A row that only wants its code is done where chains start, with that state [*S] float32 for an image. Raises
         FloatingPointError where a result is not finite, and TooMany where the device has no room for so many: batches
         are smaller from then on. No row is further then than before.
         """
@@ -114,11 +130,15 @@ class Runner:
 
     def _advance(self, rows: list[Row]) -> list[NDArray[Any] | None]:
         self._start([row for row in rows if row.batch is None])
-        riding = [row for row in rows if not row.codes]
+        riding = [row for row in rows if row.end]
         if len(riding) == len(rows):
             return self._step(riding)
-        images = dict(zip(riding, self._step(riding), strict=True))
-        return [_code(row) if row.codes else images[row] for row in rows]
+        # First, so that none has gone a link further where one of these turns out to be no number.
+        found: dict[Row, NDArray[Any] | None] = {
+            row: _code(row.batch.state[row.place]) for row in rows if not row.end and row.batch is not None
+        }
+        found |= zip(riding, self._step(riding), strict=True)
+        return [found[row] for row in rows]
 
     @torch.inference_mode()
     def warm_up(self) -> None:
@@ -212,16 +232,13 @@ class Runner:
         seed, index, label = self._sent(numbers, np.int64).unbind(1)
         labels = self.family.one_hot(label)
         states = self.family.start(seed, index, labels, self._sent([link for _, link in points], np.float32))
-        # Encoding may cost as much as a whole chain, so the two ends of many frames are encoded once.
-        shown = {(id(point.image), point.label): i for i, (point, _) in enumerate(points) if point.image is not None}
+        shown = {i: point.image for i, (point, _) in enumerate(points) if point.image is not None}
         if shown:
-            images = [image for i in shown.values() if (image := points[i][0].image) is not None]
-            known = self._stacked([labels[i] for i in shown.values()])
-            codes = dict(zip(shown, self.family.encode(self._stacked(images).to(self.device), known), strict=False))
+            known = self._stacked([labels[i] for i in shown])
+            codes = self.family.encode(self._stacked(list(shown.values())).to(self.device), known)
             states = states.clone()
-            for i, (point, _) in enumerate(points):
-                if point.image is not None:
-                    states[i] = codes[id(point.image), point.label]
+            for i, code in zip(shown, codes, strict=False):  # which is padded
+                states[i] = code
         if any(point.code is not None for point, _ in points):
             states = states.clone()
             for i, (point, _) in enumerate(points):
@@ -229,22 +246,26 @@ class Runner:
                     states[i] = point.code.to(self.device)
         return Batch(states, labels)
 
-    def _step(self, rows: list[Row]) -> list[NDArray[np.uint8] | None]:
-        """The rows one link further; the images of those that are at their end."""
+    def _step(self, rows: list[Row]) -> list[NDArray[Any] | None]:
+        """The rows one link further; the images, or codes, of those that are at their end."""
         if not rows:
             return []
         before = self._gathered(rows)
-        numbers = [(row.sample.start.seed, row.sample.start.index, row.step + 1) for row in rows]
+        numbers = [(row.sample.start.seed, row.sample.start.index, max(0, row.step - row.back) + 1) for row in rows]
         seed, index, step = self._sent(numbers, np.int64).unbind(1)
         link = self._sent([row.plan[row.step] for row in rows], np.float32)
-        guidance = self._sent([row.guidance for row in rows], np.float32)
+        guidance = self._sent([row.strength for row in rows], np.float32)
         after = Batch(
             self.family.step(Rows(before.state, before.label, link, guidance, seed, index, step)), before.label
         )
-        ends = [i for i, row in enumerate(rows) if row.step + 1 == len(row.plan)]
-        images: list[NDArray[np.uint8] | None] = [None] * len(rows)
-        for i, image in zip(ends, self._decode(after.state, ends), strict=True):
+        ends = [i for i, row in enumerate(rows) if row.step + 1 == row.end]
+        images: list[NDArray[Any] | None] = [None] * len(rows)
+        drawn = [i for i in ends if not rows[i].codes]
+        for i, image in zip(drawn, self._decode(after.state, drawn), strict=True):
             images[i] = image
+        for i in ends:
+            if rows[i].codes:
+                images[i] = _code(after.state[i])
         for i, row in enumerate(rows):
             row.batch, row.place, row.step = after, i, row.step + 1
         return images
@@ -278,10 +299,8 @@ def _plan(family: Family, steps: int, sampler: str | None) -> NDArray[np.float32
     return plan
 
 
-def _code(row: Row) -> NDArray[np.float32]:
+def _code(state: Tensor) -> NDArray[np.float32]:
     """A row's state as an array. Raises FloatingPointError where it is not finite."""
-    assert row.batch is not None
-    state = row.batch.state[row.place]
     if not bool(state.isfinite().all()):
         raise FloatingPointError("the model's code is not a number")
     array: NDArray[np.float32] = state.cpu().numpy()

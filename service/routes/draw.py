@@ -65,6 +65,9 @@ async def interpolate(request: Request) -> Response:
     format_ = images.choose(images.FRAMES, parameters.format, request.headers.get("accept"))
     ends = await uploads.read(files, max_images=2, max_pixels=state.settings.max_pixels)
     draw = draws.interpolate(parameters, model, format_, ends, state.new_seed)
+    if ends:
+        found = (await state.draw(draws.ends(draw), model, request, seed=draw.seed)).result()
+        draw = draws.between(draw, found.images)
     return await answer(request, draw, format_, fixed=bool(parameters.model and parameters.seed) and draw.repeatable)
 
 

@@ -1,10 +1,13 @@
 """One model on the device: batch sizes that agree, chains that begin between two points."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from models import families
+from models.base import invert
 from service.engine.request import Point, Request, Sample
 from service.engine.runner import Runner, slerp
 from tests.conftest import small
@@ -20,10 +23,11 @@ def runner(request: pytest.FixtureRequest) -> Runner:
     return found
 
 
-def chain(runner: Runner, samples: list[Sample], steps: int, guidance: float = 1.0) -> list[bytes]:
+def chain(runner: Runner, samples: list[Sample], steps: int, guidance: float = 1.0, **asked: Any) -> list[bytes]:
     """The images of `samples` drawn in one batch."""
-    rows = runner.rows(Request("m", tuple(samples), steps, None, guidance))
-    images = [runner.advance(rows) for _ in range(steps)][-1]
+    request = Request("m", tuple(samples), steps, guidance=guidance, **asked)
+    rows = runner.rows(request)
+    images = [runner.advance(rows) for _ in range(request.links)][-1]
     return [image.tobytes() for image in images if image is not None]
 
 
@@ -73,17 +77,43 @@ def test_a_family_that_needs_a_class_gets_one_that_the_seed_decides() -> None:
     assert runner.labels(Request("m", request.samples[5:6], 1)).tolist() == classes[5:6]
 
 
-def test_two_images_at_the_ends_of_many_frames_are_encoded_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    family = small("vae").for_sampling()
-    runner = Runner(family, CPU, 16)
+@pytest.mark.parametrize("name", ["ddpm", "flow", "vae"])
+def test_an_image_walks_back_a_link_at_a_time_beside_rows_that_are_drawn(name: str) -> None:
+    family = small(name).for_sampling()
+    runner = Runner(family, CPU, 8)
     runner.warm_up()
-    sizes: list[int] = []
-    encode = family.encode
-    monkeypatch.setattr(family, "encode", lambda x, label: sizes.append(len(x)) or encode(x, label))
-    a, b = (Point(0, 0, -1, torch.rand(1, 28, 28)) for _ in range(2))
-    images = chain(runner, [Sample(a, b, i / 9) for i in range(10)], 1)
-    assert len(images) == 10
-    assert sizes == [1, 1]
+    x = torch.rand(2, 1, 28, 28) * 2 - 1
+    asked = {"steps": 1, "sampler": None, "guidance": 2.0, **family.inversion}
+    back = len(runner.back)
+    images = tuple(Sample(Point(0, 0, -1, image)) for image in x)
+    coded = runner.rows(Request("m", images, **asked, back=back, codes=True))
+    whole = runner.rows(Request("m", images, **asked, back=back))
+    drawn = runner.rows(Request("m", (Sample(Point(5, 0)),), 3 if back else 1, guidance=3.0 if back else 1.0))
+    found: dict[int, np.ndarray] = {}
+    steps, rows = 0, [*coded, *drawn, *whole]
+    while rows:
+        left = [(row, image) for row, image in zip(rows, runner.advance(rows), strict=True)]
+        found |= {id(row): image for row, image in left if image is not None}
+        rows, steps = [row for row, image in left if image is None], steps + 1
+    assert steps == max(1, back + asked["steps"])
+    codes = torch.from_numpy(np.stack([found[id(row)] for row in coded]))
+    label = torch.zeros(2, family.classes)
+    with torch.inference_mode():
+        torch.testing.assert_close(codes, invert(family, x, label), atol=1e-4, rtol=1e-4)
+    alone = chain(runner, list(images), **asked, back=back)
+    assert [found[id(row)].tobytes() for row in whole] == alone
+    plain = chain(runner, [Sample(Point(5, 0))], 3 if back else 1, 3.0 if back else 1.0)
+    assert found[id(drawn[0])].tobytes() == plain[0]
+
+
+def test_a_code_that_is_no_number_leaves_its_neighbours_where_they_were() -> None:
+    family = small("vae").for_sampling()
+    runner = Runner(family, CPU, 8)
+    (drawn,) = runner.rows(Request("m", (Sample(Point(1, 0)),), 1))
+    (coded,) = runner.rows(Request("m", (Sample(Point(0, 0, -1, torch.full((1, 28, 28), torch.nan))),), 1, codes=True))
+    with pytest.raises(FloatingPointError):
+        runner.advance([drawn, coded])
+    assert drawn.step == 0
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.25, 0.5, 1.0])
