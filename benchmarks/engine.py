@@ -68,6 +68,14 @@ def queue(model: str) -> float:
     return median(once) / 16
 
 
+def encode() -> float:
+    """Microseconds of a PNG."""
+    runner = Runner(workload.prepared("dcgan"), torch.device("cpu"), 1)
+    image = runner.advance(runner.rows(request("dcgan", 1)))[0]
+    assert image is not None
+    return median(lambda: png(image), 1000)
+
+
 async def answered(model: str) -> float:
     """Microseconds of a request to the application, called without a socket."""
     app = create_app(Settings(device="cpu", log_level="warning"))
@@ -107,11 +115,7 @@ def main() -> None:
     with BARE.serve() as url:
         content = ask("/generate", "model=dcgan&seed=1")
         http = 1e6 * statistics.median(merged(load(url, [lambda: content], 2.0)).latencies)
-    image = Runner(workload.prepared("dcgan"), torch.device("cpu"), 1).advance(
-        Runner(workload.prepared("dcgan"), torch.device("cpu"), 1).rows(request("dcgan", 1))
-    )[0]
-    assert image is not None
-    encode = median(lambda: png(image), 1000)
+    encoding = encode()
     print("\nmicroseconds of one request alone")
     print(f"{'':8}{'HTTP':>10}{'service':>10}{'of it: device':>15}{'queue':>8}{'encode':>8}{'the rest':>10}")
     for model, steps in MODELS.items():
@@ -123,8 +127,8 @@ def main() -> None:
                 runner.advance(rows)
 
         whole, drawing, waiting = asyncio.run(answered(model)), median(chain), queue(model)
-        rest = whole - drawing - waiting - encode
-        print(f"{model:8}{http:10.0f}{whole:10.0f}{drawing:15.0f}{waiting:8.0f}{encode:8.0f}{rest:10.0f}")
+        rest = whole - drawing - waiting - encoding
+        print(f"{model:8}{http:10.0f}{whole:10.0f}{drawing:15.0f}{waiting:8.0f}{encoding:8.0f}{rest:10.0f}")
 
 
 if __name__ == "__main__":

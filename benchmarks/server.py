@@ -18,15 +18,17 @@ NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 
 
 @contextmanager
-def serving(**settings: object) -> Iterator[tuple[str, int]]:
+def serving(module: str = "service", **settings: object) -> Iterator[tuple[str, int]]:
     """The URL and process of `python -m service` with DRAWBRIDGE_* `settings`, which ends with the block.
+
+    `module` is run in its place.
 
     Its log goes into a file: a pipe would have to be read by the process that measures.
     """
     environment = os.environ | {f"DRAWBRIDGE_{name.upper()}": str(value) for name, value in settings.items()}
     with tempfile.NamedTemporaryFile("w+") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service"],
+            [sys.executable, "-m", module],
             cwd=ROOT,
             env=environment | {"DRAWBRIDGE_PORT": "0"},
             stderr=log.fileno(),
