@@ -103,7 +103,7 @@ async def on_error(request: Request, error: Exception) -> Response:
         error = _as_problem(request, error)
     call.problem = error.kind
     for other in (openai, inference):
-        if request.url.path.startswith(other.router.prefix + "/"):
+        if call.path.startswith(other.router.prefix + "/"):
             status, told = other.error(error)
             return JSONResponse(told, status, headers=error.headers)
     body = {**error.body(), "instance": request.url.path}
@@ -112,7 +112,7 @@ async def on_error(request: Request, error: Exception) -> Response:
 
 def _as_problem(request: Request, error: Exception) -> Problem:
     if isinstance(error, HTTPException) and error.status_code == 404:
-        return errors.NotFound(f"nothing is at {request.url.path}; see /docs")
+        return errors.NotFound(f"nothing is at {request.url.path}; see {calls.of(request).root}/docs")
     if isinstance(error, HTTPException) and error.status_code == 405:
         routes = [route for part in ROUTES for route in part.router.routes if isinstance(route, APIRoute)]
         matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
@@ -284,12 +284,12 @@ class Application(FastAPI):
 
     async def _answer(self, request: Request, send: Send) -> None:
         scope, call = request.scope, calls.of(request)
-        endpoint = self.direct.get((scope["method"], scope["path"]))
+        endpoint = self.direct.get((call.method, call.path))
         if endpoint is not None:
-            call.route = scope["path"]
+            call.route = call.path
         try:
-            self._check_door(scope)
-            if self.gate is not None and (guest := self.gate.admit(scope)) is not None:
+            self._check_door(scope, call.path)
+            if self.gate is not None and (guest := self.gate.admit(scope, call.path)) is not None:
                 call.guest = guest
                 guest.enter()
             check_length(request, self.settings.max_body_bytes)
@@ -304,10 +304,10 @@ class Application(FastAPI):
         await super().__call__(scope, request.receive, send)  # FastAPI answers its own errors
         call.route = getattr(scope.get("route"), "path", call.route)
 
-    def _check_door(self, scope: Scope) -> None:
+    def _check_door(self, scope: Scope, path: str) -> None:
         """Raises NotFound for what is at the other port, where there are two."""
-        if self.settings.operations_port is not None and ("door" in scope) != (scope["path"] in WATCHED):
-            raise errors.NotFound(f"{scope['path']} is not at this port")
+        if self.settings.operations_port is not None and ("door" in scope) != (path in WATCHED):
+            raise errors.NotFound(f"{path} is not at this port")
 
     def _tell(self, call: Call) -> None:
         """Let whoever wants to know of requests know, soon: many at once take less time than one by one."""

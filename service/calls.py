@@ -30,6 +30,10 @@ class Call:
     id: str
     method: str
     begun: float
+    root: str
+    """Under which path the application is mounted, by Ray Serve or a proxy; "" where it has all of them."""
+    path: str
+    """What is asked for below that."""
     traceparent: str = ""
     guest: Guest | None = None
     """With which key it came in."""
@@ -102,7 +106,10 @@ class Call:
 
 def begin(scope: Scope) -> Call:
     """A call for an HTTP `scope`, which from now on has it with it."""
-    call = Call("", scope["method"], time.perf_counter())
+    root, path = scope.get("root_path", ""), scope["path"]
+    if root and f"{path}/".startswith(f"{root}/"):  # a proxy may have taken it off, and Starlette asks likewise
+        path = path[len(root) :] or "/"
+    call = Call("", scope["method"], time.perf_counter(), root, path)
     for name, value in scope["headers"]:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
             call.id = value.decode()

@@ -16,6 +16,7 @@ from ray import serve
 from ray.serve import Application as Deployed
 from ray.serve.config import AutoscalingContext
 
+from models import store
 from service import keys, log
 from service.app import Application, create_app
 from service.gate import Gate
@@ -84,7 +85,8 @@ def scale(context: AutoscalingContext, seconds: float = 1.0) -> tuple[int, dict[
 def build(arguments: dict[str, Any]) -> Deployed:
     """The application for Ray Serve, from the `args` of its config file.
 
-    Raises ValueError for settings that there are not. Ray's proxies listen where its own config says, which replicas
+    An application of one model draws from it where a request names none. Raises ValueError for settings that there are
+    not, and for a model that there is not. Ray's proxies listen where its own config says, which replicas
     cannot see, so it has to be said whether everybody may draw: `open`, or a file of `keys` that every machine has.
     """
     try:
@@ -94,6 +96,10 @@ def build(arguments: dict[str, Any]) -> Deployed:
         raise ValueError("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
     if not settings.open and settings.keys is None:
         raise ValueError("settings: set `open: true`, or `keys` to a file of keys")
+    names = store.listing(settings.weights)
+    if asked.model is not None and asked.model not in names:
+        raise ValueError(f"model: no {asked.model!r} in {settings.weights}; there are: {', '.join(names) or 'none'}")
+    drawn = {} if asked.model is None else dict.fromkeys(("unconditional_model", "conditional_model"), asked.model)
     return Replica.bind(  # type: ignore[attr-defined]
-        asked.settings, asked.model
+        drawn | asked.settings, asked.model
     )

@@ -122,9 +122,8 @@ class Gate:
         # Those that there are say what the worker had under way that was this one before it died.
         self.tallies = {path.name.removeprefix(FILE): Tally(path, number, count) for path in shared.glob(f"{FILE}*")}
 
-    def admit(self, scope: Scope) -> Guest | None:
-        """Whoever asks with a key; nobody in particular where none is needed. Raises Unauthorized."""
-        path = scope["path"]
+    def admit(self, scope: Scope, path: str) -> Guest | None:
+        """Whoever asks with a key for `path`; nobody in particular where none is needed. Raises Unauthorized."""
         if path in OPEN or path.startswith(OPEN_UNDER) or "door" in scope:
             return None
         secret = _shown(scope)

@@ -74,17 +74,22 @@ async def interpolate(request: Request) -> Response:
 async def answer(request: Request, draw: Draw, format_: Format[Drawn], *, fixed: bool) -> Response:
     """Draw, encode, and say how to get the same again. A GET whose words fix the draw never changes, and says so."""
     state: State = request.app.state.service
+    root = calls.of(request).root
+    location = root + draw.location
     headers = {"X-Model-Digest": draw.model.digest, "Vary": "Accept"}
     if draw.repeatable:
-        headers |= {"X-Seed": str(draw.seed), "Content-Location": draw.location}
+        headers |= {"X-Seed": str(draw.seed), "Content-Location": location}
     if request.method == "GET" and fixed and format_ is not images.EVENTS:  # events tell of the time too
         whose = "public" if calls.of(request).guest is None else "private"  # caches are no way around keys
-        headers |= {"ETag": draw.etag(state.scope), "Cache-Control": f"{whose}, {FOREVER if draw.pinned else CHECKED}"}
+        headers |= {
+            "ETag": draw.etag(state.scope + root),
+            "Cache-Control": f"{whose}, {FOREVER if draw.pinned else CHECKED}",
+        }
         if _matches(request.headers.getlist("if-none-match"), headers["ETag"]):
             return Response(status_code=304, headers=headers)
     else:
         headers["Cache-Control"] = "no-store"
-    repeat = {"seed": draw.seed, "url": draw.location} if draw.repeatable else {}
+    repeat = {"seed": draw.seed, "url": location} if draw.repeatable else {}
     about = {"model": draw.model.name, **repeat}
     if format_.pack is not None and (len(draw.request.samples) > INLINE or format_ is images.EVENTS):
         drawing = state.drawing(draw.request, draw.model, request, seed=draw.seed)
