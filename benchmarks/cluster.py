@@ -1,10 +1,11 @@
-"""Replicas on Ray Serve: what is lost with a node, and what two replicas draw that one does not.
+"""Replicas on Ray Serve: what is lost with a replica, a node, or old weights, and what two draw that one does not.
 
     python -m benchmarks cluster [--repeats 3] [--seconds 3] [--clients 16] [--only loss|throughput]
 
 Loss: a cluster of three Ray nodes on this machine, a replica on each, seeded requests of four models from clients that
-ask again when they are cut off; one node is killed under that load, and another takes its place. Every answer is held
-against the bytes that the same request had before.
+ask again when they are cut off. Under that load, one after another: a replica's process is killed, one model's weights
+are replaced (`user_config`), a node is killed, and another takes its place. Every answer is held against the bytes that
+the same request has when it is alone, before or, where weights are replaced, after.
 
 Throughput: one image of `ddpm` in 20 steps, 32 clients; one and two workers of this service, the same application as
 one and two replicas of Ray Serve, and Ray Serve's own `@serve.batch`. Interleaved; medians. Needs `.[cluster]`.
@@ -15,25 +16,30 @@ import asyncio
 import importlib.util
 import itertools
 import os
+import shutil
+import signal
 import statistics
 import sys
+import tempfile
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from benchmarks.load import load, merged
+from benchmarks.reload import renew
 from benchmarks.serve import PEERS, Peer, free, ours
-from benchmarks.server import serving
+from benchmarks.server import ROOT, serving
 
-ASKED = tuple(
-    f"/generate?model={model}&seed={seed}"
-    for seed in range(24)
-    for model in ("cgan&digit=7", "dcgan", "vae", "ddpm&steps=10")
-)
+MODELS = {"cgan": "&digit=7", "dcgan": "", "vae": "", "ddpm": "&steps=10"}
+ASKED = tuple(f"/generate?model={model}&seed={seed}{how}" for seed in range(24) for model, how in MODELS.items())
+NODES = 3
 TRIES = 50
 """How often a client asks for the same, a tenth of a second apart, before it gives up."""
 SEEDS = itertools.count()
@@ -43,13 +49,11 @@ SEEDS = itertools.count()
 class Seen:
     """What clients saw."""
 
-    answered: int = 0
-    repeated: int = 0
-    """Attempts that were cut off, or answered by 5xx."""
-    wrong: int = 0
+    bodies: list[tuple[str, bytes]] = field(default_factory=list)
+    """Answers, each with what was asked."""
     lost: int = 0
     troubles: list[float] = field(default_factory=list)
-    """When attempts failed."""
+    """When attempts were cut off, or answered by 5xx."""
 
 
 async def ask(client: httpx.AsyncClient, path: str, seen: Seen) -> bytes | None:
@@ -61,27 +65,27 @@ async def ask(client: httpx.AsyncClient, path: str, seen: Seen) -> bytes | None:
                 return answer.content
         except httpx.TransportError:
             pass
-        seen.repeated += 1
         seen.troubles.append(time.perf_counter())
         await asyncio.sleep(0.1)
     return None
 
 
-async def press(url: str, expected: dict[str, bytes], seen: Seen, over: threading.Event, first: int) -> None:
+async def press(url: str, seen: Seen, over: threading.Event, first: int) -> None:
     """One client: seeded requests in turn, each over a connection of its own, until `over`."""
     for path in itertools.islice(itertools.cycle(ASKED), first, None):
         if over.is_set():
             return
         async with httpx.AsyncClient(base_url=url, timeout=20) as client:
             body = await ask(client, path, seen)
-        seen.answered += body is not None
-        seen.lost += body is None
-        seen.wrong += body is not None and body != expected[path]
+        if body is None:
+            seen.lost += 1
+        else:
+            seen.bodies.append((path, body))
 
 
-async def press_all(url: str, expected: dict[str, bytes], seen: Seen, over: threading.Event, clients: int) -> None:
+async def press_all(url: str, seen: Seen, over: threading.Event, clients: int) -> None:
     """All clients, each beginning elsewhere."""
-    await asyncio.gather(*(press(url, expected, seen, over, 5 * k) for k in range(clients)))
+    await asyncio.gather(*(press(url, seen, over, 5 * k) for k in range(clients)))
 
 
 async def solo(url: str) -> dict[str, bytes]:
@@ -91,64 +95,142 @@ async def solo(url: str) -> dict[str, bytes]:
     return {path: body for path, body in found.items() if body is not None}
 
 
-def loss(url: str, cluster: Any, node: Any, clients: int, seconds: float) -> None:
-    """Load, a node killed, load, a node added, load; and what came of it. Ray wants nodes from the main thread."""
-    expected, seen, over = asyncio.run(solo(url)), Seen(), threading.Event()
-    pressing = threading.Thread(target=asyncio.run, args=(press_all(url, expected, seen, over, clients),))
+def endure(url: str, happen: Callable[[], None], clients: int, seconds: float) -> tuple[Seen, float, float]:
+    """Load, what happens, load. What clients saw, the seconds until their last trouble, and those that it took.
+
+    Ray wants what happens on the main thread.
+    """
+    seen, over = Seen(), threading.Event()
+    pressing = threading.Thread(target=asyncio.run, args=(press_all(url, seen, over, clients),))
     pressing.start()
     try:
         time.sleep(seconds)
-        before, killed = seen.answered, time.perf_counter()
-        cluster.remove_node(node, allow_graceful=False)
-        time.sleep(4 * seconds)
-        between = seen.answered - before
-        cluster.add_node(num_cpus=1)
-        added = time.perf_counter()
-        while replicas() < 3:
-            time.sleep(0.2)
-        whole = time.perf_counter() - added
+        begun = time.perf_counter()
+        happen()
+        took = time.perf_counter() - begun
         time.sleep(seconds)
     finally:
         over.set()
         pressing.join()
-    last = max((at - killed for at in seen.troubles), default=0.0)
-    print(f"{seen.answered} requests answered ({before} before the node was killed, {between} without it)")
-    print(f"{seen.wrong} with other bytes than before, {seen.lost} lost; {seen.repeated} attempts had to be repeated,")
-    print(f"the last {last:.1f} s after the node was killed; three replicas again {whole:.1f} s after a node was added")
-    if seen.wrong or seen.lost:
-        raise SystemExit(1)
+    return seen, max((at - begun for at in seen.troubles), default=0.0), took
 
 
-def replicas() -> int:
-    """Those that run."""
-    from ray import serve
+class Replicas:
+    """One replica on each of `NODES` nodes, and what may happen to them."""
 
-    deployment = serve.status().applications["drawbridge"].deployments["Replica"]
-    return deployment.replica_states.get("RUNNING", 0)
+    def __init__(self, cluster: Any, weights: Path) -> None:
+        from service.cluster import Replica
+
+        self.cluster = cluster
+        self.settings = {"open": True, "log_level": "warning", "weights": str(weights)}
+        self.deployment = Replica.options(
+            num_replicas=NODES, max_replicas_per_node=1, max_ongoing_requests=256, health_check_period_s=5
+        )
+        self.nodes = [cluster.head_node, *(cluster.add_node(num_cpus=1) for _ in range(NODES - 1))]
+
+    def run(self, weights: str) -> None:
+        """Have all of them take up the weights that lie there, which `user_config` calls so."""
+        from ray import serve
+
+        deployment = self.deployment.options(user_config={"weights": weights})
+        serve.run(deployment.bind(self.settings, None), name="drawbridge", route_prefix="/")
+        self.wait()
+
+    def wait(self) -> None:
+        """Return once there is one on each node, and all of them run."""
+        from ray import serve
+
+        while True:
+            states = serve.status().applications["drawbridge"].deployments["Replica"].replica_states
+            if states.get("RUNNING") == len(self.nodes) and all(map(pids, self.nodes)):
+                return
+            time.sleep(0.2)
+
+    def kill_replica(self) -> None:
+        """End the last node's, as the kernel does where memory is short."""
+        for pid in pids(self.nodes[-1]):
+            os.kill(pid, signal.SIGKILL)
+        self.wait()
+
+    def kill_node(self, seconds: float) -> None:
+        """End the last node, and do without it for a while."""
+        self.cluster.remove_node(self.nodes.pop(), allow_graceful=False)
+        time.sleep(seconds)
+
+    def add_node(self) -> None:
+        """Another in its place."""
+        self.nodes.append(self.cluster.add_node(num_cpus=1))
+        self.wait()
 
 
-def lose_a_node(clients: int, seconds: float) -> None:
-    """A cluster of three nodes, one of which is killed."""
+def pids(node: Any) -> list[int]:
+    """The replicas on a Ray node, which are children of its raylet."""
+    raylet = node.all_processes["raylet"][0].process.pid
+    children = [pid for path in Path(f"/proc/{raylet}/task").glob("*/children") for pid in path.read_text().split()]
+    found = []
+    for pid in children:
+        try:
+            title = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):  # it is gone
+            continue
+        found += [int(pid)] * title.startswith(b"ray::ServeReplica:")
+    return found
+
+
+@contextmanager
+def replicated(weights: Path) -> Iterator[tuple[str, Replicas]]:
+    """The URL of a cluster's replicas of `weights`, and these."""
     import ray
     from ray import serve
     from ray.cluster_utils import Cluster
 
-    from service.cluster import Replica
-
     port = free()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
-        _, victim = (cluster.add_node(num_cpus=1) for _ in range(2))
+        replicas = Replicas(cluster, weights)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
         serve.start(proxy_location="EveryNode", http_options={"host": "127.0.0.1", "port": port})
-        deployment = Replica.options(num_replicas=3, max_replicas_per_node=1, max_ongoing_requests=256)
-        settings = {"open": True, "log_level": "warning"}
-        serve.run(deployment.bind(settings, None), name="drawbridge", route_prefix="/")
-        loss(f"http://127.0.0.1:{port}", cluster, victim, clients, seconds)
+        replicas.run("first")
+        yield f"http://127.0.0.1:{port}", replicas
         serve.shutdown()
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+def loss(clients: int, seconds: float) -> None:
+    """Print what came of everything that may happen; exit with 1 where somebody was not served as promised."""
+    broken = False
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder)
+        for model in MODELS:
+            shutil.copytree(ROOT / "weights" / model, weights / model)
+
+        def update() -> None:
+            renew(weights / "cgan", 1)
+            replicas.run("second")
+
+        with replicated(weights) as (url, replicas):
+            before = asyncio.run(solo(url))
+            print(f"{'':18}{'answers':>9}{'wrong':>7}{'lost':>6}{'repeated':>10}{'until':>8}{'whole after':>13}")
+            for name, happen in (
+                ("a replica killed", replicas.kill_replica),
+                ("weights replaced", update),
+                ("a node killed", lambda: replicas.kill_node(4 * seconds)),
+                ("another node", replicas.add_node),
+            ):
+                seen, until, took = endure(url, happen, clients, seconds)
+                after = asyncio.run(solo(url))
+                wrong = sum(body not in (before[path], after[path]) for path, body in seen.bodies)
+                whole = "" if name == "a node killed" else f"{took:.1f} s"
+                counts = f"{len(seen.bodies):9}{wrong:7}{seen.lost:6}{len(seen.troubles):10}"
+                print(f"{name:18}{counts}{until:6.1f} s{whole:>13}", flush=True)
+                changed = {path.partition("&")[0] for path in ASKED if after[path] != before[path]}
+                expected = {"/generate?model=cgan"} if happen is update else set()
+                broken |= bool(wrong or seen.lost or changed != expected)
+                before = after
+    if broken:
+        raise SystemExit(1)
 
 
 REPLICAS = Peer("replicas", ours, needs="ray")
@@ -194,7 +276,7 @@ def main() -> None:
         raise SystemExit(2)
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
     if args.only != "throughput":
-        lose_a_node(args.clients, args.seconds)
+        loss(args.clients, args.seconds)
     if args.only != "loss":
         throughput(args.repeats, args.seconds)
 
