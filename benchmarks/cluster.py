@@ -31,9 +31,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import yaml
 
 from benchmarks.load import load, merged
-from benchmarks.reload import renew
+from benchmarks.reload import MODEL, renew, serves
 from benchmarks.serve import PEERS, Peer, free, ours
 from benchmarks.server import ROOT, serving
 
@@ -119,31 +120,37 @@ class Replicas:
     """One replica on each of `NODES` nodes, and what may happen to them."""
 
     def __init__(self, cluster: Any, weights: Path) -> None:
-        from service.cluster import Replica
-
         self.cluster = cluster
-        self.settings = {"open": True, "log_level": "warning", "weights": str(weights)}
-        self.deployment = Replica.options(
-            num_replicas=NODES, max_replicas_per_node=1, max_ongoing_requests=256, health_check_period_s=5
-        )
+        self.config = yaml.safe_load((ROOT / "deploy" / "ray.yaml").read_text())
+        (application,) = self.config["applications"]
+        application["args"]["settings"] |= {"log_level": "warning", "weights": str(weights)}
+        (self.deployment,) = application["deployments"]
+        del self.deployment["autoscaling_config"]
+        self.deployment |= {"num_replicas": NODES, "max_replicas_per_node": 1}
         self.nodes = [cluster.head_node, *(cluster.add_node(num_cpus=1) for _ in range(NODES - 1))]
 
-    def run(self, weights: str) -> None:
-        """Have all of them take up the weights that lie there, which `user_config` calls so."""
-        from ray import serve
+    def deploy(self, weights: str) -> None:
+        """What `serve deploy` does with the committed configuration, and `weights` for a word in its `user_config`.
 
-        deployment = self.deployment.options(user_config={"weights": weights})
-        serve.run(deployment.bind(self.settings, None), name="drawbridge", route_prefix="/")
+        (`serve.run` would replace the replicas, since it takes all code for new.)
+        """
+        from ray.serve.context import _get_global_client
+        from ray.serve.schema import ServeDeploySchema
+
+        self.deployment["user_config"] = {"weights": weights}
+        _get_global_client().deploy_apps(ServeDeploySchema(**self.config))
         self.wait()
 
     def wait(self) -> None:
-        """Return once there is one on each node, and all of them run."""
+        """Return once there is one on each node, and all of them run as they should."""
         from ray import serve
 
         while True:
-            states = serve.status().applications["drawbridge"].deployments["Replica"].replica_states
-            if states.get("RUNNING") == len(self.nodes) and all(map(pids, self.nodes)):
-                return
+            application = serve.status().applications.get("drawbridge")
+            if application is not None and application.status == "RUNNING":
+                states = application.deployments["Replica"].replica_states
+                if states.get("RUNNING") == len(self.nodes) and all(map(pids, self.nodes)):
+                    return
             time.sleep(0.2)
 
     def kill_replica(self) -> None:
@@ -190,7 +197,7 @@ def replicated(weights: Path) -> Iterator[tuple[str, Replicas]]:
         replicas = Replicas(cluster, weights)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
         serve.start(proxy_location="EveryNode", http_options={"host": "127.0.0.1", "port": port})
-        replicas.run("first")
+        replicas.deploy("first")
         yield f"http://127.0.0.1:{port}", replicas
         serve.shutdown()
     finally:
@@ -206,11 +213,13 @@ def loss(clients: int, seconds: float) -> None:
         for model in MODELS:
             shutil.copytree(ROOT / "weights" / model, weights / model)
 
-        def update() -> None:
-            renew(weights / "cgan", 1)
-            replicas.run("second")
-
         with replicated(weights) as (url, replicas):
+
+            def update() -> None:
+                digest = renew(weights / MODEL, 1)
+                replicas.deploy("second")
+                serves(url, digest, NODES)
+
             before = asyncio.run(solo(url))
             print(f"{'':18}{'answers':>9}{'wrong':>7}{'lost':>6}{'repeated':>10}{'until':>8}{'whole after':>13}")
             for name, happen in (
@@ -226,7 +235,7 @@ def loss(clients: int, seconds: float) -> None:
                 counts = f"{len(seen.bodies):9}{wrong:7}{seen.lost:6}{len(seen.troubles):10}"
                 print(f"{name:18}{counts}{until:6.1f} s{whole:>13}", flush=True)
                 changed = {path.partition("&")[0] for path in ASKED if after[path] != before[path]}
-                expected = {"/generate?model=cgan"} if happen is update else set()
+                expected = {f"/generate?model={MODEL}"} if happen is update else set()
                 broken |= bool(wrong or seen.lost or changed != expected)
                 before = after
     if broken:
@@ -274,7 +283,7 @@ def main() -> None:
     if importlib.util.find_spec("ray") is None:
         print("error: Ray is not installed; pip install .[cluster]", file=sys.stderr)
         raise SystemExit(2)
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     if args.only != "throughput":
         loss(args.clients, args.seconds)
     if args.only != "loss":

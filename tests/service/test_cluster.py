@@ -32,7 +32,7 @@ CONFIGURATIONS = {"ray.yaml": {"/": None}, "ray-models.yaml": {f"/{name}": name 
         ({}, "settings: set `open: true`, or `keys` to a file of keys"),
         ({"settings": {"open": True, "seat": 4}}, "seat: Extra inputs are not permitted"),
         ({"settings": {"open": True, "seats": 0}}, "seats: Input should be greater than or equal to 1"),
-        ({"settings": {"open": True}, "model": "none"}, "model: no 'none' in weights; there are: acgan, "),
+        ({"settings": {"open": True}, "model": "none"}, "model: no 'none' in "),
         ({"modell": "cgan"}, "modell: Extra inputs are not permitted"),
     ],
 )
