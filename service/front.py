@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from glob import glob
 from pathlib import Path
 
@@ -53,13 +53,13 @@ MOST_CORES = 8
 class Worker:
     """A process that connections are handed to."""
 
-    def __init__(self, number: int, count: int, shared: Path) -> None:
+    def __init__(self, command: Sequence[str], number: int, count: int, shared: Path) -> None:
         self.number, self.open = number, 0
         self.ready = self.draining = self.stale = False
         """Whether it draws, takes no more connections, began before there were new weights."""
         self.control, theirs = socket.socketpair()
         self.process = subprocess.Popen(
-            [*COMMAND, str(theirs.fileno()), str(number), str(count), str(shared)],
+            [*command, str(theirs.fileno()), str(number), str(count), str(shared)],
             pass_fds=[theirs.fileno()],
             start_new_session=True,  # a terminal's Ctrl-C is for the front alone, which tells them
         )
@@ -135,9 +135,10 @@ class Front:
         weights: Path | None = None,
         look: float = 0.0,
         deaths: "Deaths | None" = None,
+        command: Sequence[str] = COMMAND,
     ) -> None:
         self.listeners, self.count, self.shared, self.grace = listeners, count, shared, grace
-        self.weights, self.look, self.deaths = weights, look, deaths
+        self.weights, self.look, self.deaths, self.command = weights, look, deaths, command
         self.signals = signals((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.signals, selectors.EVENT_READ)
@@ -257,7 +258,7 @@ class Front:
         return found
 
     def _start(self, number: int) -> None:
-        worker = Worker(number, self.count, self.shared)
+        worker = Worker(self.command, number, self.count, self.shared)
         self.workers.append(worker)
         self.selector.register(worker, selectors.EVENT_READ)
 
@@ -341,8 +342,8 @@ def address(listener: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def serve(settings: Settings) -> int:
-    """Serve as `settings` say until a signal, and return the status to exit with.
+def serve(settings: Settings, command: Sequence[str] = COMMAND) -> int:
+    """Serve as `settings` say until a signal, by workers that `command` starts, and return the status to exit with.
 
     Raises ValueError for a device that is not there.
     """
@@ -370,6 +371,7 @@ def serve(settings: Settings) -> int:
             weights=settings.weights,
             look=settings.watch_seconds,
             deaths=Deaths(),
+            command=command,
         )
         try:
             return front.run()

@@ -10,6 +10,7 @@ ALLOWED = {
     "models": {"models"},
     "training": {"training", "models"},
     "service": {"service", "models"},
+    "trust": {"trust", "service", "training", "models", "benchmarks"},
 }
 FLOORS = set(ALLOWED) | {"tests", "benchmarks"}
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.scraping import number, scraped
+from benchmarks.server import Server, running
 from service import front
 from service.settings import Settings
-from tests.service.scraping import number, scraped
-from tests.serving import Server, running, serving
+from tests.serving import serving
 
 WORKERS = 2
 

@@ -16,12 +16,13 @@ import pytest
 import torch
 from prometheus_client import generate_latest
 
+from benchmarks.scraping import number, scraped
+from benchmarks.server import Server
 from models import families, store
 from service.app import Application, create_app
 from service.settings import Settings
 from tests.conftest import manifest_of, small
-from tests.service.scraping import number, scraped
-from tests.serving import Server, serving
+from tests.serving import serving
 
 
 def renewed(root: Path, name: str, seed: int) -> str:
