@@ -96,8 +96,7 @@ def drawn(model: str, seeds: Iterable[int], query: str) -> list[Asked]:
 
 
 def alone(choose: Callable[[list[dict[str, Any]]], list[Asked]], **settings: object) -> dict[Asked, bytes]:
-    """What each of the requests that are chosen among the models gives by itself, one after the other, of a service
-    that does nothing else."""
+    """What each of the requests that `choose` finds for the models gives by itself, of a service of their own."""
 
     async def ask(url: str) -> dict[Asked, bytes]:
         async with client_of(url) as client:
@@ -146,8 +145,9 @@ class Tally:
     async def ask(self, client: httpx.AsyncClient, asked: Asked) -> None:
         """Ask until there is an answer, and count it."""
         begun = time.monotonic()
-        while (what := await self._answer(client, asked)) != "right" and what != "other bytes":
-            if time.monotonic() - begun >= self.patience or (what.startswith("status 5") and what != "status 503"):
+        while (what := await self._answer(client, asked)) not in ("right", "other bytes"):
+            final = what.startswith("status") and what != "status 503"
+            if final or time.monotonic() - begun >= self.patience:
                 break
             self.again += 1
             await asyncio.sleep(0.05)

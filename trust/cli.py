@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -72,8 +71,7 @@ def done(trial: Trial, *, quick: bool, seed: int) -> list[Line]:
 
 def _print(line: Line) -> None:
     verdict = f"LOST {line.lost}" if line.lost else "nothing lost"
-    print(f"  {line.done}: {line.times:,} times, {verdict}; {line.found}", file=sys.stderr if line.lost else sys.stdout)
-    sys.stdout.flush()
+    print(f"  {line.done}: {line.times:,} times, {verdict}" + (f"; {line.found}" if line.found else ""), flush=True)
 
 
 def table(findings: Findings) -> str:

@@ -1,6 +1,6 @@
 """Faults inside: a step on the device raises, is not a number, finds no memory, stalls or dies; so do others.
 
-Two of the callers are guilty: at random their requests do what the device of `trust/faulty.py` is told by their seeds.
+Some of the callers are guilty: their requests have the device of `trust/faulty.py` do what their seeds say, at random.
 The others are innocent, ride in the same batches, and are to get their bytes. In the first part no fault ends a worker,
 and nobody has to ask twice. In the second each does: whoever is cut off by it, or told to come again, does.
 """
@@ -53,7 +53,7 @@ def run(setting: Setting) -> Iterator[Line]:
         return pool + [Asked("/reconstruct?model=vae", scribble(source)) for _ in range(8)]
 
     truth = alone(innocents, weights=weights)
-    settings = environment(port=0, weights=weights, workers=2, device="cpu", stall_seconds=STALL_SECONDS)
+    settings = environment(port=0, weights=weights, workers=accounts.WORKERS, device="cpu", stall_seconds=STALL_SECONDS)
     with running(worker.COMMAND, settings) as server:
         seconds = 5.0 if setting.quick else 90.0
         yield from _part(server, truth, GENTLE, seconds, 0.05, setting.seed)
@@ -70,12 +70,14 @@ def _part(
     deadly = faults is DEADLY
     tally = Tally(truth, patience=LONGEST if deadly else 0.0)
     done, wrong = Counter[str](), Counter[str]()
+    fate = ("cut off", "503") if deadly else ("500",)
+    expected = dict.fromkeys(HARMLESS, ("200",))
 
     async def guilty_one(client: httpx.AsyncClient, source: random.Random) -> None:
         name = min(faults, key=lambda name: (done[name], source.random()))
         done[name] += 1
         said = await _sentence(client, _crime(name, source))
-        wrong[name] += said not in (("200",) if name in HARMLESS else ("500",) if not deadly else ("cut off", "503"))
+        wrong[name] += said not in expected.get(name, fate)
         await asyncio.sleep(source.uniform(0, 2 * pause))
 
     begun = time.monotonic()
@@ -85,12 +87,13 @@ def _part(
     for name, title in faults.items():
         yield Line(title, done[name], wrong[name])
     found = f"{tally.right / took:,.0f} a second; {p99s(tally)}; asked again {tally.again:,} times{tally.wrong()}"
-    place = "answers to the innocent beside deaths" if deadly else "answers to the innocent beside them"
-    yield Line(place, tally.answers.total(), tally.lost, found)
+    yield Line(
+        f"answers to the innocent beside {'deaths' if deadly else 'them'}", tally.answers.total(), tally.lost, found
+    )
 
 
 def _crime(name: str, source: random.Random) -> Asked:
-    """A request that does it, alone or in the company of innocent images of its own model."""
+    """A request that does it."""
     if name == "encoder":
         grey = np.zeros((28, 28), np.uint8)
         grey[0, 0] = 255

@@ -64,8 +64,7 @@ def _signals(setting: Setting, truth: dict[Asked, bytes], settings: dict[str, ob
         port = free.getsockname()[1]
     source = random.Random(setting.seed)
     tally = Tally(truth, patience=LONG)
-    times: dict[str, list[tuple[float, float]]] = {}
-    """From when to when each was looked at."""
+    times: dict[str, list[tuple[float, float]]] = {}  # from when to when each was looked at
     bad = Counter[str]()
     ends = [signal.SIGKILL] if setting.quick else [signal.SIGKILL, signal.SIGTERM] * 5
     ended: tuple[str, float] | None = None
