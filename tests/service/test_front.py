@@ -101,10 +101,11 @@ FRONT = """
 import logging, pathlib, socket, sys
 from service import front
 logging.basicConfig(format="%(message)s", level=logging.INFO)
-front.COMMAND, front.PAUSE = (sys.executable, "-c", sys.argv[1]), 0.1
+front.PAUSE = 0.1
 listener = socket.create_server(("127.0.0.1", 0))
 listener.setblocking(False)
-keeper = front.Front({front.HANDED: listener}, 2, pathlib.Path("."), grace=5)
+command = (sys.executable, "-c", sys.argv[1])
+keeper = front.Front({front.HANDED: listener}, 2, pathlib.Path("."), grace=5, command=command)
 status = keeper.run()
 keeper.stop()
 sys.exit(status)

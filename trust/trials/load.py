@@ -22,11 +22,11 @@ CLIENTS = (256, 64, 8, 2)
 
 
 def run(setting: Setting) -> Iterator[Line]:
-    seconds, each, bound = (2, 2, 120.0) if setting.quick else (130, 20, 3.0)
+    seconds, each, bound = (2, 2, 600.0) if setting.quick else (120, 20, 3.0)
     source = random.Random(setting.seed)
     truth = alone(lambda models: mixed(models, source, each))
     with running(SERVICE, environment(port=0, device="cpu")) as server:
-        press(server.url, [Tally(truth).caller()] * max(CLIENTS), lasting(seconds / 2), setting.seed)
+        press(server.url, [Tally(truth).caller()] * max(CLIENTS), lasting(seconds), setting.seed)
         with watched(server.process.pid, 0.2 if setting.quick else 2.0) as (times, held):
             for clients in CLIENTS[::2] if setting.quick else CLIENTS:
                 tally = Tally(truth)
