@@ -13,8 +13,8 @@ from trust.trial import Line, Setting, Trial
 
 MARK = "trust"
 """What the table's place in a page is called."""
-Findings = dict[str, list[Line]]
-"""The lines of each trial by its title."""
+Findings = list[tuple[str, list[Line]]]
+"""The title of each trial, and its lines."""
 
 
 def main(arguments: Sequence[str] | None = None, get: Callable[[str], Trial] = trials.get) -> int:
@@ -36,17 +36,17 @@ def main(arguments: Sequence[str] | None = None, get: Callable[[str], Trial] = t
         except (OSError, ValueError) as error:
             parser.error(f"--write: {args.write} has no place for the table: {error}")
     begun = time.monotonic()
-    findings = {}
+    findings: Findings = []
     for name in args.trials or trials.NAMES:
         trial = get(name)
-        findings[title(trial)] = done(trial, quick=args.quick, seed=args.seed)
+        findings.append((title(trial), done(trial, quick=args.quick, seed=args.seed)))
     minutes = (time.monotonic() - begun) / 60
     form = "quick form" if args.quick else "full form"
     page = f"The {form}, seed {args.seed}, in {minutes:.0f} minutes on {os.cpu_count()} cores:\n\n{table(findings)}"
     print(f"\n{page}", flush=True)
     if args.write is not None:
         args.write.write_text(filled(args.write.read_text(), MARK, page))
-    return 1 if any(line.lost for lines in findings.values() for line in lines) else 0
+    return 1 if any(line.lost for _, lines in findings for line in lines) else 0
 
 
 def title(trial: Trial) -> str:
@@ -77,7 +77,7 @@ def _print(line: Line) -> None:
 def table(findings: Findings) -> str:
     """All lines as Markdown."""
     rows = ["| | what was done | times | lost | found |", "|---|---|---|---|---|"]
-    for name, lines in findings.items():
+    for name, lines in findings:
         for i, line in enumerate(lines):
             cells = (name if i == 0 else "", line.done, f"{line.times:,}", f"{line.lost:,}", line.found)
             rows.append("| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |")

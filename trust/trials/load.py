@@ -29,9 +29,9 @@ def run(setting: Setting) -> Iterator[Line]:
         press(server.url, [Tally(truth).caller()] * max(CLIENTS), lasting(seconds), setting.seed)
         with watched(server.process.pid, 0.2 if setting.quick else 2.0) as (times, held):
             for clients in CLIENTS[::2] if setting.quick else CLIENTS:
-                tally = Tally(truth)
+                tally, begun = Tally(truth), time.monotonic()
                 press(server.url, [tally.caller()] * clients, lasting(seconds), setting.seed + clients)
-                found = f"{tally.answers.total() / seconds:,.0f} a second; {p99s(tally)}{tally.wrong()}"
+                found = f"{tally.rate(begun, begun + seconds):,.0f} a second; {p99s(tally)}{tally.wrong()}"
                 yield Line(f"{clients} clients for {seconds} s", tally.answers.total(), tally.lost, found)
         slope = np.polyfit(times, held, 1)[0] * 60
         found = f"{held[0]:,.0f} MB at first, {held[-1]:,.0f} at last: {slope:+.2f} MB a minute, {bound:g} allowed"
