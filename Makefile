@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?= cgan
 
-.PHONY: help serve test check lint audit fit clean
+.PHONY: help serve test trust check lint audit fit clean
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -13,6 +13,9 @@ serve: $(VENV)/installed  ## the service on the committed weights; settings are 
 
 test: $(VENV)/installed  ## the tests
 	$(BIN)/python -m pytest
+
+trust: $(VENV)/installed  ## hurt the service and training, under 30 minutes; the table into docs/reliability.md
+	$(BIN)/python -m trust --write docs/reliability.md
 
 check: lint test  ## linters, types and tests
 

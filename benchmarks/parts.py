@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +16,9 @@ from urllib.parse import urlsplit
 from benchmarks.engine import MODELS
 from benchmarks.load import ask, load, merged
 from benchmarks.serve import ours
-from benchmarks.server import ROOT, serving
+from benchmarks.server import ROOT, children, serving
 
+UNDRAWN = (sys.executable, "-m", "benchmarks.peers.undrawn")
 CONNECTIONS = 2000
 """Each of one request, by which the front is measured."""
 Costs = Mapping[str, tuple[float, float]]
@@ -41,8 +43,8 @@ def measured(costs: Costs, seats: int, seconds: float) -> Parts:
     with tempfile.TemporaryDirectory() as folder:
         for model in costs:
             (Path(folder) / model).symlink_to(ROOT / "weights" / model)
-        with serving("benchmarks.peers.undrawn", weights=folder, workers=1, seats=seats, device="cpu") as (url, front):
-            (worker,) = map(int, Path(f"/proc/{front}/task/{front}/children").read_text().split())
+        with serving(UNDRAWN, weights=folder, workers=1, seats=seats, device="cpu") as (url, front):
+            (worker,) = children(front)
             spent = {model: _request(url, worker, model, 2 * seats, seconds) for model in costs}
             with spending(front) as used:
                 for _ in range(CONNECTIONS):

@@ -21,24 +21,13 @@ import httpx
 import torch
 
 from benchmarks.load import ask, load, merged
-from benchmarks.server import serving
+from benchmarks.server import memory, serving
 from models import store
 
 ROOT = Path(__file__).parent.parent
 MODEL = "cgan"
 SETTLED = 1.5
 """Seconds between one reload's end and the next."""
-
-
-def memory(front: int) -> float:
-    """Megabytes of a process and its children."""
-    children = Path(f"/proc/{front}/task/{front}/children").read_text().split()
-    found = 0
-    for pid in (str(front), *children):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                found += int(line.split()[1])
-    return found / 1024
 
 
 def renew(directory: Path, seed: int) -> str:

@@ -1,4 +1,4 @@
-"""A service process of a benchmark's own, and a cache before it, on free ports of the loopback."""
+"""A service as a process of its own, and a cache before it, on free ports of the loopback."""
 
 import os
 import re
@@ -8,40 +8,84 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+SERVICE = (sys.executable, "-m", "service")
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 """Where Debian puts it is not on everybody's path."""
 
 
-@contextmanager
-def serving(module: str = "service", **settings: object) -> Iterator[tuple[str, int]]:
-    """The URL and process of `python -m service` with DRAWBRIDGE_* `settings`, which ends with the block.
+class Server:
+    """A running service: where it is, its process, and what it has logged."""
 
-    `module` is run in its place.
+    def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
+        self.process, self.log = process, log
+        while not (found := re.search(r"running on (http://127\.0\.0\.1:\d+)", "".join(self.lines))):
+            if process.poll() is not None:
+                raise ServiceDown("".join(self.lines))
+            time.sleep(0.02)
+        self.url = found[1]
+
+    @property
+    def lines(self) -> list[str]:
+        """What it has logged."""
+        return self.log.read_text().splitlines(keepends=True)
+
+    @property
+    def workers(self) -> list[int]:
+        """Its worker processes."""
+        return children(self.process.pid)
+
+
+class ServiceDown(Exception):
+    """It did not start; its log says why."""
+
+
+def environment(**settings: object) -> dict[str, str]:
+    """This process's environment, with these DRAWBRIDGE_* settings and no others."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DRAWBRIDGE_")}
+    return clean | {f"DRAWBRIDGE_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+@contextmanager
+def running(command: Sequence[str], environment: dict[str, str] | None = None) -> Iterator[Server]:
+    """The service that `command` starts, which ends with the block.
 
     Its log goes into a file: a pipe would have to be read by the process that measures.
     """
-    environment = os.environ | {f"DRAWBRIDGE_{name.upper()}": str(value) for name, value in settings.items()}
-    with tempfile.NamedTemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module],
-            cwd=ROOT,
-            env=environment | {"DRAWBRIDGE_PORT": "0"},
-            stderr=log.fileno(),
-        )
+    with tempfile.NamedTemporaryFile() as log:
+        process = subprocess.Popen([*command], cwd=ROOT, env=environment, stderr=log.fileno())
         try:
-            while not (found := re.search(r"running on (http://127\.0\.0\.1:\d+)", Path(log.name).read_text())):
-                if process.poll() is not None:
-                    raise SystemExit(f"the service did not start:\n{Path(log.name).read_text()}")
-                time.sleep(0.1)
-            yield found[1], process.pid
+            yield Server(process, Path(log.name))
         finally:
-            process.terminate()
-            process.wait(timeout=30)
+            if process.poll() is None:
+                process.terminate()
+            process.wait(timeout=60)
+
+
+@contextmanager
+def serving(command: Sequence[str] = SERVICE, **settings: object) -> Iterator[tuple[str, int]]:
+    """The URL and process of `python -m service`, or another `command`, with `settings` of it, on a free port."""
+    with running(command, environment(**{"port": 0} | settings)) as server:
+        yield server.url, server.process.pid
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process of one thread has started."""
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def memory(front: int) -> float:
+    """Megabytes of a process and its children, shared pages once."""
+    found = 0
+    for pid in (front, *children(front)):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                found += int(line.split()[1])
+    return found / 1024
 
 
 @contextmanager
@@ -60,7 +104,7 @@ def cached(*urls: str) -> Iterator[tuple[str, Path]]:
         text = (ROOT / "deploy" / "nginx.conf").read_text().replace("/tmp/", f"{folder}/")
         text = text.replace("/dev/stdout", str(log)).replace("listen 8080;", f"listen {at};")
         config.write_text(text.replace("server replica:8000 fail_timeout=2s;", servers))
-        command = [NGINX, "-e", errors, "-c", config, "-g", "daemon off; user root;"]
+        command: list[str | Path] = [NGINX, "-e", errors, "-c", config, "-g", "daemon off; user root;"]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
             while not _listens(at):

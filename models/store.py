@@ -127,12 +127,8 @@ def read_manifest(directory: Path) -> Manifest:
         raise WeightsError(f"{directory / MANIFEST} does not read as a manifest ({error}); export it again") from None
 
 
-def load(directory: Path, device: torch.device | str = "cpu") -> tuple[Family, Manifest]:
-    """The family in `directory`, ready to sample on `device`, and its manifest.
-
-    Raises WeightsError where a file is missing, the digest differs, or the tensors do not fit the config.
-    """
-    manifest = read_manifest(directory)
+def read_tensors(directory: Path, manifest: Manifest) -> bytes:
+    """The file of the tensors in `directory`. Raises WeightsError where it is not the one that the manifest means."""
     try:
         data = (directory / TENSORS).read_bytes()
     except FileNotFoundError:
@@ -143,6 +139,16 @@ def load(directory: Path, device: torch.device | str = "cpu") -> tuple[Family, M
             f"{directory / TENSORS} has SHA-256 {digest[:12]}..., its manifest says {manifest.digest[:12]}...: "
             "damaged or from another export; restore the directory as a whole"
         )
+    return data
+
+
+def load(directory: Path, device: torch.device | str = "cpu") -> tuple[Family, Manifest]:
+    """The family in `directory`, ready to sample on `device`, and its manifest.
+
+    Raises WeightsError where a file is missing, the digest differs, or the tensors do not fit the config.
+    """
+    manifest = read_manifest(directory)
+    data = read_tensors(directory, manifest)
     try:
         family = build(manifest).for_sampling()
         family.load_state_dict(safetensors.torch.load(data))

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from service.calls import WATCHED, Call
 from service.catalog import Catalog, load
 from service.engine.drivers import Driver, LoopDriver, ThreadDriver
 from service.engine.engine import Engine
+from service.engine.runner import Runner
 from service.errors import Problem
 from service.gate import Gate
 from service.log import Requests
@@ -54,15 +56,19 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def create_app(
-    settings: Settings, device: torch.device | None = None, gate: Gate | None = None, only: str | None = None
+    settings: Settings,
+    device: torch.device | None = None,
+    gate: Gate | None = None,
+    only: str | None = None,
+    runner: type[Runner] = Runner,
 ) -> "Application":
     """The service on the weights that `settings` name, or on `only` one of them; `device` goes before the settings'.
 
-    Without a `gate`, whoever gets as far as here may draw.
+    Without a `gate`, whoever gets as far as here may draw; `runner` takes batches to the device.
 
     Raises ValueError for settings that this machine cannot keep.
     """
-    app = Application(settings, device or choose_device(settings.device), gate, only)
+    app = Application(settings, device or choose_device(settings.device), gate, only, runner)
     for routes in ROUTES:
         app.include_router(routes.router)
     app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
@@ -135,7 +141,9 @@ class Application(FastAPI):
     request is told of once it has its answer.
     """
 
-    def __init__(self, settings: Settings, device: torch.device, gate: Gate | None, only: str | None) -> None:
+    def __init__(
+        self, settings: Settings, device: torch.device, gate: Gate | None, only: str | None, runner: type[Runner]
+    ) -> None:
         super().__init__(
             title="Drawbridge",
             version=VERSION,
@@ -145,9 +153,10 @@ class Application(FastAPI):
             redoc_url=None,
         )
         self.openapi_version = "3.0.3"  # the newest that the bundled Swagger UI draws
-        self.settings, self.device, self.gate, self.only = settings, device, gate, only
+        self.settings, self.device, self.gate = settings, device, gate
         self.draining = False
         self.seats = settings.seats or SEATS[device.type]
+        self.load = partial(load, root=settings.weights, device=device, seats=self.seats, only=only, runner=runner)
         self.log = Requests(settings)
         self.told: list[Call] = []
         """Requests that are answered, and nobody was told of."""
@@ -183,7 +192,7 @@ class Application(FastAPI):
         """All weights, warm, and an engine for them. Its names end with it, and keep nothing that is replaced."""
         if self.device.type == "cpu":
             torch.set_num_threads(self.settings.threads)
-        catalog = load(Catalog(), self.settings.weights, self.device, self.seats, self.only)
+        catalog = self.load(Catalog())
         engine = Engine(
             {model.key: model.runner for model in catalog.models.values()},
             seats=self.seats,
@@ -204,9 +213,7 @@ class Application(FastAPI):
         async with self.reloading:
             state, loop = self.state.service, asyncio.get_running_loop()
             old = state.catalog
-            new = await loop.run_in_executor(
-                self.loader, load, old, self.settings.weights, self.device, self.seats, self.only
-            )
+            new = await loop.run_in_executor(self.loader, self.load, old)
             for key in new.versions.keys() - old.versions.keys():
                 state.engine.add(key, new.versions[key].runner)
             state.serve(new)

@@ -122,7 +122,14 @@ class Catalog:
         return {model.key: model for model in (*self.previous.values(), *self.models.values())}
 
 
-def load(old: Catalog, root: Path, device: torch.device, seats: int, only: str | None = None) -> Catalog:
+def load(
+    old: Catalog,
+    root: Path,
+    device: torch.device,
+    seats: int,
+    only: str | None = None,
+    runner: type[Runner] = Runner,
+) -> Catalog:
     """Every weights directory under `root`, or `only` the one so called, warm on `device`; what `old` has is kept.
 
     A broken one does not keep the others from being served, nor its own predecessor.
@@ -133,7 +140,7 @@ def load(old: Catalog, root: Path, device: torch.device, seats: int, only: str |
             continue
         now = old.models.get(name)
         try:
-            models[name] = _model(root / name, device, seats, (now, old.previous.get(name)))
+            models[name] = _model(root / name, device, seats, (now, old.previous.get(name)), runner)
         except WeightsError as error:
             broken[name] = str(error)
             log.error("weights %s are not served: %s", name, error)
@@ -145,17 +152,20 @@ def load(old: Catalog, root: Path, device: torch.device, seats: int, only: str |
     return Catalog(models, broken, {name: model for name, model in previous.items() if name in models})
 
 
-def _model(directory: Path, device: torch.device, seats: int, known: Sequence[Model | None]) -> Model:
+def _model(
+    directory: Path, device: torch.device, seats: int, known: Sequence[Model | None], kind: type[Runner]
+) -> Model:
     """The model in `directory`, one of those `known` if it is one. Raises WeightsError where nothing draws."""
     manifest = store.read_manifest(directory)
     for model in known:
         if model is not None and model.digest == manifest.digest:
+            store.read_tensors(directory, manifest)  # what is damaged is named now, and not at the next start
             return replace(model, manifest=manifest)
     family, manifest = store.load(directory, device)
     fold(family)
     if device.type == "cpu":
         pack(family)
-    runner, begun = Runner(family, device, seats), time.perf_counter()
+    runner, begun = kind(family, device, seats), time.perf_counter()
     try:
         runner.warm_up()
     except Exception as error:

@@ -29,11 +29,12 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from glob import glob
 from itertools import count
 from pathlib import Path
+from typing import Self
 
 from service import journal
 from service.errors import MEDIA_TYPE, Unavailable
@@ -77,9 +78,19 @@ class Connection:
 
     socket: socket.socket
     port: bytes
-    file: int = field(default_factory=journal.blank)
+    file: int
     """Its journal's descriptor."""
     number: int = field(default_factory=count().__next__)
+
+    @classmethod
+    def accept(cls, listener: socket.socket, port: bytes) -> Self:
+        """The next one that waits. Raises BlockingIOError where there is none, OSError where no more can be had."""
+        file = journal.blank()
+        try:
+            return cls(listener.accept()[0], port, file)
+        except OSError:
+            os.close(file)
+            raise
 
     def close(self) -> None:
         os.close(self.file)
@@ -103,13 +114,13 @@ class Connection:
 class Worker:
     """A process that connections are handed to."""
 
-    def __init__(self, number: int, count: int, shared: Path) -> None:
+    def __init__(self, command: Sequence[str], number: int, count: int, shared: Path) -> None:
         self.number, self.connections = number, dict[int, Connection]()
         self.ready = self.draining = self.stale = False
         """Whether it draws, takes no more connections, began before there were new weights."""
         self.control, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
         self.process = subprocess.Popen(
-            [*COMMAND, str(theirs.fileno()), str(number), str(count), str(shared)],
+            [*command, str(theirs.fileno()), str(number), str(count), str(shared)],
             pass_fds=[theirs.fileno()],
             start_new_session=True,  # a terminal's Ctrl-C is for the front alone, which tells them
         )
@@ -195,9 +206,10 @@ class Front:
         weights: Path | None = None,
         look: float = 0.0,
         deaths: "Deaths | None" = None,
+        command: Sequence[str] = COMMAND,
     ) -> None:
         self.listeners, self.count, self.shared, self.grace = listeners, count, shared, grace
-        self.weights, self.look, self.deaths = weights, look, deaths
+        self.weights, self.look, self.deaths, self.command = weights, look, deaths, command
         self.signals = signals((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.signals, selectors.EVENT_READ)
@@ -249,7 +261,7 @@ class Front:
         for port, listener in self.listeners.items():
             with contextlib.suppress(OSError):
                 while True:
-                    Connection(listener.accept()[0], port).turn_away(OVER)
+                    Connection.accept(listener, port).turn_away(OVER)
             listener.close()
         for worker in self.workers:
             log.error("worker %d is killed", worker.number)
@@ -313,7 +325,7 @@ class Front:
         return found
 
     def _start(self, number: int) -> None:
-        worker = Worker(number, self.count, self.shared)
+        worker = Worker(self.command, number, self.count, self.shared)
         self.workers.append(worker)
         self.selector.register(worker, selectors.EVENT_READ)
 
@@ -321,14 +333,14 @@ class Front:
         """Hand out every connection that waits."""
         while not self.waiting and self._room():
             try:
-                connection, _ = listener.accept()
+                connection = Connection.accept(listener, port)
             except BlockingIOError:
                 return
             except OSError as error:  # it went away in the meantime, or there are too many
                 log.warning("a connection could not be accepted: %s", error)
                 self.rest = time.monotonic() + REST
                 return
-            self.waiting.append(Connection(connection, port))
+            self.waiting.append(connection)
             self._hand_out()
 
     def _room(self) -> bool:
@@ -429,8 +441,8 @@ def address(listener: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def serve(settings: Settings) -> int:
-    """Serve as `settings` say until a signal, and return the status to exit with.
+def serve(settings: Settings, command: Sequence[str] = COMMAND) -> int:
+    """Serve as `settings` say until a signal, by workers that `command` starts, and return the status to exit with.
 
     Raises ValueError for a device that is not there.
     """
@@ -460,6 +472,7 @@ def serve(settings: Settings) -> int:
             weights=settings.weights,
             look=settings.watch_seconds,
             deaths=Deaths(),
+            command=command,
         )
         try:
             return front.run()

@@ -7,13 +7,15 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
 from structlog.types import EventDict, Processor
 
-from service.calls import Call
 from service.settings import Settings
+
+if TYPE_CHECKING:  # the front writes lines too, and has no use for torch, which a call knows
+    from service.calls import Call
 
 ATOMIC = 4096
 """Bytes that a pipe takes in one piece, so that other processes' lines do not get into the middle (PIPE_BUF)."""
@@ -48,7 +50,7 @@ class Requests:
         self.least = getattr(logging, settings.log_level.upper())
         self.render = _renderer(settings, sys.stderr)
 
-    def write(self, calls: Iterable[Call]) -> None:
+    def write(self, calls: "Iterable[Call]") -> None:
         """A line for each."""
         shift, pid = time.time() - time.perf_counter(), os.getpid()
         lines = []

@@ -24,6 +24,7 @@ from uvicorn.server import ServerState
 from models import memory
 from service import keys, log
 from service.app import Application, choose_device, create_app
+from service.engine.runner import Runner
 from service.errors import MEDIA_TYPE, BadRequest, HeadTooLarge, HeadTooSlow, Problem
 from service.front import CLOSED, DRAIN, HANDED, MESSAGE, OPERATIONS, READY, RELOAD, said
 from service.gate import Gate
@@ -267,10 +268,10 @@ class Outlet:
         return getattr(self.transport, name)
 
 
-def main(control: str, number: str, count: str, shared: str) -> None:
+def main(control: str, number: str, count: str, shared: str, *, runner: type[Runner] = Runner) -> None:
     """Serve what comes from the descriptor `control`, as worker `number` of `count`, until a signal.
 
-    `shared` is a directory that all of them have in common.
+    `shared` is a directory that all of them have in common; `runner` is what takes batches to the device.
     """
     memory.keep()
     settings = Settings()
@@ -281,7 +282,7 @@ def main(control: str, number: str, count: str, shared: str) -> None:
     gate = None
     if settings.keys is not None:
         gate = Gate(keys.read(settings.keys), Path(shared), int(number), int(count))
-    app = create_app(settings, choose_device(settings.device, int(number)), gate)
+    app = create_app(settings, choose_device(settings.device, int(number)), gate, runner=runner)
     Server(app, socket.socket(fileno=int(control))).run()
 
 

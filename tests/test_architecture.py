@@ -10,6 +10,7 @@ ALLOWED = {
     "models": {"models"},
     "training": {"training", "models"},
     "service": {"service", "models"},
+    "trust": {"trust", "service", "training", "models", "benchmarks"},
 }
 FLOORS = set(ALLOWED) | {"tests", "benchmarks"}
 
@@ -34,6 +35,11 @@ def test_a_floor_imports_only_what_lies_below(floor):
             name for name in imports(path) if (top := name.partition(".")[0]) in FLOORS and top not in ALLOWED[floor]
         }
         assert not above, f"{path} imports {above}"
+
+
+def test_nothing_stands_on_trials():
+    for path in files("benchmarks"):  # for the others see above
+        assert not [name for name in imports(path) if name.partition(".")[0] == "trust"], path
 
 
 def test_models_stand_on_torch_numpy_and_safetensors_alone():

@@ -28,7 +28,16 @@ def test_the_page_of_models_shows_every_family_and_every_grid():
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/models.md", "docs/quality.md", "docs/operating.md"]
+    "page",
+    [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "docs/models.md",
+        "docs/quality.md",
+        "docs/operating.md",
+        "docs/reliability.md",
+    ],
 )
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text()

@@ -8,7 +8,7 @@ from models.store import Manifest
 from training.evaluate import PROPERTIES
 
 ROOT = Path(__file__).parent.parent
-BEGIN, END = "<!-- models -->", "<!-- /models -->"
+MARK = "models"
 FIGURES = {
     "mnist_cnn_fd": ("MNIST-CNN-FD", "{:.3f}"),
     "precision": ("precision", "{:.2f}"),
@@ -47,8 +47,10 @@ def pages(root: Path) -> dict[Path, str]:
     readme, quality = root / "README.md", root / "docs" / "quality.md"
     return {
         root / "docs" / "models.md": page(manifests),
-        readme: _filled(readme.read_text(), table(manifests)),
-        quality: _filled(quality.read_text(), "\n\n".join((figures(manifests), digits(manifests), worst(manifests)))),
+        readme: filled(readme.read_text(), MARK, table(manifests)),
+        quality: filled(
+            quality.read_text(), MARK, "\n\n".join((figures(manifests), digits(manifests), worst(manifests)))
+        ),
     }
 
 
@@ -150,10 +152,12 @@ def _card(name: str, manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
-def _filled(text: str, content: str) -> str:
-    """`text` with what stands between its marks replaced by `content`."""
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{content}\n{END}{rest.split(END)[1]}"
+def filled(text: str, mark: str, content: str) -> str:
+    """`text` with what stands between the marks replaced by `content`. Raises ValueError where there are none."""
+    begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}\n{content}\n{end}{after}"
 
 
 def _figures(metrics: dict[str, Any]) -> list[str]:

@@ -47,9 +47,8 @@ class Asleep:
 
 def main() -> None:
     if len(sys.argv) == 1:
-        front.COMMAND = (sys.executable, "-m", "benchmarks.peers.undrawn")
         log.configure(Settings())
-        raise SystemExit(front.serve(Settings()))
+        raise SystemExit(front.serve(Settings(), (sys.executable, "-m", "benchmarks.peers.undrawn")))
     for model, costs in json.loads(os.environ["DEVICE"]).items():
         family: Any = FAMILIES[model]
         family.costs, family.start, family.step, family.decode = costs, Asleep.start, Asleep.step, Asleep.decode

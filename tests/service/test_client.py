@@ -16,10 +16,11 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
+from benchmarks.server import ROOT, Server, environment
 from service import dataset
 from service.cli import main, shown
 from service.client import AsyncClient, Client, Draws, ServiceError, Unreachable
-from tests.serving import ROOT, Server, environment, serving
+from tests.serving import serving
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ import openai
 import pytest
 from PIL import Image
 
-from tests.serving import Server, serving
+from benchmarks.server import Server
+from tests.serving import serving
 
 
 @pytest.fixture(scope="module")

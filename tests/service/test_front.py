@@ -16,11 +16,12 @@ import httpx
 import numpy as np
 import pytest
 
+from benchmarks.scraping import number, scraped
+from benchmarks.server import Server, running
 from service import front
 from service.images import png
 from service.settings import Settings
-from tests.service.scraping import number, scraped
-from tests.serving import Server, running, serving
+from tests.serving import serving
 
 WORKERS = 2
 
@@ -53,6 +54,11 @@ def test_connections_are_dealt_evenly_and_every_worker_draws_the_same(server: Se
     assert [sockets(pid) for pid in workers(server)] == [6, 6]
     for client in clients:
         client.close()
+
+
+def test_the_front_is_small(server: Server) -> None:
+    maps = Path(f"/proc/{server.process.pid}/maps").read_text()
+    assert "libtorch" not in maps, "it draws nothing"
 
 
 def test_a_worker_that_dies_under_load_loses_no_request_and_is_replaced(server: Server) -> None:
@@ -173,10 +179,11 @@ FRONT = """
 import logging, pathlib, socket, sys
 from service import front
 logging.basicConfig(format="%(message)s", level=logging.INFO)
-front.COMMAND, front.PAUSE = (sys.executable, "-c", sys.argv[1]), 0.1
+front.PAUSE = 0.1
 listener = socket.create_server(("127.0.0.1", 0))
 listener.setblocking(False)
-keeper = front.Front({front.HANDED: listener}, 2, pathlib.Path("."), grace=5)
+command = (sys.executable, "-c", sys.argv[1])
+keeper = front.Front({front.HANDED: listener}, 2, pathlib.Path("."), grace=5, command=command)
 status = keeper.run()
 keeper.stop()
 sys.exit(status)

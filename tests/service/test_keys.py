@@ -13,12 +13,13 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from benchmarks.server import ROOT
 from service import keys
 from service.app import create_app
 from service.gate import Gate, Tally
 from service.keys import Rate
 from service.settings import Settings
-from tests.serving import ROOT, serving
+from tests.serving import serving
 
 Asks = Callable[..., httpx.Response]
 

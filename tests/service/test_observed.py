@@ -14,12 +14,12 @@ import pytest_asyncio
 from fastapi import FastAPI
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from benchmarks.scraping import number, scraped
 from service import log
 from service.app import SOON, create_app
 from service.engine.request import Point, Request, Sample
 from service.settings import Settings
 from service.tracing import Tracer
-from tests.service.scraping import number, scraped
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -19,8 +19,9 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.wait import WebDriverWait
 
+from benchmarks.server import ROOT, Server
 from service import keys
-from tests.serving import ROOT, Server, serving
+from tests.serving import serving
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 SCREENSHOTS = os.environ.get("DRAWBRIDGE_SCREENSHOTS")

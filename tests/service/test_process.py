@@ -15,9 +15,10 @@ import httpx
 import pytest
 import torch
 
+from benchmarks.server import ROOT, Server, environment
 from models import families
 from service.settings import Settings
-from tests.serving import ROOT, Server, environment, serving
+from tests.serving import serving
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,13 @@ import pytest
 import torch
 from prometheus_client import generate_latest
 
+from benchmarks.scraping import number, scraped
+from benchmarks.server import Server
 from models import families, store
 from service.app import Application, create_app
 from service.settings import Settings
 from tests.conftest import manifest_of, small
-from tests.service.scraping import number, scraped
-from tests.serving import Server, serving
+from tests.serving import serving
 
 
 def renewed(root: Path, name: str, seed: int) -> str:
@@ -91,6 +92,27 @@ async def test_to_put_the_old_weights_back_is_to_go_back(root: Path) -> None:
         await app.reload()
         assert (await client.get("/generate?model=vae&seed=1")).content == before
         assert app.state.service.catalog.models["vae"].runner is runner, "it was still warm"
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+async def test_what_is_damaged_where_it_lies_is_named_before_a_restart_finds_it(root: Path, damage: str) -> None:
+    app = create_app(Settings(weights=root, device="cpu", seats=4))
+    async with app.router.lifespan_context(app), asked(app) as client:
+        before = await client.get("/generate?model=cgan&seed=1&digit=7")
+        tensors = root / "cgan" / store.TENSORS
+        data = tensors.read_bytes()
+        if damage == "cut":
+            tensors.write_bytes(data[:-9])
+        elif damage == "flipped":
+            tensors.write_bytes(data[:-5] + bytes([data[-5] ^ 1]) + data[-4:])
+        else:
+            tensors.unlink()
+        await app.reload()
+        assert (await client.get("/generate?model=cgan&seed=1&digit=7")).content == before.content
+        assert list((await client.get("/readyz")).json()["broken"]) == ["cgan"]
+        tensors.write_bytes(data)
+        await app.reload()
+        assert not (await client.get("/readyz")).json()["broken"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "no manifest", "nonsense"])

@@ -1,0 +1,34 @@
+"""`python -m trust.worker`: the service on a device that misbehaves.
+
+The front is the service's own. It starts its workers by the same command with its end of a socket pair and what else
+`service.worker` takes.
+"""
+
+import sys
+
+COMMAND = (sys.executable, "-m", "trust.worker")
+
+
+def serve() -> int:
+    """The front, until a signal."""
+    from service import front, log
+    from service.settings import read
+
+    settings = read()
+    log.configure(settings)
+    return front.serve(settings, COMMAND)
+
+
+def work(*arguments: str) -> None:
+    """One of its workers. Imports are here, since the front decides before its own how processes count together."""
+    from service import worker
+    from trust.faulty import Faulty
+
+    worker.main(*arguments, runner=Faulty)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        work(*sys.argv[1:])
+    else:
+        sys.exit(serve())
