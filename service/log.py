@@ -36,6 +36,7 @@ def configure(settings: Settings) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
+    logging.captureWarnings(True)  # what libraries warn of are lines too
 
 
 class Lines:

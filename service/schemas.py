@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
@@ -125,6 +126,9 @@ async def read(request: Request, schema: type[P], max_files: int = 2) -> tuple[P
     elif kind == "application/json":
         body = await _json(request)
     elif kind == "multipart/form-data":
+        options = parse_options_header(request.headers["content-type"])[1]
+        if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):  # some codecs take quadratic time
+            raise UnsupportedBody("write the form in UTF-8, whatever its files hold")
         async with request.form(max_files=max_files, max_fields=32) as form:
             items = form.multi_items()
             if strangers := sorted(
@@ -153,7 +157,7 @@ def validate(schema: type[P], values: dict[str, Any]) -> P:
         names = ", ".join(schema.model_fields)
         wrong = []
         for item in error.errors(include_url=False, include_context=False):
-            parameter = ".".join(str(part) for part in item["loc"])
+            parameter = ".".join(str(part) for part in item["loc"]) or "body"
             message = f"no such parameter; there are: {names}" if item["type"] == "extra_forbidden" else item["msg"]
             wrong.append({"parameter": parameter, "message": message})
         detail = "; ".join(f"{item['parameter']}: {item['message']}" for item in wrong)

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from models import store
+
 LINES = "log.jsonl"
 
 
@@ -51,7 +53,7 @@ class Log:
                 for line in path.read_text().splitlines(keepends=True)
                 if _entry(line).get("images", sys.maxsize) <= images
             ]
-            path.write_text("".join(kept))
+            store.write(path, "".join(kept).encode())
         self.board.close()
         self.board = SummaryWriter(str(self.run / "tensorboard"), purge_step=images + 1)
 
@@ -71,7 +73,7 @@ class Log:
         """The samples' distance to the data, and their picture."""
         self._write(images, {"sample_distance": score})
         if png is not None:
-            (self.run / "grids" / f"{images:010d}.png").write_bytes(png)
+            store.write(self.run / "grids" / f"{images:010d}.png", png)
 
     def _write(self, images: int, scalars: dict[str, float]) -> None:
         with (self.run / LINES).open("a") as file:

@@ -7,6 +7,7 @@ INT64 [n], -1 where the model was told none.
 
 import json
 import math
+import re
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -33,7 +34,7 @@ class _InputOptions(BaseModel):
 class _Input(BaseModel):
     name: Literal["digit", "n", "seed"]
     datatype: Literal["INT64", "INT32", "UINT8", "UINT64", "UINT32"]
-    shape: list[Annotated[int, Field(ge=0)]]
+    shape: Annotated[list[Annotated[int, Field(ge=0, le=2**32)]], Field(max_length=8)]
     data: list[Any] | None = None
     parameters: _InputOptions = _InputOptions()
 
@@ -146,7 +147,7 @@ async def _read(request: Request) -> tuple[Asked, memoryview]:
         raise UnsupportedBody("send it as it is, without a Content-Encoding")
     body = memoryview(await request.body())
     length = request.headers.get(BINARY, str(len(body)))
-    if not length.isdecimal() or int(length) > len(body):
+    if not re.fullmatch("[0-9]{1,10}", length) or int(length) > len(body):
         raise InvalidParameter(f"{BINARY}: the number of bytes of the JSON that the body begins with")
     try:
         head = json.loads(bytes(body[: int(length)]))
@@ -162,6 +163,8 @@ def _tensors(asked: Asked, binary: memoryview) -> dict[str, NDArray[Any]]:
         kind, size = np.dtype(KINDS[item.datatype]), item.parameters.binary_data_size
         try:
             if size is None:
+                if np.array(item.data).dtype.kind not in "iu":
+                    raise TypeError("not whole numbers")
                 found[item.name] = np.array(item.data, kind).reshape(-1)
             else:
                 found[item.name] = np.frombuffer(binary[:size], kind)

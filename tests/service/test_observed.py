@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import sys
+import warnings
 from collections.abc import AsyncIterator
 
 import httpx
@@ -146,9 +147,14 @@ async def test_other_lines_are_json_too_and_hold_their_errors(
             raise ValueError("ink")
         except ValueError:
             logging.getLogger("service.x").exception("it %s", "broke")
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            warnings.warn("a library\nwarns", stacklevel=1)
     finally:
+        logging.captureWarnings(False)
         root.handlers = before
-    line = json.loads(stream.getvalue())
+    line, warning = map(json.loads, stream.getvalue().splitlines())
+    assert "a library\nwarns" in warning["event"]
     assert (line["event"], line["level"], line["logger"]) == ("it broke", "error", "service.x")
     assert "ValueError: ink" in line["exception"]
 
