@@ -13,6 +13,8 @@ import hashlib
 import random
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 from urllib.parse import urlencode
 
 import httpx
@@ -23,15 +25,22 @@ EACH = 30
 """Different requests of each model."""
 
 
-def requests(models: list[dict[str, object]], source: random.Random) -> list[str]:
-    """URLs of different requests of all `models`, as GET /models tells of them."""
+def requests(
+    models: list[dict[str, Any]],
+    source: random.Random,
+    each: int = EACH,
+    formats: Sequence[str] = ("png", "npz"),
+    counts: Sequence[int] = (1, 1, 1, 2, 5),
+    steps: int = 12,
+) -> list[str]:
+    """URLs of `each` different requests of all `models`, as GET /models tells of them, in up to `steps` above the
+    fewest."""
     urls = []
     for model in models:
         takes = model["takes"]
-        assert isinstance(takes, dict)
-        for _ in range(EACH):
+        for _ in range(each):
             query: list[tuple[str, object]] = [("model", model["name"]), ("seed", source.randrange(2**53))]
-            query += [("first", source.choice((0, 0, 7, 2**40))), ("n", source.choice((1, 1, 1, 2, 5)))]
+            query += [("first", source.choice((0, 0, 7, 2**40))), ("n", source.choice(counts))]
             if "digit" in takes and source.random() < 0.7:
                 query.append(("digit", source.randrange(10)))
             for word in ("sampler", "prior"):
@@ -39,10 +48,10 @@ def requests(models: list[dict[str, object]], source: random.Random) -> list[str
                     query.append((word, source.choice(takes[word]["one_of"])))
             if "steps" in takes:
                 least = takes["steps"]["minimum"]
-                query.append(("steps", source.randint(least, least + 12)))
+                query.append(("steps", source.randint(least, least + steps)))
             if "guidance" in takes:
                 query.append(("guidance", source.choice((1.0, takes["guidance"]["default"], 3.0))))
-            urls.append(f"/generate?{urlencode([*query, ('format', source.choice(('png', 'npz')))])}")
+            urls.append(f"/generate?{urlencode([*query, ('format', source.choice(formats))])}")
     return urls
 
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -99,7 +100,7 @@ async def _run(url: str, requests: Sequence[Callable[[], bytes]], seconds: float
     clients: list[_Client] = []
     for request, one, end in zip(requests, found, done, strict=True):
         _, client = await loop.create_connection(
-            lambda request=request, one=one, end=end: _Client(request, one, end, since, until), at.hostname, at.port
+            partial(_Client, request, one, end, since, until), at.hostname or "", at.port or 80
         )
         clients.append(client)
     try:

@@ -57,7 +57,7 @@ def running(command: Sequence[str], environment: dict[str, str] | None = None) -
     Its log goes into a file: a pipe would have to be read by the process that measures.
     """
     with tempfile.NamedTemporaryFile() as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log.fileno())
+        process = subprocess.Popen([*command], cwd=ROOT, env=environment, stderr=log.fileno())
         try:
             yield Server(process, Path(log.name))
         finally:
@@ -104,7 +104,7 @@ def cached(*urls: str) -> Iterator[tuple[str, Path]]:
         text = (ROOT / "deploy" / "nginx.conf").read_text().replace("/tmp/", f"{folder}/")
         text = text.replace("/dev/stdout", str(log)).replace("listen 8080;", f"listen {at};")
         config.write_text(text.replace("server replica:8000 fail_timeout=2s;", servers))
-        command = [NGINX, "-e", errors, "-c", config, "-g", "daemon off; user root;"]
+        command: list[str | Path] = [NGINX, "-e", errors, "-c", config, "-g", "daemon off; user root;"]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
             while not _listens(at):

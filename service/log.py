@@ -6,13 +6,15 @@ import sys
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
 from structlog.types import EventDict, Processor
 
-from service.calls import Call
 from service.settings import Settings
+
+if TYPE_CHECKING:  # the front writes lines too, and has no use for torch, which a call knows
+    from service.calls import Call
 
 ATOMIC = 4096
 """Bytes that a pipe takes in one piece, so that other processes' lines do not get into the middle (PIPE_BUF)."""
@@ -80,7 +82,7 @@ class Requests:
             cache_logger_on_first_use=True,
         )
 
-    def write(self, calls: Iterable[Call]) -> None:
+    def write(self, calls: "Iterable[Call]") -> None:
         """A line for each."""
         shift = time.time() - time.perf_counter()
         for call in calls:

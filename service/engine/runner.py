@@ -60,6 +60,8 @@ class Runner:
         self.family, self.device = family, device
         self.sizes = sizes(seats, fine=device.type == "cpu")
         """What batches are padded to; more rows than the last do not fit on the device."""
+        self.proven = self.sizes
+        """Those of them that agree, from before any was found to be too large."""
         self.fingerprint = ""
         """What the probes came to: where it is another, arithmetic is, and a seed may give other bytes."""
         self.plan = lru_cache(maxsize=256)(partial(_plan, family))  # which holds no runner: it goes with its last user
@@ -94,14 +96,16 @@ class Runner:
 
         A row that only wants its code is done where it starts, with that state [*S] float32 for an image. Raises
         FloatingPointError where a result is not finite, and TooMany where the device has no room for so many: batches
-        are smaller from then on. No row is further then than before.
+        are smaller from then on, unless it had none for a single row, which says nothing of batches of others. No row
+        is further then than before.
         """
         if len(rows) <= self.sizes[-1]:
             try:
                 return self._advance(rows)
             except torch.OutOfMemoryError:
                 pass  # what holds the batch is gone with the error
-            self.sizes = [size for size in self.sizes if size < self.size(len(rows))] or self.sizes[:1]
+            smaller = [size for size in self.sizes if size < self.size(len(rows))] or self.sizes[:1]
+            self.sizes = self.proven if len(rows) == 1 else smaller
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         raise TooMany(f"no memory for {len(rows)} rows at once")
@@ -142,6 +146,7 @@ class Runner:
             for size in sizes
             if all(torch.equal(few, many[:size]) for few, many in zip(self._probe(size), truth, strict=True))
         ] + [largest]
+        self.proven = self.sizes
 
     def _probe(self, size: int) -> list[Tensor]:
         """What `size` probe rows come to, computed at once: their states after the first link, those as images, and the

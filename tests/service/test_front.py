@@ -52,6 +52,11 @@ def test_connections_are_dealt_evenly_and_every_worker_draws_the_same(server: Se
         client.close()
 
 
+def test_the_front_is_small(server: Server) -> None:
+    maps = Path(f"/proc/{server.process.pid}/maps").read_text()
+    assert "libtorch" not in maps, "it draws nothing"
+
+
 def test_a_worker_that_dies_takes_its_own_callers_with_it_and_is_replaced(server: Server) -> None:
     before = workers(server)
     assert len(before) == WORKERS

@@ -94,6 +94,27 @@ async def test_to_put_the_old_weights_back_is_to_go_back(root: Path) -> None:
         assert app.state.service.catalog.models["vae"].runner is runner, "it was still warm"
 
 
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+async def test_what_is_damaged_where_it_lies_is_named_before_a_restart_finds_it(root: Path, damage: str) -> None:
+    app = create_app(Settings(weights=root, device="cpu", seats=4))
+    async with app.router.lifespan_context(app), asked(app) as client:
+        before = await client.get("/generate?model=cgan&seed=1&digit=7")
+        tensors = root / "cgan" / store.TENSORS
+        data = tensors.read_bytes()
+        if damage == "cut":
+            tensors.write_bytes(data[:-9])
+        elif damage == "flipped":
+            tensors.write_bytes(data[:-5] + bytes([data[-5] ^ 1]) + data[-4:])
+        else:
+            tensors.unlink()
+        await app.reload()
+        assert (await client.get("/generate?model=cgan&seed=1&digit=7")).content == before.content
+        assert list((await client.get("/readyz")).json()["broken"]) == ["cgan"]
+        tensors.write_bytes(data)
+        await app.reload()
+        assert not (await client.get("/readyz")).json()["broken"]
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "no manifest", "nonsense"])
 async def test_what_is_broken_changes_nothing_and_is_named(root: Path, damage: str) -> None:
     app = create_app(Settings(weights=root, device="cpu", seats=4))

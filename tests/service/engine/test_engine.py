@@ -208,6 +208,26 @@ def test_one_row_that_finds_no_memory_fails_by_itself(engine: Engine, monkeypatc
     assert len(images(again)) == 2
 
 
+def test_a_row_that_finds_no_memory_even_alone_makes_nobody_s_batches_smaller(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = engine.runners["walk"]
+    step, sizes = runner.family.step, list(runner.sizes)
+
+    def full(rows: Rows) -> Tensor:
+        if 13 in rows.seed:
+            raise torch.OutOfMemoryError("out of memory")
+        return step(rows)
+
+    monkeypatch.setattr(runner.family, "step", full)
+    guilty, innocent = engine.submit(ask(1, seed=13)), engine.submit(ask(SEATS - 1, seed=4))
+    finish(engine)
+    with pytest.raises(EngineError, match="no memory for 1 rows"):
+        guilty.result()
+    assert len(images(innocent)) == SEATS - 1
+    assert runner.sizes == sizes
+
+
 def test_what_has_no_room_at_warm_up_is_served_in_smaller_batches(
     make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,115 @@
+"""Overload: three times what it can do, by callers who do not wait for one another.
+
+The most that it can do is measured first, in the same run, by as many callers as keep it busy. What is accepted then
+has at most the whole queue before it, so it may take as long as the measured rate needs for that, and half as much
+again.
+"""
+
+import asyncio
+import itertools
+import random
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import httpx
+import uvloop
+
+from benchmarks.server import SERVICE, environment, running
+from trust import accounts
+from trust.callers import Asked, Tally, alone, client_of, content, drawn, lasting, percentile, press
+from trust.trial import Line, Setting
+from trust.weights import copied
+
+IMAGES, QUEUE = 4, 128
+"""Images of each request, and of all that may wait."""
+BUSY = QUEUE // IMAGES // 2
+"""Callers that keep every seat taken, and are never refused."""
+TIMES = 3
+AT_ONCE = 0.25
+"""The share of the time that accepted work is allowed, in which refusals have to be out."""
+
+
+@dataclass
+class Flood:
+    """What an open loop of requests was answered."""
+
+    tally: Tally
+    refused: list[float] = field(default_factory=list)
+    """Seconds of refusals as they should be: 429 with a Retry-After."""
+
+    async def ask(self, client: httpx.AsyncClient, asked: Asked) -> None:
+        """Ask once."""
+        begun = time.monotonic()
+        try:
+            answer = await asked.of(client)
+        except httpx.TransportError as error:
+            self.tally.answers[type(error).__name__] += 1
+            return
+        seconds = time.monotonic() - begun
+        if answer.status_code == 429 and int(answer.headers.get("retry-after", "0")) >= 1:
+            self.refused.append(seconds)
+        elif answer.status_code == 200 and content(answer) == self.tally.truth[asked]:
+            self.tally.answers["right"] += 1
+            self.tally.at.append(time.monotonic())
+            self.tally.latencies[asked.kind].append(seconds)
+        else:
+            self.tally.answers[f"status {answer.status_code}"] += 1
+
+    async def pour(self, url: str, rate: float, seconds: float) -> None:
+        """Ask `rate` times a second, whatever becomes of it, and wait for the last answer."""
+        pool = itertools.cycle(self.tally.truth)
+        async with client_of(url) as client, asyncio.TaskGroup() as group:
+            begun = time.monotonic()
+            for i in range(int(rate * seconds)):
+                await asyncio.sleep(max(0.0, begun + i / rate - time.monotonic()))
+                group.create_task(self.ask(client, next(pool)))
+
+
+def run(setting: Setting) -> Iterator[Line]:
+    seconds, least = (4.0, 0.7) if setting.quick else (40.0, 0.9)
+    weights = copied(setting.root, "ddpm")
+    source = random.Random(setting.seed)
+    seeds = [source.randrange(2**53) for _ in range(24)]
+    truth = alone(lambda _: drawn("ddpm", seeds, f"steps=5&guidance=1&n={IMAGES}"), weights=weights)
+    limits = {"weights": weights, "max_images": IMAGES, "queue_images": QUEUE, "workers": 2, "device": "cpu"}
+    with running(SERVICE, environment(port=0, **limits)) as server:
+        press(server.url, [Tally(truth).caller()] * BUSY, lasting(1), setting.seed)  # what comes first warms it up
+        full, begun = Tally(truth), time.monotonic()
+        press(server.url, [full.caller()] * BUSY, lasting(seconds), setting.seed)
+        most = full.rate(begun + seconds / 4, begun + seconds)
+        flood, begun = Flood(Tally(truth)), time.monotonic()
+        uvloop.run(flood.pour(server.url, TIMES * most, seconds))
+        goodput = flood.tally.rate(begun + seconds / 4, begun + seconds)
+        bound = 1.5 * QUEUE / (goodput * IMAGES)
+        accepted = [seconds for kind in flood.tally.latencies.values() for seconds in kind]
+        late, refused = percentile(accepted, 0.99), percentile(flood.refused, 0.99)
+        asked = flood.tally.answers.total() + len(flood.refused)
+        yield Line(
+            f"{TIMES} times the peak for {seconds:g} s",
+            asked,
+            flood.tally.lost,
+            f"{flood.tally.right:,} drawn, {len(flood.refused):,} refused{flood.tally.wrong()}",
+        )
+        yield Line(
+            "refused with 429 and Retry-After",
+            len(flood.refused),
+            int(not 0 < refused <= AT_ONCE * bound),
+            f"p50 {1000 * statistics.median(flood.refused or [0]):.0f} ms, p99 {1000 * refused:.0f} ms, "
+            f"{1000 * AT_ONCE * bound:.0f} allowed",
+        )
+        yield Line(
+            "accepted under overload",
+            len(accepted),
+            int(late > bound),
+            f"p99 {late:.2f} s, {bound:.2f} allowed by the queue's {QUEUE} images and the rate",
+        )
+        share = goodput / most
+        yield Line(
+            "goodput beside the peak",
+            flood.tally.right,
+            int(share < least),
+            f"{goodput:.1f} of {most:.1f} requests a second: {share:.2f}, {least:g} at least",
+        )
+        yield accounts.closed(server.url)
