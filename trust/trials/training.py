@@ -1,7 +1,7 @@
 """Training: a run killed at random moments, a full disk, an export that is broken off.
 
-Processes are forked from one that has imported everything, so that kills fall into the work and not into imports; the
-unbroken run is the command line's own.
+What `python -m training` does, in processes that are forked from one which has imported everything: kills fall into the
+work, and not into imports.
 """
 
 import json
@@ -10,8 +10,10 @@ import os
 import random
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -24,8 +26,8 @@ from typing import Any
 
 import torch
 from PIL import Image
+from tqdm import tqdm
 
-from benchmarks.server import ROOT
 from models import store
 from training import checkpoint
 from training.cli import main
@@ -37,6 +39,8 @@ from trust.trial import Line, Setting
 FORKS = multiprocessing.get_context("forkserver")
 FLAGS = ("gan", "--data", "digits", "--device", "cpu", "--threads", "1", "--batch", "32", "--every", "200")
 AT_ONCE = 2
+LATEST_KILL = 2.0
+"""Seconds within which a process is killed, or waited for until it writes a checkpoint; a run takes about three."""
 PATIENCE = 120.0
 """Seconds after which a process is one that hangs."""
 SHORT = (0, 4096, 100_000, 3_000_000, 6_500_000)
@@ -47,11 +51,12 @@ NAME = "gan"
 
 def run(setting: Setting) -> Iterator[Line]:
     FORKS.set_forkserver_preload(["training.cli", "sklearn.datasets", "torch._dynamo"])
-    epochs, kills, exports = (1.5, 4, 2) if setting.quick else (4, 50, 20)
+    epochs, kills, exports = (1, 4, 2) if setting.quick else (4, 50, 20)
     fit = ("fit", *FLAGS, "--epochs", str(epochs))
     straight = setting.root / "straight"
-    subprocess.run([sys.executable, "-m", "training", *fit, "--run", str(straight)], cwd=ROOT, check=True,
-                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    status, said = ended(*fit, "--run", str(straight), out=setting.root / "out")
+    if status != 0:
+        raise RuntimeError(f"the unbroken run ended with {status}: {said}")
     yield from killed(setting, fit, straight, kills)
     yield from full(setting, fit, straight)
     yield from exported(setting, straight, exports)
@@ -95,13 +100,13 @@ class Lives:
         """Kill it: at a random moment, or in the next write of a checkpoint after that. False where it was too late."""
         writing = [path / f".{name}.new" for name in (checkpoint.LATEST, checkpoint.BEST)]
         left = [made(file) for file in writing]
-        time.sleep(self.source.uniform(0.0, 3.0))
+        time.sleep(self.source.uniform(0.0, LATEST_KILL))
         if self.source.random() < 0.6:
             while process.is_alive() and [made(file) for file in writing] in (left, [None, None]):
                 time.sleep(0.0002)
         process.kill()
         process.join()
-        if process.exitcode == 0:
+        if process.exitcode != -signal.SIGKILL:
             return False
         self.seen["kills"] += 1
         self.seen["in a write"] += [made(file) for file in writing] not in (left, [None, None])
@@ -126,10 +131,9 @@ def full(setting: Setting, fit: tuple[str, ...], straight: Path) -> Iterator[Lin
             went_on, _ = more()
             lost += (began, went_on) != (0, 0) or not (kept and clear and same(path, straight))
             kinds.add("a file system of its own" if room.mounted else "bounded files")
-    found = f"{', '.join(f'{left:,}' for left in sizes)} bytes left on {', '.join(kinds)}: one line, exit status 1, "
-    yield Line(
-        "the disk was full in mid-training", len(sizes), lost, f"{found}the checkpoint before whole, and gone on from"
-    )
+    found = f"{', '.join(f'{left:,}' for left in sizes)} bytes left on {', '.join(kinds)}"
+    told = "one line, exit status 1, the checkpoint before whole and gone on from"
+    yield Line("the disk was full in mid-training", len(sizes), lost, f"{found}: {told}")
 
 
 def exported(setting: Setting, straight: Path, exports: int) -> Iterator[Line]:
@@ -149,7 +153,8 @@ def exported(setting: Setting, straight: Path, exports: int) -> Iterator[Line]:
         process.kill()
         process.join()
         seen["kills"] += 1
-        seen["in the middle"] += process.exitcode != 0
+        seen["in the middle"] += process.exitcode == -signal.SIGKILL
+        seen["halves"] += process.exitcode not in (0, -signal.SIGKILL)
         if store.listing(weights):
             seen["halves"] += store.load(weights / NAME)[1].digest not in digests
     found = f"{seen['in the middle']} in the middle of it; what is there is the old or the new"
@@ -241,13 +246,14 @@ def ended(*arguments: str, out: Path, limit: int | None = None) -> tuple[int | N
 
 
 def started(*arguments: str, out: Path, limit: int | None = None) -> BaseProcess:
-    """`python -m training` with these arguments, what it says in `out`; no file of it gets larger than `limit` bytes."""
+    """`python -m training` with these arguments; `out` has what it says, and no file more than `limit` bytes."""
     process = FORKS.Process(target=_command, args=(arguments, out, limit), daemon=True)
     process.start()
     return process
 
 
 def _command(arguments: tuple[str, ...], out: Path, limit: int | None) -> None:
+    tqdm.set_lock(threading.RLock())  # its own is the system's too, where a kill would leave it
     file = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
