@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from service import VERSION, draws, images, schemas
+from service import VERSION, description, draws, images, schemas
 from service.catalog import Model
 from service.errors import InvalidParameter, Problem, UnsupportedBody
 from service.state import State
@@ -23,6 +23,7 @@ from service.state import State
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
 BINARY = "Inference-Header-Content-Length"
+OCTETS = "application/octet-stream"
 KINDS = {"INT64": np.int64, "INT32": np.int32, "UINT8": np.uint8, "UINT64": np.uint64, "UINT32": np.uint32}
 INPUTS = ("digit", "n", "seed")
 
@@ -69,6 +70,16 @@ class Asked(BaseModel):
     parameters: _Options = _Options()
 
 
+DESCRIBED: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": description.plain(Asked)}, OCTETS: {}},
+    },
+    "responses": {"200": {"content": {OCTETS: {}}}},
+}
+"""What FastAPI cannot know of a route that reads its body itself."""
+
+
 @router.get("")
 async def server() -> dict[str, Any]:
     """What this is."""
@@ -103,8 +114,8 @@ async def ready(request: Request, name: str, version: str | None = None) -> dict
     return {"name": _find(request, name, version).name, "ready": True}
 
 
-@router.post("/models/{name}/infer")
-@router.post("/models/{name}/versions/{version}/infer")
+@router.post("/models/{name}/infer", openapi_extra=DESCRIBED)
+@router.post("/models/{name}/versions/{version}/infer", openapi_extra=DESCRIBED)
 async def infer(request: Request, name: str, version: str | None = None) -> Response:
     """Draw."""
     state: State = request.app.state.service
@@ -153,7 +164,7 @@ async def _read(request: Request) -> tuple[Asked, memoryview]:
         head = json.loads(bytes(body[: int(length)]))
     except (ValueError, RecursionError):
         raise InvalidParameter("the body does not begin with JSON") from None
-    return schemas.validate(Asked, head), body[int(length) :]
+    return schemas.validate(Asked, head, strict=True), body[int(length) :]
 
 
 def _tensors(asked: Asked, binary: memoryview) -> dict[str, NDArray[Any]]:
@@ -199,4 +210,4 @@ def _answer(told: dict[str, Any], asked: Asked, outputs: dict[str, NDArray[Any]]
     text = json.dumps({**told, "outputs": items}).encode()
     if not parts:
         return Response(text, media_type="application/json")
-    return Response(b"".join((text, *parts)), media_type="application/octet-stream", headers={BINARY: str(len(text))})
+    return Response(b"".join((text, *parts)), media_type=OCTETS, headers={BINARY: str(len(text))})
