@@ -100,6 +100,7 @@ def _plain(part: Any, known: dict[str, Any]) -> Any:
     kinds = [_plain(item, known) for item in part.get("anyOf", ()) if item != {"type": "null"}]
     if len(kinds) == 1:  # what else there may be is null
         rest = {**kinds[0], **rest, "nullable": True}
+        rest |= {"enum": [*rest["enum"], None]} if "enum" in rest else {}
     return rest
 
 

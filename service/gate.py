@@ -161,7 +161,7 @@ def _shown(scope: Scope) -> str:
     for name, value in scope["headers"]:
         text = value.decode("latin-1")
         if name == b"x-api-key":
-            return str(text)
+            return str(text.strip())
         if name == b"authorization" and text[:7].lower() == "bearer ":
             return str(text[7:].strip())
     return ""

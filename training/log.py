@@ -23,6 +23,8 @@ class Log:
         self.run, self.goal, self.interval = run, goal, interval
         self.sums: dict[str, Tensor] = {}
         self.count, self.written = 0, 0
+        (run / "grids").mkdir(parents=True, exist_ok=True)
+        self.board = SummaryWriter(str(run / "tensorboard"))
         self.bar = tqdm(
             total=goal,
             unit="img",
@@ -30,8 +32,6 @@ class Log:
             mininterval=0.5 if sys.stderr.isatty() else 30.0,
             dynamic_ncols=True,
         )
-        (run / "grids").mkdir(parents=True, exist_ok=True)
-        self.board = SummaryWriter(str(run / "tensorboard"))
 
     def __enter__(self) -> "Log":
         return self
