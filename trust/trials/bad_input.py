@@ -113,13 +113,13 @@ TENSOR = st.fixed_dictionaries(
      "shape": st.lists(st.integers(-1, 2**66), max_size=9) | st.just([1])},
     optional={"data": JSON, "parameters": st.fixed_dictionaries({"binary_data_size": st.integers(-1, 99)}) | JSON},
 )  # fmt: skip
-POSTED = ("/generate", "/interpolate", "/encode", "/reconstruct", "/decode", "/v1/images/generations",
+POSTED = (*("/generate",) * 4, "/interpolate", "/encode", "/reconstruct", "/decode", "/v1/images/generations",
           "/v2/models/cgan/infer")  # fmt: skip
 KIND = st.sampled_from(
     [*["application/json"] * 5, *["multipart/form-data; boundary=x"] * 3, "application/x-www-form-urlencoded", "",
      "text/plain", "multipart/form-data; boundary=x; charset=undefined", "multipart/form-data"]
 )  # fmt: skip
-HEADERS = st.dictionaries(
+HEADERS: st.SearchStrategy[dict[str, str]] = st.just({}) | st.dictionaries(
     st.sampled_from(["Accept", "If-None-Match", "X-Timeout", "X-Request-ID", "traceparent", "Content-Encoding",
                      "Inference-Header-Content-Length", "Authorization", "X-API-Key", "X-Forwarded-For", "Range"]),
     PLAIN | st.integers(1, 6000).map("9".__mul__), max_size=3,
