@@ -50,6 +50,7 @@ def completed(schema: dict[str, Any], dialects: Mapping[str, Dialect]) -> dict[s
     for unused in ("HTTPValidationError", "ValidationError"):
         schema["components"]["schemas"].pop(unused)
     schema["components"]["schemas"]["Problem"] = PROBLEM
+    schema["paths"] = _plain(schema["paths"], {})
     return schema
 
 
@@ -87,8 +88,8 @@ def _plain(part: Any, known: dict[str, Any]) -> Any:
         return [_plain(item, known) for item in part]
     if not isinstance(part, dict):
         return part
-    if "$ref" in part:
-        return _plain(known[part["$ref"].rpartition("/")[2]], known)
+    if (name := str(part.get("$ref", "")).rpartition("/")[2]) in known:
+        return _plain(known[name], known)
     if "properties" in part:
         part = {**part, "properties": {name: _plain(item, known) for name, item in part["properties"].items()}}
     rest = {key: item if key == "properties" else _plain(item, known) for key, item in part.items()
@@ -97,9 +98,11 @@ def _plain(part: Any, known: dict[str, Any]) -> Any:
         rest["enum"] = [part["const"]]
     if isinstance(bound := rest.get("exclusiveMinimum"), int | float) and not isinstance(bound, bool):
         rest |= {"minimum": bound, "exclusiveMinimum": True}
-    kinds = [_plain(item, known) for item in part.get("anyOf", ()) if item != {"type": "null"}]
-    if len(kinds) == 1:  # what else there may be is null
-        rest = {**kinds[0], **rest, "nullable": True}
+    kinds = [_plain(item, known) for item in part.get("anyOf", ())]
+    others = [kind for kind in kinds if kind != {"type": "null"}]
+    rest |= others[0] | rest if len(others) == 1 else {"anyOf": others} if others else {}
+    if len(others) < len(kinds):
+        rest["nullable"] = True
         rest |= {"enum": [*rest["enum"], None]} if "enum" in rest else {}
     return rest
 
