@@ -29,6 +29,8 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n"
 CLOSE = b"Connection: close\r\n"
 JSON_KIND = b"Content-Type: application/json\r\n"
 CHUNK = b"10000\r\n" + b" " * 2**16 + b"\r\n"
+SMUGGLED = b"drawbridge_requests_total"
+"""What only a request for /metrics is answered with."""
 SAID = (
     Said("nothing", b"", (0,)),
     Said("a head in drops", b"GET /livez HTTP/1.1\r\n", (408,), b"X-A: b\r\n"),
@@ -86,7 +88,7 @@ SAID = (
     Said(
         "another request in a body",
         POST + b"Connection: close\r\nContent-Length: 40\r\n\r\nGET /metrics HTTP/1.1\r\nHost: x\r\n\r\n    ",
-        (415, 422),
+        (200, 422),
     ),
     Said(
         "an answer that nobody reads",
@@ -116,7 +118,7 @@ def spoken(url: str, said: Said) -> int | str:
                 return f"held for {LONGEST:g} s, after {heard[:40]!r}"
         except OSError:  # closed while it was spoken to
             pass
-    if b"Traceback" in heard:
-        return "a traceback"
+    if b"Traceback" in heard or SMUGGLED in heard:
+        return "told what is nobody's business"
     found = re.match(rb"HTTP/1\.1 (\d{3}) ", heard)
     return int(found[1]) if found else 0
