@@ -148,7 +148,7 @@ def exported(setting: Setting, straight: Path, exports: int) -> Iterator[Line]:
         left = made(fresh)
         while process.is_alive() and made(fresh) in (left, None):
             time.sleep(0.0002)
-        time.sleep(source.uniform(0, 0.02))
+        time.sleep(source.uniform(0, 0.006))
         process.kill()
         process.join()
         seen["kills"] += 1
