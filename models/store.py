@@ -1,9 +1,10 @@
 """Weights on disk: `weights/<name>/` with `model.safetensors`, `manifest.json` and `samples.png`.
 
-The directory appears by one rename when all of it is written, so one that has a manifest is complete. Nothing is
-pickled. The digest of the tensors' file is checked before a byte of it is used.
+The directory appears, or takes another's place, by one rename when all of it is written, so one that has a manifest is
+complete. Nothing is pickled. The digest of the tensors' file is checked before a byte of it is used.
 """
 
+import ctypes
 import dataclasses
 import hashlib
 import json
@@ -22,6 +23,8 @@ from models import families
 from models.base import Family
 
 TENSORS, MANIFEST, SAMPLES = "model.safetensors", "manifest.json", "samples.png"
+HERE, EXCHANGE = -100, 2
+"""AT_FDCWD and RENAME_EXCHANGE, which `os` has no names for."""
 
 
 class WeightsError(Exception):
@@ -74,27 +77,43 @@ def save(directory: Path, family: Family, manifest: Manifest, samples: bytes) ->
         parameters=sum(tensor.numel() for tensor in tensors.values()),
         digest=hashlib.sha256(data).hexdigest(),
     )
-    fresh, stale = (directory.with_name(f".{directory.name}.{suffix}") for suffix in ("new", "old"))
-    for leftover in (fresh, stale):
-        shutil.rmtree(leftover, ignore_errors=True)
+    fresh = directory.with_name(f".{directory.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     write(fresh / TENSORS, data)
     write(fresh / SAMPLES, samples)
     write(fresh / MANIFEST, _to_json(manifest))
     if directory.exists():
-        directory.rename(stale)
-    fresh.rename(directory)
-    shutil.rmtree(stale, ignore_errors=True)
+        exchange(fresh, directory)
+        shutil.rmtree(fresh)
+    else:
+        fresh.rename(directory)
     return manifest
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Give each the other's name: in one step on Linux, so that a crash leaves neither without; else in three."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is not None and not renameat2(HERE, bytes(one), HERE, bytes(other), EXCHANGE):
+        return
+    between = other.with_name(f".{other.name}.old")
+    shutil.rmtree(between, ignore_errors=True)
+    other.rename(between)
+    one.rename(other)
+    between.rename(one)
 
 
 def write(path: Path, data: bytes) -> None:
     """Replace `path` by `data` in one rename: a crash leaves the old bytes or the new ones, never a part of them."""
     fresh = path.with_name(f".{path.name}.new")
-    with fresh.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with fresh.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:  # a full disk most often, which a part of a file only fills further
+        fresh.unlink(missing_ok=True)
+        raise
     fresh.replace(path)
 
 

@@ -25,7 +25,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 from swagger_ui_bundle import swagger_ui_path
 
-from service import VERSION, calls, errors, keys
+from service import VERSION, calls, description, errors, keys
 from service.calls import WATCHED, Call
 from service.catalog import Catalog, load
 from service.engine.drivers import Driver, LoopDriver, ThreadDriver
@@ -43,7 +43,9 @@ from service.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
-ROUTES = (draw, encode, about, openai, inference)
+DIALECTS = (openai, inference)
+"""Routes that speak others' languages, of errors too."""
+ROUTES = (draw, encode, about, *DIALECTS)
 
 SEATS = {"cpu": 16, "cuda": 128}
 """Rows of a step unless set otherwise. What more than 16 need falls out of a core's cache (`python -m benchmarks
@@ -108,7 +110,7 @@ async def on_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, Problem):
         error = _as_problem(request, error)
     call.problem = error.kind
-    for other in (openai, inference):
+    for other in DIALECTS:
         if call.path.startswith(other.router.prefix + "/"):
             status, told = other.error(error)
             return JSONResponse(told, status, headers=error.headers)
@@ -255,7 +257,9 @@ class Application(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         """The API's description; where keys are needed it says so."""
-        schema = super().openapi()
+        if self.openapi_schema is not None:
+            return self.openapi_schema
+        schema = description.completed(super().openapi(), {part.router.prefix: part.error for part in DIALECTS})
         if self.gate is not None:
             schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             schema["security"] = [{"key": []}]

@@ -14,9 +14,11 @@ from starlette.types import Scope
 
 from service.engine.request import Ticket
 from service.gate import Guest
+from service.keys import PREFIX
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-"""What a caller may call a request; any other name is replaced."""
+"""What a caller may call a request; any other name is replaced, and so is what may be a key."""
+KEY = PREFIX.encode()
 WATCHED = ("/livez", "/readyz", "/metrics")
 """What watchers ask for every few seconds."""
 IDS = map(f"{secrets.token_hex(4)}{{:08x}}".format, itertools.count())
@@ -111,7 +113,7 @@ def begin(scope: Scope) -> Call:
         path = path[len(root) :] or "/"
     call = Call("", scope["method"], time.perf_counter(), root, path)
     for name, value in scope["headers"]:
-        if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
+        if name == b"x-request-id" and REQUEST_ID.fullmatch(value) and KEY not in value:
             call.id = value.decode()
         elif name == b"traceparent":
             call.traceparent = value.decode("latin-1")

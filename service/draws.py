@@ -100,6 +100,8 @@ def generate(
         )
     if parameters.previews and format_ is not EVENTS:
         raise InvalidParameter("previews: only with format=events, where there is a place for them")
+    if len(parameters.digit) > max_images:
+        raise InvalidParameter(f"digit: at most {max_images}, one for each image")
     check_digits(model, parameters.digit)
     seed = new_seed() if parameters.seed is None else parameters.seed
     digits = parameters.digit or [-1]

@@ -34,7 +34,6 @@ from dataclasses import dataclass, field
 from glob import glob
 from itertools import count
 from pathlib import Path
-from typing import Self
 
 from service import journal
 from service.errors import MEDIA_TYPE, Unavailable
@@ -82,16 +81,6 @@ class Connection:
     """Its journal's descriptor."""
     number: int = field(default_factory=count().__next__)
 
-    @classmethod
-    def accept(cls, listener: socket.socket, port: bytes) -> Self:
-        """The next one that waits. Raises BlockingIOError where there is none, OSError where no more can be had."""
-        file = journal.blank()
-        try:
-            return cls(listener.accept()[0], port, file)
-        except OSError:
-            os.close(file)
-            raise
-
     def close(self) -> None:
         os.close(self.file)
         self.socket.close()
@@ -109,6 +98,16 @@ class Connection:
                 self.socket.recv(65536)  # what is left unread would take the answer with it
             self.socket.send(head.encode() + body)
         self.close()
+
+
+def accept(listener: socket.socket, port: bytes) -> Connection:
+    """The next connection that waits. Raises BlockingIOError where there is none, OSError where no more can be had."""
+    file = journal.blank()
+    try:
+        return Connection(listener.accept()[0], port, file)
+    except OSError:
+        os.close(file)
+        raise
 
 
 class Worker:
@@ -261,7 +260,7 @@ class Front:
         for port, listener in self.listeners.items():
             with contextlib.suppress(OSError):
                 while True:
-                    Connection.accept(listener, port).turn_away(OVER)
+                    accept(listener, port).turn_away(OVER)
             listener.close()
         for worker in self.workers:
             log.error("worker %d is killed", worker.number)
@@ -333,7 +332,7 @@ class Front:
         """Hand out every connection that waits."""
         while not self.waiting and self._room():
             try:
-                connection = Connection.accept(listener, port)
+                connection = accept(listener, port)
             except BlockingIOError:
                 return
             except OSError as error:  # it went away in the meantime, or there are too many

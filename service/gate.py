@@ -10,6 +10,7 @@ import mmap
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from starlette.types import Scope
@@ -38,20 +39,38 @@ class Tally:
         self.numbers[self.own] = 0.0  # whoever had this number before is dead
 
     def under_way(self) -> int:
-        """Requests that are being answered."""
+        """Requests that are being answered, by all workers."""
         return int(sum(self.numbers[len(RATES) :]))
+
+    def enter(self, most: int | None) -> bool:
+        """Count one more request as being answered here, until `leave`; False where there are `most` in all workers."""
+        with self._alone():
+            if most is not None and self.under_way() >= most:
+                return False
+            self.numbers[self.own] += 1
+            return True
+
+    def leave(self) -> None:
+        """One that came in has its answer."""
+        self.numbers[self.own] -= 1
 
     def spend(self, which: str, rate: Rate, cost: int, now: float) -> float:
         """Take `cost` off a rate: seconds until there is so much, 0 where there was and it is taken."""
         place, each = RATES.index(which), rate.seconds / rate.amount
-        fcntl.flock(self.file, fcntl.LOCK_EX)
-        try:
+        with self._alone():
             back = max(self.numbers[place], now) + cost * each
             wait = back - rate.seconds - now
             if wait <= 1e-9 * rate.seconds:
                 self.numbers[place] = back
                 return 0.0
             return wait
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """While no other worker looks at the numbers, or changes them by what it saw."""
+        fcntl.flock(self.file, fcntl.LOCK_EX)
+        try:
+            yield
         finally:
             fcntl.flock(self.file, fcntl.LOCK_UN)
 
@@ -70,16 +89,15 @@ class Guest:
     def enter(self) -> None:
         """Come in, until `leave`. Raises QuotaUsedUp where the key may not ask now."""
         most = self.key.concurrent
-        if most is not None and self.tally.under_way() >= most:
+        if not self.tally.enter(most):
             raise QuotaUsedUp(f"{most} requests at once are all that this key may have", headers={"Retry-After": "1"})
-        self.spend("requests", 1)
-        self.tally.numbers[self.tally.own] += 1
         self.inside = True
+        self.spend("requests", 1)
 
     def leave(self) -> None:
         """Go, if it ever came in."""
         if self.inside:
-            self.tally.numbers[self.tally.own] -= 1
+            self.tally.leave()
             self.inside = False
 
     def spend(self, which: str, cost: int) -> None:
@@ -142,7 +160,7 @@ def _shown(scope: Scope) -> str:
     for name, value in scope["headers"]:
         text = value.decode("latin-1")
         if name == b"x-api-key":
-            return str(text)
+            return str(text.strip())
         if name == b"authorization" and text[:7].lower() == "bearer ":
             return str(text[7:].strip())
     return ""

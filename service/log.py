@@ -41,6 +41,7 @@ def configure(settings: Settings) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
+    logging.captureWarnings(True)  # what libraries warn of are lines too
 
 
 class Requests:

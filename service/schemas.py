@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
@@ -125,6 +126,9 @@ async def read(request: Request, schema: type[P], max_files: int = 2) -> tuple[P
     elif kind == "application/json":
         body = await _json(request)
     elif kind == "multipart/form-data":
+        options = parse_options_header(request.headers["content-type"])[1]
+        if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):  # some codecs take quadratic time
+            raise UnsupportedBody("write the form in UTF-8, whatever its files hold")
         async with request.form(max_files=max_files, max_fields=32) as form:
             items = form.multi_items()
             if strangers := sorted(
@@ -142,37 +146,25 @@ async def read(request: Request, schema: type[P], max_files: int = 2) -> tuple[P
     said = {**values, **body}
     if "timeout" in schema.model_fields and (seconds := request.headers.get("x-timeout")) is not None:
         said.setdefault("timeout", seconds)
-    return validate(schema, said), uploads
+    parameters = validate(schema, said)
+    if body and kind == "application/json":  # where a number is a number, and is not written as a string
+        validate(schema, {**parameters.model_dump(exclude=set(body)), **body}, strict=True)
+    return parameters, uploads
 
 
-def validate(schema: type[P], values: dict[str, Any]) -> P:
-    """`values` as a `schema`. Raises InvalidParameter that names each wrong one."""
+def validate(schema: type[P], values: dict[str, Any], *, strict: bool = False) -> P:
+    """`values` as a `schema`, read from strings unless `strict`. Raises InvalidParameter that names each wrong one."""
     try:
-        return schema.model_validate(values)
+        return schema.model_validate(values, strict=strict)
     except ValidationError as error:
         names = ", ".join(schema.model_fields)
         wrong = []
         for item in error.errors(include_url=False, include_context=False):
-            parameter = ".".join(str(part) for part in item["loc"])
+            parameter = ".".join(str(part) for part in item["loc"]) or "body"
             message = f"no such parameter; there are: {names}" if item["type"] == "extra_forbidden" else item["msg"]
             wrong.append({"parameter": parameter, "message": message})
         detail = "; ".join(f"{item['parameter']}: {item['message']}" for item in wrong)
         raise InvalidParameter(detail, errors=wrong) from None
-
-
-def query_parameters(schema: type[BaseModel]) -> list[dict[str, Any]]:
-    """The schema's fields as OpenAPI query parameters."""
-    properties = schema.model_json_schema()["properties"]
-    return [
-        {
-            "name": name,
-            "in": "query",
-            "required": field.is_required(),
-            "description": field.description,
-            "schema": {key: value for key, value in properties[name].items() if key not in ("title", "description")},
-        }
-        for name, field in schema.model_fields.items()
-    ]
 
 
 def _gathered(items: list[tuple[str, str]], schema: type[BaseModel]) -> dict[str, Any]:

@@ -17,6 +17,12 @@ from models.pixels import to_unit
 from service.errors import InvalidParameter
 
 FORMATS = ("PNG", "JPEG")
+SCANS = 64
+"""Passes over a JPEG's pixels. Encoders make ten or so; a file has room for a hundred thousand."""
+UNPACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""How numpy packs arrays. What is packed otherwise, `zipfile` unpacks in pieces of any size."""
+
+Image.MAX_IMAGE_PIXELS = None  # `Budget` bounds them, where Pillow would warn at first
 
 Pixels = NDArray[np.uint8]
 
@@ -66,9 +72,14 @@ def _read(files: Sequence[bytes], budget: Budget) -> list[Tensor]:
 
 def _picture(data: bytes, budget: Budget) -> Pixels:
     """The grey values [H, W] of a PNG or JPEG, on black where it is transparent."""
+    if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > SCANS:
+        raise InvalidParameter(f"image: a JPEG in more than {SCANS} scans; write it anew, not progressive")
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         budget.spend((1, image.height, image.width))
-        grey = ImageOps.exif_transpose(image).convert("RGBA")
+        upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # 16 bits of grey, of which Pillow would keep the lower
+        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    grey = upright.convert("RGBA")
     paper = Image.new("RGBA", grey.size, "black")
     return np.asarray(Image.alpha_composite(paper, grey).convert("L"))
 
@@ -76,9 +87,11 @@ def _picture(data: bytes, budget: Budget) -> Pixels:
 def _archived(data: bytes, budget: Budget) -> list[Pixels]:
     """The pictures of an npz, whose header is read before its pixels are unpacked."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open("images.npy") as member:
-        version = np.lib.format.read_magic(member)
-        reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, fortran, dtype = reader(member)
+        if archive.getinfo("images.npy").compress_type not in UNPACKED:
+            raise InvalidParameter("image: an npz is to be packed as numpy.savez or savez_compressed does it")
+        if np.lib.format.read_magic(member) != (1, 0):  # in later ones a header may be as long as memory
+            raise InvalidParameter("image: `images` in an npz is to be of version 1.0, as numpy writes it")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
         if dtype != np.uint8 or len(shape) != 3 or min(shape) < 1:
             raise InvalidParameter(f"image: `images` must be uint8 [n, H, W]; it is {dtype} {list(shape)}")
         budget.spend(shape)

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import errno
 import signal
 import sys
 import time
@@ -27,18 +28,25 @@ from training.log import Log
 from training.loop import DTYPES, Hardware, Trainer, train
 from training.samples import strip_png
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where nothing more can be written."""
 STOPPED = 130
 """Exit status of a run that a signal ended, with its state saved."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status; a mistake of the caller's is one line and 2."""
+    """Run one command and return its exit status; a mistake of the caller's is one line and 2, the disk's one and 1."""
     try:
         args = parser().parse_args(arguments)
         return int(args.command(args) or 0)
     except (ConfigError, DataError, UnknownFamily, WeightsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"error: {error.strerror}: what was saved before is whole; make room, then run it again", file=sys.stderr)
+        return 1
 
 
 class Parser(argparse.ArgumentParser):

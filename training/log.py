@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from models import store
+
 LINES = "log.jsonl"
 
 
@@ -21,6 +23,8 @@ class Log:
         self.run, self.goal, self.interval = run, goal, interval
         self.sums: dict[str, Tensor] = {}
         self.count, self.written = 0, 0
+        (run / "grids").mkdir(parents=True, exist_ok=True)
+        self.board = SummaryWriter(str(run / "tensorboard"))
         self.bar = tqdm(
             total=goal,
             unit="img",
@@ -28,8 +32,6 @@ class Log:
             mininterval=0.5 if sys.stderr.isatty() else 30.0,
             dynamic_ncols=True,
         )
-        (run / "grids").mkdir(parents=True, exist_ok=True)
-        self.board = SummaryWriter(str(run / "tensorboard"))
 
     def __enter__(self) -> "Log":
         return self
@@ -51,7 +53,7 @@ class Log:
                 for line in path.read_text().splitlines(keepends=True)
                 if _entry(line).get("images", sys.maxsize) <= images
             ]
-            path.write_text("".join(kept))
+            store.write(path, "".join(kept).encode())
         self.board.close()
         self.board = SummaryWriter(str(self.run / "tensorboard"), purge_step=images + 1)
 
@@ -71,7 +73,7 @@ class Log:
         """The samples' distance to the data, and their picture."""
         self._write(images, {"sample_distance": score})
         if png is not None:
-            (self.run / "grids" / f"{images:010d}.png").write_bytes(png)
+            store.write(self.run / "grids" / f"{images:010d}.png", png)
 
     def _write(self, images: int, scalars: dict[str, float]) -> None:
         with (self.run / LINES).open("a") as file:

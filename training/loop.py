@@ -190,11 +190,12 @@ def train(trainer: Trainer, run: Path, log: Log | None, every: int, stop: Callab
     that share a batch only the first has a log and writes anything, and one that is to stop stops all.
     """
     latest = run / checkpoint.LATEST
-    if latest.exists():
+    begun = latest.exists()
+    if begun:
         trainer.load_state_dict(checkpoint.load(latest))
-        if log is not None:
-            log.rewind(trainer.images)
-    elif not trainer.goal and log is not None:
+    if log is not None:
+        log.rewind(trainer.images)  # of a run that was killed before its first checkpoint there may be lines too
+    if log is not None and not trainer.goal and not begun:
         before_fit = time.monotonic()
         judge(trainer, run, log)
         trainer.seconds = time.monotonic() - before_fit

@@ -5,7 +5,7 @@ import dataclasses
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service import draws
@@ -17,6 +17,8 @@ from service.state import State
 router = APIRouter()
 
 PROBE_SECONDS = 10.0
+NOT_READY: dict[str, Any] = {"description": "Not ready: the same, and no problem document.",
+                             "content": {"application/json": {}}}  # fmt: skip
 
 
 @router.get("/models", tags=["models"])
@@ -40,7 +42,9 @@ async def livez() -> dict[str, str]:
     return {"status": "alive"}
 
 
-@router.get("/readyz", tags=["health"])
+@router.get(
+    "/readyz", tags=["health"], responses={503: {"description": "Not ready.", "content": {"application/json": {}}}}
+)
 async def readyz(request: Request) -> JSONResponse:
     """Whether every model draws: each takes a real step on the device now. Weights that do not load are named.
 
@@ -54,7 +58,7 @@ async def readyz(request: Request) -> JSONResponse:
     return JSONResponse(body, status_code=200 if ready else 503, headers={"Cache-Control": "no-store"})
 
 
-@router.get("/metrics", tags=["health"])
+@router.get("/metrics", tags=["health"], response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """What was counted in all workers, for Prometheus."""
     state: State = request.app.state.service

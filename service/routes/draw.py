@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from service import calls, draws, images, queries, schemas, uploads
+from service import calls, description, draws, images, queries, schemas, uploads
 from service.draws import Draw
 from service.engine.request import Ticket
 from service.errors import Problem
@@ -32,13 +32,17 @@ CHECKED = "max-age=0, s-maxage=1, must-revalidate"
 a second. `no-cache` would say the same of the former, and the latter would not keep it at all."""
 
 
-def documented(schema: type[BaseModel], formats: Sequence[Format[Any]]) -> dict[str, Any]:
-    """What the API's pages say of a route that reads its parameters itself."""
+def documented(
+    schema: type[BaseModel], formats: Sequence[Format[Any]], *, body: bool = True, images: bool = False
+) -> dict[str, Any]:
+    """What the API's pages say of a route that reads its parameters itself, of its `body` and `images` in it too."""
     answers = {"200": {"description": "As asked.", "content": {format_.media_type: {} for format_ in formats}}}
-    return {
-        "tags": ["draw"],
-        "openapi_extra": {"parameters": schemas.query_parameters(schema), "responses": answers},
-    }
+    said = {"parameters": description.queries(schema), "responses": answers}
+    if body:
+        said["requestBody"] = description.body(schema, images=images)
+    else:
+        answers["304"] = {"description": "If-None-Match names it."}
+    return {"tags": ["draw"], "response_class": Response, "openapi_extra": said}
 
 
 async def encoded(request: Request, encode: Callable[[], bytes], count: int) -> bytes:
@@ -47,7 +51,7 @@ async def encoded(request: Request, encode: Callable[[], bytes], count: int) -> 
         return encode() if count <= INLINE else await asyncio.to_thread(encode)
 
 
-@router.get("/generate", **documented(schemas.Generate, images.STILLS))
+@router.get("/generate", **documented(schemas.Generate, images.STILLS, body=False))
 @router.post("/generate", **documented(schemas.Generate, images.STILLS))
 async def generate(request: Request) -> Response:
     """Draw images: the same model, seed and first image are the same bytes, whenever, wherever, beside whomever."""
@@ -55,8 +59,8 @@ async def generate(request: Request) -> Response:
     return await answer(request, asked.draw, asked.format, fixed=asked.fixed)
 
 
-@router.get("/interpolate", **documented(schemas.Interpolate, images.FRAMES))
-@router.post("/interpolate", **documented(schemas.Interpolate, images.FRAMES))
+@router.get("/interpolate", **documented(schemas.Interpolate, images.FRAMES, body=False))
+@router.post("/interpolate", **documented(schemas.Interpolate, images.FRAMES, images=True))
 async def interpolate(request: Request) -> Response:
     """Draw the way from one image to another: two seeds, two digits at one seed, or two uploads (fields `image`)."""
     state: State = request.app.state.service

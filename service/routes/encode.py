@@ -26,7 +26,7 @@ HEADER_ERRORS = 64
 """Errors that fit into a header; the others are in the body."""
 
 
-@router.post("/encode", **documented(schemas.Encode, images.CODES))
+@router.post("/encode", **documented(schemas.Encode, images.CODES, images=True))
 async def encode(request: Request) -> Response:
     """The codes of uploaded images (form fields `image`: PNG, JPEG, or npz with `images` uint8 [n, H, W])."""
     asked = await _read(request, images.CODES)
@@ -36,7 +36,7 @@ async def encode(request: Request) -> Response:
     return Response(content, media_type=asked.format.media_type, headers=asked.headers)
 
 
-@router.post("/reconstruct", **documented(schemas.Encode, images.STILLS))
+@router.post("/reconstruct", **documented(schemas.Encode, images.STILLS, images=True))
 async def reconstruct(request: Request) -> Response:
     """Uploaded images (as for /encode) through the model's code and back.
 

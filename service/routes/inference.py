@@ -7,6 +7,7 @@ INT64 [n], -1 where the model was told none.
 
 import json
 import math
+import re
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from service import VERSION, draws, images, schemas
+from service import VERSION, description, draws, images, schemas
 from service.catalog import Model
 from service.errors import InvalidParameter, Problem, UnsupportedBody
 from service.state import State
@@ -22,6 +23,7 @@ from service.state import State
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
 BINARY = "Inference-Header-Content-Length"
+OCTETS = "application/octet-stream"
 KINDS = {"INT64": np.int64, "INT32": np.int32, "UINT8": np.uint8, "UINT64": np.uint64, "UINT32": np.uint32}
 INPUTS = ("digit", "n", "seed")
 
@@ -33,7 +35,7 @@ class _InputOptions(BaseModel):
 class _Input(BaseModel):
     name: Literal["digit", "n", "seed"]
     datatype: Literal["INT64", "INT32", "UINT8", "UINT64", "UINT32"]
-    shape: list[Annotated[int, Field(ge=0)]]
+    shape: Annotated[list[Annotated[int, Field(ge=0, le=2**32)]], Field(max_length=8)]
     data: list[Any] | None = None
     parameters: _InputOptions = _InputOptions()
 
@@ -66,6 +68,16 @@ class Asked(BaseModel):
     inputs: list[_Input]
     outputs: list[_Output] = []
     parameters: _Options = _Options()
+
+
+DESCRIBED: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": description.plain(Asked)}, OCTETS: {}},
+    },
+    "responses": {"200": {"content": {OCTETS: {}}}},
+}
+"""What FastAPI cannot know of a route that reads its body itself."""
 
 
 @router.get("")
@@ -102,8 +114,8 @@ async def ready(request: Request, name: str, version: str | None = None) -> dict
     return {"name": _find(request, name, version).name, "ready": True}
 
 
-@router.post("/models/{name}/infer")
-@router.post("/models/{name}/versions/{version}/infer")
+@router.post("/models/{name}/infer", openapi_extra=DESCRIBED)
+@router.post("/models/{name}/versions/{version}/infer", openapi_extra=DESCRIBED)
 async def infer(request: Request, name: str, version: str | None = None) -> Response:
     """Draw."""
     state: State = request.app.state.service
@@ -146,13 +158,13 @@ async def _read(request: Request) -> tuple[Asked, memoryview]:
         raise UnsupportedBody("send it as it is, without a Content-Encoding")
     body = memoryview(await request.body())
     length = request.headers.get(BINARY, str(len(body)))
-    if not length.isdecimal() or int(length) > len(body):
+    if not re.fullmatch("[0-9]{1,10}", length) or int(length) > len(body):
         raise InvalidParameter(f"{BINARY}: the number of bytes of the JSON that the body begins with")
     try:
         head = json.loads(bytes(body[: int(length)]))
     except (ValueError, RecursionError):
         raise InvalidParameter("the body does not begin with JSON") from None
-    return schemas.validate(Asked, head), body[int(length) :]
+    return schemas.validate(Asked, head, strict=True), body[int(length) :]
 
 
 def _tensors(asked: Asked, binary: memoryview) -> dict[str, NDArray[Any]]:
@@ -162,6 +174,8 @@ def _tensors(asked: Asked, binary: memoryview) -> dict[str, NDArray[Any]]:
         kind, size = np.dtype(KINDS[item.datatype]), item.parameters.binary_data_size
         try:
             if size is None:
+                if np.array(item.data).dtype.kind not in "iu":
+                    raise TypeError("not whole numbers")
                 found[item.name] = np.array(item.data, kind).reshape(-1)
             else:
                 found[item.name] = np.frombuffer(binary[:size], kind)
@@ -196,4 +210,4 @@ def _answer(told: dict[str, Any], asked: Asked, outputs: dict[str, NDArray[Any]]
     text = json.dumps({**told, "outputs": items}).encode()
     if not parts:
         return Response(text, media_type="application/json")
-    return Response(b"".join((text, *parts)), media_type="application/octet-stream", headers={BINARY: str(len(text))})
+    return Response(b"".join((text, *parts)), media_type=OCTETS, headers={BINARY: str(len(text))})

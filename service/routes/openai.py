@@ -16,7 +16,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from PIL import Image
 
-from service import draws, images, schemas
+from service import description, draws, images, schemas
 from service.catalog import Model
 from service.engine.request import Ticket
 from service.errors import InvalidParameter, Problem
@@ -30,6 +30,11 @@ router = APIRouter(prefix="/v1", tags=["openai"])
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 NAMES = {name: digit for digit, word in enumerate(WORDS) for name in (word, str(digit))}
 SIZES = (28, 512)
+DESCRIBED: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": description.plain(Generations)}}},
+    "responses": {"200": {"content": {images.EVENTS.media_type: {}}}},
+}
+"""What FastAPI cannot know of a route that reads its body itself."""
 SAVED: dict[str, dict[str, Any]] = {"png": {}, "webp": {"lossless": True}, "jpeg": {"quality": 95}}
 """How images are written, by format; as near to lossless as it can be."""
 
@@ -47,7 +52,7 @@ async def model(request: Request, name: str) -> dict[str, Any]:
     return _described(draws.find(request.app.state.service.catalog, name))
 
 
-@router.post("/images/generations")
+@router.post("/images/generations", openapi_extra=DESCRIBED)
 async def generations(request: Request) -> Response:
     """Draw the digit that the prompt names."""
     state: State = request.app.state.service

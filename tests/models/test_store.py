@@ -1,6 +1,8 @@
 """Weights are whole, are what their manifest says, or are refused."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import safetensors.torch
@@ -31,6 +33,40 @@ def test_saving_again_replaces_and_leaves_nothing_behind(saved):
     assert new != old
     assert store.load(saved)[1].digest == new
     assert [path.name for path in saved.parent.iterdir()] == ["gan"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the old goes before the new comes")
+def test_at_no_moment_is_there_neither_the_old_nor_the_new(saved):
+    family = small("gan").for_sampling()
+    look = """
+import sys, os
+name = sys.argv[1]
+print("looking", flush=True)
+missing = 0
+while os.path.exists(os.path.dirname(name) + "/go"):
+    missing += not os.path.exists(name)
+print(missing)
+"""
+    (saved.parent / "go").touch()
+    with subprocess.Popen([sys.executable, "-c", look, str(saved)], stdout=subprocess.PIPE, text=True) as looking:
+        looking.stdout.readline()
+        for _ in range(200):
+            store.save(saved, family, manifest_of(family), b"other")
+        (saved.parent / "go").unlink()
+        assert int(looking.stdout.read()) == 0
+
+
+def test_a_write_that_finds_no_room_leaves_the_old_bytes_and_takes_none(tmp_path):
+    path = tmp_path / "file"
+    store.write(path, b"old")
+    script = (
+        "import pathlib, resource, signal, sys; from models import store;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
+        "store.write(pathlib.Path(sys.argv[1]), bytes(5000))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
+    assert "File too large" in done.stderr
+    assert {found.name: found.read_bytes() for found in tmp_path.iterdir()} == {"file": b"old"}
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])

@@ -143,3 +143,29 @@ async def test_the_docs_know_every_path_and_parameter(client: httpx.AsyncClient)
     how = ["steps", "sampler", "prior", "guidance", "priority", "timeout", "previews"]
     assert sorted(documented) == sorted([*which, *how])
     assert all(parameter["description"] for parameter in documented.values())
+
+
+async def test_the_docs_know_bodies_and_every_kind_of_error(client: httpx.AsyncClient) -> None:
+    described = (await client.get("/openapi.json")).json()
+    assert "HTTPValidationError" not in str(described), "which is nothing that is ever answered"
+    paths = described["paths"]
+    for path, kinds in {"/generate": 1, "/interpolate": 2, "/encode": 2, "/decode": 1}.items():
+        assert len(paths[path]["post"]["requestBody"]["content"]) == kinds
+        assert {"401", "404", "406", "413", "415", "422", "429", "503", "504"} <= paths[path]["post"][
+            "responses"
+        ].keys()
+    told = await client.post("/generate?model=nope")
+    said = paths["/generate"]["post"]["responses"]["404"]["content"]
+    assert list(said) == [told.headers["content-type"]]
+    assert set(described["components"]["schemas"]["Problem"]["required"]) <= told.json().keys()
+    foreign = await client.post("/v1/images/generations", json={"prompt": "a", "n": 0})
+    responses = paths["/v1/images/generations"]["post"]["responses"]
+    assert "422" not in responses
+    assert list(responses[str(foreign.status_code)]["content"]) == [foreign.headers["content-type"]]
+
+
+async def test_the_docs_are_in_the_words_of_their_version(client: httpx.AsyncClient) -> None:
+    text = (await client.get("/openapi.json")).text
+    assert '"openapi":"3.0.' in text
+    for newer in ('"type":"null"', '"const":', '"$defs":', '"exclusiveMinimum":0'):
+        assert newer not in text

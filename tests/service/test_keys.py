@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,9 @@ from fastapi import FastAPI
 from benchmarks.server import ROOT
 from service import keys
 from service.app import create_app
-from service.gate import Gate, Tally
-from service.keys import Rate
+from service.errors import QuotaUsedUp
+from service.gate import Gate, Guest, Tally
+from service.keys import Key, Rate
 from service.settings import Settings
 from tests.serving import serving
 
@@ -97,6 +99,29 @@ def test_a_rate_holds_however_many_workers_count(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         spent = pool.map(lambda tally: sum(tally.spend("requests", rate, 1, 5.0) == 0.0 for _ in range(50)), tallies)
     assert sum(spent) == 100
+
+
+def test_no_more_come_in_at_once_than_may_however_many_workers_look(tmp_path: Path) -> None:
+    shown = Key(name="lab", sha256="0" * 64, requests="1000000/second", concurrent=3)
+    tallies = [Tally(tmp_path / "t", number, 8) for number in range(8)]
+    start = threading.Barrier(len(tallies))
+
+    def came_in(tally: Tally) -> Guest | None:
+        guest = Guest(shown, tally)
+        start.wait()
+        try:
+            guest.enter()
+        except QuotaUsedUp:
+            return None
+        return guest
+
+    with ThreadPoolExecutor(len(tallies)) as pool:
+        for _ in range(300):
+            inside = [guest for guest in pool.map(came_in, tallies) if guest is not None]
+            assert len(inside) == 3
+            for guest in inside:
+                guest.leave()
+    assert tallies[0].under_way() == 0
 
 
 def test_what_a_dead_worker_had_under_way_is_forgotten_by_its_successor(tmp_path: Path) -> None:

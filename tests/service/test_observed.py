@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import sys
+import warnings
 from collections.abc import AsyncIterator
 
 import httpx
@@ -18,6 +19,7 @@ from benchmarks.scraping import number, scraped
 from service import log
 from service.app import SOON, create_app
 from service.engine.request import Point, Request, Sample
+from service.keys import PREFIX
 from service.settings import Settings
 from service.tracing import Tracer
 
@@ -103,8 +105,9 @@ async def test_a_request_has_a_name_and_tells_where_its_time_went(client: httpx.
     parts = dict(re.findall(r"(\w+);dur=([\d.]+)", answer.headers["server-timing"]))
     assert list(parts) == ["queue", "device", "encode"]
     assert float(parts["device"]) > 0
-    odd = await client.post("/generate?model=gan", headers={"X-Request-ID": "a b"})
-    assert re.fullmatch("[0-9a-f]{16}", odd.headers["x-request-id"])
+    for odd in ("a b", f"{PREFIX}{'A' * 43}"):  # what may be a key would be in the log
+        answer = await client.post("/generate?model=gan", headers={"X-Request-ID": odd})
+        assert re.fullmatch("[0-9a-f]{16}", answer.headers["x-request-id"])
     assert (await client.get("/nothing")).headers["x-request-id"]
 
 
@@ -146,9 +149,14 @@ async def test_other_lines_are_json_too_and_hold_their_errors(
             raise ValueError("ink")
         except ValueError:
             logging.getLogger("service.x").exception("it %s", "broke")
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            warnings.warn("a library\nwarns", stacklevel=1)
     finally:
+        logging.captureWarnings(False)
         root.handlers = before
-    line = json.loads(stream.getvalue())
+    line, warning = map(json.loads, stream.getvalue().splitlines())
+    assert "a library\nwarns" in warning["event"]
     assert (line["event"], line["level"], line["logger"]) == ("it broke", "error", "service.x")
     assert "ValueError: ink" in line["exception"]
 

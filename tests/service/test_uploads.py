@@ -3,12 +3,14 @@
 import asyncio
 import io
 import struct
+import tracemalloc
+import zipfile
 import zlib
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from models.pixels import to_unit
 from service import uploads
@@ -18,10 +20,10 @@ from training import data
 MAX_PIXELS = 1_000_000
 
 
-def written(pixels: np.ndarray, kind: str = "PNG", mode: str | None = None) -> bytes:
+def written(pixels: np.ndarray, kind: str = "PNG", mode: str | None = None, **options: object) -> bytes:
     image = Image.fromarray(pixels)
     buffer = io.BytesIO()
-    (image.convert(mode) if mode else image).save(buffer, kind)
+    (image.convert(mode) if mode else image).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -52,6 +54,18 @@ def test_what_is_28_by_28_is_taken_as_it_is() -> None:
 def test_colour_makes_no_difference_to_grey(mode: str) -> None:
     pixels = drawing(28, 28, (5, 9, 20, 13))
     assert torch.equal(read(written(pixels, mode=mode), MAX_PIXELS), read(written(pixels), MAX_PIXELS))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_sixteen_bits_of_grey_are_the_upper_eight(orientation: int) -> None:
+    pixels = np.arange(28 * 28, dtype=np.uint16).reshape(28, 28) * 83
+    tag, buffer = Image.Exif(), io.BytesIO()
+    tag[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(pixels).save(buffer, "PNG", exif=tag)
+    upright = pixels if orientation == 1 else np.rot90(pixels, -1)
+    assert torch.equal(
+        read(buffer.getvalue(), MAX_PIXELS), to_unit(torch.from_numpy((upright >> 8).astype(np.uint8)))[None]
+    )
 
 
 @pytest.mark.parametrize("box", [(10, 20, 310, 120), (300, 100, 360, 390), (5, 5, 390, 395)])
@@ -107,25 +121,37 @@ def hostile_png(width: int, height: int, *more: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(more) + chunk(b"IEND", b"")
 
 
-def hostile_npz(header: str, content: bytes = b"") -> bytes:
-    import zipfile
+def hostile_jpeg(scans: int) -> bytes:
+    """One that goes over its pixels again and again: the last of its scans so many times more."""
+    content = written(drawing(512, 512, (5, 5, 400, 400)), "JPEG", progressive=True)[:-2]
+    return content + content[content.rindex(b"\xff\xda") :] * scans + b"\xff\xd9"
 
+
+def hostile_npz(header: str, content: bytes = b"", packed: int = zipfile.ZIP_DEFLATED) -> bytes:
     padded = header.encode().ljust(117) + b"\n"
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+    with zipfile.ZipFile(buffer, "w", packed) as file:
         file.writestr("images.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(padded)) + padded + content)
+    return buffer.getvalue()
+
+
+def bomb(packed: int, version: bytes) -> bytes:
+    """An npz of 100 MB of header, or what may be one."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", packed) as file:
+        file.writestr("images.npy", b"\x93NUMPY" + version + struct.pack("<I", 100_000_000) + bytes(100_000_000))
     return buffer.getvalue()
 
 
 SHAPE = "{'descr': '|u1', 'fortran_order': False, 'shape': %s, }"
 
 
-@pytest.mark.filterwarnings("ignore:.*decompression bomb:Warning")
 @pytest.mark.parametrize(
     "content",
     [
         hostile_png(20_000, 20_000),
         hostile_png(28, 28, chunk(b"eXIf", b"II*\0"), chunk(b"IDAT", zlib.compress(bytes(29 * 28)))),
+        hostile_jpeg(2000),
         hostile_npz("{'descr':("),
         hostile_npz(SHAPE % "(-1, 28, 28)", bytes(20_000_000)),
         hostile_npz(SHAPE % "(900000, 1, 1)", bytes(900_000)),
@@ -137,6 +163,20 @@ SHAPE = "{'descr': '|u1', 'fortran_order': False, 'shape': %s, }"
 def test_hostile_files_are_refused_and_cost_nothing(content: bytes) -> None:
     with pytest.raises(InvalidParameter):
         read(content, MAX_PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("packed", "version"), [(zipfile.ZIP_BZIP2, b"\1\0"), (zipfile.ZIP_LZMA, b"\1\0"), (zipfile.ZIP_DEFLATED, b"\2\0")]
+)
+def test_an_archive_is_not_unpacked_beyond_what_it_may_hold(packed: int, version: bytes) -> None:
+    content = bomb(packed, version)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidParameter):
+            read(content, MAX_PIXELS)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_pixels_of_all_files_together_are_bounded() -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -201,6 +202,25 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, capsys):
         (folder / f"{i}.png").unlink()
     assert main([*command, "--epochs", "2"]) == 2
     assert "holds other images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("limit", [0, 100_000])
+def test_a_disk_that_is_full_is_one_line_and_the_run_goes_on_once_there_is_room(limit, tmp_path):
+    def go_on(limit):
+        script = (
+            "import resource, sys; from training.cli import main; limit = int(sys.argv.pop(1));"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)); sys.exit(main())"
+        )
+        flags = ["--data", "digits", "--epochs", "0.2", "--batch", "32", "--device", "cpu", "--run", str(tmp_path)]
+        command = [sys.executable, "-c", script, str(limit), "fit", "gan", *flags]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+    full = go_on(limit)
+    assert full.returncode == 1
+    assert full.stderr.splitlines()[-1].startswith("error: File too large: ")
+    assert "Traceback" not in full.stderr
+    assert go_on(resource.RLIM_INFINITY).returncode == 0
+    assert weights_of(tmp_path)["images"] >= 0.2 * 1497
 
 
 def test_images_are_counted_as_often_as_they_are_seen(tmp_path):

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from training import log
+from training.cli import main
 
 
 def written(run: Path, *entries: object) -> Path:
@@ -35,6 +36,15 @@ def test_a_run_that_was_killed_in_mid_line_has_curves(tmp_path: Path) -> None:
     with (run / log.LINES).open("a") as file:
         file.write('{"images": 20, "ti')
     assert log.curves(run) == {"loss": [[10, 2]]}
+
+
+def test_what_was_written_before_the_first_checkpoint_is_written_once(tmp_path: Path) -> None:
+    run = written(tmp_path / "run", {"images": 10, "time": 1.0, "loss": 2.0})
+    command = ["fit", "gan", "--data", "digits", "--device", "cpu", "--epochs", "0.1", "--batch", "32"]
+    assert main([*command, "--run", str(run)]) == 0
+    images = [entry["images"] for entry in map(json.loads, (run / log.LINES).read_text().splitlines())]
+    assert images == sorted(images)
+    assert 10 not in images
 
 
 def test_what_has_no_log_has_no_curves(tmp_path: Path) -> None:
