@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -34,13 +35,22 @@ class Log:
         )
 
     def __enter__(self) -> "Log":
+        self.hook, threading.excepthook = threading.excepthook, self._on_thread
         return self
+
+    def _on_thread(self, args: threading.ExceptHookArgs) -> None:
+        """A full disk is no traceback: TensorBoard's thread raises it again to who writes next."""
+        if not isinstance(args.exc_value, OSError):
+            self.hook(args)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.close()
-        self.board.close()
+        try:
+            self.board.close()
+        finally:
+            threading.excepthook = self.hook
 
     def rewind(self, images: int) -> None:
         """Forget what was written after `images`: a run that resumes there will write it again."""

@@ -145,7 +145,7 @@ async def test_who_has_no_key_sees_the_pages_and_nothing_else(settings: Settings
             assert refused.headers["www-authenticate"].startswith("Bearer")
         for headers in (bearer("db_guess"), {"X-API-Key": ""}, {"Authorization": f"Basic {secret}"}):
             assert (await client.get("/models", headers=headers)).status_code == 401
-        for headers in (bearer(secret), {"X-API-Key": secret}):
+        for headers in (bearer(secret), {"X-API-Key": secret}, {"X-API-Key": f"{secret} "}):
             drawn = await client.get("/generate?model=gan&seed=1", headers=headers)
             assert drawn.status_code == 200
             assert drawn.headers["cache-control"].startswith("private, ")

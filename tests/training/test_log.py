@@ -1,7 +1,11 @@
 """What a run keeps of its losses."""
 
+import errno
 import json
+import threading
 from pathlib import Path
+
+import pytest
 
 from training import log
 from training.cli import main
@@ -45,6 +49,19 @@ def test_what_was_written_before_the_first_checkpoint_is_written_once(tmp_path: 
     images = [entry["images"] for entry in map(json.loads, (run / log.LINES).read_text().splitlines())]
     assert images == sorted(images)
     assert 10 not in images
+
+
+def test_a_thread_that_finds_the_disk_full_leaves_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with log.Log(tmp_path, 1, 1):
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_what_has_no_log_has_no_curves(tmp_path: Path) -> None:

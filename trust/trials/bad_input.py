@@ -96,7 +96,9 @@ WORDS = st.one_of(
     st.sampled_from(["cgan", "vae", "ddpm", "cgan@", "png", "npz", "events", "bulk", "nan", "inf", "1e400", "yes"]),
     st.integers(-(2**70), 2**70).map(str), st.floats().map(str), st.text(max_size=40),
 )  # fmt: skip
-PLAIN = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f"), max_size=200)
+PLAIN = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f"), max_size=200).map(
+    str.strip
+)
 """What a header may hold."""
 JSON = st.recursive(
     st.none()

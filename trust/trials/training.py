@@ -116,7 +116,7 @@ class Lives:
 
 def full(setting: Setting, fit: tuple[str, ...], straight: Path) -> Iterator[Line]:
     """Disks that fill up in mid-training, and have room again."""
-    lost, sizes, kinds = 0, SHORT[2:3] if setting.quick else SHORT, set[str]()
+    wrong, sizes, kinds = list[str](), SHORT[2:3] if setting.quick else SHORT, set[str]()
     for left in sizes:
         with disk(setting.root / f"disk{left}") as room:
             path = room.path / "run"
@@ -128,11 +128,12 @@ def full(setting: Setting, fit: tuple[str, ...], straight: Path) -> Iterator[Lin
             clear = status == 1 and said.splitlines()[-1].startswith("error: ") and "Traceback" not in said
             room.leave(ROOM)
             went_on, _ = more()
-            lost += (began, went_on) != (0, 0) or not (kept and clear and same(path, straight))
+            if (began, went_on) != (0, 0) or not (kept and clear and same(path, straight)):
+                wrong.append(f"{left:,}: {began}, {status}, {went_on}, {said[-300:]}")
             kinds.add("a file system of its own" if room.mounted else "bounded files")
     found = f"{', '.join(f'{left:,}' for left in sizes)} bytes left on {', '.join(kinds)}"
     told = "one line, exit status 1, the checkpoint before whole and gone on from"
-    yield Line("the disk was full in mid-training", len(sizes), lost, f"{found}: {told}")
+    yield Line("the disk was full in mid-training", len(sizes), len(wrong), "; ".join([f"{found}: {told}", *wrong]))
 
 
 def exported(setting: Setting, straight: Path, exports: int) -> Iterator[Line]:
