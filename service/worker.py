@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -34,7 +34,8 @@ from service.settings import Settings
 LINGER = 1.0
 """Seconds that a worker goes on answering at least once it drains: who is about to ask is told, and not cut off."""
 HEAD_BYTES = 32 * 1024
-"""Bytes that the head of a request may have."""
+"""Bytes that the head of a request may have, its trailers too."""
+TOO_LARGE = HeadTooLarge(f"send at most {HEAD_BYTES} bytes of headers")
 
 
 class Server(uvicorn.Server):
@@ -173,10 +174,16 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config=config, server_state=server_state, app_state=app_state)
         self.journal, self.lost, self.settings = journal, lost, settings
-        self.head: int | None = None
-        """Bytes of a head that is not whole."""
+        self.head = 0
+        """Bytes of a request's line, headers and trailers."""
+        self.coming: Literal["", "head", "body"] = ""
+        """The part of a request that is not whole."""
         self.patience: asyncio.TimerHandle | None = None
         """How long a head, or a reader, is waited for."""
+        self.slow = False
+        """Whether a head is."""
+        self.rest: asyncio.TimerHandle | None = None
+        """How long a body is waited for, whether anybody reads it or not."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.outlet = Outlet(transport, self.journal.before)
@@ -187,6 +194,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait_no_more()
+        self._rest_no_more()
         super().connection_lost(exc)
         self.lost()
         self.journal.close()
@@ -196,7 +204,7 @@ class Connection(HttpToolsProtocol):
         self._feed(data)
 
     def on_response_complete(self) -> None:
-        if self.pipeline or self.head is not None or self.cycle.more_body:
+        if self.pipeline or self.coming or self.cycle.more_body:
             self.journal.tear()  # what is held is answered in part
         else:
             self.journal.answered(self.outlet.written)
@@ -204,22 +212,50 @@ class Connection(HttpToolsProtocol):
 
     def _feed(self, data: bytes) -> None:
         super().data_received(data)
-        if self.head is None:
-            return
-        if not self.head:
-            self._wait(self.settings.head_seconds, partial(self._refuse, HeadTooSlow("send the whole head at once")))
-        self.head += len(data)
-        if self.head > HEAD_BYTES:
-            self._refuse(HeadTooLarge(f"send at most {HEAD_BYTES} bytes of headers"))
+        if self.coming == "head":
+            if not self.slow:
+                self.slow = True
+                slow = HeadTooSlow("send the whole head at once")
+                self._wait(self.settings.head_seconds, partial(self._refuse, slow))
+            if self.head + len(data) > HEAD_BYTES:  # what of it is not a header yet is at most this
+                self._refuse(TOO_LARGE)
+        elif self.coming == "body" and self.rest is None:
+            self.rest = self.loop.call_later(self.settings.body_seconds + LINGER, self.transport.close)
 
     def on_message_begin(self) -> None:
-        self.head = 0
+        self.head, self.coming = 0, "head"
         super().on_message_begin()
 
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or after a body in chunks a trailer."""
+        self._count(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def _count(self, more: int) -> None:
+        """Raises HeadTooLarge, which the caller is told by then, and which ends the parser."""
+        self.head += more
+        if self.head > HEAD_BYTES:
+            self._refuse(TOO_LARGE)
+            raise TOO_LARGE
+
     def on_headers_complete(self) -> None:
-        self.head = None
+        self.coming, self.slow = "body", False
         self._wait_no_more()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self.coming = ""
+        self._rest_no_more()
+        super().on_message_complete()
+
+    def _rest_no_more(self) -> None:
+        if self.rest is not None:
+            self.rest.cancel()
+            self.rest = None
 
     def pause_writing(self) -> None:
         super().pause_writing()

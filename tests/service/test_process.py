@@ -19,6 +19,7 @@ from benchmarks.server import ROOT, Server, environment
 from models import families
 from service.settings import Settings
 from tests.serving import serving
+from trust.connections import SAID, spoken
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +169,14 @@ def test_who_sends_slowly_or_too_much_is_let_go(weights: Path) -> None:
                 slow.sendall(sent)
                 assert slow.recv(100).startswith(expected)
         assert httpx.get(f"{server.url}/livez", timeout=30).status_code == 200
+
+
+def test_no_more_than_the_bounds_is_read_however_it_comes_and_nobody_holds_a_connection(weights: Path) -> None:
+    bounds = {"head_seconds": 1, "body_seconds": 1, "read_seconds": 2, "keep_alive_seconds": 2, "max_body_bytes": 2**20}
+    with serving(weights, unconditional_model="gan", conditional_model="cgan", **bounds) as server:
+        with ThreadPoolExecutor(len(SAID)) as pool:
+            ends = list(pool.map(lambda said: spoken(server.url, said), SAID))
+        assert not [(said.name, end) for said, end in zip(SAID, ends, strict=True) if end not in said.allowed]
 
 
 @pytest.mark.parametrize(
