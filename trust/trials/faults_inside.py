@@ -70,7 +70,7 @@ def _part(
     deadly = faults is DEADLY
     tally = Tally(truth, patience=LONGEST if deadly else 0.0)
     done, wrong = Counter[str](), Counter[str]()
-    fate = ("cut off", "503") if deadly else ("500",)
+    fate = ("503",) if deadly else ("500",)
     expected = dict.fromkeys(HARMLESS, ("200",))
 
     async def guilty_one(client: httpx.AsyncClient, source: random.Random) -> None:
@@ -81,7 +81,7 @@ def _part(
         await asyncio.sleep(source.uniform(0, 2 * pause))
 
     begun = time.monotonic()
-    guilty_callers = [guilty_one] * (1 if deadly else 2)
+    guilty_callers = [guilty_one] * (len(faults) if deadly else 2)  # a death takes as long as two workers need to start
     press(server.url, [*[tally.caller()] * INNOCENT, *guilty_callers], lasting(seconds), seed)
     took = time.monotonic() - begun
     for name, title in faults.items():

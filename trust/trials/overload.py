@@ -8,17 +8,19 @@ again.
 import asyncio
 import itertools
 import random
+import re
 import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
-import httpx
 import uvloop
 
+from benchmarks.load import ask
 from benchmarks.server import SERVICE, environment, running
 from trust import accounts
-from trust.callers import Asked, Tally, alone, client_of, content, drawn, lasting, percentile, press
+from trust.callers import Asked, Tally, alone, drawn, lasting, percentile, press
 from trust.trial import Line, Setting
 from trust.weights import copied
 
@@ -33,38 +35,44 @@ AT_ONCE = 0.25
 
 @dataclass
 class Flood:
-    """What an open loop of requests was answered."""
+    """What an open loop of requests was answered, each on a connection of its own.
+
+    They are raw: so many of httpx's would take a core themselves, and measure what they do to each other.
+    """
 
     tally: Tally
     refused: list[float] = field(default_factory=list)
     """Seconds of refusals as they should be: 429 with a Retry-After."""
 
-    async def ask(self, client: httpx.AsyncClient, asked: Asked) -> None:
+    async def ask(self, url: str, asked: Asked) -> None:
         """Ask once."""
-        begun = time.monotonic()
+        begun, at = time.monotonic(), urlsplit(url)
         try:
-            answer = await asked.of(client)
-        except httpx.TransportError as error:
+            reader, writer = await asyncio.open_connection(at.hostname, at.port)
+            writer.write(ask(asked.url).replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
+            writer.close()
+        except OSError as error:
             self.tally.answers[type(error).__name__] += 1
             return
-        seconds = time.monotonic() - begun
-        if answer.status_code == 429 and int(answer.headers.get("retry-after", "0")) >= 1:
+        seconds, status = time.monotonic() - begun, head[9:12].decode()
+        if status == "429" and re.search(rb"(?i)\r\nretry-after: [1-9]", head):
             self.refused.append(seconds)
-        elif answer.status_code == 200 and content(answer) == self.tally.truth[asked]:
+        elif status == "200" and body == self.tally.truth[asked]:
             self.tally.answers["right"] += 1
             self.tally.at.append(time.monotonic())
             self.tally.latencies[asked.kind].append(seconds)
         else:
-            self.tally.answers[f"status {answer.status_code}"] += 1
+            self.tally.answers[f"status {status}"] += 1
 
     async def pour(self, url: str, rate: float, seconds: float) -> None:
         """Ask `rate` times a second, whatever becomes of it, and wait for the last answer."""
         pool = itertools.cycle(self.tally.truth)
-        async with client_of(url) as client, asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as group:
             begun = time.monotonic()
             for i in range(int(rate * seconds)):
                 await asyncio.sleep(max(0.0, begun + i / rate - time.monotonic()))
-                group.create_task(self.ask(client, next(pool)))
+                group.create_task(self.ask(url, next(pool)))
 
 
 def run(setting: Setting) -> Iterator[Line]:
