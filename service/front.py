@@ -46,7 +46,7 @@ READY, CLOSED = b"r", b"-"
 """What workers say: that they draw, that a connection is gone."""
 HANDED, OPERATIONS, DRAIN, RELOAD = b"+", b"o", b"d", b"w"
 """What they are told: here is a connection, or one to the operations' port; end; take up new weights."""
-MESSAGE = struct.Struct(">cI")
+MESSAGE = struct.Struct(">cQ")
 """What is said, and the number of the connection that it is about. With a connection come two descriptors: it, and its
 journal."""
 COMMAND = (sys.executable, "-m", "service.worker")
@@ -359,7 +359,7 @@ class Front:
         """What a worker has to say, or that it is dead."""
         try:
             for what, number in worker.hear():
-                if what == CLOSED:
+                if what == CLOSED and number in worker.connections:
                     worker.connections.pop(number).close()
                 elif what == READY:
                     worker.ready = True
