@@ -120,9 +120,9 @@ class Decoder(nn.Module):
 
 
 def fold(family: nn.Module) -> None:
-    """Take every batch norm in `family` into the layer before it: quicker, and not to be saved."""
+    """Take layers of `family` together where one can do the work of several: quicker, and not to be saved."""
     for module in list(family.modules()):
-        if isinstance(module, Decoder):
+        if isinstance(module, Decoder | UNet):
             module.fold()
 
 
@@ -148,7 +148,7 @@ def _activation(width: int) -> list[nn.Module]:
 class Modulated(nn.Module):
     """A residual block whose second half is scaled and shifted by an embedding (adaptive group norm, arXiv 2105.05233).
 
-    [B, fan_in, H, W] and embedding [B, embedding] -> [B, width, H, W].
+    [B, fan_in, H, W] and what `affine` makes of the embedding, [B, 2 width], -> [B, width, H, W].
     """
 
     def __init__(self, fan_in: int, width: int, embedding: int) -> None:
@@ -162,8 +162,8 @@ class Modulated(nn.Module):
         for parameter in self.conv_out.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.affine(embedding)[:, :, None, None].chunk(2, dim=1)
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        scale, shift = modulation[:, :, None, None].chunk(2, dim=1)
         h = self.conv_in(F.silu(self.norm_in(x)))
         h = torch.addcmul(shift, self.norm_out(h), 1 + scale)
         return self.skip(x) + self.conv_out(F.silu(h))
@@ -214,15 +214,35 @@ class UNet(nn.Module):
         self.up_14 = Modulated(2 * width, width, embedding)
         self.head = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), steady.Conv2d(width, 4, 3, padding=1))
 
+        self.modulations: nn.Module | None = None
+        """All blocks' `affine` as one, once they are folded."""
+
     def forward(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
+        down_14, down_7, middle, up_7, up_14 = self._modulate(time, label)
+        fine = self.down_14(self.stem(F.pixel_unshuffle(x, 2)), down_14)  # [B, width, 14, 14]
+        coarse = self.down_7(self.shrink(fine), down_7)  # [B, 2 width, 7, 7]
+        h = self.middle(self.attention(coarse), middle)
+        h = self.up_7(torch.cat((h, coarse), dim=1), up_7)
+        h = self.up_14(torch.cat((self.grow(h), fine), dim=1), up_14)
+        return F.pixel_shuffle(self.head(h), 2)
+
+    def _modulate(self, time: Tensor, label: Tensor) -> list[Tensor]:
+        """What time and label tell each of the blocks."""
         angle = time[:, None] * self.frequencies  # [B, width]
         embedding = F.silu(self.time(torch.cat((angle.cos(), angle.sin()), dim=1)) + self.label(label))
-        fine = self.down_14(self.stem(F.pixel_unshuffle(x, 2)), embedding)  # [B, width, 14, 14]
-        coarse = self.down_7(self.shrink(fine), embedding)  # [B, 2 width, 7, 7]
-        h = self.middle(self.attention(coarse), embedding)
-        h = self.up_7(torch.cat((h, coarse), dim=1), embedding)
-        h = self.up_14(torch.cat((self.grow(h), fine), dim=1), embedding)
-        return F.pixel_shuffle(self.head(h), 2)
+        if self.modulations is None:
+            return [block.affine(embedding) for block in self._blocks()]
+        return list(self.modulations(embedding).split([block.affine.out_features for block in self._blocks()], dim=1))
+
+    def _blocks(self) -> tuple[Modulated, ...]:
+        return self.down_14, self.down_7, self.middle, self.up_7, self.up_14
+
+    def fold(self) -> None:
+        """Take the blocks' layers for the embedding together."""
+        affines = [block.affine for block in self._blocks()]
+        self.modulations = steady.Linear(affines[0].in_features, sum(affine.out_features for affine in affines))
+        self.modulations.weight.data = torch.cat([affine.weight for affine in affines])
+        self.modulations.bias.data = torch.cat([affine.bias for affine in affines])
 
 
 class PointDenoiser(nn.Module):

@@ -79,15 +79,8 @@ class ToPlane(nn.Conv2d):
         if self.training or not x.is_cpu:
             return super().forward(x)
         assert self.bias is not None
-        height, width = x.shape[2:]
-        kernel = self.weight[0].flatten(1).T.contiguous()  # [9, C]
-        products = (kernel @ x.flatten(2)).unflatten(2, (height, width))  # [B, 9, H, W]
-        products = F.pad(products, (1, 1, 1, 1))
-        y = self.bias + products[:, 0, :height, :width]
-        for i in range(1, 9):
-            top, left = divmod(i, 3)
-            y += products[:, i, top : top + height, left : left + width]
-        return y[:, None]
+        kernel = self.weight[0].flatten(1).flip(1).T  # [9, C], backwards: `fold` moves products, not what they are of
+        return F.fold(kernel @ x.flatten(2), x.shape[2:], 3, padding=1) + self.bias
 
 
 class Packed(nn.Module):
@@ -100,15 +93,17 @@ class Packed(nn.Module):
 
     def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
         super().__init__()
-        self.bias, self.weight, self.laid_out = layer.bias, layer.weight.detach(), False
+        # No parameters, which a module looks up by a longer way.
+        self.bias = None if layer.bias is None else layer.bias.detach()
+        self.weight, self.laid_out = layer.weight.detach(), False
         self.way: tuple[Any, ...] = (layer.stride, layer.dilation, layer.groups)
         if isinstance(layer, nn.ConvTranspose2d):
             self.way = (layer.padding, layer.output_padding, *self.way)
-            self.call = torch.ops.mkldnn._convolution_transpose_pointwise
+            self.call = torch.ops.mkldnn._convolution_transpose_pointwise.default
             self.lay_out = torch.ops.mkldnn._reorder_convolution_transpose_weight
         else:
             self.way = (layer.padding, *self.way)
-            self.call = torch.ops.mkldnn._convolution_pointwise
+            self.call = torch.ops.mkldnn._convolution_pointwise.default
             self.weight, self.lay_out = self.weight.to_mkldnn(), torch.ops.aten.mkldnn_reorder_conv2d_weight
 
     def forward(self, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from service import calls
 from service.calls import Call
 from service.catalog import Catalog, Model
 from service.engine.engine import Engine
-from service.engine.request import EngineError, Hopeless, Late, QueueFull, Request, Retired, Stopping, Ticket
+from service.engine.request import EngineError, Hopeless, Late, QueueFull, Request, Retired, Stopping, Ticket, nobody
 from service.errors import DrawFailed, Problem, QueueIsFull, TooLate, Unavailable
 from service.settings import Settings
 
@@ -126,6 +126,8 @@ class Drawing:
             self.listening.cancel()
         if not self.ticket.ended:
             self.engine.cancel(self.ticket)
+        # Which held this, and with it the whole request: a cycle each would keep the garbage collector busy.
+        self.ticket.told = nobody
 
     async def all(self) -> None:
         """Wait until it has ended. Raises the Problem that it ended with, or ClientGone."""

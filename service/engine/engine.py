@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from service.engine.request import EngineError, Hopeless, Late, QueueFull, Request, Retired, Stopping, Ticket
+from service.engine.request import EngineError, Hopeless, Late, QueueFull, Request, Retired, Stopping, Ticket, nobody
 from service.engine.runner import Row, Runner
 from service.engine.scheduler import Scheduler
 
@@ -102,7 +102,7 @@ class Engine:
 
     # -- the callers' side ---------------------------------------------------------------------------------------------
 
-    def submit(self, request: Request, told: Callable[[], None] = lambda: None, owner: str = "") -> Ticket:
+    def submit(self, request: Request, told: Callable[[], None] = nobody, owner: str = "") -> Ticket:
         """Accept `request` of `owner`, whose ticket will end. Raises QueueFull, Hopeless, Retired or Stopping."""
         model, count = request.model, len(request.samples)
         links = count * request.links

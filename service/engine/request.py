@@ -107,6 +107,10 @@ class Stopping(EngineError):
     """The engine is being shut down."""
 
 
+def nobody() -> None:
+    """Is told where nobody waits."""
+
+
 @dataclass(eq=False)
 class Ticket:
     """An accepted request, which ends exactly once. `told` is called after a turn that drew some of it or ended it."""
@@ -123,7 +127,7 @@ class Ticket:
     """Links of their chains that are still to go."""
     ahead: int = 0
     """Images that were accepted before and not ended then."""
-    told: Callable[[], None] = lambda: None
+    told: Callable[[], None] = nobody
     ended: str = ""
     """How: delivered, cancelled, failed, late, stopped; empty while it goes on."""
     error: EngineError | None = None

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import io
 import json
 import zipfile
@@ -13,6 +14,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from models import families
+from service.engine.request import Ticket
 from tests.service.conftest import pixels, problem
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -348,3 +350,15 @@ async def test_a_version_can_be_asked_for_by_its_digest(client: httpx.AsyncClien
     strange = await client.get("/generate?model=gan@0123456789ab&seed=1")
     assert strange.status_code == 404
     assert digest[:12] in strange.json()["detail"]
+
+
+async def test_an_answered_request_leaves_nothing_for_the_garbage_collector(client: httpx.AsyncClient) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            pixels(await client.post("/generate", params={"model": "dcgan", "seed": 1}))
+        await asyncio.sleep(0.2)  # the log and the watch over callers look back once more
+        assert not [one for one in gc.get_objects() if isinstance(one, Ticket)]
+    finally:
+        gc.enable()
