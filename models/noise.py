@@ -47,7 +47,7 @@ def philox(counter: Words, key: Words) -> Words:
 def _philox(counter: Words, key: Words) -> tuple[Words, Words]:
     """Words 0 and 2, and words 1 and 3, [2, ...] each."""
     multiplier, weyl = (_like(counter, pair) for pair in (_MULTIPLIERS, _WEYL))
-    rounds = _like(counter, range(ROUNDS))[:, None] * weyl
+    rounds = _counted(counter, ROUNDS)[:, None] * weyl
     single = (1,) * (counter.ndim - 1)
     multiplier, rounds = multiplier.reshape(2, *single), rounds.reshape(ROUNDS, 2, *single)
     even, odd = counter[0::2], counter[1::2]
@@ -60,7 +60,19 @@ def _philox(counter: Words, key: Words) -> tuple[Words, Words]:
 
 
 def _like(words: Words, values: Sequence[int]) -> Words:
-    return words.new_tensor(values) if isinstance(words, Tensor) else np.array(values, np.int64)
+    if not isinstance(words, Tensor):
+        return np.array(values, np.int64)
+    found = words.new_empty(len(values))
+    for place, value in zip(found, values, strict=True):
+        place.fill_(value)  # where it is: nothing is sent to a GPU, whose graphs would not have it
+    return found
+
+
+def _counted(words: Words, count: int) -> Words:
+    """0, 1, ... [count]."""
+    if isinstance(words, Tensor):
+        return torch.arange(count, device=words.device)
+    return np.arange(count)
 
 
 def _swapped(pair: Words) -> Words:
@@ -82,7 +94,7 @@ def _drawn(seed: Tensor, index: Tensor, step: Tensor, words: int) -> tuple[Any, 
 
 
 def _blocks(seed: Words, index: Words, step: Words, words: int) -> tuple[Words, Words]:
-    block = _like(seed, range(-(-words // 4)))[None, :]
+    block = _counted(seed, -(-words // 4))[None, :]
     rest = [(part & _MASK)[:, None] + 0 * block for part in (step, index, index >> 32)]
     key = _stacked(seed & _MASK, (seed >> 32) & _MASK)[:, :, None]
     return _philox(_stacked(block + 0 * rest[0], *rest), key)

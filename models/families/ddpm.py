@@ -23,7 +23,7 @@ from torch import Tensor
 from models import noise, parallel
 from models.base import About, Family, Range, Recipe, Rows, Terms, columns
 from models.losses import EVENLY, settling
-from models.nets import denoiser, guided
+from models.nets import denoiser, guided, some
 
 LEAST_SIGMA = 0.3
 """sqrt(1 - abar_t) that the loss divides by, at least: less, and the last touches outweigh all else."""
@@ -108,7 +108,7 @@ class DDPM(Family):
         x_t = at * x + towards * x_0_previous
         x_0 = guided(self.unet, x_t, time.flatten(), rows.label, rows.guidance).clamp(-1, 1)
         state = keep * x + guess * x_0 + previous * x_0_previous
-        if bool(fresh.any()):
+        if some(fresh):
             state = state + fresh * noise.normal(rows.seed, rows.index, rows.step, self.data_shape)
         return torch.cat((state, remembered * x_0), dim=1)
 

@@ -6,6 +6,7 @@ and for this model, to agree bit for bit with the largest.
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 from models import noise
 from models.base import Family, Rows
 from models.pixels import to_uint8
+from service.engine.graphs import Graphs, Tensors, recorder
 from service.engine.request import Point, Request, Sample
 
 
@@ -70,6 +72,8 @@ class Runner:
 
     def __init__(self, family: Family, device: torch.device, seats: int) -> None:
         self.family, self.device = family, device
+        self.call = Graphs(family, recorder(device)) if device.type == "cuda" else partial(_called, family)
+        """Calls `_started`, `_stepped` and `_drawn`."""
         self.sizes = sizes(seats, fine=device.type == "cpu")
         """What batches are padded to; more rows than the last do not fit on the device."""
         self.proven = self.sizes
@@ -129,8 +133,8 @@ class Runner:
     @torch.inference_mode()
     def look(self, rows: list[Row]) -> list[NDArray[np.uint8]]:
         """Images [28, 28] uint8 of where rows stand that have just gone a link further together."""
-        images = self.family.decode(self._gathered(rows).state)[: len(rows), 0]
-        return list(to_uint8(images).cpu().numpy())
+        images, _ = self._received(*self.call(_drawn, self._gathered(rows).state))
+        return list(images[: len(rows)])
 
     def _advance(self, rows: list[Row]) -> list[NDArray[Any] | None]:
         self._start([row for row in rows if row.batch is None])
@@ -199,7 +203,16 @@ class Runner:
     def _sent(self, rows: list[Any], kind: type[np.generic]) -> Tensor:
         """Numbers of every row as [size, *] on the device, likewise."""
         padding = self.size(len(rows)) - len(rows)
-        return torch.from_numpy(np.array(rows + rows[-1:] * padding, kind)).to(self.device)
+        numbers = torch.from_numpy(np.array(rows + rows[-1:] * padding, kind))
+        # From memory that the GPU reads by itself, nobody waits until it has.
+        return numbers.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else numbers
+
+    def _received(self, *tensors: Tensor) -> list[NDArray[Any]]:
+        """They as arrays."""
+        here = [tensor.to("cpu", non_blocking=True) for tensor in tensors]  # into memory that the GPU writes by itself
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+        return [tensor.numpy() for tensor in here]
 
     def _gathered(self, rows: list[Row]) -> Batch:
         """Where the rows stand, as one batch: the very one that they went with last, if they are the first of it."""
@@ -236,7 +249,7 @@ class Runner:
         numbers = [(point.seed, point.index, digit) for (point, _), digit in zip(points, asked, strict=True)]
         seed, index, label = self._sent(numbers, np.int64).unbind(1)
         labels = self.family.one_hot(label)
-        states = self.family.start(seed, index, labels, self._sent([link for _, link in points], np.float32))
+        (states,) = self.call(_started, seed, index, labels, self._sent([link for _, link in points], np.float32))
         shown = {i: point.image for i, (point, _) in enumerate(points) if point.image is not None}
         if shown:
             known = self._stacked([labels[i] for i in shown])
@@ -260,9 +273,8 @@ class Runner:
         seed, index, step = self._sent(numbers, np.int64).unbind(1)
         link = self._sent([row.plan[row.step] for row in rows], np.float32)
         guidance = self._sent([row.strength for row in rows], np.float32)
-        after = Batch(
-            self.family.step(Rows(before.state, before.label, link, guidance, seed, index, step)), before.label
-        )
+        (state,) = self.call(_stepped, before.state, before.label, link, guidance, seed, index, step)
+        after = Batch(state, before.label)
         ends = [i for i, row in enumerate(rows) if row.step + 1 == row.end]
         images: list[NDArray[Any] | None] = [None] * len(rows)
         drawn = [i for i in ends if not rows[i].codes]
@@ -281,10 +293,30 @@ class Runner:
             return []
         if which != list(range(len(which))) or self.size(len(which)) != len(states):
             states = self._stacked([states[i] for i in which])
-        images = self.family.decode(states)[: len(which), 0]
-        if not bool(images.isfinite().all()):
+        images, finite = self._received(*self.call(_drawn, states))
+        if not finite[: len(which)].all():
             raise FloatingPointError("the model drew something that is not a number")
-        return list(to_uint8(images).cpu().numpy())
+        return list(images[: len(which)])
+
+
+def _called(family: Family, function: Callable[..., Tensors], *inputs: Tensor) -> Tensors:
+    return function(family, *inputs)
+
+
+def _started(family: Family, *inputs: Tensor) -> Tensors:
+    """Where rows start."""
+    return (family.start(*inputs),)
+
+
+def _stepped(family: Family, *inputs: Tensor) -> Tensors:
+    """They a link further: `inputs` are those of Rows."""
+    return (family.step(Rows(*inputs)),)
+
+
+def _drawn(family: Family, states: Tensor) -> Tensors:
+    """Their images uint8 [B, 28, 28], and whether each was finite [B]."""
+    images = family.decode(states)[:, 0]
+    return to_uint8(images), images.isfinite().flatten(1).all(1)
 
 
 def sizes(most: int, *, fine: bool) -> list[int]:

@@ -4,6 +4,9 @@ import dataclasses
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from models import families, store
 from models.base import Range, Rows, draw
@@ -32,6 +35,18 @@ def places(family, count=COUNT):
 
 def few(family):
     return min(3, family.steps.maximum)
+
+
+class KernelsAlone(TorchDispatchMode):
+    """Lets nothing through that a graph of a GPU's kernels could not hold: fake tensors refuse to say what is in them,
+    and this to move anything to or from the host.
+    """
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, found)) if isinstance(leaf, torch.Tensor)]
+        assert all(tensor.device.type == "cuda" for tensor in tensors), func
+        return found
 
 
 class TestEveryFamily:
@@ -158,6 +173,25 @@ class TestEveryFamily:
         for size in (1, 2, 3, 4, 5, 8):
             alone = draw(loaded, *(part[-size:] for part in where), steps=steps, guidance=2.0)
             assert torch.equal(alone, together[-size:]), size
+
+    @torch.inference_mode()
+    def test_draws_by_kernels_alone_where_there_is_a_gpu(self, family):
+        served = small(family.name, family.data_shape).for_sampling()
+        fold(served)
+        columns = family.plan(few(family)).shape[1]
+
+        def there(*shape, dtype=torch.float32):
+            return torch.empty(shape, dtype=dtype, device="cuda")
+
+        with FakeTensorMode(), KernelsAlone():
+            for module in served.modules():
+                for tensors in (module._parameters, module._buffers):
+                    tensors.update({k: there(*x.shape, dtype=x.dtype) for k, x in tensors.items() if x is not None})
+            seed, index, step = (there(COUNT, dtype=torch.int64) for _ in range(3))
+            label, link, guidance = there(COUNT, family.classes), there(COUNT, columns), there(COUNT)
+            state = served.start(seed, index, label, link)
+            state = served.step(Rows(state, label, link, guidance, seed, index, step))
+            assert served.decode(state).shape == (COUNT, *family.data_shape)
 
     def test_serves_without_its_opponents(self, family):
         for opponent in family.opponents:
