@@ -18,6 +18,10 @@ from service.engine.request import Ticket
 
 log = logging.getLogger(__name__)
 
+ROUNDS = 3
+"""Rounds of the event loop between two turns. In the first, those who were told answer, and then sockets are read: of
+callers who ask again at once, too. In the second, what these brought begins, so that the third finds it in the mail."""
+
 
 class Driver(Protocol):
     """Calls turns from `start` to `stop`, and tickets' `told` on the loop that started it."""
@@ -49,9 +53,8 @@ class LoopDriver:
     async def _run(self) -> None:
         while True:
             if _turn(self.engine):
-                # Once for the loop to read its sockets, once for what they brought to get here.
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
+                for _ in range(ROUNDS):
+                    await asyncio.sleep(0)
             else:
                 self.ready.clear()
                 await self.ready.wait()
