@@ -8,7 +8,7 @@ there, and `pip install .[peers]` brings the rest (TorchServe needs Java besides
 
 - W1: one image of `dcgan`; W2: one of `ddpm` in 20 steps, plain; W3: 16 clients ask 10 steps while 16 ask 50.
 - "limit" is what the machine gives without any server: processes of one thread, or one process of two, drawing batches
-  of 16 or 32 and encoding them, whichever is the quickest.
+  of 16 or 32 and encoding them, whichever is the quickest; and the time that one process takes for one image.
 """
 
 import argparse
@@ -222,7 +222,8 @@ def once(peers: list[Peer], seconds: float) -> dict[str, dict[str, float]]:
     """One round of everything."""
     found = bare(seconds)
     w1, w2 = limit("dcgan", 1, seconds), limit("ddpm", 20, seconds)
-    found["limit"] = {"W1, 8": w1, "W1, 64": w1, "W2, 8": w2, "W2, 32": w2}
+    alone = 1000 / _drawn("dcgan", 1, batch=1, threads=1, count=1, seconds=seconds)
+    found["limit"] = {"W1, 8": w1, "W1, 64": w1, "W2, 8": w2, "W2, 32": w2, "p50": alone}
     with serving(device="cpu") as (url, _):
         found["drawbridge"] = measure(url, ours, seconds)
     for peer in peers:
@@ -252,6 +253,8 @@ def ratios(found: dict[str, dict[str, float]]) -> Iterator[str]:
             yield f"{column}: {ours[column] / best:.2f} of the best peer ({name})"
     if "naive" in peers:
         yield f"W1, 1: {ours['W1, 1'] / peers['naive']['W1, 1']:.2f} of naive FastAPI"
+    floor = limits["p50"] + found["bare ASGI"]["p50"]
+    yield f"W1, 1: the median is {ours['p50'] / floor:.2f} of one image drawn alone and a bare ASGI route together"
     yield f"W3: the 10-step median is {ours['W3, 10'] / ours['W3, 50']:.2f} of the 50-step median"
 
 
