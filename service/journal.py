@@ -9,47 +9,54 @@ import termios
 
 ROOM = 4096
 """Bytes that a journal has at first, and again once it held more."""
-HEAD = struct.Struct("<IIQQ")
-"""Its first bytes: `tries`, `length`, `before`, `after`."""
+HEAD = struct.Struct("<IIQQQ")
+"""What it says of itself: `tries`, `length`, `begin`, `before`, `after`."""
+HEADS = (1, 1 + HEAD.size)
+"""Where: the first byte tells which of the two counts, so that all of it changes from one moment to the next."""
+START = 1 + 2 * HEAD.size
 
 TORN = 2**64 - 1
 """`before`, where that is no number that a caller was ever answered."""
 ACKNOWLEDGED = 120
-"""Where `struct tcp_info` has tcpi_bytes_acked (linux/tcp.h)."""
+"""Where `struct tcp_info` has tcpi_bytes_acked, and after it tcpi_bytes_received (linux/tcp.h); first is the state."""
+CLOSE_WAIT = 8
+"""The state in which the other end has said its last."""
 
 
 class Journal:
     """Memory that the front and a worker have in common, one piece for each connection.
 
-    It holds what was sent and not answered, and how many bytes the caller was answered `before`, so that anybody can
-    see how far an answer has come: the kernel knows what it was given for him. A worker writes as it goes, and can be
-    killed at any moment.
+    It holds what was sent and not answered, from byte `begin` on: the kernel puts it there, and knows how much was
+    read. And it says how many bytes the caller was answered `before`, so that anybody can see how far an answer has
+    come: the kernel knows what it was given for him. A worker can be killed at any moment.
     """
 
     def __init__(self, file: int) -> None:
         """That behind the descriptor of a `blank` one. Raises OSError where there is no descriptor left to keep it."""
         self.memory = mmap.mmap(file, 0)
-        self.tries, self.length, self.before, self.after = HEAD.unpack_from(self.memory)
+        head = HEAD.unpack_from(self.memory, HEADS[self.memory[0]])
+        self.tries, self.length, self.begin, self.before, self.after = head
 
-    def keep(self, sent: bytes) -> None:
-        """Add what was sent; after an answer, as the first of what is to be answered next."""
+    def room(self) -> memoryview:
+        """Where the kernel is to put what is sent next: behind what is held, or after an answer in its place."""
         if self.after:
-            self.tries, self.length, self.before, self.after = 0, 0, self.after, 0
+            self._begin(self.begin + self.length)
             if len(self.memory) > ROOM:
                 self.memory.resize(ROOM)
-        if self.before == TORN:
-            return
-        begin = HEAD.size + self.length
-        end = begin + len(sent)
-        if end > len(self.memory):
+        end = START if self.before == TORN else START + self.length
+        if end == len(self.memory):
             try:
-                self.memory.resize(2 * end)
+                self.memory.resize(16 * end)  # what nothing is put into takes none
             except OSError:  # no memory; it is answered all the same, by this worker or by none
                 self.tear()
-                return
-        self.memory[begin:end] = sent
-        self.length += len(sent)
-        self._note()
+                end = START
+        return memoryview(self.memory)[end:]
+
+    def keep(self, count: int) -> bytes:
+        """What so many bytes are that came into the `room`."""
+        begin = START if self.before == TORN else START + self.length
+        self.length += count
+        return self.memory[begin : begin + count]
 
     def answered(self, written: int) -> None:
         """All that was sent is answered, and the caller has, or is about to get, `written` bytes in all."""
@@ -63,27 +70,36 @@ class Journal:
 
     def take_over(self, connection: socket.socket) -> bool:
         """Make it that of the next worker. False where an answer has begun, which only the first could have ended."""
-        given = written(connection)
-        if self.after and given == self.after:
-            self.tries, self.length, self.before, self.after = 0, 0, self.after, 0
-        elif given == self.before:
-            self.tries, self.after = self.tries + 1, 0
+        read, written = exchanged(connection)
+        if self.after and written == self.after:
+            self._begin(read)
+        elif written == self.before:
+            self.length, self.after = read - self.begin, 0
+            self.tries += self.length > 0
+            self._note()
         else:
             return False
-        self._note()
         return True
 
     @property
     def sent(self) -> bytes:
         """What is held."""
-        return self.memory[HEAD.size : HEAD.size + self.length]
+        return self.memory[START : START + self.length]
 
     def close(self) -> None:
         """Let go of it."""
         self.memory.close()
 
+    def _begin(self, read: int) -> None:
+        """Hold nothing: the `read` bytes that were ever sent are answered."""
+        self.tries, self.length, self.begin, self.before, self.after = 0, 0, read, self.after, 0
+        self._note()
+
     def _note(self) -> None:
-        HEAD.pack_into(self.memory, 0, self.tries, self.length, self.before, self.after)
+        other = 1 - self.memory[0]
+        head = (self.tries, self.length, self.begin, self.before, self.after)
+        HEAD.pack_into(self.memory, HEADS[other], *head)
+        self.memory[0] = other
 
 
 def blank() -> int:
@@ -93,12 +109,28 @@ def blank() -> int:
     return file
 
 
-def written(connection: socket.socket) -> int:
-    """Bytes that the kernel was ever given for the other end: those that are acknowledged, and those that are not.
+def exchanged(connection: socket.socket) -> tuple[int, int]:
+    """Bytes that were ever read from a connection that nobody uses any more, and that the kernel was given for it.
 
-    In this order, so that what is acknowledged meanwhile counts twice and not never: that looks like an answer begun.
+    The caller may go on meanwhile: what he acknowledges or sends between two looks would count twice, or not at all.
     """
-    (queued,) = struct.unpack("=i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))
-    told = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, ACKNOWLEDGED + 8)
-    (acknowledged,) = struct.unpack_from("=Q", told, ACKNOWLEDGED)
-    return int(queued) + int(acknowledged)
+    told = _told(connection)
+    while True:
+        unread, unacknowledged = (_waiting(connection, where) for where in (termios.FIONREAD, termios.TIOCOUTQ))
+        before, told = told, _told(connection)
+        if told == before:
+            state, acknowledged, received = told
+            return received - (state == CLOSE_WAIT) - unread, acknowledged + unacknowledged  # an end counts as a byte
+
+
+def _told(connection: socket.socket) -> tuple[int, int, int]:
+    """The state of a connection, and the bytes of it that are acknowledged and received."""
+    told = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, ACKNOWLEDGED + 16)
+    acknowledged, received = struct.unpack_from("=QQ", told, ACKNOWLEDGED)
+    return told[0], acknowledged, received
+
+
+def _waiting(connection: socket.socket, where: int) -> int:
+    """Bytes in one of the kernel's queues."""
+    (count,) = struct.unpack("=i", fcntl.ioctl(connection, where, bytes(4)))
+    return int(count)

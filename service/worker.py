@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -109,8 +109,8 @@ class Server(uvicorn.Server):
         finally:
             os.close(file)
 
-    def _protocol(self, config: uvicorn.Config, journal: Journal, lost: Callable[[], None]) -> "Connection":
-        return Connection(config, self.server_state, self.lifespan.state, journal, lost, self.app.settings)
+    def _protocol(self, config: uvicorn.Config, journal: Journal, lost: Callable[[], None]) -> "Inlet":
+        return Inlet(Connection(config, self.server_state, self.lifespan.state, journal, lost, self.app.settings))
 
     def _messages(self) -> Iterator[tuple[bytes, int, list[int]]]:
         """What waits, with descriptors; without a front, there is nothing more to serve."""
@@ -176,6 +176,8 @@ class Connection(HttpToolsProtocol):
         self.journal, self.lost, self.settings = journal, lost, settings
         self.head = 0
         """Bytes of a request's line, headers and trailers."""
+        self.begun = 0
+        """Bytes that came since its head began, and just before: what of them is not a header yet is at most this."""
         self.coming: Literal["", "head", "body"] = ""
         """The part of a request that is not whole."""
         self.patience: asyncio.TimerHandle | None = None
@@ -186,11 +188,11 @@ class Connection(HttpToolsProtocol):
         """How long a body is waited for, whether anybody reads it or not."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self.outlet = Outlet(transport, self.journal.before)
+        self.outlet = Outlet(transport, self.journal.before, self.loop)
         super().connection_made(self.outlet)  # type: ignore[arg-type]
         self._wait(self.settings.head_seconds, transport.close)
         if self.journal.length:
-            self._feed(self.journal.sent)
+            self.data_received(self.journal.sent)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait_no_more()
@@ -199,31 +201,29 @@ class Connection(HttpToolsProtocol):
         self.lost()
         self.journal.close()
 
-    def data_received(self, data: bytes) -> None:
-        self.journal.keep(data)
-        self._feed(data)
-
     def on_response_complete(self) -> None:
         if self.pipeline or self.coming or self.cycle.more_body:
             self.journal.tear()  # what is held is answered in part
         else:
             self.journal.answered(self.outlet.written)
+        self.outlet.flush()
         super().on_response_complete()
 
-    def _feed(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.coming == "head":
             if not self.slow:
                 self.slow = True
                 slow = HeadTooSlow("send the whole head at once")
                 self._wait(self.settings.head_seconds, partial(self._refuse, slow))
-            if self.head + len(data) > HEAD_BYTES:  # what of it is not a header yet is at most this
+            self.begun += len(data)
+            if self.begun > HEAD_BYTES:
                 self._refuse(TOO_LARGE)
         elif self.coming == "body" and self.rest is None:
             self.rest = self.loop.call_later(self.settings.body_seconds + LINGER, self.transport.close)
 
     def on_message_begin(self) -> None:
-        self.head, self.coming = 0, "head"
+        self.head, self.begun, self.coming = 0, 0, "head"
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -290,15 +290,57 @@ class Connection(HttpToolsProtocol):
             self.patience = None
 
 
-class Outlet:
-    """A transport that counts."""
+class Inlet(asyncio.BufferedProtocol):
+    """What a connection comes in by: the kernel puts it into the journal, and it is never in this process alone."""
 
-    def __init__(self, transport: asyncio.Transport, written: int) -> None:
-        self.transport, self.written = transport, written
+    def __init__(self, connection: Connection) -> None:
+        self.connection, self.journal = connection, connection.journal
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.journal.room()
+
+    def buffer_updated(self, count: int) -> None:
+        self.connection.data_received(self.journal.keep(count))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.connection.connection_made(cast(asyncio.Transport, transport))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.connection.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        self.connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.connection.resume_writing()
+
+
+class Outlet:
+    """A transport that counts, and keeps what is written until the loop's turn, or the answer, ends.
+
+    So the kernel gets a head with its body, and the end of an answer when the journal says that it is one: there is no
+    moment between.
+    """
+
+    def __init__(self, transport: asyncio.Transport, written: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.transport, self.written, self.loop = transport, written, loop
+        self.kept: list[bytes] = []
 
     def write(self, data: bytes) -> None:
+        if not self.kept:
+            self.loop.call_soon(self.flush)
         self.written += len(data)
-        self.transport.write(data)
+        self.kept.append(data)
+
+    def flush(self) -> None:
+        """Give the kernel what is kept."""
+        if self.kept and not self.transport.is_closing():
+            self.transport.write(b"".join(self.kept))
+        self.kept.clear()
+
+    def close(self) -> None:
+        self.flush()
+        self.transport.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.transport, name)

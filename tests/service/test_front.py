@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from benchmarks.scraping import number, scraped
-from benchmarks.server import Server, running
+from benchmarks.server import Server, environment, running
 from service import front
 from service.images import png
 from service.settings import Settings
@@ -64,7 +64,7 @@ def test_the_front_is_small(server: Server) -> None:
 def test_a_worker_that_dies_under_load_loses_no_request_and_is_replaced(server: Server) -> None:
     paths = [f"/generate?model={model}&seed={seed}" for model in ("cgan&digit=3", "ddpm&steps=20") for seed in range(8)]
     alone = {path: httpx.post(f"{server.url}{path}", timeout=30).content for path in paths}
-    over = threading.Event()
+    begun, over = threading.Barrier(17), threading.Event()
 
     def ask(first: int) -> tuple[int, int]:
         right = wrong = 0
@@ -73,12 +73,15 @@ def test_a_worker_that_dies_under_load_loses_no_request_and_is_replaced(server: 
                 answer = client.post(path)
                 same = answer.status_code == 200 and answer.content == alone[path]
                 right, wrong = right + same, wrong + (not same)
+                if right + wrong == 1:
+                    begun.wait(60)
                 if over.is_set():
                     return right, wrong
         raise AssertionError
 
     with ThreadPoolExecutor(16) as pool:
         calls = [pool.submit(ask, first) for first in range(16)]
+        begun.wait(60)  # on a busy machine none may have asked for seconds
         time.sleep(0.5)
         kill(server, min(workers(server)))
         wait_for(lambda: len(workers(server)) == WORKERS)
@@ -110,6 +113,55 @@ def test_a_connection_outlives_its_worker_between_two_requests(server: Server) -
         again = client.post("/generate?model=gan&seed=1")
         assert again.extensions["network_stream"].get_extra_info("client_addr") == at
     assert again.content == first.content
+
+
+MORTAL = """
+import os, signal, sys
+from pathlib import Path
+from service import front, log
+from service.settings import read
+if not sys.argv[2:]:
+    log.configure(read())
+    sys.exit(front.serve(read(), sys.orig_argv))
+from service import worker
+moment = Path(sys.argv[1])
+def reached(when):
+    if moment.read_text() == when:
+        moment.write_text("")
+        os.kill(os.getpid(), signal.SIGKILL)
+def watch(kind, name):
+    act = getattr(kind, name)
+    def watched(*given):
+        reached(f"before {name}")
+        found = act(*given)
+        reached(f"after {name}")
+        return found
+    setattr(kind, name, watched)
+watch(worker.Journal, "keep")
+watch(worker.Outlet, "write")
+watch(worker.Journal, "answered")
+worker.main(*sys.argv[2:])
+"""
+
+
+def test_no_moment_to_die_at_loses_a_request_or_its_connection(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "gan").symlink_to(weights / "gan")  # one model, so that workers are soon there again
+    moment = tmp_path / "moment"
+    moment.touch()
+    settings = environment(weights=tmp_path / "weights", port=0, device="cpu", workers=WORKERS)
+    with (
+        running([sys.executable, "-c", MORTAL, str(moment)], settings) as here,
+        httpx.Client(base_url=here.url, timeout=30) as client,
+    ):
+        first = client.post("/generate?model=gan&seed=1")
+        at = first.extensions["network_stream"].get_extra_info("client_addr")
+        for when in ("before keep", "after write", "before answered", "after answered"):
+            moment.write_text(when)
+            answers = [client.post("/generate?model=gan&seed=1") for _ in range(2)]
+            assert moment.read_text() == "", f"nobody died {when}"
+            assert [answer.content for answer in answers] == [first.content] * 2
+            assert answers[-1].extensions["network_stream"].get_extra_info("client_addr") == at
 
 
 def test_an_upload_outlives_its_worker(server: Server) -> None:
@@ -244,6 +296,15 @@ def test_a_connection_that_says_nothing_keeps_nobody_waiting(server: Server) -> 
         assert httpx.post(f"{server.url}/generate?model=gan", timeout=30).status_code == 200
         silent.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         assert silent.recv(64).startswith(b"HTTP/1.1 200")
+
+
+def test_a_header_that_comes_in_pieces_is_bounded_too(server: Server) -> None:
+    address = httpx.URL(server.url)
+    with socket.create_connection((address.host, address.port), timeout=5) as connection:
+        for piece in (b"GET /livez HTTP/1.1\r\nX-A: ", b"a" * 20_000, b"a" * 20_000):
+            connection.sendall(piece)
+            time.sleep(0.1)
+        assert connection.recv(64).startswith(b"HTTP/1.1 431")
 
 
 @pytest.mark.parametrize(("threads", "expected"), [(1, len(os.sched_getaffinity(0))), (10_000, 1)])
