@@ -2,14 +2,15 @@
 
 import json
 import sys
-import threading
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import scalar
 from tqdm import tqdm
 
 from models import store
@@ -25,7 +26,7 @@ class Log:
         self.sums: dict[str, Tensor] = {}
         self.count, self.written = 0, 0
         (run / "grids").mkdir(parents=True, exist_ok=True)
-        self.board = SummaryWriter(str(run / "tensorboard"))
+        self.board = Board(run / "tensorboard")
         self.bar = tqdm(
             total=goal,
             unit="img",
@@ -35,22 +36,12 @@ class Log:
         )
 
     def __enter__(self) -> "Log":
-        self.hook, threading.excepthook = threading.excepthook, self._on_thread
         return self
-
-    def _on_thread(self, args: threading.ExceptHookArgs) -> None:
-        """A full disk is no traceback: TensorBoard's thread raises it again to who writes next."""
-        if not isinstance(args.exc_value, OSError):
-            self.hook(args)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.close()
-        try:
-            self.board.close()
-        finally:
-            threading.excepthook = self.hook
 
     def rewind(self, images: int) -> None:
         """Forget what was written after `images`: a run that resumes there will write it again."""
@@ -64,8 +55,7 @@ class Log:
                 if _entry(line).get("images", sys.maxsize) <= images
             ]
             store.write(path, "".join(kept).encode())
-        self.board.close()
-        self.board = SummaryWriter(str(self.run / "tensorboard"), purge_step=images + 1)
+        self.board = Board(self.run / "tensorboard", images + 1)
 
     def progress(self, images: int, terms: dict[str, Tensor]) -> None:
         """One iteration's terms. Reading a number off a GPU waits for it, so that is done once an interval."""
@@ -89,7 +79,26 @@ class Log:
         with (self.run / LINES).open("a") as file:
             file.write(json.dumps({"images": images, "time": time.time(), **scalars}) + "\n")
         for name, value in scalars.items():
-            self.board.add_scalar(name, value, images)
+            self.board.add(images, summary=scalar(name, value))
+
+
+class Board:
+    """What TensorBoard reads, in a new file of `folder`; from step `begin` on, what others there have counts no more.
+
+    TensorBoard's own writer has a thread, which would meet a full disk by itself, and say so whenever it gets to it.
+    """
+
+    def __init__(self, folder: Path, begin: int | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"events.out.tfevents.{time.time():.6f}"
+        self.add(begin or 0, file_version="brain.Event:2")
+        if begin is not None:
+            self.add(begin, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, step: int, **what: Any) -> None:
+        """Write an event."""
+        with self.path.open("ab") as file:
+            RecordWriter(file).write(Event(step=step, wall_time=time.time(), **what).SerializeToString())
 
 
 def curves(run: Path, points: int = 40) -> dict[str, list[list[float]]]:

@@ -1,11 +1,14 @@
 """What a run keeps of its losses."""
 
-import errno
 import json
+import resource
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from training import log
 from training.cli import main
@@ -51,17 +54,45 @@ def test_what_was_written_before_the_first_checkpoint_is_written_once(tmp_path: 
     assert 10 not in images
 
 
-def test_a_thread_that_finds_the_disk_full_leaves_no_traceback(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("moment", ["begins", "goes on", "writes"])
+def test_a_full_disk_is_met_by_who_writes_and_by_no_thread(
+    moment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def write() -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def run() -> None:
+        with full(moment == "begins"), log.Log(tmp_path, 1, 1) as kept:
+            with full(moment == "goes on"):
+                kept.rewind(0)
+            with full():
+                kept.samples(1, 0.5, None)
 
-    with log.Log(tmp_path, 1, 1):
-        thread = threading.Thread(target=write)
-        thread.start()
-        thread.join()
-    assert "Traceback" not in capsys.readouterr().err
+    others = set(threading.enumerate())
+    with pytest.raises(OSError, match="File too large"):
+        run()
+    for thread in set(threading.enumerate()) - others:
+        thread.join(1)
+    assert "Exception" not in capsys.readouterr().err
+
+
+def test_tensorboard_reads_what_is_written_and_not_what_a_run_that_resumed_forgot(tmp_path: Path) -> None:
+    with log.Log(tmp_path, 100, 1) as kept:
+        for images in (10, 20):
+            kept.samples(images, images / 100, None)
+    with log.Log(tmp_path, 100, 1) as kept:
+        kept.rewind(10)
+        kept.samples(30, 0.3, None)
+    read = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("sample_distance")
+    assert [(event.step, round(event.value, 6)) for event in read] == [(10, 0.1), (30, 0.3)]
+
+
+@contextmanager
+def full(really: bool = True) -> Iterator[None]:
+    """No file can grow."""
+    bounds = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0 if really else bounds[0], bounds[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, bounds)
 
 
 def test_what_has_no_log_has_no_curves(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -45,6 +46,8 @@ PATIENCE = 120.0
 """Seconds after which a process is one that hangs."""
 SHORT = (0, 4096, 100_000, 3_000_000, 6_500_000)
 """Bytes that are left on a disk: for no line of the log, up to not quite another checkpoint."""
+TRACES = re.compile("Traceback|Exception")
+"""What stands beside no promised line; of a thread that the end overtakes there is the second word only."""
 ROOM = 64 * 2**20
 NAME = "gan"
 
@@ -125,7 +128,7 @@ def full(setting: Setting, fit: tuple[str, ...], straight: Path) -> Iterator[Lin
             before = checkpoint.load(path / checkpoint.LATEST)["images"]
             status, said = more(limit=room.leave(left))
             kept = whole(path) and checkpoint.load(path / checkpoint.LATEST)["images"] >= before
-            clear = status == 1 and said.splitlines()[-1].startswith("error: ") and "Traceback" not in said
+            clear = status == 1 and said.splitlines()[-1].startswith("error: ") and not TRACES.search(said)
             room.leave(ROOM)
             went_on, _ = more()
             if (began, went_on) != (0, 0) or not (kept and clear and same(path, straight)):
