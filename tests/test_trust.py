@@ -8,6 +8,7 @@ import pytest
 from trust import trials
 from trust.cli import done, main
 from trust.trial import Line, Setting, Trial
+from trust.trials import overload
 
 
 @pytest.mark.parametrize("name", trials.NAMES)
@@ -16,6 +17,11 @@ def test_nothing_is_lost(name: str) -> None:
     assert lines
     assert not [line for line in lines if line.lost]
     assert all(line.times > 0 or "not done" in line.found for line in lines), "what was not done shows nothing"
+
+
+def test_a_machine_that_others_slow_down_meanwhile_is_not_held_against_the_service() -> None:
+    assert overload.share([100, 80, 60, 40], [90, 70, 50]) == 1
+    assert overload.share([100, 100], [80]) == 0.8
 
 
 class Scripted:
