@@ -2,22 +2,17 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision import datasets
 
-TORCHVISION: dict[str, Callable[..., Any]] = {
-    "mnist": datasets.MNIST,
-    "fashion-mnist": datasets.FashionMNIST,
-    "kmnist": datasets.KMNIST,
-}
+TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 NAMES = (*TORCHVISION, "digits")
 """The data sets that have a name; a path to a folder of images is one too."""
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif"}
@@ -106,7 +101,9 @@ class Shuffled(Iterator[Tensor]):
 
 
 def _torchvision(name: str, root: Path, split: Split) -> Dataset:
-    make_dataset = TORCHVISION[name]
+    from torchvision import datasets  # takes as long to import as all the rest
+
+    make_dataset = getattr(datasets, TORCHVISION[name])
     try:
         found = make_dataset(root, train=split == "train", download=False)
     except RuntimeError:
