@@ -1,19 +1,26 @@
 """What several parts of the tests stand on."""
 
 import dataclasses
+import fcntl
 import math
 import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import scipy.linalg  # noqa: F401  its BLAS is another than NumPy's
 import torch
+from threadpoolctl import threadpool_limits
 
 from models import families, store
 from models.base import Family
 from models.store import Manifest
+from tests import serving
 
+# Of several threads on as many cores as there are processes, one waits for the other. What tests start has its own.
 torch.set_num_threads(1)
+threadpool_limits(1)
 # That of trio, which selenium brings, warns; nothing here needs any.
 os.environ["HYPOTHESIS_NO_PLUGINS"] = "1"
 
@@ -33,6 +40,20 @@ SMALL: dict[str, dict[str, Any]] = {
     "ddpm": {"width": 16},
 }
 """Settings that make a family quick; one that is not named here is tested as it is."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that is marked `alone` has the machine for itself: other processes of tests wait for its end."""
+    alone = item.get_closest_marker("alone") is not None
+    with Path(__file__).open() as room, Path(serving.__file__).open() as door:
+        fcntl.flock(door, fcntl.LOCK_EX)  # so that whoever waits for all others to end is the next
+        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        try:
+            return (yield)
+        finally:
+            fcntl.flock(room, fcntl.LOCK_UN)  # a forked process may have it open, too
 
 
 def small(name: str, data_shape: tuple[int, ...] = (1, 28, 28)) -> Family:

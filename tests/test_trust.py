@@ -10,8 +10,13 @@ from trust.cli import done, main
 from trust.trial import Line, Setting, Trial
 from trust.trials import overload
 
+TIMED = {"overload"}
+"""Those whose bounds are seconds."""
 
-@pytest.mark.parametrize("name", trials.NAMES)
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.alone] if name in TIMED else []) for name in trials.NAMES]
+)
 def test_nothing_is_lost(name: str) -> None:
     lines = done(trials.get(name), quick=True, seed=0)
     assert lines
