@@ -1,9 +1,13 @@
 """A service process of a test's own, on a free port of the loopback."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
+
+from benchmarks.scraping import number, scraped
 from benchmarks.server import SERVICE, Server, environment, running
 
 
@@ -12,3 +16,11 @@ def serving(weights: Path, **settings: object) -> Iterator[Server]:
     settings = {"weights": weights, "port": 0, "device": "cpu", "seats": 8, "workers": 1} | settings
     with running(SERVICE, environment(**settings)) as server:
         yield server
+
+
+def wait_for_accepted(server: Server, requests: int = 1) -> None:
+    """Until it has accepted so many."""
+    deadline = time.monotonic() + 60
+    while number(scraped(httpx.get(f"{server.url}/metrics", timeout=30).text), "accepted_total") < requests:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -18,7 +18,7 @@ import torch
 from benchmarks.server import ROOT, Server, environment
 from models import families
 from service.settings import Settings
-from tests.serving import serving
+from tests.serving import serving, wait_for_accepted
 from trust.connections import SAID, spoken
 
 
@@ -71,7 +71,7 @@ def test_a_signal_lets_what_was_accepted_end(weights: Path) -> None:
             )
         )
         call.start()
-        threading.Event().wait(0.5)
+        wait_for_accepted(stopping)
         stopping.process.send_signal(signal.SIGTERM)
         call.join()
         assert stopping.process.wait(30) == 0, "".join(stopping.lines)
@@ -81,7 +81,7 @@ def test_a_signal_lets_what_was_accepted_end(weights: Path) -> None:
 def test_what_does_not_end_in_time_after_a_signal_is_answered_all_the_same(weights: Path) -> None:
     with serving(weights, drain_seconds=0.5) as stopping, ThreadPoolExecutor() as pool:
         call = pool.submit(httpx.post, f"{stopping.url}/generate?model=ddpm&n=64&steps=1000", timeout=60)
-        time.sleep(0.5)
+        wait_for_accepted(stopping)
         stopping.process.send_signal(signal.SIGTERM)
         answer = call.result()
         assert stopping.process.wait(30) == 0
@@ -95,7 +95,7 @@ def test_whoever_comes_while_it_ends_is_told_so_and_not_cut_off(weights: Path) -
         kept = httpx.Client(base_url=stopping.url, timeout=30)
         assert kept.post("/generate?model=gan").status_code == 200
         long = pool.submit(httpx.post, f"{stopping.url}/generate?model=ddpm&steps=400", timeout=60)
-        time.sleep(0.3)
+        wait_for_accepted(stopping, 2)
         stopping.process.send_signal(signal.SIGTERM)
         time.sleep(0.2)
         told = [kept.post("/generate?model=gan"), httpx.post(f"{stopping.url}/generate?model=gan", timeout=30)]
@@ -136,7 +136,7 @@ def test_under_load_every_request_is_answered_until_the_end(weights: Path) -> No
 def test_a_second_signal_does_not_wait(weights: Path) -> None:
     with serving(weights) as stopping, ThreadPoolExecutor() as pool:
         call = pool.submit(httpx.post, f"{stopping.url}/generate?model=ddpm&n=64&steps=1000", timeout=60)
-        time.sleep(0.5)
+        wait_for_accepted(stopping)
         stopping.process.send_signal(signal.SIGINT)
         time.sleep(0.3)
         stopping.process.send_signal(signal.SIGINT)
