@@ -193,32 +193,32 @@ def test_nobody_there_is_one_line_and_2(capsys: pytest.CaptureFixture[str], tmp_
 
 
 def test_a_data_set_that_was_interrupted_twice_is_the_one_drawn_at_once(server: Server, tmp_path: Path) -> None:
-    asked = ["dataset", "flow", "--per-digit", "700", "--seed", "3", "--steps", "2", "--url", server.url]
+    asked = ["dataset", "gmm", "--per-digit", "1200", "--seed", "3", "--url", server.url]
     broken, whole = tmp_path / "broken.npz", tmp_path / "whole.npz"
     parts = tmp_path / "broken.npz.parts"
-    for wanted in (1, 3):
+    kept: dict[str, int] = {}
+    for _ in range(2):
         process = subprocess.Popen(
             [sys.executable, "-m", "service", *asked, "-o", str(broken)],
             cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         deadline = time.monotonic() + 60
-        while len(list(parts.glob("*[0-9].npz"))) < wanted and time.monotonic() < deadline:
+        while len(list(parts.glob("*[0-9].npz"))) <= len(kept) and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
         assert process.returncode == 130, error
         assert "images are kept in" in error
         assert "Traceback" not in error
-    kept = {path.name: path.stat().st_mtime_ns for path in parts.glob("*[0-9].npz")}
-    assert 0 < len(kept) < 7
+        before, kept = kept, {path.name: path.stat().st_mtime_ns for path in parts.glob("*[0-9].npz")}
+        assert len(before) < len(kept) < 12
+        assert before.items() <= kept.items()
     assert main([*asked, "-o", str(broken)]) == 0
     assert main([*asked, "-o", str(whole)]) == 0
     assert broken.read_bytes() == whole.read_bytes()
     with np.load(whole) as held:
-        assert np.bincount(held["labels"]).tolist() == [700] * 10
-        assert np.array_equal(
-            held["images"][:5], plain(server, model="flow", digit=list(range(10)), n=5, seed=3, steps=2)
-        )
+        assert np.bincount(held["labels"]).tolist() == [1200] * 10
+        assert np.array_equal(held["images"][:5], plain(server, model="gmm", digit=list(range(10)), n=5, seed=3))
     assert not parts.exists()
     assert main([*asked, "-o", str(whole)]) == 2  # is there already
 
@@ -235,11 +235,12 @@ def test_a_data_set_is_not_gone_on_with_by_other_settings(
 @pytest.mark.parametrize("form", ["idx", "png"])
 def test_data_sets_load_as_torchvision_has_them(server: Server, tmp_path: Path, form: str) -> None:
     output = tmp_path / "digits"
-    asked = ["dataset", "cgan", "--per-digit", "12", "--url", server.url, "--format", form, "-o", str(output)]
+    asked = ["dataset", "flow", "--steps", "2", "--per-digit", "12", "--url", server.url]
+    asked += ["--format", form, "-o", str(output)]
     assert main(asked) == 0
     held = datasets.MNIST(str(output)) if form == "idx" else datasets.ImageFolder(str(output))
     assert len(held) == 120
-    drawn = plain(server, model="cgan", digit=list(range(10)), n=120, seed=0)
+    drawn = plain(server, model="flow", steps=2, digit=list(range(10)), n=120, seed=0)
     labels = [label for _, label in held]
     assert np.bincount(labels).tolist() == [12] * 10
     first, label = held[0]

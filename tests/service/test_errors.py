@@ -103,10 +103,11 @@ async def test_wrong_paths_and_methods(client: httpx.AsyncClient) -> None:
     assert "GET" in answer.headers["allow"]
 
 
-async def test_a_full_queue_says_when_to_come_again(client: httpx.AsyncClient) -> None:
-    slow = {"model": "ddpm", "n": 64, "steps": 60}
+async def test_a_full_queue_says_when_to_come_again(client: httpx.AsyncClient, app: FastAPI) -> None:
+    slow = {"model": "ddpm", "n": 64, "steps": 10}
     waiting = [asyncio.create_task(client.post("/generate", params=slow)) for _ in range(3)]
-    await asyncio.sleep(0.2)
+    while app.state.service.engine.outstanding < 3 * 64:
+        await asyncio.sleep(0)
     answer = await client.post("/generate", params=slow)
     problem(answer, 429)
     assert int(answer.headers["retry-after"]) >= 1

@@ -312,17 +312,19 @@ def test_a_cpu_gets_a_worker_for_each_core_that_a_step_s_threads_leave(threads: 
     assert front.workers(Settings(device="cpu", threads=threads)) == min(front.MOST_CORES, expected)
 
 
-def test_one_worker_answers_for_all(weights: Path) -> None:
-    with serving(weights, workers=2) as server:
-        for _ in range(6):  # a connection each
-            assert httpx.post(f"{server.url}/generate?model=gan", timeout=30).status_code == 200
-        pages = [scraped(httpx.get(f"{server.url}/metrics", timeout=30).text) for _ in range(4)]
-        assert {number(page, "images_total", model="gan") for page in pages} == {6}
-        os.kill(min(workers(server)), signal.SIGKILL)
-        wait_for(lambda: any("started anew" in line for line in server.lines) and len(workers(server)) == 2)
+def test_one_worker_answers_for_all(server: Server) -> None:
+    def counted() -> tuple[float, float]:
         page = scraped(httpx.get(f"{server.url}/metrics", timeout=30).text)
-        assert number(page, "worker_deaths_total") == 1
-        assert number(page, "images_total", model="gan") == 6, "what the dead one counted stays counted"
+        return number(page, "images_total", model="gan"), number(page, "worker_deaths_total")
+
+    wait_for(lambda: len(workers(server)) == WORKERS)
+    drawn, deaths = counted()
+    for _ in range(6):  # a connection each
+        assert httpx.post(f"{server.url}/generate?model=gan", timeout=30).status_code == 200
+    assert {counted() for _ in range(4)} == {(drawn + 6, deaths)}
+    kill(server, min(workers(server)))
+    wait_for(lambda: len(workers(server)) == WORKERS)
+    assert counted() == (drawn + 6, deaths + 1), "what the dead one counted stays counted"
 
 
 SLOW = """
