@@ -174,10 +174,15 @@ class Tally:
         times = [since, *(at for at in self.at if since < at < until), until]
         return max(late - early for early, late in pairwise(times))
 
-    def caller(self) -> Caller:
-        """One who asks for anything of which the truth is known."""
+    def caller(self, rest: float = 0.0) -> Caller:
+        """One who asks for anything of which the truth is known, and rests for so many seconds after each answer."""
         pool = list(self.truth)
-        return lambda client, source: self.ask(client, source.choice(pool))
+
+        async def ask(client: httpx.AsyncClient, source: random.Random) -> None:
+            await self.ask(client, source.choice(pool))
+            await asyncio.sleep(rest)
+
+        return ask
 
     def wrong(self) -> str:
         """What was not right, in words."""

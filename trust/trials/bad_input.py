@@ -48,7 +48,7 @@ SEEDED = "/generate?model=cgan&seed=1&digit=3&n=4&format=npz"
 
 
 def run(setting: Setting) -> Iterator[Line]:
-    described, guessed, often = (3, 300, 1) if setting.quick else (25, 6000, 4)
+    described, guessed, often = (1, 150, 1) if setting.quick else (25, 6000, 4)
     weights = copied(setting.root, "cgan", "ddpm", "vae")
     settings = environment(port=0, weights=weights, workers=1, device="cpu", max_images=64, **BOUNDS)
     with running(SERVICE, settings) as server, httpx.Client(base_url=server.url, timeout=60) as client:

@@ -55,10 +55,10 @@ def run(setting: Setting) -> Iterator[Line]:
     truth = alone(innocents, weights=weights)
     settings = environment(port=0, weights=weights, workers=accounts.WORKERS, device="cpu", stall_seconds=STALL_SECONDS)
     with running(worker.COMMAND, settings) as server:
-        seconds = 5.0 if setting.quick else 90.0
+        seconds = 4.0 if setting.quick else 90.0
         yield from _part(server, truth, GENTLE, seconds, 0.05, setting.seed)
         yield accounts.closed(server.url)
-        seconds, pause = (9.0, 0.7) if setting.quick else (120.0, 4.0)
+        seconds, pause = (4.0, 0.7) if setting.quick else (120.0, 4.0)
         yield from _part(server, truth, DEADLY, seconds, pause, setting.seed)
         yield accounts.replaced(server)
 

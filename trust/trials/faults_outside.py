@@ -26,11 +26,13 @@ from benchmarks.server import SERVICE, Server, environment, running
 from models.store import MANIFEST, TENSORS
 from trust import accounts
 from trust.accounts import WORKERS
-from trust.callers import Asked, Tally, alone, drawn, pressed
+from trust.callers import Asked, Caller, Tally, alone, drawn, pressed
 from trust.trial import Line, Setting
 from trust.weights import ROOT, copied
 
 CALLERS = 6
+REST = 0.1
+"""Seconds between the requests of each in the quick form, where the processors are for what is to happen."""
 MODELS = ("cgan", "kde", "vae")
 """Those that callers ask for."""
 OTHER = "pca"
@@ -58,6 +60,11 @@ def run(setting: Setting) -> Iterator[Line]:
     yield from _clock(setting, truth, settings)
 
 
+def crowd(setting: Setting, tally: Tally) -> list[Caller]:
+    """Callers who ask all the time."""
+    return [tally.caller(REST if setting.quick else 0.0)] * CALLERS
+
+
 def _signals(setting: Setting, truth: dict[Asked, bytes], settings: dict[str, object]) -> Iterator[Line]:
     """Workers and whole services are ended and killed; callers ask again."""
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -72,7 +79,7 @@ def _signals(setting: Setting, truth: dict[Asked, bytes], settings: dict[str, ob
         for end in (*ends, None):
             with running(SERVICE, environment(port=port, **settings)) as server:
                 if ended is None:
-                    callers.enter_context(pressed(server.url, [tally.caller()] * CALLERS, setting.seed))
+                    callers.enter_context(pressed(server.url, crowd(setting, tally), setting.seed))
                 time.sleep(1.0)
                 if ended is not None:
                     times.setdefault(ended[0], []).append((ended[1], time.monotonic()))
@@ -156,7 +163,7 @@ def _damage(setting: Setting, truth: dict[Asked, bytes], server: Server, weights
     }
     tally = Tally(truth)
     done, bad = Counter[str](), Counter[str]()
-    with pressed(server.url, [tally.caller()] * CALLERS, setting.seed):
+    with pressed(server.url, crowd(setting, tally), setting.seed):
         for _ in range(1 if setting.quick else 6):
             for what, damage in damages.items():
                 name = source.choice(MODELS)
@@ -209,7 +216,7 @@ def _descriptors(setting: Setting, truth: dict[Asked, bytes], server: Server) ->
     rounds = 1 if setting.quick else 5
     recovered = list[float]()
     refused = 0
-    with pressed(server.url, [tally.caller()] * CALLERS, setting.seed):
+    with pressed(server.url, crowd(setting, tally), setting.seed):
         _within(lambda: tally.right > CALLERS)  # all are connected
         for _ in range(rounds):
             limits = {pid: _limited(pid) for pid in (server.process.pid, *server.workers)}
@@ -267,7 +274,7 @@ def _clock(setting: Setting, truth: dict[Asked, bytes], settings: dict[str, obje
     jumps = (3600, -7200, 315_360_000, -31_536_000, 86_400, 0) * (1 if setting.quick else 3)
     tally, unseen = Tally(truth), 0
     with running(SERVICE, environment(port=0, **settings) | faked) as server:
-        with pressed(server.url, [tally.caller()] * CALLERS, setting.seed):
+        with pressed(server.url, crowd(setting, tally), setting.seed):
             for jump in jumps:
                 clock.write_text(f"{jump:+d}s\n")
                 unseen += not _within(lambda: abs(_ahead(server.url) - jump) < 60)  # noqa: B023  within this round

@@ -26,7 +26,7 @@ def run(setting: Setting) -> Iterator[Line]:
     around = seconds / 2 if setting.quick else 20.0
     weights = copied(setting.root, "cgan", "ddpm", "vae")
     source = random.Random(setting.seed)
-    truth = alone(lambda models: mixed(models, source, 12), weights=weights)
+    truth = alone(lambda models: mixed(models, source, 4 if setting.quick else 12), weights=weights)
     pool = list(truth)
     long = drawn("ddpm", range(64), "steps=10&n=20&format=zip") + drawn("cgan", range(64), "n=200&format=events")
     gone = 0

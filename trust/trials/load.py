@@ -22,7 +22,7 @@ CLIENTS = (256, 64, 8, 2)
 
 
 def run(setting: Setting) -> Iterator[Line]:
-    seconds, each, bound = (2, 2, 600.0) if setting.quick else (120, 20, 3.0)
+    seconds, each, bound = (2, 1, 600.0) if setting.quick else (120, 20, 3.0)
     source = random.Random(setting.seed)
     truth = alone(lambda models: mixed(models, source, each))
     with running(SERVICE, environment(port=0, device="cpu")) as server:
