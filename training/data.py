@@ -2,17 +2,22 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision import datasets
 
-TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
+TORCHVISION: dict[str, Callable[..., Any]] = {
+    "mnist": datasets.MNIST,
+    "fashion-mnist": datasets.FashionMNIST,
+    "kmnist": datasets.KMNIST,
+}
 NAMES = (*TORCHVISION, "digits")
 """The data sets that have a name; a path to a folder of images is one too."""
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif"}
@@ -101,9 +106,7 @@ class Shuffled(Iterator[Tensor]):
 
 
 def _torchvision(name: str, root: Path, split: Split) -> Dataset:
-    from torchvision import datasets  # takes as long to import as all the rest
-
-    make_dataset = getattr(datasets, TORCHVISION[name])
+    make_dataset = TORCHVISION[name]
     try:
         found = make_dataset(root, train=split == "train", download=False)
     except RuntimeError:
