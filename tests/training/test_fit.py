@@ -211,8 +211,8 @@ def test_a_disk_that_is_full_is_one_line_and_the_run_goes_on_once_there_is_room(
             "import resource, sys; from training.cli import main; limit = int(sys.argv.pop(1));"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)); sys.exit(main())"
         )
-        flags = ["--data", "digits", "--epochs", "0.2", "--batch", "32", "--device", "cpu", "--run", str(tmp_path)]
-        command = [sys.executable, "-c", script, str(limit), "fit", "gan", *flags]
+        flags = ["--data", "digits", "--epochs", "0.2", "--batch", "32", "--threads", "1", "--device", "cpu"]
+        command = [sys.executable, "-c", script, str(limit), "fit", "gan", "--run", str(tmp_path), *flags]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
     full = go_on(limit)
