@@ -1,9 +1,11 @@
-"""Every family that gradients train, for a few iterations, in double precision: python -m ... OUT ITERATIONS [STATES].
+"""Every family that gradients train, for a few iterations, in double precision: python -m ... OUT ITERATIONS [BEFORE].
 
 In double precision rounding is so small that two runs agree to many digits or not at all. Writes what the terms of each
-iteration were, and the states; goes on from STATES where it is given. Run by `torchrun`, processes share each batch.
+iteration were, and the states, at half and in the end; goes on from where BEFORE, such a file, was at half. Run by
+`torchrun`, processes share each batch.
 """
 
+import copy
 import dataclasses
 import sys
 from pathlib import Path
@@ -39,16 +41,20 @@ def trainers():
             yield name, Trainer(family, recipe, known, Hardware(torch.device("cpu")), seed=0)
 
 
-def main(output: Path, iterations: int, states: Path | None = None) -> None:
+def main(output: Path, iterations: int, other: Path | None = None) -> None:
     torch.set_default_dtype(torch.float64)
     one_hot = Family.one_hot
     Family.one_hot = lambda self, label: one_hot(self, label).double()
-    before = torch.load(states)["states"] if states else {}
-    found = {"terms": {}, "states": {}}
+    before = torch.load(other)["half"] if other else {}
+    found = {"terms": {}, "half": {}, "states": {}}
     for name, trainer in trainers():
         if name in before:
             trainer.load_state_dict(before[name])
-        found["terms"][name] = [trainer.iterate() for _ in range(iterations)]
+        terms = found["terms"][name] = []
+        while len(terms) < iterations:
+            if 2 * len(terms) == iterations:
+                found["half"][name] = copy.deepcopy(trainer.state_dict())
+            terms.append(trainer.iterate())
         found["states"][name] = trainer.state_dict()
     if parallel.rank() == 0:
         torch.save(found, output)

@@ -30,14 +30,13 @@ def two(*module):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Four iterations by one process; by two; two iterations by two and as many more by one."""
+    """Four iterations by one process; by two; and the last two of these by one, from where two were at half."""
     place = tmp_path_factory.mktemp("runs")
     module = "tests.training.shared_batch"
     for outcome in (
         run("-m", module, place / "one", 4),
         two(module, place / "two", 4),
-        two(module, place / "half", 2),
-        run("-m", module, place / "rest", 2, place / "half"),
+        run("-m", module, place / "rest", 2, place / "two"),
     ):
         assert outcome.returncode == 0, outcome.stderr
     return {path.name: torch.load(path) for path in place.iterdir()}
