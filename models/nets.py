@@ -263,8 +263,8 @@ class PointDenoiser(nn.Module):
 def guided(net: UNet | PointDenoiser, x: Tensor, time: Tensor, label: Tensor, guidance: Tensor) -> Tensor:
     """Classifier-free guidance: net(no label) + guidance (net(label) - net(no label)), for guidance [B].
 
-    A second pass where any row asks for it (Ho & Salimans 2022, equation 6, with guidance = 1 + w). One pass of twice
-    the rows would round otherwise, and tell a row that asks for none that a neighbour did.
+    A second pass where any row asks for it, on a GPU always (Ho & Salimans 2022, equation 6, with guidance = 1 + w).
+    One pass of twice the rows would round otherwise, and tell a row that asks for none that a neighbour did.
     """
     labelled = net(x, time, label)
     if not some(guidance != 1):
