@@ -116,6 +116,8 @@ class Decoder(nn.Module):
                 _absorb(layers[-1], layer)
             else:
                 layers.append(layer)
+            if isinstance(layer, nn.LeakyReLU):
+                layer.inplace = True  # of what came from the layer before, nobody needs the rest
         self.body = nn.Sequential(*layers[1:])
 
 

@@ -31,56 +31,53 @@ ROUNDS = 10
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
+_LOW, _HALF = np.uint64(_MASK), np.uint64(32)
+_MULTIPLIER = np.array(_MULTIPLIERS, np.uint64)[:, None, None]
+_ROUND_KEYS = np.array([[k * word for word in _WEYL] for k in range(ROUNDS)], np.uint64)[:, :, None, None]
 
 Words = TypeVar("Words", Tensor, NDArray[Any])
+"""Tensors of a GPU; or arrays of a CPU, which gets through many small operations several times as fast in NumPy."""
 
 
-def philox(counter: Words, key: Words) -> Words:
-    """Philox4x32-10: counter [4, ...] and key [2, ...] of 32-bit words in int64 -> random words [4, ...] in int64.
+def philox(counter: Words, key: Words) -> tuple[Words, Words]:
+    """Philox4x32-10: random words 0 and 2, and 1 and 3, [2, B, blocks], of counter [4, B, blocks], key [2, B, 1].
 
-    Of tensors or of arrays: a CPU gets through many small operations several times as fast in NumPy.
+    A word's 32 bits are in int64 for tensors, which have no more, and in uint64 for arrays.
     """
-    even, odd = _philox(counter, key)
-    return _stacked(even[0], odd[0], even[1], odd[1])
+    return _philox(counter, key) if isinstance(counter, Tensor) else _philox_in_place(counter, key)
 
 
-def _philox(counter: Words, key: Words) -> tuple[Words, Words]:
-    """Words 0 and 2, and words 1 and 3, [2, ...] each."""
-    multiplier, weyl = (_like(counter, pair) for pair in (_MULTIPLIERS, _WEYL))
-    rounds = _counted(counter, ROUNDS)[:, None] * weyl
-    single = (1,) * (counter.ndim - 1)
-    multiplier, rounds = multiplier.reshape(2, *single), rounds.reshape(ROUNDS, 2, *single)
+def _philox(counter: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    multiplier, weyl = (_filled(counter, pair)[:, None, None] for pair in (_MULTIPLIERS, _WEYL))
+    rounds = torch.arange(ROUNDS, device=counter.device)[:, None, None, None] * weyl
     even, odd = counter[0::2], counter[1::2]
     for round_key in (key + rounds) & _MASK:
         # The 64-bit product wraps in int64; its bits are right, so the arithmetic shift only needs masking.
         product = even * multiplier
-        even = _swapped((product >> 32) & _MASK) ^ odd ^ round_key
-        odd = _swapped(product & _MASK)
+        even = ((product >> 32) & _MASK).flip(0) ^ odd ^ round_key
+        odd = (product & _MASK).flip(0)
     return even, odd
 
 
-def _like(words: Words, values: Sequence[int]) -> Words:
-    if not isinstance(words, Tensor):
-        return np.array(values, np.int64)
+def _filled(words: Tensor, values: Sequence[int]) -> Tensor:
+    """`values` where the words are: nothing is sent to a GPU, whose graphs would not have it."""
     found = words.new_empty(len(values))
     for place, value in zip(found, values, strict=True):
-        place.fill_(value)  # where it is: nothing is sent to a GPU, whose graphs would not have it
+        place.fill_(value)
     return found
 
 
-def _counted(words: Words, count: int) -> Words:
-    """0, 1, ... [count]."""
-    if isinstance(words, Tensor):
-        return torch.arange(count, device=words.device)
-    return np.arange(count)
-
-
-def _swapped(pair: Words) -> Words:
-    return pair.flip(0) if isinstance(pair, Tensor) else pair[::-1]
-
-
-def _stacked(*parts: Words) -> Words:
-    return torch.stack(parts) if isinstance(parts[0], Tensor) else np.stack(parts)
+def _philox_in_place(counter: NDArray[Any], key: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The same with as few operations as there can be: of arrays this small, each takes as long as any other."""
+    even, odd = counter[0::2].copy(), counter[1::2].copy()
+    product = np.empty_like(even)
+    for round_key in (key + _ROUND_KEYS) & _LOW:
+        np.multiply(even, _MULTIPLIER, out=product)
+        np.right_shift(product[::-1], _HALF, out=even)
+        np.bitwise_xor(even, odd, out=even)
+        np.bitwise_xor(even, round_key, out=even)
+        np.bitwise_and(product[::-1], _LOW, out=odd)
+    return even, odd
 
 
 def _drawn(seed: Tensor, index: Tensor, step: Tensor, words: int) -> tuple[Any, Any]:
@@ -88,21 +85,25 @@ def _drawn(seed: Tensor, index: Tensor, step: Tensor, words: int) -> tuple[Any, 
 
     Arrays where the tensors are the CPU's.
     """
-    if not seed.is_cpu:
-        return _blocks(seed, index, step, words)
-    return _blocks(seed.numpy(), index.numpy(), step.numpy(), words)
-
-
-def _blocks(seed: Words, index: Words, step: Words, words: int) -> tuple[Words, Words]:
-    block = _counted(seed, -(-words // 4))[None, :]
-    rest = [(part & _MASK)[:, None] + 0 * block for part in (step, index, index >> 32)]
-    key = _stacked(seed & _MASK, (seed >> 32) & _MASK)[:, :, None]
-    return _philox(_stacked(block + 0 * rest[0], *rest), key)
+    count, blocks = len(seed), -(-words // 4)
+    counter: Any
+    key: Any
+    if seed.is_cpu:
+        counter, key = np.empty((4, count, blocks), np.uint64), np.empty((2, count, 1), np.uint64)
+        counter[0] = np.arange(blocks)
+        row: Any = [part.numpy()[:, None] for part in (seed, index, step)]
+    else:
+        counter, key = seed.new_empty((4, count, blocks)), seed.new_empty((2, count, 1))
+        counter[0] = torch.arange(blocks, device=seed.device)
+        row = [part[:, None] for part in (seed, index, step)]
+    key[0], key[1] = row[0] & _MASK, row[0] >> 32
+    counter[1], counter[2], counter[3] = row[2] & _MASK, row[1] & _MASK, row[1] >> 32
+    return philox(counter, key)
 
 
 def bits(seed: Tensor, index: Tensor, step: Tensor, words: int) -> Tensor:
     """32 random bits as int64 [B, words] for seed, index, step [B] int64; `words` is rounded up to a multiple of 4."""
-    return torch.as_tensor(_rows(_stacked(*_drawn(seed, index, step, words))))
+    return _in_order(*_drawn(seed, index, step, words), torch.int64)
 
 
 def normal(seed: Tensor, index: Tensor, step: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -113,21 +114,21 @@ def normal(seed: Tensor, index: Tensor, step: Tensor, shape: tuple[int, ...]) ->
     """
     size = math.prod(shape)
     even, odd = _drawn(seed, index, step, size)
-    xp = _library(even)
-    first, second = (_uniform(words) for words in (even, odd))
-    radius, angle = xp.sqrt(-2 * xp.log(first)), 2 * math.pi * second
-    pairs = _stacked(radius * xp.cos(angle), radius * xp.sin(angle))
-    return torch.as_tensor(_rows(pairs)[:, :size]).to(torch.float32).reshape(len(seed), *shape)
+    xp: Any = torch if isinstance(even, Tensor) else np  # the names used here are the same
+    radius, angle = xp.sqrt(-2 * xp.log(_uniform(even))), 2 * math.pi * _uniform(odd)
+    drawn = _in_order(radius * xp.cos(angle), radius * xp.sin(angle), torch.float32)
+    return drawn[:, :size].reshape(len(seed), *shape)
 
 
-def _rows(words: Words) -> Words:
-    """The two halves of each pair and the two pairs of each block [2, 2, B, blocks] in order: [B, 4 blocks]."""
-    return words.swapaxes(0, 2).swapaxes(1, 3).swapaxes(2, 3).reshape(words.shape[2], -1)
-
-
-def _library(words: Words) -> Any:
-    """NumPy for arrays, torch for tensors; the names used here are the same."""
-    return torch if isinstance(words, Tensor) else np
+def _in_order(first: Words, second: Words, dtype: torch.dtype) -> Tensor:
+    """The first and second of each pair, [2, B, blocks] with a block's two pairs, in order: [B, 4 blocks]."""
+    _, count, blocks = first.shape
+    device = first.device if isinstance(first, Tensor) else None
+    found = torch.empty((count, blocks, 2, 2), dtype=dtype, device=device)
+    places: Any = found if isinstance(first, Tensor) else found.numpy()
+    for k, part in enumerate((first, second)):
+        places[..., k] = part.swapaxes(0, 1).swapaxes(1, 2)
+    return found.reshape(count, 4 * blocks)
 
 
 def _uniform(words: Words) -> Words:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -22,9 +23,26 @@ from models import noise
         ),
     ],
 )
-def test_philox_gives_the_published_answers(counter, key, words):
-    answer = noise.philox(torch.tensor(counter)[:, None], torch.tensor(key)[:, None])
-    assert tuple(answer[:, 0].tolist()) == words
+@pytest.mark.parametrize("kind", ["array", "tensor"])
+def test_philox_gives_the_published_answers(kind, counter, key, words):
+    said = (np.array(part, np.uint64)[:, None, None] for part in (counter, key))
+    if kind == "tensor":  # as on a GPU
+        said = (torch.from_numpy(part.astype(np.int64)) for part in said)
+    even, odd = noise.philox(*said)
+    assert (*even.flatten().tolist(), *odd.flatten().tolist()) == (words[0], words[2], words[1], words[3])
+
+
+def test_tensors_and_arrays_come_to_the_same(monkeypatch):
+    seed, index, step = (
+        torch.tensor([0, 2**63 - 1, 5]),
+        torch.tensor([2**40 + 3, 0, 7]),
+        torch.tensor([0, 1, 2**32 - 1]),
+    )
+    here = [noise.bits(seed, index, step, 50), noise.normal(seed, index, step, (3, 5))]
+    monkeypatch.setattr(torch.Tensor, "is_cpu", False)
+    there = [noise.bits(seed, index, step, 50), noise.normal(seed, index, step, (3, 5))]
+    assert torch.equal(here[0], there[0])
+    torch.testing.assert_close(here[1], there[1], rtol=1e-6, atol=1e-6)
 
 
 def rows(count: int, seed: int = 7) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
