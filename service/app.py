@@ -105,8 +105,8 @@ async def on_error(request: Request, error: Exception) -> Response:
     """Every error as problem+json (RFC 9457). What was not foreseen is logged and told to nobody."""
     call = calls.of(request)
     if isinstance(error, ClientGone):
-        call.problem = "client-gone"
-        return Response(status_code=499)  # nobody reads it; the log does
+        call.gone()
+        return Response(status_code=call.status)
     if not isinstance(error, Problem):
         error = _as_problem(request, error)
     call.problem = error.kind
@@ -275,7 +275,27 @@ class Application(FastAPI):
             await super().__call__(scope, receive, send)
             return
         scope["app"] = self
-        call = calls.begin(scope)
+        await self._serve(calls.begin(scope), self._answer, scope, receive, send)
+
+    async def refuse(self, call: Call, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that the fast path began, and that came to an error there."""
+        scope["app"] = self
+
+        async def answer(request: Request, send: Send) -> None:
+            response = await on_error(request, error)
+            await response(scope, receive, send)
+
+        await self._serve(call, answer, scope, receive, send)
+
+    async def _serve(
+        self,
+        call: Call,
+        answer: Callable[[Request, Send], Awaitable[None]],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Answer, with what every answer says, and tell of it."""
 
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -286,12 +306,9 @@ class Application(FastAPI):
             await send(message)
 
         try:
-            await self._answer(Request(scope, limited(receive, self.settings), told), told)
+            await answer(Request(scope, limited(receive, self.settings), told), told)
         finally:
-            if call.guest is not None:
-                call.guest.leave()
-            call.over = time.perf_counter()
-            self._tell(call)
+            self.over(call)
 
     async def _answer(self, request: Request, send: Send) -> None:
         scope, call = request.scope, calls.of(request)
@@ -299,11 +316,7 @@ class Application(FastAPI):
         if endpoint is not None:
             call.route = call.path
         try:
-            self._check_door(scope, call.path)
-            if self.gate is not None and (guest := self.gate.admit(scope, call.path)) is not None:
-                call.guest = guest
-                guest.enter()
-            check_length(request, self.settings.max_body_bytes)
+            self.admit(scope, call)
             if endpoint is not None:
                 response = await endpoint(request)
                 await response(scope, request.receive, send)
@@ -315,13 +328,20 @@ class Application(FastAPI):
         await super().__call__(scope, request.receive, send)  # FastAPI answers its own errors
         call.route = getattr(scope.get("route"), "path", call.route)
 
-    def _check_door(self, scope: Scope, path: str) -> None:
-        """Raises NotFound for what is at the other port, where there are two."""
-        if self.settings.operations_port is not None and ("door" in scope) != (path in WATCHED):
-            raise errors.NotFound(f"{path} is not at this port")
+    def admit(self, scope: Scope, call: Call) -> None:
+        """Let a request in. Raises the Problem for which it may not: the wrong port, no key, too long a body."""
+        if self.settings.operations_port is not None and ("door" in scope) != (call.path in WATCHED):
+            raise errors.NotFound(f"{call.path} is not at this port")
+        if self.gate is not None and (guest := self.gate.admit(scope, call.path)) is not None:
+            call.guest = guest
+            guest.enter()
+        check_length(scope, self.settings.max_body_bytes)
 
-    def _tell(self, call: Call) -> None:
-        """Let whoever wants to know of requests know, soon: many at once take less time than one by one."""
+    def over(self, call: Call) -> None:
+        """A request is answered. Whoever wants to know is told soon: many at once take less time than one by one."""
+        if call.guest is not None:
+            call.guest.leave()
+        call.over = time.perf_counter()
         self.told.append(call)
         if len(self.told) == 1:
             asyncio.get_running_loop().call_later(SOON, self.tell_all)
@@ -329,16 +349,16 @@ class Application(FastAPI):
     def tell_all(self) -> None:
         """Tell of all requests that are answered."""
         told, self.told = self.told, []
-        for call in told:
-            self.metrics.answered(call)
-            if self.tracer is not None:
+        self.metrics.answered(told)
+        if self.tracer is not None:
+            for call in told:
                 self.tracer.answered(call)
         self.log.write(told)
 
 
-def check_length(request: Request, limit: int) -> None:
+def check_length(scope: Scope, limit: int) -> None:
     """Raises BodyTooLarge where a request says that its body is longer than `limit` bytes."""
-    for name, value in request.scope["headers"]:
+    for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value) > limit:
             raise errors.BodyTooLarge(f"{int(value)} bytes; send at most {limit}")
 

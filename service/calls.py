@@ -36,6 +36,8 @@ class Call:
     """Under which path the application is mounted, by Ray Serve or a proxy; "" where it has all of them."""
     path: str
     """What is asked for below that."""
+    client: str
+    """The address that asks; "" where there is none."""
     traceparent: str = ""
     guest: Guest | None = None
     """With which key it came in."""
@@ -64,15 +66,25 @@ class Call:
         finally:
             self.encoding += time.perf_counter() - begun
 
-    def spans(self) -> Iterator[tuple[str, float, float]]:
+    def spans(self) -> list[tuple[str, float, float]]:
         """The parts of it that are known by now, each with the time it began and its seconds."""
-        ticket = self.ticket
+        ticket, found = self.ticket, []
         if ticket is not None and ticket.began is not None:
-            yield "queue", ticket.accepted, ticket.began - ticket.accepted
+            found.append(("queue", ticket.accepted, ticket.began - ticket.accepted))
             if ticket.over is not None:
-                yield "device", ticket.began, ticket.over - ticket.began
+                found.append(("device", ticket.began, ticket.over - ticket.began))
         if self.encoding_begun is not None:
-            yield "encode", self.encoding_begun, self.encoding
+            found.append(("encode", self.encoding_begun, self.encoding))
+        return found
+
+    def gone(self) -> None:
+        """Its caller hung up: nobody reads this status; the log does."""
+        self.status, self.problem = 499, "client-gone"
+
+    @property
+    def owner(self) -> str:
+        """Whose it is among those who share the device: its key's, else its address's."""
+        return self.client if self.guest is None else self.guest.key.name
 
     @property
     def watched(self) -> bool:
@@ -85,8 +97,8 @@ class Call:
         yield b"x-content-type-options", b"nosniff"
         if self.guest is not None:
             yield from self.guest.headers()
-        if timing := ", ".join(f"{name};dur={1e3 * seconds:.2f}" for name, _, seconds in self.spans()):
-            yield b"server-timing", timing.encode()
+        if spans := self.spans():
+            yield b"server-timing", ", ".join([f"{name};dur={1e3 * took:.2f}" for name, _, took in spans]).encode()
 
     def summary(self) -> dict[str, Any]:
         """Its line in the log. Of what a caller wrote there are only words that are known here, and numbers."""
@@ -111,7 +123,8 @@ def begin(scope: Scope) -> Call:
     root, path = scope.get("root_path", ""), scope["path"]
     if root and f"{path}/".startswith(f"{root}/"):  # a proxy may have taken it off, and Starlette asks likewise
         path = path[len(root) :] or "/"
-    call = Call("", scope["method"], time.perf_counter(), root, path)
+    client = scope["client"][0] if scope.get("client") else ""
+    call = Call("", scope["method"], time.perf_counter(), root, path, client)
     for name, value in scope["headers"]:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value) and KEY not in value:
             call.id = value.decode()

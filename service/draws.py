@@ -2,9 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import numpy as np
@@ -21,8 +19,7 @@ from service.schemas import Decode, Encode, Generate, Interpolate
 from service.settings import Settings
 
 
-@dataclass(frozen=True)
-class Draw:
+class Draw(NamedTuple):
     """A request that the model can answer, and the words that ask for exactly it."""
 
     model: Model
@@ -35,15 +32,20 @@ class Draw:
     repeatable: bool = True
     """Whether the words alone are enough to draw it again; an uploaded image is not among them."""
 
-    @cached_property
+    @property
     def location(self) -> str:
         """The URL of the draw."""
         return f"{self.words[0]}{self.seed}{self.words[1]}"
 
+    def about(self, root: str) -> dict[str, Any]:
+        """What files say of it, of a service that is at `root`."""
+        repeat = {"seed": self.seed, "url": root + self.location} if self.repeatable else {}
+        return {"model": self.model.name, **repeat}
+
     def at(self, seed: int) -> "Draw":
         """The same of /generate, at another seed."""
         samples = tuple(Sample(Point(seed, one.start.index, one.start.label)) for one in self.request.samples)
-        return Draw(self.model, replace(self.request, samples=samples), self.words, seed, self.pinned)
+        return self._replace(request=self.request._replace(samples=samples), seed=seed)
 
     def etag(self, scope: str) -> str:
         """A strong validator: equal ones promise equal bytes. `scope` is what arithmetic depends on besides."""
@@ -155,7 +157,7 @@ def ends(draw: Draw) -> Request:
     first = draw.request.samples[0]
     assert first.end is not None
     points, back = (Sample(first.start), Sample(first.end)), len(draw.model.runner.back)
-    return replace(draw.request, samples=points, back=back, codes=True)
+    return draw.request._replace(samples=points, back=back, codes=True)
 
 
 def between(draw: Draw, codes: NDArray[np.float32]) -> Draw:
@@ -163,11 +165,11 @@ def between(draw: Draw, codes: NDArray[np.float32]) -> Draw:
     first = draw.request.samples[0]
     assert first.end is not None
     start, end = (
-        replace(point, image=None, code=torch.from_numpy(code))
+        point._replace(image=None, code=torch.from_numpy(code))
         for point, code in zip((first.start, first.end), codes, strict=True)
     )
-    samples = tuple(replace(sample, start=start, end=end) for sample in draw.request.samples)
-    return replace(draw, request=replace(draw.request, samples=samples))
+    samples = tuple(sample._replace(start=start, end=end) for sample in draw.request.samples)
+    return draw._replace(request=draw.request._replace(samples=samples))
 
 
 def encode(parameters: Encode, model: Model, images: Sequence[Tensor], *, codes: bool) -> Request:
@@ -180,7 +182,7 @@ def encode(parameters: Encode, model: Model, images: Sequence[Tensor], *, codes:
 
 def previewed(request: Request) -> Request:
     """The same, with its images to be seen under way."""
-    return replace(request, previews=True)
+    return request._replace(previews=True)
 
 
 def decode(parameters: Decode, model: Model, max_images: int) -> Request:

@@ -9,8 +9,8 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Generic, Protocol, TypeVar
+from functools import cached_property, lru_cache
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,7 @@ from service.errors import InvalidParameter, NotAcceptable
 Images = NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """What goes into a file."""
 
     images: Images
@@ -70,6 +69,11 @@ class Format(Generic[T]):
     encode: Callable[[T], bytes]
     pack: Callable[[int, dict[str, Any]], Packer] | None = None
     """A packer of so many images and what is said `about` them, where the format allows one."""
+
+    @cached_property
+    def content_type(self) -> bytes:
+        """As a header says it."""
+        return f"{self.media_type}{'; charset=utf-8' * self.media_type.startswith('text/')}".encode()
 
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -5,6 +5,7 @@ whichever is asked answers for all of them.
 """
 
 import os
+from collections import Counter as Counts
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -61,6 +62,8 @@ class Metrics(Watcher):
         self.padding = Labelled(self._counter("padding_rows", "Rows that only filled a batch up.", "model"))
         self.images = Labelled(self._counter("images", "Images drawn and delivered.", "model"))
         self.taken = self._counter("accepted", "Requests that the engine accepted.")
+        self.known = 0
+        """Of them, those that are counted."""
         self.over = Labelled(self._counter("ended", "Requests that the engine accepted, by how they ended.", "how"))
         self.cancelled = Labelled(
             self._counter("cancelled", "Requests whose caller hung up, by how far they were.", "stage")
@@ -75,10 +78,6 @@ class Metrics(Watcher):
             self._gauge("memory_bytes", "Memory in use, of the processes and of their devices.", "kind")
         )
 
-    def accepted(self, ticket: Ticket) -> None:
-        self.taken.inc()
-        self.in_flight.inc(len(ticket.images))
-
     def stepped(self, model: str, rows: int, places: int, seconds: float) -> None:
         name = named(model)
         self.step[name].observe(seconds)
@@ -86,26 +85,35 @@ class Metrics(Watcher):
         if places > rows:
             self.padding[name].inc(places - rows)
 
-    def ended(self, ticket: Ticket) -> None:
-        name = named(ticket.request.model)
-        self.over[ticket.ended].inc()
-        self.in_flight.dec(len(ticket.images))
-        if ticket.began is not None:
-            self.queue[name].observe(ticket.began - ticket.accepted)
-        if ticket.ended == "delivered":
-            self.images[name].inc(len(ticket.images))
-        elif ticket.ended == "cancelled":
-            self.cancelled["waiting" if ticket.began is None else "drawing"].inc()
+    def turned(self, ended: list[Ticket], accepted: int, outstanding: int) -> None:
+        self.taken.inc(accepted - self.known)
+        self.known = accepted
+        self.in_flight.set(outstanding)
+        images = Counts[str]()
+        for ticket in ended:
+            name = named(ticket.request.model)
+            if ticket.began is not None:
+                self.queue[name].observe(ticket.began - ticket.accepted)
+            if ticket.ended == "delivered":
+                images[name] += len(ticket.images)
+            elif ticket.ended == "cancelled":
+                self.cancelled["waiting" if ticket.began is None else "drawing"].inc()
+        for how, count in Counts(ticket.ended for ticket in ended).items():
+            self.over[how].inc(count)
+        for name, count in images.items():
+            self.images[name].inc(count)
 
     def recovered(self) -> None:
         self.restarts.inc()
 
-    def answered(self, call: Call) -> None:
-        """A request has its answer, or nobody waits for one any more."""
-        self.requests[call.route, call.model, str(call.status)].inc()
-        self.duration[call.route].observe(call.over - call.begun)
-        if call.status in REFUSALS and call.problem:
-            self.rejected[call.problem].inc()
+    def answered(self, calls: list[Call]) -> None:
+        """Requests have their answers, or nobody waits for them any more."""
+        for said, count in Counts((call.route, call.model, str(call.status)) for call in calls).items():
+            self.requests[said].inc(count)
+        for call in calls:
+            self.duration[call.route].observe(call.over - call.begun)
+            if call.status in REFUSALS and call.problem:
+                self.rejected[call.problem].inc()
 
     def measure(self, device: torch.device) -> None:
         """Look at what only shows when one looks."""

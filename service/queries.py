@@ -1,7 +1,7 @@
 """What requests to /generate ask for. Most differ from others in their seed alone, so the rest is understood once."""
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from fastapi import Request
 from starlette.types import Scope
@@ -20,8 +20,7 @@ MOST, FEW, SHORT = 1024, 16, 1024
 """Queries that are remembered; images, and bytes, of one that is."""
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """A draw, and how it is to be answered."""
 
     draw: Draw
@@ -33,11 +32,8 @@ class Asked:
 async def understand(request: Request) -> Asked:
     """What `request` asks for, at a new seed where it names none. Raises the Problem that is wrong with it."""
     state: State = request.app.state.service
-    key, seed = _split(request.scope)
-    known: Asked | None = state.understood.get(key)
-    if known is not None:
-        draw = known.draw.at(state.new_seed() if seed is None else seed)
-        return Asked(draw, known.format, known.fixed and seed is not None)
+    if (recalled := known(state, request.scope)) is not None:
+        return recalled
     parameters, files = await schemas.read(request, schemas.Generate)
     if files:
         raise InvalidParameter("image: /generate takes none; /interpolate does")
@@ -45,11 +41,22 @@ async def understand(request: Request) -> Asked:
     format_ = images.choose(images.STILLS, parameters.format, request.headers.get("accept"))
     draw = draws.generate(parameters, model, format_, state.settings.max_images, state.new_seed)
     named = parameters.model is not None
+    key, _ = _split(request.scope)
     if key is not None and parameters.n <= FEW:
         if len(state.understood) >= MOST:
             state.understood.clear()
         state.understood[key] = Asked(draw, format_, named)
     return Asked(draw, format_, named and parameters.seed is not None)
+
+
+def known(state: State, scope: Scope) -> Asked | None:
+    """What a request asks for that differs from one before in its seed alone; None where it may differ in more."""
+    key, seed = _split(scope)
+    before: Asked | None = state.understood.get(key)
+    if before is None:
+        return None
+    draw = before.draw.at(state.new_seed() if seed is None else seed)
+    return Asked(draw, before.format, before.fixed and seed is not None)
 
 
 def _split(scope: Scope) -> tuple[tuple[bytes, ...] | None, int | None]:

@@ -60,14 +60,38 @@ class State:
             await drawing.all()
         return ticket
 
-    def drawing(self, request: Request, model: Model, asked: HTTPRequest, seed: int | None = None) -> "Drawing":
-        """`request` at the engine, for the time that its caller waits; it belongs to his key, else his address."""
+    def drawing(self, request: Request, model: Model, asked: HTTPRequest, seed: int | None = None) -> "Awaited":
+        """`request` at the engine, for the time that its caller waits."""
         call = calls.of(asked)
         call.model, call.digest, call.seed = model.name, model.digest, seed
-        owner = asked.client.host if asked.client else ""
+        return Awaited(self, request, call, asked.receive)
+
+
+class Drawing:
+    """A request at the engine, from its submission to its end or its caller's."""
+
+    def __init__(self, engine: Engine, request: Request, call: Call) -> None:
+        self.engine, self.request, self.call = engine, request, call
+
+    def begin(self, told: Callable[[], None]) -> Ticket:
+        """Submit it: `told` is the ticket's. Raises the Problem for which the engine refuses it."""
+        call, count = self.call, len(self.request.samples)
         if call.guest is not None:
-            owner = call.guest.key.name
-        return Drawing(self, request, owner, asked.receive, call)
+            call.guest.spend("images", count)
+        try:
+            self.ticket = call.ticket = self.engine.submit(self.request, told, call.owner)
+        except (QueueFull, Hopeless, Retired, Stopping) as error:
+            if call.guest is not None:
+                call.guest.give_back("images", count)
+            raise problem(error) from None
+        return self.ticket
+
+    def end(self) -> None:
+        """Nobody waits any more: rows that are left leave before the next step."""
+        if not self.ticket.ended:
+            self.engine.cancel(self.ticket)
+        # Which held this, and with it the whole request: a cycle each would keep the garbage collector busy.
+        self.ticket.told = nobody
 
 
 class Watch:
@@ -77,9 +101,9 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self.waiting: deque[tuple[float, Drawing]] = deque()
+        self.waiting: deque[tuple[float, Awaited]] = deque()
 
-    def add(self, drawing: "Drawing") -> None:
+    def add(self, drawing: "Awaited") -> None:
         """Look at it in a while."""
         if not self.waiting:
             drawing.loop.call_later(PATIENCE, self._look, drawing.loop)
@@ -93,15 +117,12 @@ class Watch:
             loop.call_later(self.waiting[0][0] - now, self._look, loop)
 
 
-class Drawing:
-    """A request at the engine, from its submission to its end or its caller's: a context whose value is the ticket.
+class Awaited(Drawing):
+    """A drawing as a context, whose value is the ticket. It ends with the block, and where its caller hangs up."""
 
-    Where the caller hangs up, or the block is left early, the rows leave before the next step.
-    """
-
-    def __init__(self, state: State, request: Request, owner: str, receive: Receive, call: Call) -> None:
-        self.engine, self.watch = state.engine, state.watch
-        self.request, self.owner, self.receive, self.call = request, owner, receive, call
+    def __init__(self, state: State, request: Request, call: Call, receive: Receive) -> None:
+        super().__init__(state.engine, request, call)
+        self.watch, self.receive = state.watch, receive
         self.loop = asyncio.get_running_loop()
         self.listening: asyncio.Task[None] | None = None
         self.news: asyncio.Future[None] | None = None
@@ -109,14 +130,7 @@ class Drawing:
 
     async def __aenter__(self) -> Ticket:
         """Raises the Problem for which the engine refuses it."""
-        if self.call.guest is not None:
-            self.call.guest.spend("images", len(self.request.samples))
-        try:
-            self.ticket = self.call.ticket = self.engine.submit(self.request, self._told, self.owner)
-        except (QueueFull, Hopeless, Retired, Stopping) as error:
-            if self.call.guest is not None:
-                self.call.guest.give_back("images", len(self.request.samples))
-            raise _problem(error) from None
+        self.begin(self._told)
         self.watch.add(self)
         return self.ticket
 
@@ -124,10 +138,7 @@ class Drawing:
         self.over = True
         if self.listening is not None:
             self.listening.cancel()
-        if not self.ticket.ended:
-            self.engine.cancel(self.ticket)
-        # Which held this, and with it the whole request: a cycle each would keep the garbage collector busy.
-        self.ticket.told = nobody
+        self.end()
 
     async def all(self) -> None:
         """Wait until it has ended. Raises the Problem that it ended with, or ClientGone."""
@@ -146,7 +157,7 @@ class Drawing:
         if self.gone:
             raise ClientGone
         if self.ticket.error is not None:
-            raise _problem(self.ticket.error)
+            raise problem(self.ticket.error)
 
     def _told(self) -> None:
         if self.news is not None and not self.news.done():
@@ -165,7 +176,8 @@ class Drawing:
             self._told()
 
 
-def _problem(error: EngineError) -> Problem:
+def problem(error: EngineError) -> Problem:
+    """What a caller is told of why the engine has no images for him."""
     if isinstance(error, QueueFull):
         retry = {"Retry-After": str(error.retry_after)}
         return QueueIsFull(f"{error}, or ask for fewer images", headers=retry, retry_after=error.retry_after)

@@ -17,18 +17,21 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import uvicorn
-from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import ASGIApp, Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from models import memory
-from service import keys, log
+from service import fast, keys, log
 from service.app import Application, choose_device, create_app
+from service.engine.request import nobody
 from service.engine.runner import Runner
 from service.errors import MEDIA_TYPE, BadRequest, HeadTooLarge, HeadTooSlow, Problem
+from service.fast import Fast
 from service.front import CLOSED, DRAIN, HANDED, MESSAGE, OPERATIONS, READY, RELOAD, said
 from service.gate import Gate
 from service.journal import Journal
+from service.routes.draw import Headers
 from service.settings import Settings
 
 LINGER = 1.0
@@ -110,7 +113,8 @@ class Server(uvicorn.Server):
             os.close(file)
 
     def _protocol(self, config: uvicorn.Config, journal: Journal, lost: Callable[[], None]) -> "Inlet":
-        return Inlet(Connection(config, self.server_state, self.lifespan.state, journal, lost, self.app.settings))
+        app = self.app if config is self.config else None
+        return Inlet(Connection(config, self.server_state, self.lifespan.state, journal, lost, self.app.settings, app))
 
     def _messages(self) -> Iterator[tuple[bytes, int, list[int]]]:
         """What waits, with descriptors; without a front, there is nothing more to serve."""
@@ -171,9 +175,14 @@ class Connection(HttpToolsProtocol):
         journal: Journal,
         lost: Callable[[], None],
         settings: Settings,
+        app: Application | None,
     ) -> None:
         super().__init__(config=config, server_state=server_state, app_state=app_state)
         self.journal, self.lost, self.settings = journal, lost, settings
+        self.application = app
+        """Where there is a fast path."""
+        self.fast: Fast | None = None
+        """The request that is on it."""
         self.head = 0
         """Bytes of a request's line, headers and trailers."""
         self.begun = 0
@@ -198,8 +207,43 @@ class Connection(HttpToolsProtocol):
         self._wait_no_more()
         self._rest_no_more()
         super().connection_lost(exc)
+        if self.fast is not None:
+            self.fast.gone()
+            self.fast = None
         self.lost()
         self.journal.close()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
+        """Begin with a request: here all of them do, once those before are answered."""
+        if self.application is not None and not self.flow.write_paused:
+            scope = cast(Scope, cycle.scope)
+            asked = fast.recalled(self.application, scope)
+            if asked is not None:
+                answer, fail = partial(self._answer, cycle), partial(self._fail, cycle)
+                self.fast = Fast(self.application, scope, asked, answer, fail)
+                self.fast.begin()
+                return
+        super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
+
+    def _answer(self, cycle: RequestResponseCycle, headers: Headers, body: bytes, last: bool) -> None:
+        """What `cycle.send` does of an answer whose headers are known to be well formed, and whose body is whole."""
+        self.fast = None
+        cycle.keep_alive = cycle.keep_alive and not last
+        content = [STATUS_LINE[200]]
+        for name, value in (*self.server_state.default_headers, *headers):
+            content += name, b": ", value, b"\r\n"
+        content += b"" if cycle.keep_alive else b"connection: close\r\n", b"\r\n", body
+        self.outlet.keep(b"".join(content))
+        cycle.response_started = cycle.response_complete = True
+        cycle.on_response = nobody  # as it does at its end: it and this would hold one another
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _fail(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:
+        """Leave the fast path."""
+        self.fast = None
+        super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
 
     def on_response_complete(self) -> None:
         if self.pipeline or self.coming or self.cycle.more_body:
@@ -329,6 +373,10 @@ class Outlet:
     def write(self, data: bytes) -> None:
         if not self.kept:
             self.loop.call_soon(self.flush)
+        self.keep(data)
+
+    def keep(self, data: bytes) -> None:
+        """Write what is flushed before the turn ends."""
         self.written += len(data)
         self.kept.append(data)
 

@@ -39,16 +39,15 @@ class Rate:
 
 
 class Watcher:
-    """Is told what the engine does, from its thread or a caller's, and does nothing about it; others do more."""
-
-    def accepted(self, ticket: Ticket) -> None:
-        """A request has come."""
+    """Is told what the engine does, from its thread, and does nothing about it; others do more."""
 
     def stepped(self, model: str, rows: int, places: int, seconds: float) -> None:
         """`rows` rows, in a batch of so many `places`, went a link further."""
 
-    def ended(self, ticket: Ticket) -> None:
-        """A request has ended, as `ticket.ended` says."""
+    def turned(self, ended: list[Ticket], accepted: int, outstanding: int) -> None:
+        """A turn is over, in which these have ended, as they say. So many requests were ever accepted, and so many
+        images of those that go on.
+        """
 
     def recovered(self) -> None:
         """A turn broke, and the engine starts anew."""
@@ -131,7 +130,6 @@ class Engine:
         ticket = Ticket(
             request, owner, [None] * count, labels, count, links, ahead, told, deadline=deadline, accepted=now
         )
-        self.watcher.accepted(ticket)
         self._post(ticket, leaving=False)
         return ticket
 
@@ -300,7 +298,6 @@ class Engine:
             self.ended[how] += 1
         ticket.error = error  # first: a caller on another thread reads it once the ticket has ended
         ticket.ended = how
-        self.watcher.ended(ticket)
         self.news[ticket] = None
 
     def _let_go(self) -> None:
@@ -319,12 +316,13 @@ class Engine:
         self._tell()
 
     def _tell(self) -> None:
-        if self.news:
-            news, self.news = self.news, {}
-            now = self.clock()
-            for ticket in news:
-                if ticket.ended:
-                    ticket.over = now
+        news, self.news = self.news, {}
+        ended = [ticket for ticket in news if ticket.ended]
+        now = self.clock()
+        for ticket in ended:
+            ticket.over = now
+        self.watcher.turned(ended, self.ended["accepted"], self.outstanding)
+        if news:
             self.tell(list(news))
 
 

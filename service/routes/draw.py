@@ -11,11 +11,12 @@ from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
 from service import calls, description, draws, images, queries, schemas, uploads
+from service.calls import Call
 from service.draws import Draw
 from service.engine.request import Ticket
 from service.errors import Problem
 from service.images import Drawn, Format, Packer
-from service.state import ClientGone, Drawing, State
+from service.state import Awaited, ClientGone, State
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,8 @@ router = APIRouter()
 INLINE = 16
 """Images that are encoded on the event loop: that holds it up for less than a millisecond in every format, of which a
 thread would save nothing to a lone caller and cost him its hop (`python -m benchmarks encoding`)."""
+
+Headers = list[tuple[bytes, bytes]]
 
 FOREVER = "max-age=31536000, immutable"
 """For what names the version of its model."""
@@ -77,49 +80,71 @@ async def interpolate(request: Request) -> Response:
 
 async def answer(request: Request, draw: Draw, format_: Format[Drawn], *, fixed: bool) -> Response:
     """Draw, encode, and say how to get the same again. A GET whose words fix the draw never changes, and says so."""
-    state: State = request.app.state.service
-    root = calls.of(request).root
-    location = root + draw.location
-    headers = {"X-Model-Digest": draw.model.digest, "Vary": "Accept"}
-    if draw.repeatable:
-        headers |= {"X-Seed": str(draw.seed), "Content-Location": location}
-    if request.method == "GET" and fixed and format_ is not images.EVENTS:  # events tell of the time too
-        whose = "public" if calls.of(request).guest is None else "private"  # caches are no way around keys
-        headers |= {
-            "ETag": draw.etag(state.scope + root),
-            "Cache-Control": f"{whose}, {FOREVER if draw.pinned else CHECKED}",
-        }
-        if _matches(request.headers.getlist("if-none-match"), headers["ETag"]):
-            return Response(status_code=304, headers=headers)
-    else:
-        headers["Cache-Control"] = "no-store"
-    repeat = {"seed": draw.seed, "url": location} if draw.repeatable else {}
-    about = {"model": draw.model.name, **repeat}
+    state, call = request.app.state.service, calls.of(request)
+    headers = described(draw, format_, call, state.scope, fixed=fixed)
+    if (tag := dict(headers).get(b"etag")) and _matches(request.headers.getlist("if-none-match"), tag.decode()):
+        return Answer(b"", headers, 304)
     if format_.pack is not None and (len(draw.request.samples) > INLINE or format_ is images.EVENTS):
         drawing = state.drawing(draw.request, draw.model, request, seed=draw.seed)
-        packer = format_.pack(len(draw.request.samples), about)
-        kind = Told if format_ is images.EVENTS else Streamed
-        return kind(drawing, packer, media_type=format_.media_type, headers=headers)
+        packer = format_.pack(len(draw.request.samples), draw.about(call.root))
+        return (Told if format_ is images.EVENTS else Streamed)(drawing, packer, format_, headers)
     ticket = await state.draw(draw.request, draw.model, request, seed=draw.seed)
+    content = await encoded(request, lambda: file(draw, format_, ticket, call), len(ticket.images))
+    return Answer(content, headers + filled(content, format_, ticket))
+
+
+def described(draw: Draw, format_: Format[Drawn], call: Call, scope: str, *, fixed: bool) -> Headers:
+    """What the headers of an answer say of the draw, wherever it stands: how to get it again, and for how long to keep
+    it. `fixed` where the words that asked for it fix it; `scope` is the service's.
+    """
+    headers = [
+        (b"x-model-digest", draw.model.digest.encode()),
+        (b"vary", b"Accept"),
+    ]
+    if draw.repeatable:
+        headers += (b"x-seed", b"%d" % draw.seed), (b"content-location", (call.root + draw.location).encode())
+    if call.method == "GET" and fixed and format_ is not images.EVENTS:  # events tell of the time too
+        whose = "public" if call.guest is None else "private"  # caches are no way around keys
+        kept = f"{whose}, {FOREVER if draw.pinned else CHECKED}"
+        headers += (b"etag", draw.etag(scope + call.root).encode()), (b"cache-control", kept.encode())
+    else:
+        headers.append((b"cache-control", b"no-store"))
+    return headers
+
+
+def file(draw: Draw, format_: Format[Drawn], ticket: Ticket, call: Call) -> bytes:
+    """All that was drawn. Raises the EngineError that it ended with."""
     result = ticket.result()
-    drawn = Drawn(result.images, result.labels, about)
-    content = await encoded(request, lambda: format_.encode(drawn), len(result.images))
-    headers["X-Batch"] = str(ticket.companions)
-    return Response(content, media_type=format_.media_type, headers=headers)
+    return format_.encode(Drawn(result.images, result.labels, draw.about(call.root)))
 
 
-class Streamed(Response):
+def filled(content: bytes, format_: Format[Drawn], ticket: Ticket) -> Headers:
+    """What the headers say besides once it is drawn."""
+    return [
+        (b"x-batch", b"%d" % ticket.companions),
+        (b"content-length", b"%d" % len(content)),
+        (b"content-type", format_.content_type),
+    ]
+
+
+class Answer(Response):
+    """A response whose headers are there as they are sent; Starlette's writes them out, and adds what is missing."""
+
+    def __init__(self, content: bytes, headers: Headers, status: int = 200) -> None:
+        self.status_code, self.body, self.raw_headers, self.background = status, content, headers, None
+
+
+class Streamed(Answer):
     """Images as they are drawn, in order; nothing is kept that has been sent.
 
     What goes wrong before the first image is answered as ever. After it there is no status left to tell: the body ends
     unfinished, which every client sees, and events say why.
     """
 
-    def __init__(self, drawing: Drawing, packer: Packer, media_type: str, headers: dict[str, str]) -> None:
+    def __init__(self, drawing: Awaited, packer: Packer, format_: Format[Drawn], headers: Headers) -> None:
+        super().__init__(b"", [*headers, (b"content-type", format_.content_type)])
         self.drawing, self.packer = drawing, packer
-        super().__init__(None, media_type=media_type, headers=headers)
-        del self.headers["content-length"]
-        if media_type == images.EVENTS.media_type:
+        if format_ is images.EVENTS:
             self.headers["X-Accel-Buffering"] = "no"  # a proxy hands on what it has, as nginx is told
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

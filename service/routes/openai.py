@@ -23,7 +23,7 @@ from service.errors import InvalidParameter, Problem
 from service.images import Images
 from service.routes.draw import Streamed, encoded
 from service.schemas import Generations
-from service.state import Drawing, State
+from service.state import Awaited, State
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
@@ -153,8 +153,8 @@ class Pencil:
 class Partial(Streamed):
     """Images as they are drawn, and of each so many before it is finished, as evenly as there are steps for it."""
 
-    def __init__(self, drawing: Drawing, pencil: Pencil, partial_images: int) -> None:
-        super().__init__(drawing, pencil, media_type=images.EVENTS.media_type, headers={"Cache-Control": "no-store"})
+    def __init__(self, drawing: Awaited, pencil: Pencil, partial_images: int) -> None:
+        super().__init__(drawing, pencil, images.EVENTS, [(b"cache-control", b"no-store")])
         self.pencil, self.wanted, self.shown = pencil, partial_images, 0
 
     def under_way(self, ticket: Ticket) -> bytes:

@@ -1,7 +1,6 @@
 """The engine: company changes nothing, every accepted request ends, nothing waits longer than it must."""
 
 import asyncio
-import dataclasses
 import threading
 from collections.abc import Callable
 
@@ -140,7 +139,7 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_again(make_engine: C
 
 
 def timed(n: int, steps: int, timeout: float) -> Request:
-    return dataclasses.replace(ask(n, steps=steps), timeout=timeout)
+    return ask(n, steps=steps)._replace(timeout=timeout)
 
 
 def test_what_takes_longer_by_itself_than_it_may_is_refused_at_once(engine: Engine) -> None:
