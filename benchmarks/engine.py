@@ -56,7 +56,7 @@ def queue(model: str) -> float:
     """Microseconds of a request's way through the engine, without its steps on the device."""
     runner = Runner(workload.prepared(model), torch.device("cpu"), 16)
     image = runner.advance(runner.rows(request("dcgan", 1)))[0] if model == "dcgan" else torch.zeros(28, 28).numpy()
-    engine = Engine({model: runner}, seats=16, queue_images=1000, clock=time.perf_counter)
+    engine = Engine({model: runner}, queue_images=1000, clock=time.perf_counter)
     runner.advance = lambda rows: [image for _ in rows]  # type: ignore[method-assign]
 
     def once() -> None:

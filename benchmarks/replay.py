@@ -26,7 +26,7 @@ from benchmarks.parts import Costs, Parts, measured
 from service.app import SEATS as DEVICES
 from service.engine.scheduler import Priority, Scheduler
 
-SEATS = DEVICES["cuda"]
+(SEATS, _) = DEVICES["cuda"]
 SECONDS = 4.0
 """Simulated."""
 POLICY = 5000
@@ -61,7 +61,7 @@ class Found:
 def simulate(rate: float, costs: Costs, share: float = 0.1, seconds: float = SECONDS) -> Found:
     """`seconds` of arrivals at `rate` a second, of which `share` are for the U-Net."""
     source = random.Random(0)
-    scheduler: Scheduler[Job] = Scheduler(MODELS, SEATS)
+    scheduler: Scheduler[Job] = Scheduler(dict.fromkeys(MODELS, SEATS))
     found = Found({model: [] for model in MODELS}, 0, 0, 0, 0.0)
     clock, coming = 0.0, source.expovariate(rate)
     waiting = 0

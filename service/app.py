@@ -25,6 +25,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 from swagger_ui_bundle import swagger_ui_path
 
+from models.base import Family
 from service import VERSION, calls, description, errors, keys
 from service.calls import WATCHED, Call
 from service.catalog import Catalog, load
@@ -47,9 +48,10 @@ DIALECTS = (openai, inference)
 """Routes that speak others' languages, of errors too."""
 ROUTES = (draw, encode, about, *DIALECTS)
 
-SEATS = {"cpu": 16, "cuda": 128}
-"""Rows of a step unless set otherwise. What more than 16 need falls out of a core's cache (`python -m benchmarks
-engine` shows it); a GPU's number is a guess that nobody has measured yet."""
+SEATS = {"cpu": (32, 16), "cuda": (128, 128)}
+"""Rows of a step unless set otherwise: of chains of one link, and of longer ones. On a CPU a row costs less the more
+there are (`python -m benchmarks engine`), but who comes waits for the step that runs, and 16 rows of a U-Net take 50
+ms; a GPU's numbers are a guess that nobody has measured yet."""
 
 SOON = 0.02
 """Seconds after which requests are told of."""
@@ -157,7 +159,6 @@ class Application(FastAPI):
         self.openapi_version = "3.0.3"  # the newest that the bundled Swagger UI draws
         self.settings, self.device, self.gate = settings, device, gate
         self.draining = False
-        self.seats = settings.seats or SEATS[device.type]
         self.load = partial(load, root=settings.weights, device=device, seats=self.seats, only=only, runner=runner)
         self.log = Requests(settings)
         self.told: list[Call] = []
@@ -197,14 +198,18 @@ class Application(FastAPI):
         catalog = self.load(Catalog())
         engine = Engine(
             {model.key: model.runner for model in catalog.models.values()},
-            seats=self.seats,
             queue_images=self.settings.queue_images,
             clock=time.perf_counter,
             watcher=self.metrics,
         )
         kernels = f"{torch.backends.cpu.get_cpu_capability()} threads {self.settings.threads}"
         scope = f"{VERSION} {self.device.type} torch {torch.__version__} numpy {np.__version__} {kernels}"
-        return State(self.settings, catalog, engine, f"{scope} seats {self.seats}")
+        return State(self.settings, catalog, engine, scope)
+
+    def seats(self, family: Family) -> int:
+        """Rows that a step of `family` has at most."""
+        one_link, more = SEATS[self.device.type]
+        return self.settings.seats or (one_link if family.steps.maximum == 1 else more)
 
     async def reload(self) -> None:
         """Take up the weights that lie there now, beside what runs. What is broken changes nothing.

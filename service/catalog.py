@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -126,11 +126,13 @@ def load(
     old: Catalog,
     root: Path,
     device: torch.device,
-    seats: int,
+    seats: Callable[[Family], int],
     only: str | None = None,
     runner: type[Runner] = Runner,
 ) -> Catalog:
     """Every weights directory under `root`, or `only` the one so called, warm on `device`; what `old` has is kept.
+
+    `seats` says how many rows a step of a family has at most.
 
     A broken one does not keep the others from being served, nor its own predecessor.
     """
@@ -153,7 +155,11 @@ def load(
 
 
 def _model(
-    directory: Path, device: torch.device, seats: int, known: Sequence[Model | None], kind: type[Runner]
+    directory: Path,
+    device: torch.device,
+    seats: Callable[[Family], int],
+    known: Sequence[Model | None],
+    kind: type[Runner],
 ) -> Model:
     """The model in `directory`, one of those `known` if it is one. Raises WeightsError where nothing draws."""
     manifest = store.read_manifest(directory)
@@ -165,7 +171,7 @@ def _model(
     fold(family)
     if device.type == "cpu":
         pack(family)
-    runner, begun = kind(family, device, seats), time.perf_counter()
+    runner, begun = kind(family, device, seats(family)), time.perf_counter()
     try:
         runner.warm_up()
     except Exception as error:

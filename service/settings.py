@@ -49,7 +49,7 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=4096,
-        description="Rows that one device step takes at most, a power of two; else 16, on a GPU 128.",
+        description="Rows of a step at most, a power of two; else 32 of a model of one step, 16 of others; GPU: 128.",
     )
     max_images: int = Field(1024, ge=1, description="Images that one request may ask for.")
     queue_images: int = Field(8192, ge=1, description="Images that may wait or be in drawing, in all workers together.")

@@ -233,7 +233,7 @@ class Connection(HttpToolsProtocol):
         for name, value in (*self.server_state.default_headers, *headers):
             content += name, b": ", value, b"\r\n"
         content += b"" if cycle.keep_alive else b"connection: close\r\n", b"\r\n", body
-        self.outlet.keep(b"".join(content))
+        self.outlet.hold(b"".join(content))
         cycle.response_started = cycle.response_complete = True
         cycle.on_response = nobody  # as it does at its end: it and this would hold one another
         if not cycle.keep_alive:
@@ -373,9 +373,9 @@ class Outlet:
     def write(self, data: bytes) -> None:
         if not self.kept:
             self.loop.call_soon(self.flush)
-        self.keep(data)
+        self.hold(data)
 
-    def keep(self, data: bytes) -> None:
+    def hold(self, data: bytes) -> None:
         """Write what is flushed before the turn ends."""
         self.written += len(data)
         self.kept.append(data)

@@ -63,14 +63,13 @@ class Engine:
         self,
         runners: Mapping[str, Runner],
         *,
-        seats: int,
         queue_images: int,
         clock: Callable[[], float],
         watcher: Watcher | None = None,
     ) -> None:
         self.runners, self.clock, self.queue_images = dict(runners), clock, queue_images
         self.watcher = watcher or Watcher()
-        self.scheduler: Scheduler[Ticket] = Scheduler(self.runners, seats)
+        self.scheduler: Scheduler[Ticket] = Scheduler(self._seats())
         self.rows: dict[Ticket, list[Row]] = {}
         self.mail: queue.SimpleQueue[tuple[Ticket, bool]] = queue.SimpleQueue()
         """Tickets that come, and (True) those that leave."""
@@ -147,7 +146,7 @@ class Engine:
             self.retired.discard(model)
             self.rates.setdefault(model, Rate())
             if model not in self.runners:
-                self.scheduler.open(model)
+                self.scheduler.open(model, runner.seats)
             self.runners = {**self.runners, model: runner}
 
     def retire(self, model: str) -> None:
@@ -171,7 +170,7 @@ class Engine:
         log.error("a turn broke; all that waited goes", exc_info=error)
         self.stepping = None
         self.watcher.recovered()
-        self.scheduler = Scheduler(self.runners, self.scheduler.seats)
+        self.scheduler = Scheduler(self._seats())
         self._end_all("failed", EngineError(f"the engine broke and was started anew ({error!r}); ask again"))
 
     # -- the driver's side ---------------------------------------------------------------------------------------------
@@ -299,6 +298,9 @@ class Engine:
         ticket.error = error  # first: a caller on another thread reads it once the ticket has ended
         ticket.ended = how
         self.news[ticket] = None
+
+    def _seats(self) -> dict[str, int]:
+        return {model: runner.seats for model, runner in self.runners.items()}
 
     def _let_go(self) -> None:
         """Forget the retired models that nobody waits for."""

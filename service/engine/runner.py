@@ -71,7 +71,7 @@ class Runner:
     """A family on `device`, in batches of at most `seats` rows, a power of two."""
 
     def __init__(self, family: Family, device: torch.device, seats: int) -> None:
-        self.family, self.device = family, device
+        self.family, self.device, self.seats = family, device, seats
         self.call = Graphs(family, recorder(device)) if device.type == "cuda" else partial(_called, family)
         """Calls `_started`, `_stepped` and `_drawn`."""
         self.sizes = sizes(seats, fine=device.type == "cpu")

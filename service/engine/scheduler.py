@@ -13,7 +13,7 @@ Who was idle has saved nothing up (start-time fair queuing, Goyal et al. 1996).
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
@@ -38,6 +38,7 @@ class Lane(Account, Generic[Key]):
     """One model's requests of one priority, by owner; who waited longest for a seat first, rows in order."""
 
     model: str = ""
+    seats: int = 1
     priority: Priority = "interactive"
     owners: "OrderedDict[str, OrderedDict[Key, dict[int, None]]]" = field(default_factory=OrderedDict)
 
@@ -57,10 +58,12 @@ class Lane(Account, Generic[Key]):
 
 
 class Scheduler(Generic[Key]):
-    """Requests are added with their number of rows; `pick` says which rows ride; `finish` and `remove` let them go."""
+    """Requests are added with their number of rows; `pick` says which rows ride; `finish` and `remove` let them go.
 
-    def __init__(self, models: Iterable[str], seats: int) -> None:
-        self.seats = seats
+    `seats` are those of a step, by model.
+    """
+
+    def __init__(self, seats: Mapping[str, int]) -> None:
         self.priorities = {priority: Account() for priority in WEIGHTS}
         self.lanes: dict[Priority, dict[str, Lane[Key]]] = {priority: {} for priority in WEIGHTS}
         self.waiting: dict[Priority, dict[str, Lane[Key]]] = {priority: {} for priority in WEIGHTS}
@@ -71,13 +74,13 @@ class Scheduler(Generic[Key]):
         """Where the fair share of models stands, a priority each."""
         self.now_overall = 0.0
         self.picked: tuple[Priority, str] | None = None
-        for model in models:
-            self.open(model)
+        for model, count in seats.items():
+            self.open(model, count)
 
-    def open(self, model: str) -> None:
+    def open(self, model: str, seats: int) -> None:
         """Let requests to `model` come."""
         for priority in WEIGHTS:
-            self.lanes[priority][model] = Lane(model=model, priority=priority)
+            self.lanes[priority][model] = Lane(model=model, seats=seats, priority=priority)
 
     def close(self, model: str) -> None:
         """None will come any more, and nobody waits."""
@@ -96,17 +99,18 @@ class Scheduler(Generic[Key]):
         self.places[request] = lane, owner
 
     def pick(self) -> tuple[str, list[tuple[Key, int]]] | None:
-        """The model whose turn it is and the rows that ride, at most `seats`; None where nobody waits."""
+        """The model whose turn it is and the rows that ride, at most its seats; None where nobody waits."""
         due = [(self.priorities[priority].used, priority) for priority in WEIGHTS if self.waiting[priority]]
         if not due:
             return None
         self.now_overall, priority = min(due, key=lambda pair: pair[0])
         self.now[priority], model = min((lane.used, model) for model, lane in self.waiting[priority].items())
         self.picked = priority, model
-        riders = self.waiting[priority][model].deal(self.seats)
+        seats = self.waiting[priority][model].seats
+        riders = self.waiting[priority][model].deal(seats)
         for other in WEIGHTS:
-            if other != priority and len(riders) < self.seats:
-                riders += self.lanes[other][model].deal(self.seats - len(riders))
+            if other != priority and len(riders) < seats:
+                riders += self.lanes[other][model].deal(seats - len(riders))
         return model, riders
 
     def charge(self, seconds: float) -> None:

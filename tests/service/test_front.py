@@ -138,7 +138,7 @@ def watch(kind, name):
         return found
     setattr(kind, name, watched)
 watch(worker.Journal, "keep")
-watch(worker.Outlet, "write")
+watch(worker.Outlet, "hold")
 watch(worker.Journal, "answered")
 worker.main(*sys.argv[2:])
 """
@@ -156,7 +156,7 @@ def test_no_moment_to_die_at_loses_a_request_or_its_connection(weights: Path, tm
     ):
         first = client.post("/generate?model=gan&seed=1")
         at = first.extensions["network_stream"].get_extra_info("client_addr")
-        for when in ("before keep", "after write", "before answered", "after answered"):
+        for when in ("before keep", "after hold", "before answered", "after answered"):
             moment.write_text(when)
             answers = [client.post("/generate?model=gan&seed=1") for _ in range(2)]
             assert moment.read_text() == "", f"nobody died {when}"

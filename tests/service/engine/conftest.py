@@ -18,7 +18,7 @@ def make_engine() -> Callable[..., Engine]:
         runners = {name: Runner(Walk(NoConfig()), torch.device("cpu"), SEATS) for name in names or ("walk",)}
         for runner in runners.values():
             runner.warm_up()
-        return Engine(runners, seats=SEATS, queue_images=queue_images, clock=Clock())
+        return Engine(runners, queue_images=queue_images, clock=Clock())
 
     return make
 

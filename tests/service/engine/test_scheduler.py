@@ -40,7 +40,7 @@ def test_nobody_gets_two_seats_more_than_one_who_wants_more(wanted: list[int], s
 
 @given(counts=st.lists(st.integers(1, 20), min_size=1, max_size=12), seats=st.integers(1, 16))
 def test_everybody_is_done_in_as_few_picks_as_the_seats_allow(counts: list[int], seats: int) -> None:
-    scheduler: Scheduler[str] = Scheduler(["m"], seats)
+    scheduler: Scheduler[str] = Scheduler({"m": seats})
     for i, count in enumerate(counts):
         scheduler.add("m", f"r{i}", count)
     picks, seen = 0, set()
@@ -56,7 +56,7 @@ def test_everybody_is_done_in_as_few_picks_as_the_seats_allow(counts: list[int],
 
 
 def test_a_small_request_rides_with_the_very_next_step_beside_a_large_one() -> None:
-    scheduler: Scheduler[str] = Scheduler(["m"], seats=8)
+    scheduler: Scheduler[str] = Scheduler({"m": 8})
     scheduler.add("m", "large", 1000)
     assert ride(scheduler) == {"large": list(range(8))}
     scheduler.add("m", "small", 1)
@@ -64,14 +64,14 @@ def test_a_small_request_rides_with_the_very_next_step_beside_a_large_one() -> N
 
 
 def test_more_requests_than_seats_take_turns() -> None:
-    scheduler: Scheduler[str] = Scheduler(["m"], seats=2)
+    scheduler: Scheduler[str] = Scheduler({"m": 2})
     for name in "abcd":
         scheduler.add("m", name, 5)
     assert [sorted(ride(scheduler)) for _ in range(4)] == [["a", "b"], ["c", "d"], ["a", "b"], ["c", "d"]]
 
 
 def test_a_row_that_started_rides_before_its_request_s_next_one() -> None:
-    scheduler: Scheduler[str] = Scheduler(["m"], seats=2)
+    scheduler: Scheduler[str] = Scheduler({"m": 2})
     scheduler.add("m", "r", 4)
     assert ride(scheduler) == {"r": [0, 1]}
     scheduler.finish("r", 0)
@@ -79,7 +79,7 @@ def test_a_row_that_started_rides_before_its_request_s_next_one() -> None:
 
 
 def test_models_share_the_device_by_time_and_not_by_turns() -> None:
-    scheduler: Scheduler[str] = Scheduler(["slow", "quick"], seats=4)
+    scheduler: Scheduler[str] = Scheduler({"slow": 4, "quick": 4})
     scheduler.add("slow", "a", 100)
     scheduler.add("quick", "b", 100)
     seconds, used = {"slow": 1.0, "quick": 0.1}, {"slow": 0.0, "quick": 0.0}
@@ -92,7 +92,7 @@ def test_models_share_the_device_by_time_and_not_by_turns() -> None:
 
 
 def test_a_model_that_was_idle_has_saved_nothing_up() -> None:
-    scheduler: Scheduler[str] = Scheduler(["busy", "idle"], seats=4)
+    scheduler: Scheduler[str] = Scheduler({"busy": 4, "idle": 4})
     scheduler.add("busy", "a", 100)
     for _ in range(50):
         scheduler.pick()
@@ -109,7 +109,7 @@ def test_a_model_that_was_idle_has_saved_nothing_up() -> None:
 
 
 def test_who_leaves_takes_no_seat_and_may_leave_twice() -> None:
-    scheduler: Scheduler[str] = Scheduler(["m"], seats=4)
+    scheduler: Scheduler[str] = Scheduler({"m": 4})
     scheduler.add("m", "a", 3)
     scheduler.add("m", "b", 1)
     scheduler.remove("a")
@@ -120,7 +120,7 @@ def test_who_leaves_takes_no_seat_and_may_leave_twice() -> None:
 
 
 def test_owners_share_a_model_s_seats_however_many_requests_they_have() -> None:
-    scheduler: Scheduler[str] = Scheduler(["m"], seats=8)
+    scheduler: Scheduler[str] = Scheduler({"m": 8})
     for i in range(10):
         scheduler.add("m", f"many{i}", 5, owner="many")
     scheduler.add("m", "one", 50, owner="one")
@@ -130,7 +130,7 @@ def test_owners_share_a_model_s_seats_however_many_requests_they_have() -> None:
 
 
 def test_interactive_work_has_its_weight_of_the_device_while_bulk_waits() -> None:
-    scheduler: Scheduler[str] = Scheduler(["a", "b"], seats=4)
+    scheduler: Scheduler[str] = Scheduler({"a": 4, "b": 4})
     scheduler.add("a", "bulk", 10**6, "bulk")
     scheduler.add("b", "interactive", 10**6, "interactive")
     turns: Counter[str] = Counter()
@@ -143,7 +143,7 @@ def test_interactive_work_has_its_weight_of_the_device_while_bulk_waits() -> Non
 
 
 def test_bulk_work_has_all_of_the_device_when_nobody_else_waits_and_the_seats_that_others_leave() -> None:
-    scheduler: Scheduler[str] = Scheduler(["m"], seats=8)
+    scheduler: Scheduler[str] = Scheduler({"m": 8})
     scheduler.add("m", "bulk", 100, "bulk")
     assert ride(scheduler) == {"bulk": list(range(8))}
     scheduler.charge(1.0)
@@ -170,7 +170,7 @@ class Simulation:
 
     def __init__(self, seconds: dict[str, float], seats: int) -> None:
         self.seconds, self.seats = seconds, seats
-        self.scheduler: Scheduler[Job] = Scheduler(seconds, seats)
+        self.scheduler: Scheduler[Job] = Scheduler(dict.fromkeys(seconds, seats))
         self.clock, self.turns = 0.0, 0
         self.left: dict[tuple[Job, int], int] = {}
         self.waiting: Counter[str] = Counter()
