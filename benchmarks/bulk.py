@@ -3,13 +3,14 @@
     python -m benchmarks bulk [--repeats 5]
 
 - One request for 1,000 images of `dcgan`, streamed as zip and as npz, beside a process of one thread that draws and
-  packs as many without a server. One worker, so that there is one of either.
+  packs as many without a server, in batches of 16 and of 32. One worker, so that there is one of either.
 - A request for one image of `dcgan` at a time, while 8 callers ask for 16 images each of `ddpm` as `bulk`: its latency
   in steps of that batch.
 """
 
 import argparse
 import asyncio
+import itertools
 import statistics
 import subprocess
 import sys
@@ -30,15 +31,15 @@ from benchmarks import workload
 from models.base import draw
 from models.pixels import to_uint8
 from service.images import STILLS, Drawn
-count, kind = int(sys.argv[1]), sys.argv[2]
+count, kind, batch = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 pack = next(format_.encode for format_ in STILLS if format_.name == kind)
 family = workload.prepared("dcgan")
 for _ in range(3):
     before = time.perf_counter()
     parts = []
     with torch.inference_mode():
-        for first in range(0, count, 16):
-            index = torch.arange(first, min(first + 16, count))
+        for first in range(0, count, batch):
+            index = torch.arange(first, min(first + batch, count))
             x = draw(family, torch.zeros_like(index), index, torch.zeros(len(index), 0), steps=1)
             parts.append(to_uint8(x)[:, 0].numpy())
     pack(Drawn(np.concatenate(parts), np.full(count, -1), {}))
@@ -47,12 +48,10 @@ print(count / seconds)
 """
 
 
-def offline(kind: str) -> float:
+def offline(kind: str, batch: int) -> float:
     """Images a second without a server, once warm."""
-    done = subprocess.run(
-        [sys.executable, "-c", OFFLINE, str(COUNT), kind], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return float(done.stdout)
+    command = [sys.executable, "-c", OFFLINE, str(COUNT), kind, str(batch)]
+    return float(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
 
 
 def streamed(url: str, kind: str) -> float:
@@ -108,13 +107,13 @@ def main() -> None:
     args = parser.parse_args()
     with serving(device="cpu", workers=1) as (url, _):
         print(f"{COUNT} images of dcgan in one request, images/s, medians of {args.repeats}")
-        print(f"{'':6}{'streamed':>10}{'offline':>10}{'ratio':>8}{'worker, MB':>12}")
+        print(f"{'':6}{'batch':>6}{'streamed':>10}{'offline':>10}{'ratio':>8}{'worker, MB':>12}")
         streamed(url, "npz")
-        for kind in ("zip", "npz"):
-            pairs = [(streamed(url, kind), offline(kind)) for _ in range(args.repeats)]
+        for kind, batch in itertools.product(("zip", "npz"), (16, 32)):
+            pairs = [(streamed(url, kind), offline(kind, batch)) for _ in range(args.repeats)]
             ours, others = (statistics.median(column) for column in zip(*pairs, strict=True))
             ratio = statistics.median(a / b for a, b in pairs)
-            print(f"{kind:6}{ours:10.0f}{others:10.0f}{ratio:8.2f}{peak():12d}")
+            print(f"{kind:6}{batch:6}{ours:10.0f}{others:10.0f}{ratio:8.2f}{peak():12d}")
         found, one = asyncio.run(beside(url, 10.0)), step(url)
     print(f"\none image of dcgan at a time beside bulk ddpm, a step of which takes {one:.1f} ms; {len(found)} requests")
     for name, share in (("p50", 0.5), ("p99", 0.99)):
