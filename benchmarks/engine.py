@@ -2,26 +2,24 @@
 
     python -m benchmarks engine
 
-One process and one thread. Each part is measured by itself, so that the parts do not quite sum to what a caller waits.
+One process and one thread. Each part is measured by itself, in a loop where caches are warm: the rest is HTTP, and what
+the parts take longer where they take turns.
 """
 
-import asyncio
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from benchmarks import workload
 from benchmarks.load import ask, load, merged
-from benchmarks.serve import BARE
-from service.app import create_app
+from benchmarks.serve import BARE, SEEDS, ours
+from benchmarks.server import serving
 from service.engine.engine import Engine
 from service.engine.request import Point, Request, Sample
 from service.engine.runner import Runner
 from service.images import png
-from service.settings import Settings
 
 MODELS = {"dcgan": 1, "ddpm": 20}
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -76,33 +74,9 @@ def encode() -> float:
     return median(lambda: png(image), 1000)
 
 
-async def answered(model: str) -> float:
-    """Microseconds of a request to the application, called without a socket."""
-    app = create_app(Settings(device="cpu", log_level="warning"))
-    async with app.router.lifespan_context(app):
-
-        async def receive() -> dict[str, Any]:
-            await asyncio.sleep(60)
-            return {"type": "http.disconnect"}
-
-        async def send(message: Any) -> None:
-            del message
-
-        times = []
-        for seed in range(REPEATS):
-            extra = f"&steps={MODELS[model]}&guidance=1" if MODELS[model] > 1 else ""
-            scope = {
-                "type": "http",
-                "method": "POST",
-                "path": "/generate",
-                "query_string": f"model={model}&seed={seed}{extra}".encode(),
-                "headers": [(b"host", b"drawbridge")],
-                "client": ("127.0.0.1", 1),
-            }
-            before = time.perf_counter()
-            await app(scope, receive, send)
-            times.append(time.perf_counter() - before)
-        return 1e6 * statistics.median(times)
+def answered(url: str, request: Callable[[], bytes]) -> float:
+    """Microseconds that one caller waits for an answer."""
+    return 1e6 * statistics.median(merged(load(url, [request], 2.0)).latencies)
 
 
 def main() -> None:
@@ -114,10 +88,12 @@ def main() -> None:
         print(f"{model:8}" + "".join(f"{device(model, size) / size:8.0f}" for size in SIZES))
     with BARE.serve() as url:
         content = ask("/generate", "model=dcgan&seed=1")
-        http = 1e6 * statistics.median(merged(load(url, [lambda: content], 2.0)).latencies)
+        bare = answered(url, lambda: content)
+    with serving(device="cpu", workers=1) as (url, _):
+        whole = {model: answered(url, lambda m=model: ours(m, next(SEEDS), MODELS[m])) for model in MODELS}
     encoding = encode()
-    print("\nmicroseconds of one request alone")
-    print(f"{'':8}{'HTTP':>10}{'service':>10}{'of it: device':>15}{'queue':>8}{'encode':>8}{'the rest':>10}")
+    print("\nmicroseconds of one request alone, and of one that a bare route answers")
+    print(f"{'':8}{'bare':>10}{'service':>10}{'of it: device':>15}{'queue':>8}{'encode':>8}{'the rest':>10}")
     for model, steps in MODELS.items():
         runner = Runner(workload.prepared(model), torch.device("cpu"), 1)
 
@@ -126,9 +102,9 @@ def main() -> None:
             for _ in range(steps):
                 runner.advance(rows)
 
-        whole, drawing, waiting = asyncio.run(answered(model)), median(chain), queue(model)
-        rest = whole - drawing - waiting - encoding
-        print(f"{model:8}{http:10.0f}{whole:10.0f}{drawing:15.0f}{waiting:8.0f}{encoding:8.0f}{rest:10.0f}")
+        drawing, waiting = median(chain), queue(model)
+        rest = whole[model] - drawing - waiting - encoding
+        print(f"{model:8}{bare:10.0f}{whole[model]:10.0f}{drawing:15.0f}{waiting:8.0f}{encoding:8.0f}{rest:10.0f}")
 
 
 if __name__ == "__main__":
