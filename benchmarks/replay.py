@@ -26,7 +26,7 @@ from benchmarks.parts import Costs, Parts, measured
 from service.app import SEATS as DEVICES
 from service.engine.scheduler import Priority, Scheduler
 
-(SEATS, _) = DEVICES["cuda"]
+SEATS = DEVICES["cuda"]
 SECONDS = 4.0
 """Simulated."""
 POLICY = 5000

@@ -48,10 +48,11 @@ DIALECTS = (openai, inference)
 """Routes that speak others' languages, of errors too."""
 ROUTES = (draw, encode, about, *DIALECTS)
 
-SEATS = {"cpu": (32, 16), "cuda": (128, 128)}
-"""Rows of a step unless set otherwise: of chains of one link, and of longer ones. On a CPU a row costs less the more
-there are (`python -m benchmarks engine`), but who comes waits for the step that runs, and 16 rows of a U-Net take 50
-ms; a GPU's numbers are a guess that nobody has measured yet."""
+SEATS = {"cpu": 16, "cuda": 128}
+"""Rows of a step unless set otherwise. On a CPU a row costs less the more there are (`python -m benchmarks engine`),
+but who comes waits for the step that runs; a GPU's number is a guess that nobody has measured yet."""
+SEATS_OF_ONE_LINK = {"cpu": 32, "cuda": 128}
+"""Likewise, of models that draw in one step, whose steps are short."""
 
 SOON = 0.02
 """Seconds after which requests are told of."""
@@ -208,8 +209,8 @@ class Application(FastAPI):
 
     def seats(self, family: Family) -> int:
         """Rows that a step of `family` has at most."""
-        one_link, more = SEATS[self.device.type]
-        return self.settings.seats or (one_link if family.steps.maximum == 1 else more)
+        usual = SEATS_OF_ONE_LINK if family.steps.maximum == 1 else SEATS
+        return self.settings.seats or usual[self.device.type]
 
     async def reload(self) -> None:
         """Take up the weights that lie there now, beside what runs. What is broken changes nothing.

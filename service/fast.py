@@ -1,8 +1,8 @@
 """The fast path: a draw that differs from one before in its seed alone, without ASGI.
 
 A task, a request, a response in two messages and what checks each of them cost more than all that is a draw's own.
-Most of what a loaded service is asked is of this kind. All else goes ASGI's way, which gives the same answers
-(`tests/service/test_fast.py` holds one way against the other), and so does what goes wrong here.
+Most of what a loaded service is asked is of this kind. All else goes ASGI's way, and so do requests from here that
+come to an error; both ways give the same answers (`tests/service/test_fast.py` holds one against the other).
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from service.app import Application
 
 SLOW = frozenset((b"expect", b"if-none-match", b"transfer-encoding", b"x-forwarded-for"))
-"""Headers that take more than is done here."""
+"""Headers that take more than is done here: what comes through a proxy that sets the last of them goes ASGI's way."""
 
 
 class Fast:
@@ -77,8 +77,8 @@ class Fast:
             self._fail(error)
         else:
             call.status = 200
-            self.answer(headers, content, self.app.draining)
             self.app.over(call)
+            self.answer(headers, content, self.app.draining)
 
     def _fail(self, error: Exception) -> None:
         self.fail(partial(self.app.refuse, self.call, error))
@@ -91,4 +91,5 @@ def recalled(app: "Application", scope: Scope) -> Asked | None:
     for name, value in scope["headers"]:
         if name in SLOW or (name == b"content-length" and value != b"0"):
             return None
-    return queries.known(app.state.service, scope)
+    found = queries.known(app.state.service, scope)
+    return found if found is not None and draw.at_once(found.draw, found.format) else None

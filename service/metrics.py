@@ -62,8 +62,6 @@ class Metrics(Watcher):
         self.padding = Labelled(self._counter("padding_rows", "Rows that only filled a batch up.", "model"))
         self.images = Labelled(self._counter("images", "Images drawn and delivered.", "model"))
         self.taken = self._counter("accepted", "Requests that the engine accepted.")
-        self.known = 0
-        """Of them, those that are counted."""
         self.over = Labelled(self._counter("ended", "Requests that the engine accepted, by how they ended.", "how"))
         self.cancelled = Labelled(
             self._counter("cancelled", "Requests whose caller hung up, by how far they were.", "stage")
@@ -85,9 +83,8 @@ class Metrics(Watcher):
         if places > rows:
             self.padding[name].inc(places - rows)
 
-    def turned(self, ended: list[Ticket], accepted: int, outstanding: int) -> None:
-        self.taken.inc(accepted - self.known)
-        self.known = accepted
+    def turned(self, came: int, ended: list[Ticket], outstanding: int) -> None:
+        self.taken.inc(came)
         self.in_flight.set(outstanding)
         images = Counts[str]()
         for ticket in ended:

@@ -73,7 +73,7 @@ class Drawing:
     def __init__(self, engine: Engine, request: Request, call: Call) -> None:
         self.engine, self.request, self.call = engine, request, call
 
-    def begin(self, told: Callable[[], None]) -> Ticket:
+    def begin(self, told: Callable[[], None]) -> None:
         """Submit it: `told` is the ticket's. Raises the Problem for which the engine refuses it."""
         call, count = self.call, len(self.request.samples)
         if call.guest is not None:
@@ -84,7 +84,6 @@ class Drawing:
             if call.guest is not None:
                 call.guest.give_back("images", count)
             raise problem(error) from None
-        return self.ticket
 
     def end(self) -> None:
         """Nobody waits any more: rows that are left leave before the next step."""

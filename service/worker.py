@@ -183,6 +183,8 @@ class Connection(HttpToolsProtocol):
         """Where there is a fast path."""
         self.fast: Fast | None = None
         """The request that is on it."""
+        self.ending = False
+        """Whether a request has its answer and is not told of yet: whoever begins meanwhile must wait for that."""
         self.head = 0
         """Bytes of a request's line, headers and trailers."""
         self.begun = 0
@@ -207,15 +209,15 @@ class Connection(HttpToolsProtocol):
         self._wait_no_more()
         self._rest_no_more()
         super().connection_lost(exc)
+        self.lost()
+        self.journal.close()
         if self.fast is not None:
             self.fast.gone()
             self.fast = None
-        self.lost()
-        self.journal.close()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
-        """Begin with a request: here all of them do, once those before are answered."""
-        if self.application is not None and not self.flow.write_paused:
+        """Begin with a request, once those before it are answered; uvicorn's private hook for it."""
+        if self.application is not None and not self.ending and not self.flow.write_paused:
             scope = cast(Scope, cycle.scope)
             asked = fast.recalled(self.application, scope)
             if asked is not None:
@@ -241,17 +243,21 @@ class Connection(HttpToolsProtocol):
         self.on_response_complete()
 
     def _fail(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:
-        """Leave the fast path."""
+        """Leave the fast path: `app` answers."""
         self.fast = None
         super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
 
     def on_response_complete(self) -> None:
+        if self.parser is None:  # the connection is lost, and uvicorn tells only the last of its requests
+            return
         if self.pipeline or self.coming or self.cycle.more_body:
             self.journal.tear()  # what is held is answered in part
         else:
             self.journal.answered(self.outlet.written)
         self.outlet.flush()
+        self.ending = True
         super().on_response_complete()
+        self.ending = False
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -376,7 +382,7 @@ class Outlet:
         self.hold(data)
 
     def hold(self, data: bytes) -> None:
-        """Write what is flushed before the turn ends."""
+        """Write, where the caller flushes."""
         self.written += len(data)
         self.kept.append(data)
 

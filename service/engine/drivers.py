@@ -19,8 +19,9 @@ from service.engine.request import Ticket
 log = logging.getLogger(__name__)
 
 ROUNDS = 3
-"""Rounds of the event loop between two turns. In the first, those who were told answer, and then sockets are read: of
-callers who ask again at once, too. In the second, what these brought begins, so that the third finds it in the mail."""
+"""Rounds of the event loop between two turns, for those who go ASGI's way: on the fast path one would do. In the first,
+those who were told answer, and then sockets are read: of callers who ask again at once, too. In the second, what these
+brought begins, so that the third finds it in the mail."""
 
 
 class Driver(Protocol):
@@ -52,11 +53,11 @@ class LoopDriver:
 
     async def _run(self) -> None:
         while True:
+            self.ready.clear()  # before the turn: whom it tells may ask again in it
             if _turn(self.engine):
                 for _ in range(ROUNDS):
                     await asyncio.sleep(0)
             else:
-                self.ready.clear()
                 await self.ready.wait()
 
 

@@ -44,9 +44,9 @@ class Watcher:
     def stepped(self, model: str, rows: int, places: int, seconds: float) -> None:
         """`rows` rows, in a batch of so many `places`, went a link further."""
 
-    def turned(self, ended: list[Ticket], accepted: int, outstanding: int) -> None:
-        """A turn is over, in which these have ended, as they say. So many requests were ever accepted, and so many
-        images of those that go on.
+    def turned(self, came: int, ended: list[Ticket], outstanding: int) -> None:
+        """A turn is over. So many requests were accepted since the last one, these have ended, as they say, and so many
+        images go on.
         """
 
     def recovered(self) -> None:
@@ -91,6 +91,8 @@ class Engine:
         """Since when the device has been at a step."""
         self.ended: Counter[str] = Counter()
         """Requests by how they ended, and all of them under `accepted`."""
+        self.came = 0
+        """Requests accepted since the last turn's end."""
         self.deadlines: list[tuple[float, int, Ticket]] = []
         """A heap of the tickets that have one, with a number that settles ties."""
         self.numbers = itertools.count()
@@ -124,6 +126,7 @@ class Engine:
             self.links += links
             self.held[model] += 1
             self.ended["accepted"] += 1
+            self.came += 1
         now = self.clock()
         deadline = math.inf if request.timeout is None else now + request.timeout
         ticket = Ticket(
@@ -323,9 +326,13 @@ class Engine:
         now = self.clock()
         for ticket in ended:
             ticket.over = now
-        self.watcher.turned(ended, self.ended["accepted"], self.outstanding)
-        if news:
-            self.tell(list(news))
+        with self.lock:
+            came, self.came = self.came, 0
+        try:
+            self.watcher.turned(came, ended, self.outstanding)
+        finally:  # whatever becomes of a count, nobody waits for ever
+            if news:
+                self.tell(list(news))
 
 
 def tell(tickets: list[Ticket]) -> None:

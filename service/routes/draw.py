@@ -84,13 +84,18 @@ async def answer(request: Request, draw: Draw, format_: Format[Drawn], *, fixed:
     headers = described(draw, format_, call, state.scope, fixed=fixed)
     if (tag := dict(headers).get(b"etag")) and _matches(request.headers.getlist("if-none-match"), tag.decode()):
         return Answer(b"", headers, 304)
-    if format_.pack is not None and (len(draw.request.samples) > INLINE or format_ is images.EVENTS):
+    if format_.pack is not None and not at_once(draw, format_):
         drawing = state.drawing(draw.request, draw.model, request, seed=draw.seed)
         packer = format_.pack(len(draw.request.samples), draw.about(call.root))
         return (Told if format_ is images.EVENTS else Streamed)(drawing, packer, format_, headers)
     ticket = await state.draw(draw.request, draw.model, request, seed=draw.seed)
     content = await encoded(request, lambda: file(draw, format_, ticket, call), len(ticket.images))
     return Answer(content, headers + filled(content, format_, ticket))
+
+
+def at_once(draw: Draw, format_: Format[Drawn]) -> bool:
+    """Whether it is answered once all of it is drawn, and encoded where that is told."""
+    return len(draw.request.samples) <= INLINE and format_ is not images.EVENTS
 
 
 def described(draw: Draw, format_: Format[Drawn], call: Call, scope: str, *, fixed: bool) -> Headers:

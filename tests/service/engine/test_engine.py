@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.base import Rows
 from service.engine.drivers import LoopDriver, ThreadDriver
-from service.engine.engine import Engine
+from service.engine.engine import Engine, Watcher
 from service.engine.request import EngineError, Hopeless, Late, Point, QueueFull, Request, Sample, Stopping, Ticket
 from tests.service.engine.walk import SEATS, Walk, ask, finish, images
 
@@ -357,3 +357,49 @@ async def test_a_driver_draws_what_many_threads_ask_and_ends_what_it_cannot(
         endless.result()
     assert engine.outstanding == 0
     assert engine.ended["accepted"] == sum(engine.ended.values()) - engine.ended["accepted"]
+
+
+class Broken(Watcher):
+    """One whose first count of a kind goes wrong."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def stepped(self, *_: object) -> None:
+        self._break("stepped")
+
+    def turned(self, *_: object) -> None:
+        self._break("turned")
+
+    def _break(self, kind: str) -> None:
+        if kind == self.kind:
+            self.kind = ""
+            raise OSError("no room to count in")
+
+
+@pytest.mark.parametrize("kind", ["stepped", "turned"])
+@pytest.mark.parametrize("driver", [LoopDriver, ThreadDriver])
+def test_where_a_count_fails_everybody_is_told_and_who_asks_again_at_once_is_drawn(
+    make_engine: Callable[..., Engine], driver: type[LoopDriver] | type[ThreadDriver], kind: str
+) -> None:
+    async def main() -> list[str]:
+        engine = make_engine()
+        engine.watcher = Broken(kind)
+        done, tickets = asyncio.Event(), list[Ticket]()
+
+        def told() -> None:
+            if tickets[-1].ended and len(tickets) < 3:
+                tickets.append(engine.submit(ask(steps=1), told))
+            elif tickets[-1].ended:
+                done.set()
+
+        driving = driver(engine)
+        await driving.start()
+        tickets.append(engine.submit(ask(steps=1), told))
+        await asyncio.wait_for(done.wait(), 20)
+        await driving.stop(1)
+        return [ticket.ended for ticket in tickets]
+
+    *others, last = asyncio.run(main())
+    assert set(others) <= {"delivered", "failed"}  # whoever was there as it broke
+    assert last == "delivered"
