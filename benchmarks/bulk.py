@@ -54,10 +54,10 @@ def offline(kind: str, batch: int) -> float:
     return float(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
 
 
-def streamed(url: str, kind: str) -> float:
+def streamed(client: httpx.Client, kind: str) -> float:
     """Images a second of one request."""
     before = time.perf_counter()
-    with httpx.stream("POST", f"{url}/generate?model=dcgan&n={COUNT}&seed=0&format={kind}", timeout=60) as answer:
+    with client.stream("POST", f"/generate?model=dcgan&n={COUNT}&seed=0&format={kind}") as answer:
         answer.raise_for_status()
         for _ in answer.iter_raw():
             pass
@@ -105,12 +105,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks bulk", description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    with serving(device="cpu", workers=1) as (url, _):
+    with serving(device="cpu", workers=1) as (url, _), httpx.Client(base_url=url, timeout=60) as client:
         print(f"{COUNT} images of dcgan in one request, images/s, medians of {args.repeats}")
         print(f"{'':6}{'batch':>6}{'streamed':>10}{'offline':>10}{'ratio':>8}{'worker, MB':>12}")
-        streamed(url, "npz")
+        streamed(client, "npz")
         for kind, batch in itertools.product(("zip", "npz"), (16, 32)):
-            pairs = [(streamed(url, kind), offline(kind, batch)) for _ in range(args.repeats)]
+            pairs = [(streamed(client, kind), offline(kind, batch)) for _ in range(args.repeats)]
             ours, others = (statistics.median(column) for column in zip(*pairs, strict=True))
             ratio = statistics.median(a / b for a, b in pairs)
             print(f"{kind:6}{batch:6}{ours:10.0f}{others:10.0f}{ratio:8.2f}{peak():12d}")
