@@ -121,6 +121,12 @@ async def on_error(request: Request, error: Exception) -> Response:
     return JSONResponse(body, error.status, headers=error.headers, media_type=errors.MEDIA_TYPE)
 
 
+async def tell_of(error: Exception, request: Request, send: Send) -> None:
+    """Answer a request that came to `error`."""
+    response = await on_error(request, error)
+    await response(request.scope, request.receive, send)
+
+
 def _as_problem(request: Request, error: Exception) -> Problem:
     if isinstance(error, HTTPException) and error.status_code == 404:
         return errors.NotFound(f"nothing is at {request.url.path}; see {calls.of(request).root}/docs")
@@ -285,13 +291,7 @@ class Application(FastAPI):
 
     async def refuse(self, call: Call, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that the fast path began, and that came to an error there."""
-        scope["app"] = self
-
-        async def answer(request: Request, send: Send) -> None:
-            response = await on_error(request, error)
-            await response(scope, receive, send)
-
-        await self._serve(call, answer, scope, receive, send)
+        await self._serve(call, partial(tell_of, error), scope, receive, send)
 
     async def _serve(
         self,
@@ -328,8 +328,7 @@ class Application(FastAPI):
                 await response(scope, request.receive, send)
                 return
         except Exception as error:
-            response = await on_error(request, error)
-            await response(scope, request.receive, send)
+            await tell_of(error, request, send)
             return
         await super().__call__(scope, request.receive, send)  # FastAPI answers its own errors
         call.route = getattr(scope.get("route"), "path", call.route)

@@ -15,7 +15,7 @@ from service import calls, queries
 from service.queries import Asked
 from service.routes import draw
 from service.routes.draw import Headers
-from service.state import Drawing, problem
+from service.state import Drawing
 
 if TYPE_CHECKING:
     from service.app import Application
@@ -66,8 +66,7 @@ class Fast:
             return
         self.drawing.end()
         try:
-            if ticket.error is not None:
-                raise problem(ticket.error)
+            self.drawing.check()
             with call.encodes():
                 content = draw.file(drawn, format_, ticket, call)
             headers = draw.described(drawn, format_, call, self.app.state.service.scope, fixed=fixed)

@@ -83,7 +83,12 @@ class Drawing:
         except (QueueFull, Hopeless, Retired, Stopping) as error:
             if call.guest is not None:
                 call.guest.give_back("images", count)
-            raise problem(error) from None
+            raise _problem(error) from None
+
+    def check(self) -> None:
+        """Raises the Problem that it ended with."""
+        if self.ticket.error is not None:
+            raise _problem(self.ticket.error)
 
     def end(self) -> None:
         """Nobody waits any more: rows that are left leave before the next step."""
@@ -143,20 +148,20 @@ class Awaited(Drawing):
         """Wait until it has ended. Raises the Problem that it ended with, or ClientGone."""
         while not self.ticket.ended:
             await self.more()
-        self._check()
+        self.check()
 
     async def more(self) -> None:
         """Wait until more of it is drawn. Raises the Problem that it ended with, or ClientGone."""
         if not (self.gone or self.ticket.ended):
             self.news = self.loop.create_future()
             await self.news
-        self._check()
+        self.check()
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises the Problem that it ended with, or ClientGone."""
         if self.gone:
             raise ClientGone
-        if self.ticket.error is not None:
-            raise problem(self.ticket.error)
+        super().check()
 
     def _told(self) -> None:
         if self.news is not None and not self.news.done():
@@ -175,8 +180,7 @@ class Awaited(Drawing):
             self._told()
 
 
-def problem(error: EngineError) -> Problem:
-    """What a caller is told of why the engine has no images for him."""
+def _problem(error: EngineError) -> Problem:
     if isinstance(error, QueueFull):
         retry = {"Retry-After": str(error.retry_after)}
         return QueueIsFull(f"{error}, or ask for fewer images", headers=retry, retry_after=error.retry_after)
