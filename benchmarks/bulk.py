@@ -19,18 +19,18 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.load import ask, load
-from benchmarks.server import ROOT, serving
+from harness.load import ask, load
+from harness.server import ROOT, serving
 
 COUNT = 1000
 OFFLINE = """
 import sys, time
 import numpy as np
 import torch
-from benchmarks import workload
+from harness import workload
 from models.base import draw
 from models.pixels import to_uint8
-from service.images import STILLS, Drawn
+from service.codecs.images import STILLS, Drawn
 count, kind, batch = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 pack = next(format_.encode for format_ in STILLS if format_.name == kind)
 family = workload.prepared("dcgan")
@@ -66,7 +66,9 @@ def streamed(client: httpx.Client, kind: str) -> float:
 
 def peak() -> int:
     """Megabytes that the one worker has had at most."""
-    found = subprocess.run(["pgrep", "-f", "service.worker"], capture_output=True, text=True, check=True).stdout.split()
+    found = subprocess.run(
+        ["pgrep", "-f", "service.server.worker"], capture_output=True, text=True, check=True
+    ).stdout.split()
     lines = Path(f"/proc/{found[-1]}/status").read_text().splitlines()
     return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
 

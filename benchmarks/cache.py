@@ -21,8 +21,8 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.load import Measured, load, merged
-from benchmarks.server import NGINX, cached, serving
+from harness.load import Measured, load, merged
+from harness.server import NGINX, cached, serving
 
 SEEDS = range(500)
 OFTEN = [1 / (seed + 1) for seed in SEEDS]

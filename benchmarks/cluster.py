@@ -33,10 +33,10 @@ from typing import Any
 import httpx
 import yaml
 
-from benchmarks.load import load, merged
 from benchmarks.reload import MODEL, renew, serves
 from benchmarks.serve import PEERS, Peer, free, ours
-from benchmarks.server import ROOT, serving
+from harness.load import load, merged
+from harness.server import ROOT, serving
 
 MODELS = {"cgan": "&digit=7", "dcgan": "", "vae": "", "ddpm": "&steps=10"}
 ASKED = tuple(f"/generate?model={model}&seed={seed}{how}" for seed in range(24) for model, how in MODELS.items())

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 
 import numpy as np
 
-from service import images
-from service.images import Drawn
+from service.codecs import images
+from service.codecs.images import Drawn
 
 REPEATS = 200
 COUNTS = (1, 4, 16, 64, 256, 1024)

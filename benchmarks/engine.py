@@ -12,14 +12,14 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks import workload
-from benchmarks.load import ask, load, merged
 from benchmarks.serve import BARE, SEEDS, ours
-from benchmarks.server import serving
+from harness import workload
+from harness.load import ask, load, merged
+from harness.server import serving
+from service.codecs.images import png
 from service.engine.engine import Engine
 from service.engine.request import Point, Request, Sample
 from service.engine.runner import Runner
-from service.images import png
 
 MODELS = {"dcgan": 1, "ddpm": 20}
 SIZES = (1, 2, 4, 8, 16, 32, 64)

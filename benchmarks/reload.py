@@ -20,8 +20,8 @@ from pathlib import Path
 import httpx
 import torch
 
-from benchmarks.load import ask, load, merged
-from benchmarks.server import memory, serving
+from harness.load import ask, load, merged
+from harness.server import memory, serving
 from models import store
 
 ROOT = Path(__file__).parent.parent

@@ -27,8 +27,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.load import ask, load, merged
-from benchmarks.server import serving
+from harness.load import ask, load, merged
+from harness.server import serving
 
 ROOT = Path(__file__).parent.parent
 SEEDS = itertools.count()
@@ -162,7 +162,7 @@ def measure(url: str, asks: Asks, seconds: float) -> dict[str, float]:
 DRAW = """
 import sys, time
 import torch
-from benchmarks import workload
+from harness import workload
 model, steps, batch, threads, seconds = sys.argv[1], *map(int, sys.argv[2:5]), float(sys.argv[5])
 workload.prepared(model)
 workload.draw_all([(model, seed, steps) for seed in range(batch)])

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.steady import linear
+from models.batch_invariant import linear
 
 
 class PrincipalComponents(nn.Module):

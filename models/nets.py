@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import parallel, steady
+from models import batch_invariant, parallel
 
 
 class MLP(nn.Sequential):
@@ -21,7 +21,7 @@ class MLP(nn.Sequential):
     def __init__(self, *widths: int) -> None:
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(widths):
-            layers += [steady.Linear(fan_in, fan_out), nn.LeakyReLU(0.2)]
+            layers += [batch_invariant.Linear(fan_in, fan_out), nn.LeakyReLU(0.2)]
         super().__init__(*layers[:-1])
 
 
@@ -60,14 +60,14 @@ class Encoder(nn.Module):
     def __init__(self, outputs: int, width: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            steady.Conv2d(1, width, 4, stride=2, padding=1),  # [B, width, 14, 14]
+            batch_invariant.Conv2d(1, width, 4, stride=2, padding=1),  # [B, width, 14, 14]
             nn.LeakyReLU(0.2),
-            steady.Conv2d(width, 2 * width, 4, stride=2, padding=1),  # [B, 2 width, 7, 7]
+            batch_invariant.Conv2d(width, 2 * width, 4, stride=2, padding=1),  # [B, 2 width, 7, 7]
             nn.LeakyReLU(0.2),
-            steady.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1),  # [B, 4 width, 4, 4]
+            batch_invariant.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1),  # [B, 4 width, 4, 4]
             nn.LeakyReLU(0.2),
         )
-        self.head = steady.Linear(4 * width * 4 * 4, outputs)
+        self.head = batch_invariant.Linear(4 * width * 4 * 4, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x).flatten(1))
@@ -80,7 +80,7 @@ class Discriminator(nn.Sequential):
     """
 
     def __init__(self, outputs: int, width: int, features: int = 128) -> None:
-        head = steady.Linear(features, outputs)
+        head = batch_invariant.Linear(features, outputs)
         # With 128 features four times as steep as by default: Adam's steps are of one size, and this decides how far D
         # moves by one.
         nn.init.normal_(head.weight, std=0.2)
@@ -95,14 +95,14 @@ class Decoder(nn.Module):
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
-        self.stem = steady.Linear(inputs, 4 * width * 7 * 7)
+        self.stem = batch_invariant.Linear(inputs, 4 * width * 7 * 7)
         self.body = nn.Sequential(
             *_activation(4 * width),
             nn.ConvTranspose2d(4 * width, 2 * width, 4, stride=2, padding=1, bias=False),  # [B, 2 width, 14, 14]
             *_activation(2 * width),
             nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1, bias=False),  # [B, width, 28, 28]
             *_activation(width),
-            steady.ToPlane(width),
+            batch_invariant.ToPlane(width),
         )
 
     def forward(self, code: Tensor) -> Tensor:
@@ -156,11 +156,11 @@ class Modulated(nn.Module):
     def __init__(self, fan_in: int, width: int, embedding: int) -> None:
         super().__init__()
         self.norm_in = nn.GroupNorm(8, fan_in)
-        self.conv_in = steady.Conv2d(fan_in, width, 3, padding=1)
-        self.affine = steady.Linear(embedding, 2 * width)
+        self.conv_in = batch_invariant.Conv2d(fan_in, width, 3, padding=1)
+        self.affine = batch_invariant.Linear(embedding, 2 * width)
         self.norm_out = nn.GroupNorm(8, width, affine=False)
-        self.conv_out = steady.Conv2d(width, width, 3, padding=1)
-        self.skip = nn.Identity() if fan_in == width else steady.Conv2d(fan_in, width, 1)
+        self.conv_out = batch_invariant.Conv2d(width, width, 3, padding=1)
+        self.skip = nn.Identity() if fan_in == width else batch_invariant.Conv2d(fan_in, width, 1)
         for parameter in self.conv_out.parameters():
             nn.init.zeros_(parameter)
 
@@ -177,8 +177,8 @@ class Attention(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(8, width)
-        self.qkv = steady.Conv2d(width, 3 * width, 1)
-        self.out = steady.Conv2d(width, width, 1)
+        self.qkv = batch_invariant.Conv2d(width, 3 * width, 1)
+        self.out = batch_invariant.Conv2d(width, width, 1)
         for parameter in self.out.parameters():
             nn.init.zeros_(parameter)
 
@@ -200,21 +200,23 @@ class UNet(nn.Module):
         wide, embedding = 2 * width, 4 * width
         self.frequencies: Tensor
         self.register_buffer("frequencies", 1000.0 * torch.exp(torch.linspace(0, -math.log(1e4), width)))
-        self.time = nn.Sequential(steady.Linear(2 * width, embedding), nn.SiLU(), steady.Linear(embedding, embedding))
+        self.time = nn.Sequential(
+            batch_invariant.Linear(2 * width, embedding), nn.SiLU(), batch_invariant.Linear(embedding, embedding)
+        )
         with warnings.catch_warnings():
             # Without classes it has no numbers, and adds nothing.
             warnings.filterwarnings("ignore", "Initializing zero-element tensors is a no-op")
-            self.label = steady.Linear(classes, embedding, bias=False)
-        self.stem = steady.Conv2d(4, width, 3, padding=1)
+            self.label = batch_invariant.Linear(classes, embedding, bias=False)
+        self.stem = batch_invariant.Conv2d(4, width, 3, padding=1)
         self.down_14 = Modulated(width, width, embedding)
-        self.shrink = steady.Conv2d(width, wide, 4, stride=2, padding=1)
+        self.shrink = batch_invariant.Conv2d(width, wide, 4, stride=2, padding=1)
         self.down_7 = Modulated(wide, wide, embedding)
         self.attention = Attention(wide)
         self.middle = Modulated(wide, wide, embedding)
         self.up_7 = Modulated(2 * wide, wide, embedding)
         self.grow = nn.ConvTranspose2d(wide, width, 4, stride=2, padding=1)
         self.up_14 = Modulated(2 * width, width, embedding)
-        self.head = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), steady.Conv2d(width, 4, 3, padding=1))
+        self.head = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), batch_invariant.Conv2d(width, 4, 3, padding=1))
 
         self.modulations: nn.Module | None = None
         """All blocks' `affine` as one, once they are folded."""
@@ -242,7 +244,9 @@ class UNet(nn.Module):
     def fold(self) -> None:
         """Take the blocks' layers for the embedding together."""
         affines = [block.affine for block in self._blocks()]
-        self.modulations = steady.Linear(affines[0].in_features, sum(affine.out_features for affine in affines))
+        self.modulations = batch_invariant.Linear(
+            affines[0].in_features, sum(affine.out_features for affine in affines)
+        )
         self.modulations.weight.data = torch.cat([affine.weight for affine in affines])
         self.modulations.bias.data = torch.cat([affine.bias for affine in affines])
 

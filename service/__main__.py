@@ -1,6 +1,6 @@
 """`python -m service`."""
 
-from service.cli import main
+from drawbridge.cli import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

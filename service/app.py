@@ -26,27 +26,30 @@ from starlette.types import Message, Receive, Scope, Send
 from swagger_ui_bundle import swagger_ui_path
 
 from models.base import Family
-from service import VERSION, calls, description, errors, keys
-from service.calls import WATCHED, Call
-from service.catalog import Catalog, load
-from service.engine.drivers import Driver, LoopDriver, ThreadDriver
+from service import VERSION, errors
+from service.api import encode, generate, info, openapi_schema
+from service.api.context import ClientGone, State
+from service.api.pages import add_pages
+from service.auth import keys
+from service.auth.authenticator import Gate
+from service.compat import open_inference, openai
+from service.engine.catalog import Catalog, load
 from service.engine.engine import Engine
+from service.engine.loops import Driver, LoopDriver, ThreadDriver
 from service.engine.runner import Runner
 from service.errors import Problem
-from service.gate import Gate
-from service.log import Requests
-from service.metrics import Metrics
-from service.pages import add_pages
-from service.routes import about, draw, encode, inference, openai
 from service.settings import Settings
-from service.state import ClientGone, State
-from service.tracing import Tracer
+from service.telemetry import request_context
+from service.telemetry.log import Requests
+from service.telemetry.metrics import Metrics
+from service.telemetry.request_context import WATCHED, Call
+from service.telemetry.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
-DIALECTS = (openai, inference)
+DIALECTS = (openai, open_inference)
 """Routes that speak others' languages, of errors too."""
-ROUTES = (draw, encode, about, *DIALECTS)
+ROUTES = (generate, encode, info, *DIALECTS)
 
 SEATS = {"cpu": 16, "cuda": 128}
 """Rows of a step unless set otherwise. On a CPU a row costs less the more there are (`python -m benchmarks engine`),
@@ -106,7 +109,7 @@ async def docs() -> HTMLResponse:
 
 async def on_error(request: Request, error: Exception) -> Response:
     """Every error as problem+json (RFC 9457). What was not foreseen is logged and told to nobody."""
-    call = calls.of(request)
+    call = request_context.of(request)
     if isinstance(error, ClientGone):
         call.gone()
         return Response(status_code=call.status)
@@ -129,7 +132,7 @@ async def tell_of(error: Exception, request: Request, send: Send) -> None:
 
 def _as_problem(request: Request, error: Exception) -> Problem:
     if isinstance(error, HTTPException) and error.status_code == 404:
-        return errors.NotFound(f"nothing is at {request.url.path}; see {calls.of(request).root}/docs")
+        return errors.NotFound(f"nothing is at {request.url.path}; see {request_context.of(request).root}/docs")
     if isinstance(error, HTTPException) and error.status_code == 405:
         routes = [route for part in ROUTES for route in part.router.routes if isinstance(route, APIRoute)]
         matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
@@ -140,7 +143,7 @@ def _as_problem(request: Request, error: Exception) -> Problem:
         )
     if isinstance(error, HTTPException):  # Starlette's own: a form that does not read as one
         return errors.InvalidParameter(str(error.detail))
-    log.error("unforeseen error in request %s", calls.of(request).id, exc_info=error)
+    log.error("unforeseen error in request %s", request_context.of(request).id, exc_info=error)
     return Problem("Something broke that should not; the log of the service says what.")
 
 
@@ -177,7 +180,7 @@ class Application(FastAPI):
         self.tracer = Tracer() if settings.tracing else None
         self.direct: dict[tuple[str, str], Endpoint] = {
             (method, route.path): route.endpoint
-            for route in (*draw.router.routes, *encode.router.routes)
+            for route in (*generate.router.routes, *encode.router.routes)
             if isinstance(route, APIRoute)
             for method in route.methods or ()
         }
@@ -271,7 +274,7 @@ class Application(FastAPI):
         """The API's description; where keys are needed it says so."""
         if self.openapi_schema is not None:
             return self.openapi_schema
-        schema = description.completed(super().openapi(), {part.router.prefix: part.error for part in DIALECTS})
+        schema = openapi_schema.completed(super().openapi(), {part.router.prefix: part.error for part in DIALECTS})
         if self.gate is not None:
             schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             schema["security"] = [{"key": []}]
@@ -287,7 +290,7 @@ class Application(FastAPI):
             await super().__call__(scope, receive, send)
             return
         scope["app"] = self
-        await self._serve(calls.begin(scope), self._answer, scope, receive, send)
+        await self._serve(request_context.begin(scope), self._answer, scope, receive, send)
 
     async def refuse(self, call: Call, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that the fast path began, and that came to an error there."""
@@ -317,7 +320,7 @@ class Application(FastAPI):
             self.over(call)
 
     async def _answer(self, request: Request, send: Send) -> None:
-        scope, call = request.scope, calls.of(request)
+        scope, call = request.scope, request_context.of(request)
         endpoint = self.direct.get((call.method, call.path))
         if endpoint is not None:
             call.route = call.path

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.scraping import number, scraped
-from benchmarks.server import SERVICE, Server, environment, running
+from harness.scraping import number, scraped
+from harness.server import SERVICE, Server, environment, running
 
 
 @contextmanager

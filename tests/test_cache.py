@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.server import NGINX, Server, cached
-from service import keys
+from harness.server import NGINX, Server, cached
+from service.auth import keys
 from service.errors import MEDIA_TYPE
 from tests.serving import serving
 

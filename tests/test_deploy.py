@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from service.front import Deaths
-from service.metrics import Metrics
+from service.server.supervisor import Deaths
 from service.settings import ROOT, Settings
+from service.telemetry.metrics import Metrics
 
 DEPLOY = ROOT / "deploy"
 NAME = re.compile(r"\bdrawbridge_[a-z_]+")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from service.front import Deaths
-from service.metrics import Metrics
+from service.server.supervisor import Deaths
 from service.settings import ROOT, Settings
+from service.telemetry.metrics import Metrics
 
 PAGE = ROOT / "docs" / "operating.md"
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from models import families, store
-from training import data, judge, metrics, sources
+from training import classifier, data, metrics, sources
 
 ROOT = Path(__file__).parent.parent / "weights"
 NAMES = store.listing(ROOT)
@@ -44,7 +44,7 @@ def test_weights_are_whole_and_tell_where_they_come_from(name):
     assert manifest.training["device"] == "cpu"
     assert manifest.metrics["samples"] == 10_000
     assert manifest.metrics["seeds"] == [0, 1, 2]
-    assert manifest.metrics["judge"]["digest"] == judge.load("report").digest
+    assert manifest.metrics["judge"]["digest"] == classifier.load("report").digest
     assert ("accuracy" in manifest.metrics) == bool(family.classes)
 
 
@@ -86,7 +86,7 @@ def test_the_lecture_s_gan_ran_its_200_epochs_and_its_grids_are_kept():
 def test_an_auto_encoder_s_codes_need_the_density_that_is_fitted_to_them(mnist_root):
     family, manifest = store.load(ROOT / "ae")
     assert len(family.prior.mixture.weights) == 40
-    judge_ = judge.load("report")
+    judge_ = classifier.load("report")
     real = judge_.look(data.load("mnist", mnist_root, "test").images)[0]
     fitted, standard = (
         metrics.frechet_distance(real, judge_.look(sources.sample(family, manifest, 0, 500, sampler=prior).images)[0])
@@ -98,7 +98,7 @@ def test_an_auto_encoder_s_codes_need_the_density_that_is_fitted_to_them(mnist_r
 def test_the_flow_is_good_at_eight_steps():
     family, manifest = store.load(ROOT / "flow")
     assert manifest.defaults["steps"] == 8
-    judge_ = judge.load("report")
+    judge_ = classifier.load("report")
     few, many = (judge_.look(sources.sample(family, manifest, 0, 200, steps=steps).images) for steps in (8, 32))
     right = [float((look[1].argmax(1) == torch.arange(200) % 10).double().mean()) for look in (few, many)]
     assert right[0] > 0.95
@@ -117,7 +117,7 @@ def test_all_weights_together_are_small_enough_to_clone():
 def test_the_digit_that_is_asked_for_is_drawn_as_often_as_the_manifest_says(name):
     family, manifest = store.load(ROOT / name)
     drawn = sources.sample(family, manifest, seed=1, count=200)
-    right = (judge.load("report").look(drawn.images)[1].argmax(1) == drawn.asked).double().mean()
+    right = (classifier.load("report").look(drawn.images)[1].argmax(1) == drawn.asked).double().mean()
     # Three deviations of a mean of 200.
     expected = manifest.metrics["accuracy"]
     assert float(right) > expected - 3 * (expected * (1 - expected) / 200) ** 0.5 - 0.02

@@ -17,7 +17,7 @@ from models import families, parallel, store
 from models.base import Family
 from models.families import UnknownFamily
 from models.store import WeightsError
-from training import data, docs, evaluate, judge, report
+from training import classifier, data, docs, evaluate, report
 from training.config import ConfigError, RunConfig
 from training.data import DataError
 from training.export import CONFIG, export
@@ -87,9 +87,9 @@ def parser() -> Parser:
     reporting.set_defaults(command=run_report)
     add_lab(commands.add_parser("lab", help="do the lecture's experiments, and write a page on them"))
     judging = commands.add_parser("judge", help="train the classifier that evaluation measures by")
-    judging.add_argument("which", choices=judge.NAMES)
+    judging.add_argument("which", choices=classifier.NAMES)
     judging.add_argument("--data-root", type=Path)
-    judging.set_defaults(command=lambda args: judge.command(args.which, args.data_root))
+    judging.set_defaults(command=lambda args: classifier.command(args.which, args.data_root))
     return root
 
 
@@ -261,7 +261,7 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("-n", type=int, default=10_000, help="draws a seed")
     command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
     command.add_argument(
-        "--judge", choices=judge.NAMES, help="(default: report; select where --steps or the like choose something)"
+        "--judge", choices=classifier.NAMES, help="(default: report; select where --steps or the like choose something)"
     )
     command.add_argument("--against", metavar="URL", help="judge a running service, not the weights that lie here")
     command.add_argument(

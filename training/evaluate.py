@@ -17,13 +17,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models import store
 from models.base import Family, follow, invert
+from models.batch_invariant import MANY_ROWS
 from models.pixels import to_uint8, to_unit
-from models.steady import MANY_ROWS
 from models.store import Manifest
-from training import data, judge, metrics
+from training import classifier, data, metrics
+from training.classifier import Judge
 from training.config import ConfigError
 from training.data import Dataset
-from training.judge import Judge
 from training.samples import grid_png
 from training.sources import BATCH, Drawn, Service, Source, Weights, sample
 
@@ -144,7 +144,7 @@ def _reconstruction_errors(family: Family, manifest: Manifest, x: Tensor, label:
 def taught(images: Tensor, labels: Tensor, test: Dataset) -> dict[str, float]:
     """How well a classifier that has seen nothing but these images knows the test split (Ravuri & Vinyals 2019)."""
     samples = data.make("samples", images, labels, test.classes)
-    pupil = Judge("pupil", judge.train("select", samples, TAUGHT_EPOCHS, log=lambda _: None), 0.0, "")
+    pupil = Judge("pupil", classifier.train("select", samples, TAUGHT_EPOCHS, log=lambda _: None), 0.0, "")
     return {CAS: float((pupil.look(test.images)[1].argmax(1) == test.labels).double().mean())}
 
 
@@ -166,7 +166,7 @@ def command(args: argparse.Namespace, plan: dict[str, Any]) -> int:
     _check(args, plan)
     fid = _inception(args.inception) if args.inception else None
     source: Source = Service(args.against) if args.against else Weights(args.weights)
-    judge_ = judge.load(args.judge or ("select" if plan else "report"))
+    judge_ = classifier.load(args.judge or ("select" if plan else "report"))
     train, test = (data.load("mnist", args.data_root, split) for split in ("train", "test"))
     bench = Bench(judge_, train, test, fid)
     floor = bench.floor(args.n)

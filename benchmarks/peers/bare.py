@@ -6,7 +6,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Response
 
-from benchmarks import workload
+from harness import workload
 
 IMAGE = workload.draw_all([("gan", 0, 1)])[0]
 HEAD = [(b"content-type", b"image/png"), (b"content-length", str(len(IMAGE)).encode())]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import bentoml
 
-from benchmarks import workload
+from harness import workload
 
 
 @bentoml.service(workers=2, traffic={"timeout": 60, "max_concurrency": 256})

@@ -5,7 +5,7 @@ from typing import Any
 
 import litserve
 
-from benchmarks import workload
+from harness import workload
 
 
 class Draw(litserve.LitAPI):  # type: ignore[misc]

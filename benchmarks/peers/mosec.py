@@ -5,7 +5,7 @@ from typing import Any
 
 from mosec import Server, Worker
 
-from benchmarks import workload
+from harness import workload
 
 
 class Draw(Worker):

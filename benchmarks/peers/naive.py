@@ -5,7 +5,7 @@ import os
 import uvicorn
 from fastapi import FastAPI, Response
 
-from benchmarks import workload
+from harness import workload
 
 app = FastAPI()
 

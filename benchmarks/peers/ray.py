@@ -8,7 +8,7 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
-from benchmarks import workload
+from harness import workload
 
 
 @serve.deployment(

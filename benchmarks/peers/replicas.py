@@ -5,7 +5,7 @@ import time
 
 from ray import serve
 
-from service.cluster import Replica
+from service.server.ray_serve import Replica
 
 if __name__ == "__main__":
     serve.start(http_options={"port": int(os.environ["PORT"])})

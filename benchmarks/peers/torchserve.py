@@ -27,7 +27,7 @@ class Draw:
     def initialize(self, context: Any) -> None:
         """Load everything."""
         sys.path.insert(0, str(ROOT))
-        from benchmarks import workload
+        from harness import workload
 
         self.workload = workload
         workload.warm_up()

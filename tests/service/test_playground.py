@@ -19,8 +19,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.wait import WebDriverWait
 
-from benchmarks.server import ROOT, Server
-from service import keys
+from harness.server import ROOT, Server
+from service.auth import keys
 from tests.serving import serving
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

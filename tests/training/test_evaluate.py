@@ -18,7 +18,7 @@ from models.families.gan import GAN, GANConfig
 from models.families.pca import PCA, PCAConfig
 from models.pixels import to_unit
 from models.store import Manifest
-from training import data, evaluate, judge, metrics, sources
+from training import classifier, data, evaluate, metrics, sources
 from training.cli import main
 from training.evaluate import Bench
 from training.sources import Drawn
@@ -70,7 +70,7 @@ def bench() -> Bench:
     An untrained one sees almost the same in every image, so that any distance would pass for none.
     """
     train, test = data.load("digits"), data.load("digits", split="test")
-    return Bench(judge.Judge("brief", judge.train("select", train, epochs=2), 0.0, ""), train, test)
+    return Bench(classifier.Judge("brief", classifier.train("select", train, epochs=2), 0.0, ""), train, test)
 
 
 def test_digits_are_asked_for_in_turn_with_the_defaults_of_the_manifest() -> None:
@@ -228,7 +228,7 @@ def test_the_usual_fid_is_measured_printed_and_kept(
             return float((images.float().mean() - self.real).abs())
 
     shutil.copytree(weights / "pca", tmp_path / "pca")
-    monkeypatch.setattr(judge, "load", lambda _: bench.judge)
+    monkeypatch.setattr(classifier, "load", lambda _: bench.judge)
     monkeypatch.setattr(data, "load", lambda *asked: bench.train if asked[2] == "train" else bench.test)
     monkeypatch.setattr(metrics, "InceptionDistance", Brightness)
     flags = ["evaluate", "pca", "--weights", str(tmp_path), "-n", "200", "--seeds", "0", "--write"]
@@ -275,7 +275,7 @@ def test_figures_go_into_the_manifest_and_what_took_long_stays(
     bench: Bench, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(weights / "gmm", tmp_path / "gmm")
-    monkeypatch.setattr(judge, "load", lambda _: bench.judge)
+    monkeypatch.setattr(classifier, "load", lambda _: bench.judge)
     monkeypatch.setattr(data, "load", lambda *asked: bench.train if asked[2] == "train" else bench.test)
     monkeypatch.setattr(evaluate, "TAUGHT", 200)
     monkeypatch.setattr(evaluate, "TAUGHT_EPOCHS", 1)

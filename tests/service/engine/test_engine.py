@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.base import Rows
-from service.engine.drivers import LoopDriver, ThreadDriver
 from service.engine.engine import Engine, Watcher
+from service.engine.loops import LoopDriver, ThreadDriver
 from service.engine.request import EngineError, Hopeless, Late, Point, QueueFull, Request, Sample, Stopping, Ticket
 from tests.service.engine.walk import SEATS, Walk, ask, finish, images
 

@@ -25,7 +25,7 @@ from training.lab import plots
 from training.lab.distances import histogram, jensen_shannon, wasserstein1
 from training.lab.experiment import Experiment, Findings, Number, Picture, Setting, at_least, at_most, near
 from training.lab.fitting import begin, fit, iterations, points
-from training.lab.known import KnownGAN, KnownWGANGP
+from training.lab.fixed_generator import KnownGAN, KnownWGANGP
 from training.loop import Trainer
 
 POINTS = 20_000

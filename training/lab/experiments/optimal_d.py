@@ -20,7 +20,7 @@ from training.lab import plots
 from training.lab.distances import jensen_shannon, lattice
 from training.lab.experiment import Experiment, Findings, Number, Picture, Setting, at_most, near
 from training.lab.fitting import fit, iterations, points
-from training.lab.known import KnownGAN
+from training.lab.fixed_generator import KnownGAN
 from training.lab.shapes import Gaussians, ring
 
 POINTS = 50_000

@@ -1,0 +1,14 @@
+"""The trials, one file each; the directory is the registry."""
+
+import pkgutil
+from importlib import import_module
+from typing import cast
+
+from chaos.scenario import Trial
+
+NAMES = tuple(sorted(found.name for found in pkgutil.iter_modules(__path__)))
+
+
+def get(name: str) -> Trial:
+    """The trial called `name`, one of NAMES."""
+    return cast(Trial, import_module(f"{__name__}.{name}"))

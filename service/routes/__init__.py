@@ -1,1 +1,0 @@
-"""The verbs of the API; policy is elsewhere."""

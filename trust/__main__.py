@@ -1,7 +1,0 @@
-"""`python -m trust [TRIAL ...]`."""
-
-import sys
-
-from trust.cli import main
-
-sys.exit(main())
