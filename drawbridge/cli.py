@@ -151,7 +151,7 @@ async def connected(args: argparse.Namespace) -> AsyncIterator[AsyncClient]:
     from service.app import create_app
 
     settings = Settings(log_level="warning")
-    if args.model not in (names := store.listing(settings.weights)):
+    if args.model not in (names := store.list_weights(settings.weights)):
         raise UsageError(f"no model {args.model!r}; there are: {', '.join(names) or 'none'}")
     app = create_app(settings, only=args.model)
     async with app.router.lifespan_context(app):

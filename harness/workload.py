@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from models import batch_invariant, memory, store
-from models.base import Family, draw
-from models.nets import fold
+from models.base import Family, sample
+from models.nets import fold_norms
 from models.pixels import to_uint8
 from service.codecs.images import png
 
@@ -23,14 +23,14 @@ def model(name: str) -> Family:
     """The committed weights called `name`, on one CPU thread."""
     torch.set_num_threads(1)
     family, _ = store.load(WEIGHTS / name)
-    fold(family)
+    fold_norms(family)
     return family
 
 
 def prepared(name: str) -> Family:
     """`model(name)`, with all that this service does to it on a CPU besides, and to the process."""
-    memory.keep()
-    batch_invariant.pack(model(name))
+    memory.retain_freed_memory()
+    batch_invariant.prepack_weights(model(name))
     return model(name)
 
 
@@ -45,7 +45,7 @@ def draw_all(asked: Sequence[Asked]) -> list[bytes]:
         family = model(name)
         seed = torch.tensor([asked[i][1] for i in members])
         label = torch.zeros(len(members), family.classes)
-        images = to_uint8(draw(family, seed, torch.zeros_like(seed), label, steps=steps))[:, 0].numpy()
+        images = to_uint8(sample(family, seed, torch.zeros_like(seed), label, steps=steps))[:, 0].numpy()
         found |= {i: png(image) for i, image in zip(members, images, strict=True)}
     return [found[i] for i in range(len(asked))]
 

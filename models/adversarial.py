@@ -56,7 +56,7 @@ class ConvolutionalGAN(Family):
         super().__init__(config, data_shape, classes)
         self.generator = decoder(self.data_shape, config.latent + self.classes, config.generator_width)
 
-    def generated(self, label: Tensor) -> Tensor:
+    def generate_batch(self, label: Tensor) -> Tensor:
         """G of fresh z from torch's global generator, a row for each label [B, classes]: [B, *data_shape]."""
         return self.generate(parallel.randn(len(label), self.config.latent, device=label.device), label)
 
@@ -64,8 +64,8 @@ class ConvolutionalGAN(Family):
         """G(z, y): [B, latent] and [B, classes] -> [B, *data_shape] in [-1, 1]."""
         return self.generator(torch.cat((z, label), dim=1)).tanh()
 
-    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
-        return self.config.truncation * noise.first(seed, index, (self.config.latent,))
+    def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, coefficients: Tensor) -> Tensor:
+        return self.config.truncation * noise.initial(seed, index, (self.config.latent,))
 
     def step(self, rows: Rows) -> Tensor:
         return self.generate(rows.state, rows.label)
@@ -98,9 +98,9 @@ class RelativisticGAN(ConvolutionalGAN):
     """
 
     players = ("discriminator", "generator")
-    opponents = ("discriminator",)
+    training_only = ("discriminator",)
     compiles = False
     config: RelativisticConfig
 
-    def pace(self, player: str) -> float:
+    def lr_multiplier(self, player: str) -> float:
         return self.config.discriminator_pace if player == "discriminator" else 1.0

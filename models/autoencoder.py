@@ -18,7 +18,7 @@ class Autoencoder(Family):
     """
 
     samplers = PRIORS
-    samplers_are = "prior"
+    sampler_parameter = "prior"
     encodes = True
 
     def __init__(
@@ -32,11 +32,11 @@ class Autoencoder(Family):
     def fit(self, x: Tensor, label: Tensor) -> None:
         self.prior.fit(prior.codes(self.encoder, x)[0])
 
-    def plan(self, steps: int, sampler: str | None = None) -> Tensor:
-        return prior.plan(steps, sampler)
+    def schedule(self, steps: int, sampler: str | None = None) -> Tensor:
+        return prior.schedule(steps, sampler)
 
-    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
-        return self.prior.draw(seed, index, link)
+    def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, coefficients: Tensor) -> Tensor:
+        return self.prior.draw(seed, index, coefficients)
 
     def step(self, rows: Rows) -> Tensor:
         return self.decoder(rows.state).tanh()

@@ -65,7 +65,7 @@ class Rows:
     """[B, *S] float32, where each row stands."""
     label: Tensor
     """[B, classes] float32: one-hot, a mixture on the way from one class to another, or zeros for none."""
-    link: Tensor
+    coefficients: Tensor
     """[B, K] float32, the coefficients of the link that each row takes now: its line of `Family.plan`."""
     guidance: Tensor
     """[B] float32, the strength of the label; 1 is the plain conditional model."""
@@ -77,9 +77,9 @@ class Rows:
     """[B] int64, 1 for the first link of the chain."""
 
 
-def columns(rows: Rows) -> tuple[Tensor, ...]:
+def coefficient_columns(rows: Rows) -> tuple[Tensor, ...]:
     """The coefficients of `rows.link` one by one, [B, 1, ...] each, as they multiply the states."""
-    return rows.link.t().reshape(-1, len(rows.link), *[1] * (rows.state.dim() - 1)).unbind()
+    return rows.coefficients.t().reshape(-1, len(rows.coefficients), *[1] * (rows.state.dim() - 1)).unbind()
 
 
 Terms = dict[str, Tensor]
@@ -98,7 +98,7 @@ class Family(nn.Module):
     recipe: ClassVar[Recipe]
     players: ClassVar[tuple[str, ...]] = ()
     """The sides of the training game, each the name of a submodule; empty where `self` is the only one."""
-    opponents: ClassVar[tuple[str, ...]] = ()
+    training_only: ClassVar[tuple[str, ...]] = ()
     """Submodules that only training needs; weights are saved and served without them."""
     conditional: ClassVar[bool] = False
     unconditional: ClassVar[bool] = True
@@ -106,7 +106,7 @@ class Family(nn.Module):
     steps: Range[int] = Range(1, 1, 1)
     samplers: ClassVar[tuple[str, ...]] = ()
     """Names for `plan`, the default first; empty where there is nothing to choose."""
-    samplers_are: ClassVar[Literal["sampler", "prior"]] = "sampler"
+    sampler_parameter: ClassVar[Literal["sampler", "prior"]] = "sampler"
     """The word by which callers choose one."""
     guidance: Range[float] | None = None
     """The strengths of the label that it takes; None where there is nothing to strengthen."""
@@ -129,14 +129,14 @@ class Family(nn.Module):
 
     # -- sampling ------------------------------------------------------------------------------------------------------
 
-    def plan(self, steps: int, sampler: str | None = None) -> Tensor:
+    def schedule(self, steps: int, sampler: str | None = None) -> Tensor:
         """The chain's coefficients [steps, K] float32, one line a link. K may be 0."""
         return torch.zeros(steps, 0)
 
-    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
+    def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, coefficients: Tensor) -> Tensor:
         """The first states [B, *S], a pure function of seed [B] int64, index [B] int64, label [B, classes] and link.
 
-        `link` [B, K] is each row's first line of its plan.
+        `coefficients` [B, K] is each row's first line of its plan.
         """
         raise NotImplementedError
 
@@ -154,9 +154,9 @@ class Family(nn.Module):
         """
         raise NotImplementedError(f"{self.name} has no encoder")
 
-    def way_back(self) -> Tensor:
+    def inversion_schedule(self) -> Tensor:
         """The plan [steps, K] by which what `encode` gives becomes start states, without guidance; of most, empty."""
-        return self.plan(self.steps.minimum)[:0]
+        return self.schedule(self.steps.minimum)[:0]
 
     def log_likelihood(self, x: Tensor, label: Tensor) -> Tensor:
         """A lower bound of log p(x), or log p(code of x), as `likelihood` says: [B] nats for data x [B, *data_shape].
@@ -167,7 +167,7 @@ class Family(nn.Module):
 
     # -- training ------------------------------------------------------------------------------------------------------
 
-    def moves(self) -> tuple[str, ...]:
+    def update_order(self) -> tuple[str, ...]:
         """The players in the order in which they move within one iteration; the first mover draws a fresh batch.
 
         None where gradients have nothing to do.
@@ -178,7 +178,7 @@ class Family(nn.Module):
         """The module whose parameters `name` may change."""
         return self if name == "self" else self.get_submodule(name)
 
-    def pace(self, player: str) -> float:
+    def lr_multiplier(self, player: str) -> float:
         """What the recipe's learning rate is multiplied by for `player`."""
         return 1.0
 
@@ -220,12 +220,12 @@ class Family(nn.Module):
 
     def for_sampling(self) -> "Family":
         """Self without the opponents, frozen and in eval mode, laid out for inference (channels last)."""
-        for opponent in self.opponents:
+        for opponent in self.training_only:
             delattr(self, opponent)
         return self.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
 
-def draw(
+def sample(
     family: Family,
     seed: Tensor,
     index: Tensor,
@@ -239,25 +239,25 @@ def draw(
 
     The engine does the same a link at a time, for rows that came at different times.
     """
-    plan = family.plan(steps, sampler).to(seed.device)
-    state = family.start(seed, index, label, plan[:1].expand(len(seed), -1))
-    return follow(family, state, plan, guidance, seed, index, label)
+    plan = family.schedule(steps, sampler).to(seed.device)
+    state = family.initial_state(seed, index, label, plan[:1].expand(len(seed), -1))
+    return run_schedule(family, state, plan, guidance, seed, index, label)
 
 
 def invert(family: Family, x: Tensor, label: Tensor) -> Tensor:
     """The start states [B, *S] of data x [B, *data_shape]: what `step` and `decode` bring back to x."""
     none = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    return _walk(family, family.encode(x, label), family.way_back().to(x.device), 1.0, none, none, label)
+    return _run_steps(family, family.encode(x, label), family.inversion_schedule().to(x.device), 1.0, none, none, label)
 
 
-def follow(
+def run_schedule(
     family: Family, state: Tensor, plan: Tensor, guidance: float, seed: Tensor, index: Tensor, label: Tensor
 ) -> Tensor:
     """Data [B, *data_shape] at the end of `plan` [steps, K] from start states [B, *S], otherwise as `draw`."""
-    return family.decode(_walk(family, state, plan, guidance, seed, index, label))
+    return family.decode(_run_steps(family, state, plan, guidance, seed, index, label))
 
 
-def _walk(
+def _run_steps(
     family: Family, state: Tensor, plan: Tensor, guidance: float, seed: Tensor, index: Tensor, label: Tensor
 ) -> Tensor:
     strength = torch.full((len(seed),), guidance, device=seed.device)

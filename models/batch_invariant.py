@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MANY_ROWS = 32
+LARGE_BATCH = 32
 """A GEMM of so many and one of any more were never seen to differ."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + bias for x [B, inputs] and weight [outputs, inputs], with rows that do not depend on B."""
     count = len(x)
-    if not x.is_cpu or count >= MANY_ROWS:
+    if not x.is_cpu or count >= LARGE_BATCH:
         return _product(x, weight, bias)
-    missing = max(0, fewest_rows(*weight.shape) - count)
+    missing = max(0, min_invariant_rows(*weight.shape) - count)
     return _product(F.pad(x, (0, 0, 0, missing)) if missing else x, weight, bias)[:count]
 
 
@@ -35,12 +35,12 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 @cache
-def fewest_rows(outputs: int, inputs: int) -> int:
+def min_invariant_rows(outputs: int, inputs: int) -> int:
     """The rows from which on a GEMM of this shape is summed in one order on this CPU, found by trying."""
     with torch.inference_mode():
         source = torch.Generator().manual_seed(0)
-        x, weight = (torch.randn(n, inputs, generator=source) for n in (MANY_ROWS, outputs))
-        truth, rows = _product(x, weight, None), MANY_ROWS
+        x, weight = (torch.randn(n, inputs, generator=source) for n in (LARGE_BATCH, outputs))
+        truth, rows = _product(x, weight, None), LARGE_BATCH
         while rows > 1 and torch.equal(_product(x[: rows - 1], weight, None), truth[: rows - 1]):
             rows -= 1
         return rows
@@ -65,7 +65,7 @@ class Conv2d(nn.Conv2d):
         )
 
 
-class ToPlane(nn.Conv2d):
+class SingleChannelConv(nn.Conv2d):
     """A convolution [B, C, H, W] -> [B, 1, H, W] of 3x3, likewise at evaluation.
 
     oneDNN computes one channel as it would sixteen. Nine products of all channels, one for each place in the kernel,
@@ -83,7 +83,7 @@ class ToPlane(nn.Conv2d):
         return F.fold(kernel @ x.flatten(2), x.shape[2:], 3, padding=1) + self.bias
 
 
-class Packed(nn.Module):
+class PrepackedConv(nn.Module):
     """A convolution that learns nothing any more, on a CPU: oneDNN gets its weights as it wants them laid out.
 
     It would lay them out anew at each call, which for a small batch takes as long as a tenth of the net; and where they
@@ -113,12 +113,12 @@ class Packed(nn.Module):
         return y
 
 
-def pack(module: nn.Module) -> None:
+def prepack_weights(module: nn.Module) -> None:
     """Replace the convolutions in `module`, which is on the CPU and only evaluated from now on; not to be saved."""
     if not torch.backends.mkldnn.is_available():
         return
     for name, child in list(module.named_children()):
-        if isinstance(child, nn.Conv2d | nn.ConvTranspose2d) and not isinstance(child, ToPlane):
-            setattr(module, name, Packed(child))
+        if isinstance(child, nn.Conv2d | nn.ConvTranspose2d) and not isinstance(child, SingleChannelConv):
+            setattr(module, name, PrepackedConv(child))
         else:
-            pack(child)
+            prepack_weights(child)

@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 from models import parallel
 
-EVENLY = 0.25
+UNIFORM_SHARE = 0.25
 """Share of training times that are drawn evenly, for many steps and inversion need them all; the rest by `settling`."""
 
 
-def settling(count: int, device: torch.device) -> Tensor:
+def sample_log_snr(count: int, device: torch.device) -> Tensor:
     """log(signal / noise) [count] where the digit is settled: N(-0.8, 0.8^2), more noise than not.
 
     As for most of the times of Li & He 2025, arXiv 2511.13720.
@@ -29,7 +29,7 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """-log softmax(logits)_label, its mean over the rows whose label is known (not -1): [B, C] and [B] -> scalar."""
     known = label >= 0
     each = F.cross_entropy(logits, label.clamp(min=0), reduction="none")
-    count = parallel.mean(known.sum().float()).clamp(min=1 / parallel.size())
+    count = parallel.all_reduce_mean(known.sum().float()).clamp(min=1 / parallel.size())
     return (each * known).sum() / count
 
 
@@ -40,15 +40,17 @@ def squared_gradient(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return gradient.square().flatten(1).sum(1)
 
 
-def slopes(critic: Callable[[Tensor], Tensor], x: Tensor, generated: Tensor, share: float) -> tuple[Tensor, Tensor]:
+def r1_r2_penalties(
+    critic: Callable[[Tensor], Tensor], x: Tensor, generated: Tensor, share: float
+) -> tuple[Tensor, Tensor]:
     """E|grad critic|^2 at x and at generated [B, ...]: scalars, the penalties R1 and R2 (Mescheder et al. 2018).
 
     Unbiased from the first `share` of the rows, whose second derivatives cost more than the game itself.
     """
-    r1, r2 = (squared_gradient(critic, part(side, share)).mean() for side in (x, generated))
+    r1, r2 = (squared_gradient(critic, leading_share(side, share)).mean() for side in (x, generated))
     return r1, r2
 
 
-def part(x: Tensor, share: float) -> Tensor:
+def leading_share(x: Tensor, share: float) -> Tensor:
     """The first `share` of the rows of x [B, ...], at least one."""
     return x[: max(1, round(share * len(x)))]

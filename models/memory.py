@@ -4,10 +4,10 @@ import contextlib
 import ctypes
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_MOST = 2**30
+_THRESHOLD_BYTES = 2**30
 
 
-def keep() -> None:
+def retain_freed_memory() -> None:
     """Keep what is freed for what comes next, rather than hand it back to the system and take it anew, page by page.
 
     A step allocates and frees the same megabytes over and over; with glibc's defaults a fifth of it may go into page
@@ -15,5 +15,5 @@ def keep() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_TRIM_THRESHOLD, _MOST)
-        mallopt(_MMAP_THRESHOLD, _MOST)
+        mallopt(_TRIM_THRESHOLD, _THRESHOLD_BYTES)
+        mallopt(_MMAP_THRESHOLD, _THRESHOLD_BYTES)

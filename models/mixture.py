@@ -14,7 +14,7 @@ TINY = 1e-12
 
 
 @dataclass(frozen=True)
-class Fitted:
+class MixtureFit:
     """A mixture of K components over D numbers, in float64."""
 
     weights: Tensor
@@ -55,7 +55,7 @@ def fit(
     iterations: int = 100,
     tolerance: float = 1e-4,
     seed: int = 0,
-) -> Fitted:
+) -> MixtureFit:
     """The mixture of `components` that EM finds for x [N, D], from centres spread as k-means++ spreads them.
 
     Maximises log p(x) - scatter / 2 sum_k tr(Sigma_k^-1), where scatter is `prior` times the data's mean variance (a
@@ -64,7 +64,7 @@ def fit(
     x = x.double()
     # Never quite 0, or data that does not vary would have a covariance without a root.
     scatter = max(prior * float(x.var(0).mean()), TINY)
-    nearest = torch.cdist(x, _spread(x, components, seed)).argmin(1)
+    nearest = torch.cdist(x, _kmeans_plus_plus(x, components, seed)).argmin(1)
     responsibility = torch.eye(components, dtype=torch.float64)[nearest]
     objectives: list[float] = []
     for _ in range(iterations):
@@ -79,7 +79,7 @@ def fit(
     return replace(found, objectives=tuple(objectives))
 
 
-def best(x: Tensor, candidates: tuple[int, ...]) -> Fitted:
+def fit_best(x: Tensor, candidates: tuple[int, ...]) -> MixtureFit:
     """The mixture of x [N, D] whose number of components, one of `candidates`, has the lowest BIC."""
     return min((fit(x, count) for count in candidates), key=lambda found: found.bic(x.double()))
 
@@ -96,7 +96,7 @@ class Mixture(nn.Module):
         self.register_buffer("means", torch.zeros(components, size))
         self.register_buffer("cholesky", torch.zeros(components, size, size))
 
-    def hold(self, found: Fitted) -> None:
+    def load_fit(self, found: MixtureFit) -> None:
         """Take over `found`; components that it does not have get the weight 0."""
         count = len(found.weights)
         for buffer, value in (
@@ -111,7 +111,7 @@ class Mixture(nn.Module):
         """log p(x) in nats of the whole mixture for x [N, size]: [N] float64."""
         held = self.weights > 0
         weights = self.weights[held].double()
-        found = Fitted(weights / weights.sum(), self.means[held].double(), self.cholesky[held].double())
+        found = MixtureFit(weights / weights.sum(), self.means[held].double(), self.cholesky[held].double())
         return found.log_density(x.double())
 
     def draw(self, choice: Tensor, eps: Tensor, share: Tensor | None = None) -> Tensor:
@@ -128,28 +128,28 @@ class Mixture(nn.Module):
 class LabelledMixture(Mixture):
     """A mixture of its own, of at most `most` components, for each of `classes`; one for all where that is 0."""
 
-    def __init__(self, most: int, size: int, classes: int) -> None:
-        super().__init__(max(classes, 1) * most, size)
+    def __init__(self, max_components: int, size: int, classes: int) -> None:
+        super().__init__(max(classes, 1) * max_components, size)
         self.classes = classes
-        self.candidates = tuple(1 << k for k in range(most.bit_length()) if 1 << k <= most)
+        self.candidates = tuple(1 << k for k in range(max_components.bit_length()) if 1 << k <= max_components)
         self.owner: Tensor
-        self.register_buffer("owner", torch.zeros(max(classes, 1) * most, dtype=torch.int64))
+        self.register_buffer("owner", torch.zeros(max(classes, 1) * max_components, dtype=torch.int64))
 
     def fit(self, x: Tensor, label: Tensor) -> None:
         """Fit each class's mixture to its own of x [N, size], its number of components by BIC: 1, 2, 4, ..., most."""
-        parts: list[tuple[Fitted, float]] = []
+        parts: list[tuple[MixtureFit, float]] = []
         owners: list[int] = []
         for owner in range(max(self.classes, 1)):
             mine = x[label == owner] if self.classes else x
             if len(mine) > 1:
-                found = best(mine, self.candidates)
+                found = fit_best(mine, self.candidates)
                 parts.append((found, len(mine) / len(x)))
                 owners += [owner] * len(found.weights)
-        self.hold(_joined(parts))
+        self.load_fit(_concatenate(parts))
         self.owner.fill_(-1)
         self.owner[: len(owners)].copy_(torch.tensor(owners))
 
-    def share(self, label: Tensor) -> Tensor:
+    def component_weights(self, label: Tensor) -> Tensor:
         """The components' weights for label [B, classes]: [B, components], all of them where it is zeros."""
         if not self.classes:
             return self.weights.expand(len(label), -1)
@@ -166,7 +166,7 @@ def _log_normal(x: Tensor, mean: Tensor, cholesky: Tensor) -> Tensor:
     return -0.5 * (white.square().sum(0) + len(mean) * math.log(2 * math.pi)) - log_det
 
 
-def _maximise(x: Tensor, responsibility: Tensor, scatter: float) -> Fitted:
+def _maximise(x: Tensor, responsibility: Tensor, scatter: float) -> MixtureFit:
     """The weights, means and covariances that x [N, D] has by responsibility [N, K]."""
     mass = responsibility.sum(0).clamp(min=1e-8)
     means = responsibility.T @ x / mass[:, None]
@@ -176,19 +176,19 @@ def _maximise(x: Tensor, responsibility: Tensor, scatter: float) -> Fitted:
         centred = x - means[k]
         covariance = ((responsibility[:, k, None] * centred).T @ centred + prior) / mass[k]
         triangles.append(torch.linalg.cholesky(covariance))
-    return Fitted(mass / mass.sum(), means, torch.stack(triangles))
+    return MixtureFit(mass / mass.sum(), means, torch.stack(triangles))
 
 
-def _joined(parts: list[tuple[Fitted, float]]) -> Fitted:
+def _concatenate(parts: list[tuple[MixtureFit, float]]) -> MixtureFit:
     """One mixture of several, each with its share."""
-    return Fitted(
+    return MixtureFit(
         torch.cat([share * found.weights for found, share in parts]),
         torch.cat([found.means for found, _ in parts]),
         torch.cat([found.cholesky for found, _ in parts]),
     )
 
 
-def _spread(x: Tensor, count: int, seed: int) -> Tensor:
+def _kmeans_plus_plus(x: Tensor, count: int, seed: int) -> Tensor:
     """`count` of the rows of x, each chosen by its squared distance to those before (Arthur & Vassilvitskii 2007)."""
     generator = torch.Generator().manual_seed(seed)
     centres = [x[int(torch.randint(len(x), (1,), generator=generator))]]

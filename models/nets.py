@@ -102,7 +102,7 @@ class Decoder(nn.Module):
             *_activation(2 * width),
             nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1, bias=False),  # [B, width, 28, 28]
             *_activation(width),
-            batch_invariant.ToPlane(width),
+            batch_invariant.SingleChannelConv(width),
         )
 
     def forward(self, code: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class Decoder(nn.Module):
         layers: list[nn.Module] = [self.stem]
         for layer in self.body:
             if isinstance(layer, nn.BatchNorm2d):
-                _absorb(layers[-1], layer)
+                _fold_into(layers[-1], layer)
             else:
                 layers.append(layer)
             if isinstance(layer, nn.LeakyReLU):
@@ -121,14 +121,14 @@ class Decoder(nn.Module):
         self.body = nn.Sequential(*layers[1:])
 
 
-def fold(family: nn.Module) -> None:
+def fold_norms(family: nn.Module) -> None:
     """Take layers of `family` together where one can do the work of several: quicker, and not to be saved."""
     for module in list(family.modules()):
         if isinstance(module, Decoder | UNet):
             module.fold()
 
 
-def _absorb(layer: nn.Module, norm: nn.BatchNorm2d) -> None:
+def _fold_into(layer: nn.Module, norm: nn.BatchNorm2d) -> None:
     """Let `layer`, a Decoder's, do what `norm` does to what comes out of it, by its running averages."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -147,7 +147,7 @@ def _activation(width: int) -> list[nn.Module]:
     return [parallel.BatchNorm2d(width), nn.LeakyReLU(0.2)]
 
 
-class Modulated(nn.Module):
+class AdaGNResBlock(nn.Module):
     """A residual block whose second half is scaled and shifted by an embedding (adaptive group norm, arXiv 2105.05233).
 
     [B, fan_in, H, W] and what `affine` makes of the embedding, [B, 2 width], -> [B, width, H, W].
@@ -208,14 +208,14 @@ class UNet(nn.Module):
             warnings.filterwarnings("ignore", "Initializing zero-element tensors is a no-op")
             self.label = batch_invariant.Linear(classes, embedding, bias=False)
         self.stem = batch_invariant.Conv2d(4, width, 3, padding=1)
-        self.down_14 = Modulated(width, width, embedding)
+        self.down_14 = AdaGNResBlock(width, width, embedding)
         self.shrink = batch_invariant.Conv2d(width, wide, 4, stride=2, padding=1)
-        self.down_7 = Modulated(wide, wide, embedding)
+        self.down_7 = AdaGNResBlock(wide, wide, embedding)
         self.attention = Attention(wide)
-        self.middle = Modulated(wide, wide, embedding)
-        self.up_7 = Modulated(2 * wide, wide, embedding)
+        self.middle = AdaGNResBlock(wide, wide, embedding)
+        self.up_7 = AdaGNResBlock(2 * wide, wide, embedding)
         self.grow = nn.ConvTranspose2d(wide, width, 4, stride=2, padding=1)
-        self.up_14 = Modulated(2 * width, width, embedding)
+        self.up_14 = AdaGNResBlock(2 * width, width, embedding)
         self.head = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), batch_invariant.Conv2d(width, 4, 3, padding=1))
 
         self.modulations: nn.Module | None = None
@@ -238,7 +238,7 @@ class UNet(nn.Module):
             return [block.affine(embedding) for block in self._blocks()]
         return list(self.modulations(embedding).split([block.affine.out_features for block in self._blocks()], dim=1))
 
-    def _blocks(self) -> tuple[Modulated, ...]:
+    def _blocks(self) -> tuple[AdaGNResBlock, ...]:
         return self.down_14, self.down_7, self.middle, self.up_7, self.up_14
 
     def fold(self) -> None:
@@ -273,14 +273,14 @@ def guided(net: UNet | PointDenoiser, x: Tensor, time: Tensor, label: Tensor, gu
     One pass of twice the rows would round otherwise, and tell a row that asks for none that a neighbour did.
     """
     labelled = net(x, time, label)
-    if not some(guidance != 1):
+    if not any_set(guidance != 1):
         return labelled
     unlabelled = net(x, time, torch.zeros_like(label))
     strength = guidance.view(-1, *[1] * (x.dim() - 1))
     return torch.where(strength == 1, labelled, unlabelled + strength * (labelled - unlabelled))
 
 
-def some(conditions: Tensor) -> bool:
+def any_set(conditions: Tensor) -> bool:
     """Whether any of them holds. A GPU is not asked: to wait for it takes longer than what a no would spare, and the
     graphs in which its kernels are replayed have no branches.
     """

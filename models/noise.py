@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-START = 0
+INITIAL_STEP = 0
 """The step whose noise makes the first state; links of the chain use 1, 2, ..."""
-LABEL = 2**32 - 1
+LABEL_STEP = 2**32 - 1
 """The step reserved for drawing a class where the caller names none."""
 
-CHOICE = 2**32 - 2
+CHOICE_STEP = 2**32 - 2
 """The step reserved for choosing a component of a mixture, or a point of a density."""
 
 MAX_SEED = 2**63 - 1
@@ -48,7 +48,7 @@ def philox(counter: Words, key: Words) -> tuple[Words, Words]:
 
 
 def _philox(counter: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    multiplier, weyl = (_filled(counter, pair)[:, None, None] for pair in (_MULTIPLIERS, _WEYL))
+    multiplier, weyl = (_full_words(counter, pair)[:, None, None] for pair in (_MULTIPLIERS, _WEYL))
     rounds = torch.arange(ROUNDS, device=counter.device)[:, None, None, None] * weyl
     even, odd = counter[0::2], counter[1::2]
     for round_key in (key + rounds) & _MASK:
@@ -59,7 +59,7 @@ def _philox(counter: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     return even, odd
 
 
-def _filled(words: Tensor, values: Sequence[int]) -> Tensor:
+def _full_words(words: Tensor, values: Sequence[int]) -> Tensor:
     """`values` where the words are: nothing is sent to a GPU, whose graphs would not have it."""
     found = words.new_empty(len(values))
     for place, value in zip(found, values, strict=True):
@@ -80,7 +80,7 @@ def _philox_in_place(counter: NDArray[Any], key: NDArray[Any]) -> tuple[NDArray[
     return even, odd
 
 
-def _drawn(seed: Tensor, index: Tensor, step: Tensor, words: int) -> tuple[Any, Any]:
+def _random_words(seed: Tensor, index: Tensor, step: Tensor, words: int) -> tuple[Any, Any]:
     """Words 0 and 2, and words 1 and 3, of as many blocks as hold so many words: [2, B, blocks] each.
 
     Arrays where the tensors are the CPU's.
@@ -103,7 +103,7 @@ def _drawn(seed: Tensor, index: Tensor, step: Tensor, words: int) -> tuple[Any, 
 
 def bits(seed: Tensor, index: Tensor, step: Tensor, words: int) -> Tensor:
     """32 random bits as int64 [B, words] for seed, index, step [B] int64; `words` is rounded up to a multiple of 4."""
-    return _in_order(*_drawn(seed, index, step, words), torch.int64)
+    return _interleave(*_random_words(seed, index, step, words), torch.int64)
 
 
 def normal(seed: Tensor, index: Tensor, step: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -113,14 +113,14 @@ def normal(seed: Tensor, index: Tensor, step: Tensor, shape: tuple[int, ...]) ->
     shows in the float32 that anything else sees.
     """
     size = math.prod(shape)
-    even, odd = _drawn(seed, index, step, size)
+    even, odd = _random_words(seed, index, step, size)
     xp: Any = torch if isinstance(even, Tensor) else np  # the names used here are the same
     radius, angle = xp.sqrt(-2 * xp.log(_uniform(even))), 2 * math.pi * _uniform(odd)
-    drawn = _in_order(radius * xp.cos(angle), radius * xp.sin(angle), torch.float32)
+    drawn = _interleave(radius * xp.cos(angle), radius * xp.sin(angle), torch.float32)
     return drawn[:, :size].reshape(len(seed), *shape)
 
 
-def _in_order(first: Words, second: Words, dtype: torch.dtype) -> Tensor:
+def _interleave(first: Words, second: Words, dtype: torch.dtype) -> Tensor:
     """The first and second of each pair, [2, B, blocks] with a block's two pairs, in order: [B, 4 blocks]."""
     _, count, blocks = first.shape
     device = first.device if isinstance(first, Tensor) else None
@@ -136,17 +136,17 @@ def _uniform(words: Words) -> Words:
     return ((words.to(torch.float64) if isinstance(words, Tensor) else words) + 0.5) * 2.0**-32
 
 
-def first(seed: Tensor, index: Tensor, shape: tuple[int, ...]) -> Tensor:
+def initial(seed: Tensor, index: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The standard normals [B, *shape] that a chain starts from."""
-    return normal(seed, index, torch.full_like(seed, START), shape)
+    return normal(seed, index, torch.full_like(seed, INITIAL_STEP), shape)
 
 
 def classes(seed: Tensor, index: Tensor, count: int) -> Tensor:
     """A class [B] int64 in 0..count-1 for each row, uniform (to 2**-32)."""
-    words = bits(seed, index, torch.full_like(seed, LABEL), 1)[:, 0]
+    words = bits(seed, index, torch.full_like(seed, LABEL_STEP), 1)[:, 0]
     return (words * count) >> 32
 
 
 def uniform(seed: Tensor, index: Tensor) -> Tensor:
     """One number [B] float64 in (0, 1) for each row: for choosing among what is not equally likely."""
-    return _uniform(bits(seed, index, torch.full_like(seed, CHOICE), 1)[:, 0])
+    return _uniform(bits(seed, index, torch.full_like(seed, CHOICE_STEP), 1)[:, 0])

@@ -19,7 +19,7 @@ from torch import distributed as dist
 
 
 @contextmanager
-def joined() -> Iterator[int]:
+def process_group() -> Iterator[int]:
     """Within it, this process shares its batches with those that `torchrun` started beside it; alone if it did not.
 
     Gives the number of this process on its machine, from 0.
@@ -44,27 +44,27 @@ def rank() -> int:
     return dist.get_rank() if size() > 1 else 0
 
 
-def rows(x: Tensor) -> Tensor:
+def shard(x: Tensor) -> Tensor:
     """This process's rows of x [B W, ...]: [B, ...]."""
     return x[rank() :: size()]
 
 
 def randn(count: int, *shape: int, device: torch.device) -> Tensor:
     """N(0, 1) for `count` rows of this process: [count, *shape]."""
-    return rows(torch.randn(count * size(), *shape, device=device))
+    return shard(torch.randn(count * size(), *shape, device=device))
 
 
 def rand(count: int, *shape: int, device: torch.device) -> Tensor:
     """Even numbers in [0, 1) for `count` rows of this process: [count, *shape]."""
-    return rows(torch.rand(count * size(), *shape, device=device))
+    return shard(torch.rand(count * size(), *shape, device=device))
 
 
 def randint(high: int, count: int, device: torch.device) -> Tensor:
     """Whole numbers in 0..high-1 for `count` rows of this process: [count] int64."""
-    return rows(torch.randint(high, (count * size(),), device=device))
+    return shard(torch.randint(high, (count * size(),), device=device))
 
 
-def gathered(x: Tensor) -> Tensor:
+def all_gather(x: Tensor) -> Tensor:
     """The rows of all processes, in their order: [B, ...] -> [B W, ...], differentiable."""
     if size() == 1:
         return x
@@ -73,7 +73,7 @@ def gathered(x: Tensor) -> Tensor:
     return _Sum.apply(whole)
 
 
-def mean(x: Tensor) -> Tensor:
+def all_reduce_mean(x: Tensor) -> Tensor:
     """The mean of all processes' x, which has the same shape in each; differentiable."""
     return _Sum.apply(x) / size() if size() > 1 else x
 
@@ -92,7 +92,7 @@ class _Sum(torch.autograd.Function):
         return _Sum.apply(gradient)
 
 
-def mean_(tensors: Sequence[Tensor]) -> None:
+def all_reduce_mean_(tensors: Sequence[Tensor]) -> None:
     """Put all processes' mean into each of `tensors`, by one exchange. Not differentiable."""
     if size() == 1 or not tensors:
         return
@@ -102,7 +102,7 @@ def mean_(tensors: Sequence[Tensor]) -> None:
         tensor.detach().copy_(part.view_as(tensor))
 
 
-def same_(tensors: Sequence[Tensor]) -> None:
+def broadcast_(tensors: Sequence[Tensor]) -> None:
     """Put what the first process has into `tensors` of all."""
     if size() > 1:
         for tensor in tensors:
@@ -127,19 +127,19 @@ class BatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.training and size() > 1:
             # Here, and not on the method: it imports torch.compile's machinery, which takes as long as all the rest.
-            return torch.compiler.disable(self._together)(x)
+            return torch.compiler.disable(self._synchronized)(x)
         return super().forward(x)
 
-    def _together(self, x: Tensor) -> Tensor:
-        average = mean(x.mean((0, 2, 3)))
+    def _synchronized(self, x: Tensor) -> Tensor:
+        average = all_reduce_mean(x.mean((0, 2, 3)))
         centred = x - average[:, None, None]
-        variance = mean(centred.square().mean((0, 2, 3)))
-        self._remember(average.detach(), variance.detach(), x.numel() // x.shape[1] * size())
+        variance = all_reduce_mean(centred.square().mean((0, 2, 3)))
+        self._update_running_stats(average.detach(), variance.detach(), x.numel() // x.shape[1] * size())
         scale = self.weight * (variance + self.eps).rsqrt()
         return centred * scale[:, None, None] + self.bias[:, None, None]
 
     @torch.no_grad()
-    def _remember(self, average: Tensor, variance: Tensor, count: int) -> None:
+    def _update_running_stats(self, average: Tensor, variance: Tensor, count: int) -> None:
         """Move the running averages by those of `count` numbers, as torch's own batch norm does."""
         assert self.running_mean is not None
         assert self.running_var is not None

@@ -23,12 +23,12 @@ class Prior(nn.Module):
 
     def fit(self, codes: Tensor) -> None:
         """Fit the mixture to codes [N, size]."""
-        self.mixture.hold(mixture.fit(codes.cpu(), len(self.mixture.weights), iterations=30))
+        self.mixture.load_fit(mixture.fit(codes.cpu(), len(self.mixture.weights), iterations=30))
 
-    def draw(self, seed: Tensor, index: Tensor, link: Tensor) -> Tensor:
+    def draw(self, seed: Tensor, index: Tensor, coefficients: Tensor) -> Tensor:
         """Codes [B, size], each from the prior that its link [B, 1] asks for."""
-        eps = noise.first(seed, index, (self.mixture.means.shape[1],))
-        return torch.where(link > 0, self.mixture.draw(noise.uniform(seed, index), eps), eps)
+        eps = noise.initial(seed, index, (self.mixture.means.shape[1],))
+        return torch.where(coefficients > 0, self.mixture.draw(noise.uniform(seed, index), eps), eps)
 
 
 def codes(encode: Callable[[Tensor], Tensor], x: Tensor, count: int = POINTS) -> tuple[Tensor, Tensor]:
@@ -38,6 +38,6 @@ def codes(encode: Callable[[Tensor], Tensor], x: Tensor, count: int = POINTS) ->
         return torch.cat([encode(part) for part in x[order].split(BLOCK)]), order
 
 
-def plan(steps: int, prior: str | None) -> Tensor:
+def schedule(steps: int, prior: str | None) -> Tensor:
     """The one line [steps, 1] of a plan that draws from `prior`."""
     return torch.full((steps, 1), float((prior or PRIORS[0]) == "fitted"))

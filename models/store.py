@@ -80,18 +80,18 @@ def save(directory: Path, family: Family, manifest: Manifest, samples: bytes) ->
     fresh = directory.with_name(f".{directory.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    write(fresh / TENSORS, data)
-    write(fresh / SAMPLES, samples)
-    write(fresh / MANIFEST, _to_json(manifest))
+    write_atomic(fresh / TENSORS, data)
+    write_atomic(fresh / SAMPLES, samples)
+    write_atomic(fresh / MANIFEST, _to_json(manifest))
     if directory.exists():
-        exchange(fresh, directory)
+        swap_directories(fresh, directory)
         shutil.rmtree(fresh)
     else:
         fresh.rename(directory)
     return manifest
 
 
-def exchange(one: Path, other: Path) -> None:
+def swap_directories(one: Path, other: Path) -> None:
     """Give each the other's name: in one step on Linux, so that a crash leaves neither without; else in three."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is not None and not renameat2(HERE, bytes(one), HERE, bytes(other), EXCHANGE):
@@ -103,7 +103,7 @@ def exchange(one: Path, other: Path) -> None:
     between.rename(one)
 
 
-def write(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes) -> None:
     """Replace `path` by `data` in one rename: a crash leaves the old bytes or the new ones, never a part of them."""
     fresh = path.with_name(f".{path.name}.new")
     try:
@@ -125,11 +125,11 @@ def annotate(directory: Path, *, metrics: dict[str, Any] | None = None, caveat: 
         metrics=found.metrics if metrics is None else metrics,
         caveat=found.caveat if caveat is None else caveat,
     )
-    write(directory / MANIFEST, _to_json(manifest))
+    write_atomic(directory / MANIFEST, _to_json(manifest))
     return manifest
 
 
-def listing(root: Path) -> list[str]:
+def list_weights(root: Path) -> list[str]:
     """The names under `root` that have a manifest, sorted."""
     return sorted(path.parent.name for path in root.glob(f"[!.]*/{MANIFEST}"))
 

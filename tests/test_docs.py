@@ -23,7 +23,7 @@ def test_the_page_of_models_shows_every_family_and_every_grid():
     for name in families.names():
         assert f"## {name}\n" in text
         assert families.get(name).about.formula in text
-    for name in store.listing(ROOT / "weights"):
+    for name in store.list_weights(ROOT / "weights"):
         assert f"../weights/{name}/samples.png" in text
 
 

@@ -10,7 +10,7 @@ from models import families, store
 from training import classifier, data, metrics, sources
 
 ROOT = Path(__file__).parent.parent / "weights"
-NAMES = store.listing(ROOT)
+NAMES = store.list_weights(ROOT)
 CODES = {"precision": 0.8, "recall": 0.7, "coverage": 0.8}
 CHAIN = {"precision": 0.87, "recall": 0.85, "coverage": 0.87}
 ASKED = {"accuracy": 0.985, "worst_digit": 0.96}
@@ -87,9 +87,11 @@ def test_an_auto_encoder_s_codes_need_the_density_that_is_fitted_to_them(mnist_r
     family, manifest = store.load(ROOT / "ae")
     assert len(family.prior.mixture.weights) == 40
     judge_ = classifier.load("report")
-    real = judge_.look(data.load("mnist", mnist_root, "test").images)[0]
+    real = judge_.features_and_logits(data.load("mnist", mnist_root, "test").images)[0]
     fitted, standard = (
-        metrics.frechet_distance(real, judge_.look(sources.sample(family, manifest, 0, 500, sampler=prior).images)[0])
+        metrics.frechet_distance(
+            real, judge_.features_and_logits(sources.sample_exported(family, manifest, 0, 500, sampler=prior).images)[0]
+        )
         for prior in ("fitted", "standard")
     )
     assert standard > 4 * fitted
@@ -99,7 +101,10 @@ def test_the_flow_is_good_at_eight_steps():
     family, manifest = store.load(ROOT / "flow")
     assert manifest.defaults["steps"] == 8
     judge_ = classifier.load("report")
-    few, many = (judge_.look(sources.sample(family, manifest, 0, 200, steps=steps).images) for steps in (8, 32))
+    few, many = (
+        judge_.features_and_logits(sources.sample_exported(family, manifest, 0, 200, steps=steps).images)
+        for steps in (8, 32)
+    )
     right = [float((look[1].argmax(1) == torch.arange(200) % 10).double().mean()) for look in (few, many)]
     assert right[0] > 0.95
     assert metrics.frechet_distance(few[0], many[0]) < 0.1
@@ -116,8 +121,12 @@ def test_all_weights_together_are_small_enough_to_clone():
 @pytest.mark.parametrize("name", [name for name in NAMES if store.read_manifest(ROOT / name).classes])
 def test_the_digit_that_is_asked_for_is_drawn_as_often_as_the_manifest_says(name):
     family, manifest = store.load(ROOT / name)
-    drawn = sources.sample(family, manifest, seed=1, count=200)
-    right = (classifier.load("report").look(drawn.images)[1].argmax(1) == drawn.asked).double().mean()
+    drawn = sources.sample_exported(family, manifest, seed=1, count=200)
+    right = (
+        (classifier.load("report").features_and_logits(drawn.images)[1].argmax(1) == drawn.requested_labels)
+        .double()
+        .mean()
+    )
     # Three deviations of a mean of 200.
     expected = manifest.metrics["accuracy"]
     assert float(right) > expected - 3 * (expected * (1 - expected) / 200) ** 0.5 - 0.02
@@ -126,5 +135,5 @@ def test_the_digit_that_is_asked_for_is_drawn_as_often_as_the_manifest_says(name
 def test_no_two_draws_are_the_same():
     for name in NAMES:
         family, manifest = store.load(ROOT / name)
-        drawn = sources.sample(family, manifest, seed=2, count=50)
+        drawn = sources.sample_exported(family, manifest, seed=2, count=50)
         assert len(torch.unique(drawn.images.flatten(1), dim=0)) == 50

@@ -4,5 +4,5 @@ from models import memory
 from training.cli import main
 
 if __name__ == "__main__":
-    memory.keep()
+    memory.retain_freed_memory()
     raise SystemExit(main())

@@ -15,7 +15,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors, numbers, strings and containers of them) in one rename."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    store.write(path, buffer.getvalue())
+    store.write_atomic(path, buffer.getvalue())
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from models import store
 from models.pixels import to_unit
 from models.store import WeightsError
 from training import data
-from training.data import Dataset, Shuffled
+from training.data import Dataset, InfiniteSampler
 
 ROOT = Path(__file__).parent / "judges"
 WIDTHS = {"report": 20, "select": 16}
@@ -52,7 +52,7 @@ class CNN(nn.Module):
 
 
 @dataclass(frozen=True)
-class Judge:
+class Classifier:
     """A frozen classifier."""
 
     name: str
@@ -62,14 +62,14 @@ class Judge:
     digest: str
 
     @torch.inference_mode()
-    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features [N, D] and probabilities [N, 10] of images [N, 1, 28, 28] uint8."""
         seen = [self.net(to_unit(part).contiguous(memory_format=torch.channels_last)) for part in images.split(256)]
         features, logits = (torch.cat(parts) for parts in zip(*seen, strict=True))
         return features, logits.softmax(1)
 
 
-def load(name: str) -> Judge:
+def load(name: str) -> Classifier:
     """The committed judge `name`. Raises WeightsError where its file is missing or not the one of its manifest."""
     directory = ROOT / name
     try:
@@ -90,21 +90,21 @@ def load(name: str) -> Judge:
     except (SafetensorError, RuntimeError) as error:
         raise WeightsError(f"{directory / store.TENSORS} does not fit judge {name}: {error}") from None
     net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
-    return Judge(name, net, accuracy, digest)
+    return Classifier(name, net, accuracy, digest)
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     print(line, flush=True)
 
 
-def train(name: str, train_data: Dataset, epochs: int = EPOCHS, log: Callable[[str], None] = _say) -> CNN:
+def train(name: str, train_data: Dataset, epochs: int = EPOCHS, log: Callable[[str], None] = _print_line) -> CNN:
     """A classifier trained on small shifts, turns and stretches of the data, its learning rate on one cycle."""
     torch.manual_seed(NAMES.index(name))
     net = CNN(WIDTHS[name]).to(memory_format=torch.channels_last)
     iterations = epochs * len(train_data.images) // BATCH
     optimizer = torch.optim.AdamW(net.parameters(), LR, weight_decay=0.02, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, iterations)
-    batches: Iterator[Tensor] = Shuffled(len(train_data.images), BATCH, seed=NAMES.index(name))
+    batches: Iterator[Tensor] = InfiniteSampler(len(train_data.images), BATCH, seed=NAMES.index(name))
     for i in range(iterations):
         index = next(batches)
         x = augmented(to_unit(train_data.images[index])).contiguous(memory_format=torch.channels_last)
@@ -135,7 +135,7 @@ def command(name: str, data_root: Path | None) -> None:
     """Train judge `name` on MNIST, test it, and write it where `load` finds it."""
     mnist, test = (data.load("mnist", data_root, split) for split in ("train", "test"))
     net = train(name, mnist)
-    probabilities = Judge(name, net, 0.0, "").look(test.images)[1]
+    probabilities = Classifier(name, net, 0.0, "").features_and_logits(test.images)[1]
     accuracy = float((probabilities.argmax(1) == test.labels).float().mean())
     content = safetensors.torch.save({key: value.contiguous() for key, value in net.state_dict().items()})
     manifest: dict[str, Any] = {
@@ -147,8 +147,8 @@ def command(name: str, data_root: Path | None) -> None:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
     (ROOT / name).mkdir(parents=True, exist_ok=True)
-    store.write(ROOT / name / store.TENSORS, content)
-    store.write(ROOT / name / store.MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    store.write_atomic(ROOT / name / store.TENSORS, content)
+    store.write_atomic(ROOT / name / store.MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
     print(f"{name}: {100 * accuracy:.2f} % of the test images")
 
 

@@ -28,9 +28,9 @@ from training.log import Log
 from training.loop import DTYPES, Hardware, Trainer, train
 from training.samples import strip_png
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where nothing more can be written."""
-STOPPED = 130
+EXIT_INTERRUPTED = 130
 """Exit status of a run that a signal ended, with its state saved."""
 
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL_ERRNOS:
             raise
         print(f"error: {error.strerror}: what was saved before is whole; make room, then run it again", file=sys.stderr)
         return 1
@@ -116,7 +116,7 @@ def add_fit_flags(command: argparse.ArgumentParser, family: type[Family]) -> Non
 
 def run_fit(args: argparse.Namespace) -> int:
     """Train, or go on training; with the processes beside this one, if `torchrun` started several."""
-    with parallel.joined() as number:
+    with parallel.process_group() as number:
         return fit(args, number)
 
 
@@ -138,38 +138,42 @@ def fit(args: argparse.Namespace, number: int) -> int:
         revision=family.revision,
     )
     run = args.run or Path("runs") / args.family
-    trainer = built(config, dataset, Hardware(_device(args.device, number), args.compile))
+    trainer = build_trainer(config, dataset, Hardware(_device(args.device, number), args.compile))
     every = args.every or len(dataset.images)
     if parallel.rank():  # the first keeps the time, and has the last word
-        train(trainer, run, None, every, stopper(None))
+        train(trainer, run, None, every, stop_reason(None))
         return 0
-    config.save_or_match(run / CONFIG)
+    config.save_or_verify(run / CONFIG)
     print((run / CONFIG).read_text(), end="")
     print(
         f"data: {dataset.name}, {len(dataset.images)} images; device: {trainer.hardware.device}; run: {run}", flush=True
     )
-    with Log(run, trainer.goal, interval=max(2048, trainer.recipe.batch)) as log:
-        reason = train(trainer, run, log, every, stopper(args.max_minutes))
+    with Log(run, trainer.total_images, interval=max(2048, trainer.recipe.batch)) as log:
+        reason = train(trainer, run, log, every, stop_reason(args.max_minutes))
     if reason is None:
-        print(f"done: {trainer.seen} images in {trainer.seconds / 60:.1f} min; next: python -m training export {run}")
+        print(
+            f"done: {trainer.images_seen} images in {trainer.seconds / 60:.1f} min; next: python -m training export {run}"
+        )
         return 0
-    print(f"stopped ({reason}) at {trainer.images} of {trainer.goal} images, all saved; run the same command to go on")
-    return 0 if reason == "time is up" else STOPPED
+    print(
+        f"stopped ({reason}) at {trainer.images} of {trainer.total_images} images, all saved; run the same command to go on"
+    )
+    return 0 if reason == "time is up" else EXIT_INTERRUPTED
 
 
-def built(config: RunConfig, dataset: data.Dataset, hardware: Hardware) -> Trainer:
+def build_trainer(config: RunConfig, dataset: data.Dataset, hardware: Hardware) -> Trainer:
     """The trainer. Raises ConfigError where the flags ask for nets or batches that cannot be."""
     if not 0 < config.recipe["batch"] <= len(dataset.images):
         raise ConfigError(f"--batch: {len(dataset.images)} images are there to take at least 1 and at most all from")
     if config.recipe["batch"] % parallel.size():
         raise ConfigError(f"--batch: {parallel.size()} processes share each batch; give a multiple of that")
     try:
-        return Trainer.begun(config, dataset, hardware)
+        return Trainer.from_config(config, dataset, hardware)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"these settings make no {config.family}: {' '.join(str(error).split())}") from None
 
 
-def stopper(max_minutes: float | None) -> Callable[[], str | None]:
+def stop_reason(max_minutes: float | None) -> Callable[[], str | None]:
     """A function that gives the reason to stop once a SIGINT or SIGTERM came or the time is up, until then None."""
     reasons: list[str] = []
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -185,7 +189,7 @@ def add_export(command: argparse.ArgumentParser) -> None:
     command.add_argument("--weights", type=Path, default=Path("weights"), help="directory that all weights lie in")
     command.add_argument("--checkpoint", choices=("best", "latest"), default="latest")
     command.add_argument("--data-root", type=Path)
-    add_plan(command, "what a request gets that names none; likewise below")
+    add_sampling_flags(command, "what a request gets that names none; likewise below")
     command.set_defaults(command=run_export)
 
 
@@ -196,7 +200,7 @@ def run_strip(args: argparse.Namespace) -> None:
     grids = sorted((args.run / "grids").glob("*.png"))[args.every - 1 :: args.every]
     if not grids:
         raise ConfigError(f"{args.run} has no {args.every} grids yet; let it train")
-    store.write(args.output, strip_png(grids))
+    store.write_atomic(args.output, strip_png(grids))
     print(f"{args.output}: {len(grids)} rows")
 
 
@@ -208,7 +212,7 @@ def run_caveat(directory: Path, text: str) -> None:
 
 def run_report(args: argparse.Namespace) -> None:
     """Write the page."""
-    store.write(args.output, report.page(args.weights).encode())
+    store.write_atomic(args.output, report.page(args.weights).encode())
     print(args.output)
 
 
@@ -230,7 +234,7 @@ def run_lab(args: argparse.Namespace) -> int:
     return lab.command(args.names, setting, args.seeds, output)
 
 
-def add_plan(command: argparse.ArgumentParser, help_: str) -> None:
+def add_sampling_flags(command: argparse.ArgumentParser, help_: str) -> None:
     """How to draw, as far as the family leaves a choice."""
     command.add_argument("--steps", type=int, help=help_)
     command.add_argument(
@@ -239,7 +243,7 @@ def add_plan(command: argparse.ArgumentParser, help_: str) -> None:
     command.add_argument("--guidance", type=float)
 
 
-def plan(args: argparse.Namespace) -> dict[str, Any]:
+def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
     """What was said of how to draw."""
     return {key: value for key in ("steps", "sampler", "guidance") if (value := getattr(args, key)) is not None}
 
@@ -248,7 +252,7 @@ def run_export(args: argparse.Namespace) -> None:
     """Write weights/NAME."""
     run = args.run if args.run.exists() or args.run.is_absolute() else Path("runs") / args.run
     directory = args.weights / (args.name or run.name)
-    manifest = export(run, directory, args.checkpoint, plan(args), args.data_root)
+    manifest = export(run, directory, args.checkpoint, sampling_options(args), args.data_root)
     print(f"{directory}: {manifest.family}, {manifest.parameters} parameters, SHA-256 {manifest.digest[:12]}")
 
 
@@ -277,8 +281,8 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
         "--worst", type=Path, metavar="DIR", help="write a picture of the 30 draws the judge is least sure of"
     )
     command.add_argument("--write", action="store_true", help="put the figures into the manifests")
-    add_plan(command, "in place of what the manifest gives a request that names none; likewise below")
-    command.set_defaults(command=lambda args: evaluate.command(args, plan(args)))
+    add_sampling_flags(command, "in place of what the manifest gives a request that names none; likewise below")
+    command.set_defaults(command=lambda args: evaluate.command(args, sampling_options(args)))
 
 
 def _add_field(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], default: Any) -> None:

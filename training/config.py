@@ -27,11 +27,11 @@ class RunConfig:
     revision: int = 1
     """The family's, when the run was begun."""
 
-    def save_or_match(self, path: Path) -> None:
+    def save_or_verify(self, path: Path) -> None:
         """Write to `path`, or where a run was begun there, hold against it. Raises ConfigError with the difference."""
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            store.write(path, (json.dumps(asdict(self), indent=2) + "\n").encode())
+            store.write_atomic(path, (json.dumps(asdict(self), indent=2) + "\n").encode())
             return
         begun, asked = (_flat(json.loads(json.dumps(asdict(run)))) for run in (RunConfig.read(path), self))
         changed = [
@@ -62,14 +62,14 @@ class RunConfig:
         return Recipe(**{**self.recipe, "betas": tuple(self.recipe["betas"])})
 
 
-def check_plan(family: Family, plan: dict[str, Any]) -> None:
+def check_sampling_options(family: Family, plan: dict[str, Any]) -> None:
     """Raises ConfigError where `steps`, `sampler` or `guidance` is nothing that `family` can be asked for."""
     steps, sampler, guidance = plan.get("steps"), plan.get("sampler"), plan.get("guidance")
     if steps is not None and not family.steps.minimum <= steps <= family.steps.maximum:
         raise ConfigError(f"--steps: {family.name} takes {family.steps.minimum} to {family.steps.maximum}")
     if sampler is not None and sampler not in family.samplers:
         raise ConfigError(
-            f"--{family.samplers_are}: {family.name} has {', '.join(family.samplers) or 'none; leave it out'}"
+            f"--{family.sampler_parameter}: {family.name} has {', '.join(family.samplers) or 'none; leave it out'}"
         )
     if guidance is None:
         return

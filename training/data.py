@@ -67,7 +67,7 @@ def load(name: str, root: Path | None = None, split: Split = "train") -> Dataset
     raise DataError(f"no data set is called {name!r}, nor is it a folder; there are: {', '.join(NAMES)}")
 
 
-class Shuffled(Iterator[Tensor]):
+class InfiniteSampler(Iterator[Tensor]):
     """Indices of one full batch after another, [batch] int64, for ever.
 
     Every epoch is a permutation that is a pure function of (seed, epoch); what is left of one begins the next batch, so

@@ -43,7 +43,7 @@ def command() -> None:
 
 def pages(root: Path) -> dict[Path, str]:
     """The text of every generated file of the project at `root`."""
-    manifests = {name: store.read_manifest(root / "weights" / name) for name in store.listing(root / "weights")}
+    manifests = {name: store.read_manifest(root / "weights" / name) for name in store.list_weights(root / "weights")}
     readme, quality = root / "README.md", root / "docs" / "quality.md"
     return {
         root / "docs" / "models.md": page(manifests),
@@ -129,8 +129,8 @@ def page(manifests: dict[str, Manifest]) -> str:
 
 def words(manifest: Manifest) -> list[str]:
     """What a request gets that does not say, as it would say it."""
-    samplers_are = families.get(manifest.family).samplers_are
-    return [f"{samplers_are if key == 'sampler' else key} {value}" for key, value in manifest.defaults.items()]
+    sampler_parameter = families.get(manifest.family).sampler_parameter
+    return [f"{sampler_parameter if key == 'sampler' else key} {value}" for key, value in manifest.defaults.items()]
 
 
 def _card(name: str, manifest: Manifest) -> str:

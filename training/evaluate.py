@@ -16,18 +16,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import store
-from models.base import Family, follow, invert
-from models.batch_invariant import MANY_ROWS
+from models.base import Family, invert, run_schedule
+from models.batch_invariant import LARGE_BATCH
 from models.pixels import to_uint8, to_unit
 from models.store import Manifest
 from training import classifier, data, metrics
-from training.classifier import Judge
+from training.classifier import Classifier
 from training.config import ConfigError
 from training.data import Dataset
 from training.samples import grid_png
-from training.sources import BATCH, Drawn, Service, Source, Weights, sample
+from training.sources import BATCH, SampleSet, Service, Source, Weights, sample_exported
 
-FEWEST = 100
+MIN_SAMPLES = 100
 RECONSTRUCTED = 1000
 """Test images that are taken through a code and back."""
 TAUGHT, TAUGHT_EPOCHS = 60_000, 3
@@ -46,25 +46,25 @@ OF_WEIGHTS = ("test_elbo", "code_log_density", "reconstruction_error")
 COLUMNS = ("mnist_cnn_fd", "kid", "precision", "recall", "density", "coverage", "accuracy", "worst_digit")
 
 
-class Bench:
+class Evaluator:
     """The test split as a judge sees it, and what real images score against it.
 
     With the net of the literature's FID, figures have that too.
     """
 
     def __init__(
-        self, judge_: Judge, train: Dataset, test: Dataset, fid: metrics.InceptionDistance | None = None
+        self, judge_: Classifier, train: Dataset, test: Dataset, fid: metrics.InceptionDistance | None = None
     ) -> None:
         self.judge, self.train, self.test, self.fid = judge_, train, test, fid
-        self.real = judge_.look(test.images)[0]
+        self.real = judge_.features_and_logits(test.images)[0]
         self.pixels = train.images.flatten(1).float()
         self.test_gap = metrics.nearest(self.pixels, test.images[:1000].flatten(1).float()).mean()
         if fid:
             fid.hold_against(test.images)
 
-    def measure(self, drawn: Drawn) -> dict[str, Any]:
+    def measure(self, drawn: SampleSet) -> dict[str, Any]:
         """Every figure of the samples."""
-        features, probabilities = self.judge.look(drawn.images)
+        features, probabilities = self.judge.features_and_logits(drawn.images)
         judged = probabilities.argmax(1)
         overlap = metrics.coverage(self.real, features)
         gap = metrics.nearest(self.pixels, drawn.images[:1000].flatten(1).float()).mean()
@@ -78,21 +78,25 @@ class Bench:
         }
         if self.fid:
             figures["fid"] = self.fid.distance(drawn.images)
-        if drawn.asked is not None:
-            right = (judged == drawn.asked).double()
-            digits = [float(right[drawn.asked == digit].mean()) for digit in range(10)]
+        if drawn.requested_labels is not None:
+            right = (judged == drawn.requested_labels).double()
+            digits = [float(right[drawn.requested_labels == digit].mean()) for digit in range(10)]
             figures |= {"accuracy": float(right.mean()), "worst_digit": min(digits), "accuracy_by_digit": digits}
         return figures
 
-    def worst(self, drawn: Drawn) -> Tensor:
+    def least_confident(self, drawn: SampleSet) -> Tensor:
         """The draws that the judge is least sure of, of the digit asked for or of any, worst first: [30, 1, 28, 28]."""
-        probabilities = self.judge.look(drawn.images)[1]
-        sure = probabilities.amax(1) if drawn.asked is None else probabilities.gather(1, drawn.asked[:, None])[:, 0]
+        probabilities = self.judge.features_and_logits(drawn.images)[1]
+        sure = (
+            probabilities.amax(1)
+            if drawn.requested_labels is None
+            else probabilities.gather(1, drawn.requested_labels[:, None])[:, 0]
+        )
         return drawn.images[sure.argsort()[:WORST]]
 
-    def floor(self, count: int) -> dict[str, Any]:
+    def real_baseline(self, count: int) -> dict[str, Any]:
         """What `count` real training images score. How near they are to themselves says nothing and is left out."""
-        figures = self.measure(Drawn(self.train.images[:count], self.train.labels[:count]))
+        figures = self.measure(SampleSet(self.train.images[:count], self.train.labels[:count]))
         return {name: value for name, value in figures.items() if name != "nearest_training_ratio"}
 
 
@@ -120,32 +124,32 @@ def cost(family: Family, manifest: Manifest, **asked: Any) -> dict[str, Any]:
     """What an image costs: multiplications, and how many one CPU core draws in a second that it has to itself."""
     # Fewer rows may be padded. The fused kernel of attention is not counted.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        sample(family, manifest, seed=0, count=MANY_ROWS, **asked)
+        sample_exported(family, manifest, seed=0, count=LARGE_BATCH, **asked)
     times = []
     for seed in range(3):
         begin = time.process_time()
-        sample(family, manifest, seed, BATCH, **asked)
+        sample_exported(family, manifest, seed, BATCH, **asked)
         times.append(time.process_time() - begin)
     processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     speed = BATCH / statistics.median(times)
-    macs = counter.get_total_flops() // 2 // MANY_ROWS
+    macs = counter.get_total_flops() // 2 // LARGE_BATCH
     return {"macs": macs, "images_per_core_second": speed, "cpu": processor}
 
 
 def _reconstruction_errors(family: Family, manifest: Manifest, x: Tensor, label: Tensor) -> Tensor:
     """Mean squared difference of x [B, 1, 28, 28] from what comes back of it: [B]."""
     asked = {**store.defaults(family, manifest), **family.inversion}
-    plan = family.plan(asked["steps"], asked["sampler"])
+    plan = family.schedule(asked["steps"], asked["sampler"])
     zero = torch.zeros(len(x), dtype=torch.int64)
-    back = follow(family, invert(family, x, label), plan, asked["guidance"], zero, zero, label)
+    back = run_schedule(family, invert(family, x, label), plan, asked["guidance"], zero, zero, label)
     return ((to_uint8(back).double() - to_uint8(x).double()) / 255).square().mean((1, 2, 3))
 
 
-def taught(images: Tensor, labels: Tensor, test: Dataset) -> dict[str, float]:
+def classification_accuracy_score(images: Tensor, labels: Tensor, test: Dataset) -> dict[str, float]:
     """How well a classifier that has seen nothing but these images knows the test split (Ravuri & Vinyals 2019)."""
     samples = data.make("samples", images, labels, test.classes)
-    pupil = Judge("pupil", classifier.train("select", samples, TAUGHT_EPOCHS, log=lambda _: None), 0.0, "")
-    return {CAS: float((pupil.look(test.images)[1].argmax(1) == test.labels).double().mean())}
+    pupil = Classifier("pupil", classifier.train("select", samples, TAUGHT_EPOCHS, log=lambda _: None), 0.0, "")
+    return {CAS: float((pupil.features_and_logits(test.images)[1].argmax(1) == test.labels).double().mean())}
 
 
 def over_seeds(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -168,10 +172,10 @@ def command(args: argparse.Namespace, plan: dict[str, Any]) -> int:
     source: Source = Service(args.against) if args.against else Weights(args.weights)
     judge_ = classifier.load(args.judge or ("select" if plan else "report"))
     train, test = (data.load("mnist", args.data_root, split) for split in ("train", "test"))
-    bench = Bench(judge_, train, test, fid)
-    floor = bench.floor(args.n)
+    bench = Evaluator(judge_, train, test, fid)
+    floor = bench.real_baseline(args.n)
     if args.taught:
-        floor |= taught(train.images, train.labels, test)
+        floor |= classification_accuracy_score(train.images, train.labels, test)
     print(f"{args.n} images against the 10,000 of the test split, by the judge {judge_.name!r}", flush=True)
     print("".join(f"{title:>13}" for title in ("", *COLUMNS)))
     _print_row("real", floor)
@@ -184,12 +188,12 @@ def command(args: argparse.Namespace, plan: dict[str, Any]) -> int:
             real = {**_costly(former.get("real", {})), **floor}
             store.annotate(args.weights / name, metrics={**_costly(former), **figures, "real": real})
         elif not plan:
-            contradicted |= _print_comparison(figures, source.published(name))
+            contradicted |= _print_comparison(figures, source.published_metrics(name))
     return int(contradicted)
 
 
 def _measured(
-    args: argparse.Namespace, plan: dict[str, Any], source: Source, bench: Bench, name: str
+    args: argparse.Namespace, plan: dict[str, Any], source: Source, bench: Evaluator, name: str
 ) -> dict[str, Any]:
     """Every figure of one model, as a manifest holds it; writes the picture of the worst draws where it is wanted."""
     drawn = [source.sample(name, seed, args.n, **plan) for seed in args.seeds]
@@ -198,10 +202,10 @@ def _measured(
         figures |= properties(*store.load(args.weights / name), bench.test, **plan)
     if args.taught and "accuracy" in figures:
         lesson = source.sample(name, args.seeds[0], TAUGHT, **plan)
-        assert lesson.asked is not None
-        figures |= taught(lesson.images, lesson.asked, bench.test)
+        assert lesson.requested_labels is not None
+        figures |= classification_accuracy_score(lesson.images, lesson.requested_labels, bench.test)
     if args.worst:
-        store.write(args.worst / f"{name}.png", grid_png(to_unit(bench.worst(drawn[0]))))
+        store.write_atomic(args.worst / f"{name}.png", grid_png(to_unit(bench.least_confident(drawn[0]))))
     judge_ = {"name": bench.judge.name, "digest": bench.judge.digest}
     return {**figures, "samples": args.n, "seeds": args.seeds, "judge": judge_}
 
@@ -218,8 +222,8 @@ def _check(args: argparse.Namespace, plan: dict[str, Any]) -> None:
         raise ConfigError("--write is for the weights that lie here; leave out --against")
     if args.worst:
         args.worst.mkdir(parents=True, exist_ok=True)
-    if args.n < FEWEST:
-        raise ConfigError(f"-n {args.n}: fewer than {FEWEST} samples say nothing about a distribution")
+    if args.n < MIN_SAMPLES:
+        raise ConfigError(f"-n {args.n}: fewer than {MIN_SAMPLES} samples say nothing about a distribution")
 
 
 def _inception(path: Path) -> metrics.InceptionDistance:

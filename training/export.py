@@ -12,7 +12,7 @@ import torch
 from models import families, store
 from models.store import Manifest
 from training import checkpoint, data
-from training.config import ConfigError, RunConfig, check_plan
+from training.config import ConfigError, RunConfig, check_sampling_options
 from training.log import curves
 from training.loop import Hardware, Trainer
 from training.samples import fixed_samples, grid_png
@@ -32,11 +32,11 @@ def export(run: Path, directory: Path, which: str, defaults: dict[str, Any], dat
     if config.revision != families.get(config.family).revision:
         raise ConfigError(f"{run} trained an older revision of {config.family}; begin a new run")
     dataset = data.load(config.data, data_root, "train")
-    trainer = Trainer.begun(config, dataset, Hardware(torch.device("cpu")))
+    trainer = Trainer.from_config(config, dataset, Hardware(torch.device("cpu")))
     state = checkpoint.load(path)
     trainer.load_state_dict(state)
     family = trainer.average
-    check_plan(family, defaults)
+    check_sampling_options(family, defaults)
     trainer.fit()
     manifest = Manifest(
         family=config.family,
@@ -47,7 +47,7 @@ def export(run: Path, directory: Path, which: str, defaults: dict[str, Any], dat
         defaults={**family.defaults(), **defaults},
         dataset={"name": config.data, "digest": dataset.digest, "images": len(dataset.images)},
         training={
-            "images_seen": trainer.seen,
+            "images_seen": trainer.images_seen,
             "seconds": round(trainer.seconds, 1),
             "device": state["device"],
             "precision": config.precision,

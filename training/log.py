@@ -54,7 +54,7 @@ class Log:
                 for line in path.read_text().splitlines(keepends=True)
                 if _entry(line).get("images", sys.maxsize) <= images
             ]
-            store.write(path, "".join(kept).encode())
+            store.write_atomic(path, "".join(kept).encode())
         self.board = Board(self.run / "tensorboard", images + 1)
 
     def progress(self, images: int, terms: dict[str, Tensor]) -> None:
@@ -73,7 +73,7 @@ class Log:
         """The samples' distance to the data, and their picture."""
         self._write(images, {"sample_distance": score})
         if png is not None:
-            store.write(self.run / "grids" / f"{images:010d}.png", png)
+            store.write_atomic(self.run / "grids" / f"{images:010d}.png", png)
 
     def _write(self, images: int, scalars: dict[str, float]) -> None:
         with (self.run / LINES).open("a") as file:

@@ -16,7 +16,7 @@ from models.base import Family, Recipe
 from models.pixels import to_unit
 from training import checkpoint
 from training.config import ConfigError, RunConfig
-from training.data import Dataset, Shuffled
+from training.data import Dataset, InfiniteSampler
 from training.log import Log
 from training.samples import distance, fixed_samples, grid_png
 
@@ -48,17 +48,17 @@ class Trainer:
             player: torch.optim.Adam(
                 self.family.player(player).parameters(), self.recipe.lr, self.recipe.betas, fused=True
             )
-            for player in dict.fromkeys(self.family.moves())
+            for player in dict.fromkeys(self.family.update_order())
         }
         self.scaler = torch.amp.GradScaler(hardware.device.type, enabled=precision == "f16")
-        self.batches = Shuffled(len(data.images), self.recipe.batch, seed)
+        self.batches = InfiniteSampler(len(data.images), self.recipe.batch, seed)
         self.images, self.seconds, self.best = 0, 0.0, math.inf
         if hardware.compile:
             for net in self.family.children():
                 net.compile()
 
     @classmethod
-    def begun(cls, config: RunConfig, data: Dataset, hardware: Hardware) -> "Trainer":
+    def from_config(cls, config: RunConfig, data: Dataset, hardware: Hardware) -> "Trainer":
         """The trainer of a run: what `config` says, its nets as its seed makes them."""
         torch.manual_seed(config.seed)
         family = families.get(config.family)(config.model_config(), tuple(data.images.shape[1:]), len(data.classes))
@@ -66,14 +66,14 @@ class Trainer:
         return cls(family, recipe, data, hardware, seed=config.seed, precision=config.precision)
 
     @property
-    def goal(self) -> int:
+    def total_images(self) -> int:
         """Images after which the run is done; 0 where gradients have nothing to do."""
         return math.ceil(self.recipe.epochs * len(self.data.images)) if self.optimizers else 0
 
     @property
-    def seen(self) -> int:
+    def images_seen(self) -> int:
         """Images that the weights come from, counting one as often as it was seen."""
-        return self.images if self.goal else len(self.data.images)
+        return self.images if self.total_images else len(self.data.images)
 
     def fit(self) -> None:
         """Have the averaged family estimate what gradients do not."""
@@ -82,15 +82,15 @@ class Trainer:
                 to_unit(self.data.images).to(self.hardware.device), self.data.labels.to(self.hardware.device)
             )
 
-    def iterate(self) -> dict[str, Tensor]:
+    def train_step(self) -> dict[str, Tensor]:
         """Every player's move once, then the average: one iteration. Returns the named terms, still on the device."""
         terms: dict[str, Tensor] = {}
         before = self.images
-        first, *_ = moves = self.family.moves()
+        first, *_ = moves = self.family.update_order()
         for player in moves:
             if player == first:
                 x, label = self.next_batch()
-            terms |= {_term(player, name): value for name, value in self.move(player, x, label).items()}
+            terms |= {_term(player, name): value for name, value in self.optimizer_step(player, x, label).items()}
         if parallel.rank() == 0:  # which measures and saves
             self.update_average(self.images - before)
         return terms
@@ -99,25 +99,25 @@ class Trainer:
         """Images [B, ...] in [-1, 1] and labels [B] on the device, this process's; counts those of all."""
         index = next(self.batches)
         self.images += len(index)
-        index = parallel.rows(index)
+        index = parallel.shard(index)
         x = to_unit(self.data.images[index].to(self.hardware.device, non_blocking=True))
         if x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         return x, self.data.labels[index].to(self.hardware.device, non_blocking=True)
 
-    def move(self, player: str, x: Tensor, label: Tensor) -> dict[str, Tensor]:
+    def optimizer_step(self, player: str, x: Tensor, label: Tensor) -> dict[str, Tensor]:
         """One optimiser step of `player`; the others' parameters stand still and get no gradient."""
         optimizer = self.optimizers[player]
-        pace = self.family.pace(player)
+        pace = self.family.lr_multiplier(player)
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for group in optimizer.param_groups:
-            group["lr"] = pace * learning_rate(self.recipe, self.images - self.recipe.batch, self.goal)
+            group["lr"] = pace * learning_rate(self.recipe, self.images - self.recipe.batch, self.total_images)
         dtype = DTYPES[self.precision]
         with torch.autocast(self.hardware.device.type, dtype, enabled=dtype != torch.float32):
             terms = self.family.loss(player, x, label)
         gradients = torch.autograd.grad(self.scaler.scale(terms["loss"]), parameters, allow_unused=True)
         found = {name: value.detach() for name, value in terms.items()}
-        parallel.mean_([*(gradient for gradient in gradients if gradient is not None), *found.values()])
+        parallel.all_reduce_mean_([*(gradient for gradient in gradients if gradient is not None), *found.values()])
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         self.scaler.step(optimizer)
@@ -195,26 +195,26 @@ def train(trainer: Trainer, run: Path, log: Log | None, every: int, stop: Callab
         trainer.load_state_dict(checkpoint.load(latest))
     if log is not None:
         log.rewind(trainer.images)  # of a run that was killed before its first checkpoint there may be lines too
-    if log is not None and not trainer.goal and not begun:
+    if log is not None and not trainer.total_images and not begun:
         before_fit = time.monotonic()
-        judge(trainer, run, log)
+        validate(trainer, run, log)
         trainer.seconds = time.monotonic() - before_fit
         checkpoint.save(latest, trainer.state_dict())
-    parallel.same_(list(trainer.family.state_dict().values()))
+    parallel.broadcast_(list(trainer.family.state_dict().values()))
     reason = None
     clock = time.monotonic()
-    while trainer.images < trainer.goal and reason is None:
+    while trainer.images < trainer.total_images and reason is None:
         before = trainer.images
-        terms = trainer.iterate()
+        terms = trainer.train_step()
         reason = stop()
         if parallel.any_of(reason is not None):
             reason = reason or "another process stopped"
         if log is None:
             continue
         log.progress(trainer.images, terms)
-        due = trainer.images // every > before // every or trainer.images >= trainer.goal
+        due = trainer.images // every > before // every or trainer.images >= trainer.total_images
         if due:
-            judge(trainer, run, log)
+            validate(trainer, run, log)
         if due or reason or time.monotonic() - clock > 120:
             now = time.monotonic()
             trainer.seconds += now - clock
@@ -223,7 +223,7 @@ def train(trainer: Trainer, run: Path, log: Log | None, every: int, stop: Callab
     return reason
 
 
-def judge(trainer: Trainer, run: Path, log: Log) -> None:
+def validate(trainer: Trainer, run: Path, log: Log) -> None:
     """Draw the grid with the noise of always, measure the samples, and keep the weights if they are the best yet."""
     trainer.fit()
     samples = fixed_samples(trainer.average, trainer.hardware.device)

@@ -44,7 +44,7 @@ COSTS = ("parameters", "MACs an image", "images/s a core", "training, min")
 
 def page(root: Path) -> str:
     """The page on the weights under `root`, with everything it needs in it."""
-    manifests = {name: store.read_manifest(root / name) for name in store.listing(root)}
+    manifests = {name: store.read_manifest(root / name) for name in store.list_weights(root)}
     cards = [_card(name, manifest, (root / name / store.SAMPLES).read_bytes()) for name, manifest in manifests.items()]
     return f"""<!doctype html>
 <html lang="en">

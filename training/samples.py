@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from models.base import Family, draw
+from models.base import Family, sample
 from models.pixels import to_uint8, to_unit
 from training.data import Dataset
 
@@ -28,7 +28,7 @@ def fixed_samples(family: Family, device: torch.device, count: int = COUNT, **as
     for first in range(0, count, 64):
         index = torch.arange(first, min(first + 64, count), device=device)
         label = family.one_hot(index % max(family.classes, 1))
-        parts.append(draw(family, torch.zeros_like(index), index, label, **asked))
+        parts.append(sample(family, torch.zeros_like(index), index, label, **asked))
     return torch.cat(parts).cpu()
 
 

@@ -13,23 +13,23 @@ import torch
 from torch import Tensor
 
 from models import store
-from models.base import Family, draw
+from models.base import Family, sample
 from models.pixels import to_uint8
 from models.store import Manifest
-from training.config import ConfigError, check_plan
+from training.config import ConfigError, check_sampling_options
 
 BATCH = 64
-PATIENCE = 600.0
+TIMEOUT_SECONDS = 600.0
 """Seconds that an answer may take."""
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampleSet:
     """Samples, and what they were asked to be."""
 
     images: Tensor
     """[N, 1, 28, 28] uint8."""
-    asked: Tensor | None
+    requested_labels: Tensor | None
     """[N] int64, or None where the model cannot be asked."""
 
 
@@ -39,10 +39,10 @@ class Source(Protocol):
     def names(self) -> list[str]:
         """The models there are."""
 
-    def published(self, name: str) -> dict[str, Any]:
+    def published_metrics(self, name: str) -> dict[str, Any]:
         """The metrics in the manifest of model `name`."""
 
-    def sample(self, name: str, seed: int, count: int, **asked: Any) -> Drawn:
+    def sample(self, name: str, seed: int, count: int, **asked: Any) -> SampleSet:
         """Images 0..count-1 of `seed` by model `name` with its defaults, or what `asked` puts in their place."""
 
 
@@ -53,15 +53,15 @@ class Weights:
         self.root = root
 
     def names(self) -> list[str]:
-        return store.listing(self.root)
+        return store.list_weights(self.root)
 
-    def published(self, name: str) -> dict[str, Any]:
+    def published_metrics(self, name: str) -> dict[str, Any]:
         return store.read_manifest(self.root / name).metrics
 
-    def sample(self, name: str, seed: int, count: int, **asked: Any) -> Drawn:
+    def sample(self, name: str, seed: int, count: int, **asked: Any) -> SampleSet:
         family, manifest = store.load(self.root / name)
-        check_plan(family, asked)
-        return sample(family, manifest, seed, count, **asked)
+        check_sampling_options(family, asked)
+        return sample_exported(family, manifest, seed, count, **asked)
 
 
 class Service:
@@ -79,13 +79,13 @@ class Service:
     def names(self) -> list[str]:
         return sorted(self.takes)
 
-    def published(self, name: str) -> dict[str, Any]:
+    def published_metrics(self, name: str) -> dict[str, Any]:
         self._check(name)
         with self._client() as client:
             found: dict[str, Any] = self._get(client, f"/models/{name}").json()["manifest"]["metrics"]
         return found
 
-    def sample(self, name: str, seed: int, count: int, **asked: Any) -> Drawn:
+    def sample(self, name: str, seed: int, count: int, **asked: Any) -> SampleSet:
         self._check(name)
         digits = self.takes[name].get("digit", {}).get("one_of", [])
         if "prior" in self.takes[name]:
@@ -96,7 +96,7 @@ class Service:
                 query = {"model": name, "seed": seed, "first": first, "n": min(BATCH, count - first), "digit": digits}
                 answer = self._get(client, "/generate", **query, format="npz", **asked)
                 images.append(torch.from_numpy(np.load(io.BytesIO(answer.content))["images"]).unsqueeze(1))
-        return Drawn(torch.cat(images), torch.arange(count) % len(digits) if digits else None)
+        return SampleSet(torch.cat(images), torch.arange(count) % len(digits) if digits else None)
 
     def _check(self, name: str) -> None:
         if name not in self.takes:
@@ -106,7 +106,7 @@ class Service:
         try:
             key = os.environ.get("DRAWBRIDGE_KEY")
             shown = {"Authorization": f"Bearer {key}"} if key else {}
-            return httpx.Client(base_url=self.url, timeout=PATIENCE, transport=self.transport, headers=shown)
+            return httpx.Client(base_url=self.url, timeout=TIMEOUT_SECONDS, transport=self.transport, headers=shown)
         except httpx.InvalidURL as error:
             raise ConfigError(f"--against {self.url}: no address of a service ({error})") from None
 
@@ -119,7 +119,7 @@ class Service:
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 raise ConfigError(f"--against {self.url}: no service answers there ({error})") from None
             pause = float(answer.headers.get("retry-after", 1.0))
-            if answer.status_code != 429 or waited + pause > PATIENCE:
+            if answer.status_code != 429 or waited + pause > TIMEOUT_SECONDS:
                 break
             time.sleep(pause)
             waited += pause
@@ -129,7 +129,7 @@ class Service:
 
 
 @torch.inference_mode()
-def sample(family: Family, manifest: Manifest, seed: int, count: int, **asked: Any) -> Drawn:
+def sample_exported(family: Family, manifest: Manifest, seed: int, count: int, **asked: Any) -> SampleSet:
     """Images 0..count-1 of `seed` with the manifest's defaults, or what `asked` puts in their place."""
     asked = {**store.defaults(family, manifest), **asked}
     index = torch.arange(count)
@@ -137,5 +137,5 @@ def sample(family: Family, manifest: Manifest, seed: int, count: int, **asked: A
     images = []
     for part in index.split(BATCH):
         seeds = torch.full_like(part, seed)
-        images.append(to_uint8(draw(family, seeds, part, family.one_hot(label[part]), **asked)))
-    return Drawn(torch.cat(images), label if family.classes else None)
+        images.append(to_uint8(sample(family, seeds, part, family.one_hot(label[part]), **asked)))
+    return SampleSet(torch.cat(images), label if family.classes else None)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import service.app
 from harness import workload
-from models.base import Rows, draw
+from models.base import Rows, sample
 from models.families.dcgan import DCGAN
 from models.families.ddpm import DDPM
 from service.engine.loops import ThreadDriver
@@ -25,7 +25,7 @@ from service.telemetry import log
 
 FAMILIES = {"dcgan": DCGAN, "ddpm": DDPM}
 ONE = torch.ones(1, dtype=torch.int64)
-IMAGE = draw(workload.model("dcgan"), ONE, ONE, torch.zeros(1, 0), steps=1).detach()
+IMAGE = sample(workload.model("dcgan"), ONE, ONE, torch.zeros(1, 0), steps=1).detach()
 """A real one, [1, 1, 28, 28], so that its files are as long as such files are."""
 
 
@@ -34,7 +34,7 @@ class Asleep:
 
     costs: tuple[float, float]
 
-    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
+    def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, coefficients: Tensor) -> Tensor:
         return torch.zeros(len(seed), 1)
 
     def step(self, rows: Rows) -> Tensor:

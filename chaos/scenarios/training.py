@@ -158,7 +158,7 @@ def exported(setting: Setting, straight: Path, exports: int) -> Iterator[Line]:
         seen["kills"] += 1
         seen["in the middle"] += process.exitcode == -signal.SIGKILL
         seen["halves"] += process.exitcode not in (0, -signal.SIGKILL)
-        seen["halves"] += store.listing(weights) != [NAME] or store.load(weights / NAME)[1].digest not in digests
+        seen["halves"] += store.list_weights(weights) != [NAME] or store.load(weights / NAME)[1].digest not in digests
     found = f"{seen['in the middle']} in the middle of it; what is there is the old or the new"
     yield Line("kill -9 of an export", seen["kills"], seen["halves"], found)
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from models import parallel
 from models.adversarial import RelativisticConfig, RelativisticGAN
 from models.base import About, Recipe, Terms
-from models.losses import cross_entropy, slopes
+from models.losses import cross_entropy, r1_r2_penalties
 from models.nets import discriminator
 
 
@@ -52,7 +52,7 @@ class ACGAN(RelativisticGAN):
         # Images of unknown digit are judged for their source alone; G is told some digit for each.
         some = parallel.randint(self.classes, len(label), label.device) if self.classes else torch.full_like(label, -1)
         asked = torch.where(label >= 0, label, some)
-        generated = self.generated(self.one_hot(asked))
+        generated = self.generate_batch(self.one_hot(asked))
         weight = self.config.classifier_weight
         if player == "generator":
             on_g = self.discriminator(generated)
@@ -64,7 +64,7 @@ class ACGAN(RelativisticGAN):
         margin = on_x[:, 0] - on_g[:, 0]
         source = F.softplus(-margin).mean()
         classifier = cross_entropy(on_x[:, 1:], label) + cross_entropy(on_g[:, 1:], asked)
-        r1, r2 = slopes(lambda part: self.discriminator(part)[:, 0], x, generated, self.config.penalty_share)
+        r1, r2 = r1_r2_penalties(lambda part: self.discriminator(part)[:, 0], x, generated, self.config.penalty_share)
         loss = source + weight * classifier + self.config.gamma / 2 * (r1 + r2)
         return {
             "loss": loss,

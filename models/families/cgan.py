@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from models.adversarial import RelativisticConfig, RelativisticGAN
 from models.base import About, Recipe, Terms
-from models.losses import slopes
+from models.losses import r1_r2_penalties
 from models.nets import encoder
 
 
@@ -60,13 +60,15 @@ class CGAN(RelativisticGAN):
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         y = self.one_hot(label)
-        generated = self.generated(y)
+        generated = self.generate_batch(y)
         if player == "generator":
             margin = self.discriminator(generated, y) - self.discriminator(x, y)
             return {"loss": F.softplus(-margin).mean()}
         generated = generated.detach()
         margin = self.discriminator(x, y) - self.discriminator(generated, y)
         game = F.softplus(-margin).mean()
-        r1, r2 = slopes(lambda part: self.discriminator(part, y[: len(part)]), x, generated, self.config.penalty_share)
+        r1, r2 = r1_r2_penalties(
+            lambda part: self.discriminator(part, y[: len(part)]), x, generated, self.config.penalty_share
+        )
         loss = game + self.config.gamma / 2 * (r1 + r2)
         return {"loss": loss, "game": game, "margin": margin.mean(), "r1": r1, "r2": r2}

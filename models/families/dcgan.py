@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from models.adversarial import GroupedGAN, GroupsConfig, RelativisticConfig, RelativisticGAN
 from models.base import About, Recipe, Terms
-from models.losses import slopes
+from models.losses import r1_r2_penalties
 from models.nets import discriminator
 
 
@@ -43,16 +43,16 @@ class DCGAN(GroupedGAN, RelativisticGAN):
         self.discriminator = discriminator(self.data_shape, 1, config.discriminator_width)
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
-        generated = self.generated(self.one_hot(label))
+        generated = self.generate_batch(self.one_hot(label))
         if player == "generator":
-            return {"loss": F.softplus(self.judge(x) - self.judge(generated)).mean()}
+            return {"loss": F.softplus(self.discriminate(x) - self.discriminate(generated)).mean()}
         generated = generated.detach()
-        margin = self.judge(x) - self.judge(generated)
+        margin = self.discriminate(x) - self.discriminate(generated)
         game = F.softplus(-margin).mean()
-        r1, r2 = slopes(self.judge, x, generated, self.config.penalty_share)
+        r1, r2 = r1_r2_penalties(self.discriminate, x, generated, self.config.penalty_share)
         loss = game + self.config.gamma / 2 * (r1 + r2)
         return {"loss": loss, "game": game, "margin": margin.mean(), "r1": r1, "r2": r2}
 
-    def judge(self, x: Tensor) -> Tensor:
+    def discriminate(self, x: Tensor) -> Tensor:
         """D(x): [B, *data_shape] -> [B]."""
         return self.discriminator(x)[:, 0]

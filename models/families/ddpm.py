@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from models import noise, parallel
-from models.base import About, Family, Range, Recipe, Rows, Terms, columns
-from models.losses import EVENLY, settling
-from models.nets import denoiser, guided, some
+from models.base import About, Family, Range, Recipe, Rows, Terms, coefficient_columns
+from models.losses import UNIFORM_SHARE, sample_log_snr
+from models.nets import any_set, denoiser, guided
 
 LEAST_SIGMA = 0.3
 """sqrt(1 - abar_t) that the loss divides by, at least: less, and the last touches outweigh all else."""
@@ -87,28 +87,28 @@ class DDPM(Family):
     def times(self, count: int, device: torch.device) -> Tensor:
         """t [count] in 0..T-1 to train on: mostly where the digit is settled, a part evenly."""
         total = self.config.timesteps
-        angle = torch.exp(-settling(count, device)).atan()
+        angle = torch.exp(-sample_log_snr(count, device)).atan()
         first, last = ANGLES
         early = ((angle - first) / (last - first) * (total - 1)).round().long().clamp(0, total - 1)
         evenly = parallel.randint(total, count, device)
-        return torch.where(parallel.rand(count, device=device) < EVENLY, evenly, early)
+        return torch.where(parallel.rand(count, device=device) < UNIFORM_SHARE, evenly, early)
 
     def diffuse(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x_t of q(x_t | x_0 = x) for t [B] in 0..T-1 and eps ~ N(0, I) shaped like x."""
         abar = self.alphas_cumprod[t].view(-1, *[1] * (x.dim() - 1))
         return abar.sqrt() * x + (1 - abar).sqrt() * eps
 
-    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
-        x = noise.first(seed, index, self.data_shape)
+    def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, coefficients: Tensor) -> Tensor:
+        x = noise.initial(seed, index, self.data_shape)
         return torch.cat((x, torch.zeros_like(x)), dim=1)
 
     def step(self, rows: Rows) -> Tensor:
-        time, at, towards, keep, guess, previous, fresh, remembered = columns(rows)
+        time, at, towards, keep, guess, previous, fresh, remembered = coefficient_columns(rows)
         x, x_0_previous = rows.state.chunk(2, dim=1)
         x_t = at * x + towards * x_0_previous
         x_0 = guided(self.unet, x_t, time.flatten(), rows.label, rows.guidance).clamp(-1, 1)
         state = keep * x + guess * x_0 + previous * x_0_previous
-        if some(fresh):
+        if any_set(fresh):
             state = state + fresh * noise.normal(rows.seed, rows.index, rows.step, self.data_shape)
         return torch.cat((state, remembered * x_0), dim=1)
 
@@ -120,23 +120,23 @@ class DDPM(Family):
 
         Noise that the last link takes away leaves no trace in x, so the start is a little shorter than noise is.
         """
-        last = self.plan(self.inversion["steps"], "ddim")[-1, 0]
+        last = self.schedule(self.inversion["steps"], "ddim")[-1, 0]
         abar = self.alphas_cumprod[(last * self.config.timesteps).round().long() - 1]
         return torch.cat((abar.sqrt() * x, x), dim=1)
 
-    def way_back(self) -> Tensor:
+    def inversion_schedule(self) -> Tensor:
         """DDIM's deterministic chain walked back (Song et al. 2021, section 4.3).
 
         A link was x_s = keep x_t + share x_theta(x_t, t), whose guess moves little from one time to the next: so x_t is
         known by the guess before, well enough for a guess that then tells it better.
         """
-        time, _, _, keep, share = self.plan(self.inversion["steps"], "ddim")[:-1].flip(0)[:, :5].unbind(1)
+        time, _, _, keep, share = self.schedule(self.inversion["steps"], "ddim")[:-1].flip(0)[:, :5].unbind(1)
         none, remembered = torch.zeros_like(time), torch.ones_like(time)
         if len(time):
             remembered[-1] = 0.0
         return torch.stack((time, 1 / keep, -share / keep, 1 / keep, -share / keep, none, none, remembered), dim=1)
 
-    def plan(self, steps: int, sampler: str | None = None) -> Tensor:
+    def schedule(self, steps: int, sampler: str | None = None) -> Tensor:
         """[steps, 8]: time in (0, 1]; what multiplies the state and the previous x_0 in x_t, which the net sees; what
         multiplies the state, x_0, the previous x_0 and noise in the next state; and how much of x_0 is remembered.
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from models import noise, parallel
-from models.base import About, Family, Range, Recipe, Rows, Terms, columns
-from models.losses import EVENLY, settling
+from models.base import About, Family, Range, Recipe, Rows, Terms, coefficient_columns
+from models.losses import UNIFORM_SHARE, sample_log_snr
 from models.nets import denoiser, guided
 
 LEAST_GAP = 0.25
@@ -59,9 +59,9 @@ class Flow(Family):
             self.guidance = None
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
-        early = settling(len(x), x.device).sigmoid()
+        early = sample_log_snr(len(x), x.device).sigmoid()
         evenly = parallel.rand(len(x), device=x.device)
-        t = torch.where(parallel.rand(len(x), device=x.device) < EVENLY, evenly, early)
+        t = torch.where(parallel.rand(len(x), device=x.device) < UNIFORM_SHARE, evenly, early)
         eps = parallel.randn(*x.shape, device=x.device)
         kept = parallel.rand(len(x), device=x.device) >= self.config.drop_label
         at = t.view(-1, *[1] * (x.dim() - 1))
@@ -69,12 +69,12 @@ class Flow(Family):
         # Both slopes share x_t, so they differ as the guesses do, over 1 - t.
         return {"loss": ((guess - x) / (1 - at).clamp(min=LEAST_GAP)).square().mean()}
 
-    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
-        x = noise.first(seed, index, self.data_shape)
+    def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, coefficients: Tensor) -> Tensor:
+        x = noise.initial(seed, index, self.data_shape)
         return torch.cat((x, x), dim=1)
 
     def step(self, rows: Rows) -> Tensor:
-        time, ahead, kept, remembered = columns(rows)
+        time, ahead, kept, remembered = coefficient_columns(rows)
         x, memory = rows.state.chunk(2, dim=1)
         guess = guided(self.unet, x, time.flatten(), rows.label, rows.guidance).clamp(-1, 1)
         slope = (guess - x) / (1 - time)
@@ -92,7 +92,7 @@ class Flow(Family):
         x = (1 - 2 / INVERSION_STEPS) * x
         return torch.cat((x, x), dim=1)
 
-    def way_back(self) -> Tensor:
+    def inversion_schedule(self) -> Tensor:
         """The same path walked back, by Heun's steps."""
         size = 2 / INVERSION_STEPS
         lines = []
@@ -100,7 +100,7 @@ class Flow(Family):
             lines += [[k * size, -size, 1.0, -size / 2], [(k - 1) * size, -size / 2, 0.0, -size / 2]]
         return torch.tensor(lines)
 
-    def plan(self, steps: int, sampler: str | None = None) -> Tensor:
+    def schedule(self, steps: int, sampler: str | None = None) -> Tensor:
         """[steps, 4]: time, how far ahead, whether to leave from x (1) or the memory (0), how far to remember.
 
         `steps` counts calls of the net, among which time is shared evenly. Heun's method takes them in pairs, and

@@ -41,7 +41,7 @@ class GAN(Family):
     )
     recipe = Recipe(epochs=200, batch=128, lr=2e-4, betas=(0.5, 0.999))
     players = ("discriminator", "generator")
-    opponents = ("discriminator",)
+    training_only = ("discriminator",)
     config: GANConfig
 
     def __init__(self, config: GANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:
@@ -50,7 +50,7 @@ class GAN(Family):
         self.generator = MLP(config.latent, 128, 256, size)
         self.discriminator: nn.Module = MLP(size, 256, 128, 1)
 
-    def moves(self) -> tuple[str, ...]:
+    def update_order(self) -> tuple[str, ...]:
         return ("discriminator",) * self.config.discriminator_steps + ("generator",)
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
@@ -75,8 +75,8 @@ class GAN(Family):
         """G(z): [B, latent] -> [B, *data_shape] in [-1, 1]."""
         return self.generator(z).tanh().unflatten(1, self.data_shape)
 
-    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
-        return noise.first(seed, index, (self.config.latent,))
+    def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, coefficients: Tensor) -> Tensor:
+        return noise.initial(seed, index, (self.config.latent,))
 
     def step(self, rows: Rows) -> Tensor:
         return self.generate(rows.state)

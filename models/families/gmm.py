@@ -56,9 +56,9 @@ class GMM(Family):
         """By the mixture of all digits; the label is not looked at."""
         return self.mixture.log_density(self.encode(x, label))
 
-    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
-        eps = noise.first(seed, index, (self.mixture.means.shape[1],))
-        return self.mixture.draw(noise.uniform(seed, index), eps, self.mixture.share(label))
+    def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, coefficients: Tensor) -> Tensor:
+        eps = noise.initial(seed, index, (self.mixture.means.shape[1],))
+        return self.mixture.draw(noise.uniform(seed, index), eps, self.mixture.component_weights(label))
 
     def step(self, rows: Rows) -> Tensor:
         return self.components.decode(rows.state).unflatten(1, self.data_shape)

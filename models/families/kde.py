@@ -68,9 +68,9 @@ class KDE(Family):
         self.points.zero_()
         self.points[: len(kept)].copy_(kept)
         self.count.fill_(len(kept))
-        self.bandwidth.fill_(self.likeliest(codes[order[:held]].double(), kept.double()))
+        self.bandwidth.fill_(self.best_bandwidth(codes[order[:held]].double(), kept.double()))
 
-    def likeliest(self, held_out: Tensor, kept: Tensor) -> float:
+    def best_bandwidth(self, held_out: Tensor, kept: Tensor) -> float:
         """The bandwidth under which `held_out` [M, D] is likeliest, by golden section over its logarithm."""
         distances = torch.cdist(held_out, kept).square()
         spread = float(kept.std(0).mean())
@@ -91,9 +91,9 @@ class KDE(Family):
     def log_likelihood(self, x: Tensor, label: Tensor) -> Tensor:
         return self.log_density(self.encode(x, label))
 
-    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
+    def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, coefficients: Tensor) -> Tensor:
         chosen = (noise.uniform(seed, index) * self.count).long()
-        eps = noise.first(seed, index, (self.points.shape[1],))
+        eps = noise.initial(seed, index, (self.points.shape[1],))
         return self.points[chosen] + self.config.spread * self.bandwidth * eps
 
     def step(self, rows: Rows) -> Tensor:

@@ -48,8 +48,8 @@ class PCA(Family):
         alive = variance > 1e-9 * variance.max()  # where data does not vary, there is no density
         return Normal(0, variance[alive].sqrt()).log_prob(self.encode(x, label)[:, alive]).sum(1)
 
-    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
-        eps = noise.first(seed, index, (self.config.code,))
+    def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, coefficients: Tensor) -> Tensor:
+        eps = noise.initial(seed, index, (self.config.code,))
         return eps * self.components.variance.sqrt()
 
     def step(self, rows: Rows) -> Tensor:

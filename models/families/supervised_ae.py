@@ -59,9 +59,9 @@ class SupervisedAE(Family):
         codes, which = prior.codes(self.encoder, x)
         self.mixture.fit(codes.cpu(), label[which].cpu())
 
-    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
-        eps = noise.first(seed, index, (self.config.latent,))
-        return self.mixture.draw(noise.uniform(seed, index), eps, self.mixture.share(label))
+    def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, coefficients: Tensor) -> Tensor:
+        eps = noise.initial(seed, index, (self.config.latent,))
+        return self.mixture.draw(noise.uniform(seed, index), eps, self.mixture.component_weights(label))
 
     def step(self, rows: Rows) -> Tensor:
         return self.decoder(rows.state).tanh()

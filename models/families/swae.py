@@ -43,7 +43,7 @@ class SWAE(Autoencoder):
         z = self.encoder(x)
         reconstruction = squared_error(x, self.decoder(z).tanh())
         theta = F.normalize(torch.randn(z.shape[1], self.config.projections, device=z.device), dim=0)
-        codes = parallel.gathered(z)
+        codes = parallel.all_gather(z)
         distance = sliced_wasserstein(codes, torch.randn_like(codes), theta)
         loss = reconstruction + self.config.weight * distance
         return {"loss": loss, "reconstruction": reconstruction, "sliced_wasserstein": distance}

@@ -15,7 +15,7 @@ from torch import Tensor
 from models import parallel
 from models.adversarial import GroupedGAN, GroupsConfig
 from models.base import About, Recipe, Terms
-from models.losses import part, squared_gradient
+from models.losses import leading_share, squared_gradient
 from models.nets import discriminator
 
 
@@ -39,7 +39,7 @@ class WGANGP(GroupedGAN):
     )
     recipe = Recipe(epochs=30, batch=64, lr=1e-3, betas=(0.0, 0.9), ema=50_000, cosine=True)
     players = ("critic", "generator")
-    opponents = ("critic",)
+    training_only = ("critic",)
     compiles = False
     revision = 2
     config: WGANGPConfig
@@ -48,26 +48,26 @@ class WGANGP(GroupedGAN):
         super().__init__(config, data_shape, classes)
         self.critic = discriminator(self.data_shape, 1, config.critic_width)
 
-    def moves(self) -> tuple[str, ...]:
+    def update_order(self) -> tuple[str, ...]:
         return ("critic",) * self.config.critic_steps + ("generator",)
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
-        generated = self.generated(self.one_hot(label))
+        generated = self.generate_batch(self.one_hot(label))
         if player == "generator":
-            return {"loss": -self.judge(generated).mean()}
+            return {"loss": -self.criticize(generated).mean()}
         generated = generated.detach()
-        w1 = self.judge(x).mean() - self.judge(generated).mean()
+        w1 = self.criticize(x).mean() - self.criticize(generated).mean()
         # Unbiased from a part of the batch, whose second derivatives cost more than the rest.
         share = self.config.penalty_share
-        penalty = self.gradient_penalty(part(x, share), part(generated, share))
+        penalty = self.gradient_penalty(leading_share(x, share), leading_share(generated, share))
         return {"loss": self.config.penalty * penalty - w1, "w1": w1, "penalty": penalty}
 
     def gradient_penalty(self, x: Tensor, generated: Tensor) -> Tensor:
         """E(|grad C(x^)| - 1)^2 at points drawn evenly from the lines between the pairs: scalar."""
         between = torch.lerp(generated, x, parallel.rand(len(x), *[1] * (x.dim() - 1), device=x.device))
         # The root's own slope is infinite at 0.
-        return ((squared_gradient(self.judge, between) + 1e-12).sqrt() - 1).square().mean()
+        return ((squared_gradient(self.criticize, between) + 1e-12).sqrt() - 1).square().mean()
 
-    def judge(self, x: Tensor) -> Tensor:
+    def criticize(self, x: Tensor) -> Tensor:
         """C(x): [B, *data_shape] -> [B], any number."""
         return self.critic(x)[:, 0]

@@ -12,8 +12,8 @@ import torch
 
 from models import store
 from models.base import Family
-from models.batch_invariant import pack
-from models.nets import fold
+from models.batch_invariant import prepack_weights
+from models.nets import fold_norms
 from models.store import Manifest, WeightsError
 from service.engine.runner import Runner
 
@@ -73,11 +73,11 @@ class Model:
     @cached_property
     def code_shape(self) -> tuple[int, ...]:
         """Of the states where its chains start: what encoding gives, and what can be decoded."""
-        first = self.family.plan(self.steps, self.sampler)[:1]
+        first = self.family.schedule(self.steps, self.sampler)[:1]
         device = next(iter(self.family.state_dict().values()), first).device
         none = torch.zeros(1, dtype=torch.int64, device=device)
         label = torch.zeros(1, self.family.classes, device=device)
-        return tuple(self.family.start(none, none, label, first.to(device)).shape[1:])
+        return tuple(self.family.initial_state(none, none, label, first.to(device)).shape[1:])
 
     def describe(self) -> dict[str, Any]:
         """What it is and what a request may ask of it."""
@@ -86,7 +86,7 @@ class Model:
         if family.steps.minimum < family.steps.maximum:
             takes["steps"] = _range(family.steps, self.steps)
         if family.samplers:
-            takes[family.samplers_are] = {"one_of": list(family.samplers), "default": self.sampler}
+            takes[family.sampler_parameter] = {"one_of": list(family.samplers), "default": self.sampler}
         if family.guidance is not None:
             takes["guidance"] = {**_range(family.guidance, self.guidance), "trades": GUIDANCE}
         if family.classes:
@@ -137,7 +137,7 @@ def load(
     A broken one does not keep the others from being served, nor its own predecessor.
     """
     models, broken, previous = dict[str, Model](), dict[str, str](), dict(old.previous)
-    for name in store.listing(root):
+    for name in store.list_weights(root):
         if only not in (None, name):
             continue
         now = old.models.get(name)
@@ -168,9 +168,9 @@ def _model(
             store.read_tensors(directory, manifest)  # what is damaged is named now, and not at the next start
             return replace(model, manifest=manifest)
     family, manifest = store.load(directory, device)
-    fold(family)
+    fold_norms(family)
     if device.type == "cpu":
-        pack(family)
+        prepack_weights(family)
     runner, begun = kind(family, device, seats(family)), time.perf_counter()
     try:
         runner.warm_up()

@@ -81,7 +81,7 @@ class Runner:
         self.fingerprint = ""
         """What the probes came to: where it is another, arithmetic is, and a seed may give other bytes."""
         self.plan = lru_cache(maxsize=256)(partial(_plan, family))  # which holds no runner: it goes with its last user
-        self.back: NDArray[np.float32] = family.way_back().cpu().numpy()
+        self.back: NDArray[np.float32] = family.inversion_schedule().cpu().numpy()
         """The plan from an image back to where a chain starts."""
 
     def rows(self, request: Request) -> list[Row]:
@@ -305,7 +305,7 @@ def _called(family: Family, function: Callable[..., Tensors], *inputs: Tensor) -
 
 def _started(family: Family, *inputs: Tensor) -> Tensors:
     """Where rows start."""
-    return (family.start(*inputs),)
+    return (family.initial_state(*inputs),)
 
 
 def _stepped(family: Family, *inputs: Tensor) -> Tensors:
@@ -332,7 +332,7 @@ def sizes(most: int, *, fine: bool) -> list[int]:
 
 
 def _plan(family: Family, steps: int, sampler: str | None) -> NDArray[np.float32]:
-    plan: NDArray[np.float32] = family.plan(steps, sampler).cpu().numpy()
+    plan: NDArray[np.float32] = family.schedule(steps, sampler).cpu().numpy()
     return plan
 
 

@@ -255,7 +255,7 @@ def _plan(model: Model, parameters: Generate | Interpolate) -> tuple[dict[str, A
         raise InvalidParameter(f"steps: {model.name} takes {family.steps.default}, no more and no less")
     choices = {"sampler": parameters.sampler, "prior": parameters.prior}
     if family.samplers:
-        word = family.samplers_are
+        word = family.sampler_parameter
         chosen = choices.pop(word)
         plan["sampler"] = model.sampler if chosen is None else chosen
         if plan["sampler"] not in family.samplers:

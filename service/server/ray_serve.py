@@ -97,7 +97,7 @@ def build(arguments: dict[str, Any]) -> Deployed:
         raise ValueError("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
     if not settings.open and settings.keys is None:
         raise ValueError("settings: set `open: true`, or `keys` to a file of keys")
-    names = store.listing(settings.weights)
+    names = store.list_weights(settings.weights)
     if asked.model is not None and asked.model not in names:
         raise ValueError(f"model: no {asked.model!r} in {settings.weights}; there are: {', '.join(names) or 'none'}")
     drawn = {} if asked.model is None else dict.fromkeys(("unconditional_model", "conditional_model"), asked.model)

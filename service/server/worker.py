@@ -407,7 +407,7 @@ def main(control: str, number: str, count: str, shared: str, *, runner: type[Run
 
     `shared` is a directory that all of them have in common; `runner` is what takes batches to the device.
     """
-    memory.keep()
+    memory.retain_freed_memory()
     settings = Settings()
     settings = settings.model_copy(
         update={"queue_images": max(settings.max_images, -(-settings.queue_images // int(count)))}

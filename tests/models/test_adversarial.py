@@ -14,7 +14,7 @@ NAMES = [name for name in families.names() if issubclass(families.get(name), Con
 def test_z_is_shorter_in_drawing_than_in_training(name):
     family = small(name)
     index = torch.arange(500)
-    z = family.start(torch.zeros_like(index), index, family.one_hot(index % 10), torch.zeros(500, 0))
+    z = family.initial_state(torch.zeros_like(index), index, family.one_hot(index % 10), torch.zeros(500, 0))
     assert family.config.truncation < 1
     assert z.std().item() == pytest.approx(family.config.truncation, rel=0.02)
     seen = []
@@ -35,7 +35,7 @@ def test_few_draws_lie_between_two_groups(name):
     label = torch.zeros(2000, 0)
     seen = []
     family.generator.forward = lambda code: seen.append(code) or torch.zeros(len(code), 1, 28, 28)
-    family.generate(family.start(torch.zeros_like(index), index, label, label), label)
+    family.generate(family.initial_state(torch.zeros_like(index), index, label, label), label)
     choice = seen[0][:, : family.config.groups] / family.config.groups**0.5
     assert torch.allclose(choice.sum(1), torch.ones(2000), atol=1e-5)
     assert (choice.max(1).values > 0.95).float().mean() > 0.85

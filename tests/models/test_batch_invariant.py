@@ -11,7 +11,7 @@ LAYERS = {
     "linear": (batch_invariant.Linear(64, 30), (64,)),
     "conv": (batch_invariant.Conv2d(3, 8, 3, padding=1), (3, 14, 14)),
     "strided": (batch_invariant.Conv2d(1, 16, 4, stride=2, padding=1), (1, 28, 28)),
-    "plane": (batch_invariant.ToPlane(24), (24, 28, 28)),
+    "plane": (batch_invariant.SingleChannelConv(24), (24, 28, 28)),
 }
 PACKED = {
     "conv": (batch_invariant.Conv2d(32, 64, 3, padding=1), (32, 14, 14)),
@@ -43,13 +43,13 @@ def test_what_is_served_is_what_was_trained(case: tuple[nn.Module, torch.Tensor]
 
 
 def test_a_plane_is_a_convolution_at_its_edges_too() -> None:
-    layer = batch_invariant.ToPlane(2).eval().requires_grad_(False)
+    layer = batch_invariant.SingleChannelConv(2).eval().requires_grad_(False)
     x = torch.arange(2 * 5 * 4, dtype=torch.float32).reshape(1, 2, 5, 4)
     assert torch.allclose(layer(x), F.conv2d(x, layer.weight, layer.bias, padding=1), atol=1e-5)
 
 
 def test_memory_can_be_kept_anywhere() -> None:
-    memory.keep()
+    memory.retain_freed_memory()
     assert torch.ones(2**20).sum() == 2**20
 
 
@@ -60,7 +60,7 @@ def test_a_packed_convolution_is_the_same_and_steady(name: str) -> None:
     net = net.to(memory_format=torch.channels_last)
     x = torch.randn(16, *shape, generator=torch.Generator().manual_seed(0))
     plain = net(x)
-    batch_invariant.pack(net)
+    batch_invariant.prepack_weights(net)
     assert not any(isinstance(module, type(layer)) for module in net.modules())
     assert torch.allclose(net(x), plain, atol=1e-5)
     for size in (1, 2, 3, 5, 8):
@@ -70,7 +70,7 @@ def test_a_packed_convolution_is_the_same_and_steady(name: str) -> None:
 @pytest.mark.parametrize("size", [1, 16])
 def test_what_is_laid_out_is_laid_out_once(size: int, capfd: pytest.CaptureFixture[str]) -> None:
     net = nn.Sequential(batch_invariant.Conv2d(64, 64, 3, padding=1)).eval().requires_grad_(False)
-    batch_invariant.pack(net)
+    batch_invariant.prepack_weights(net)
     x = torch.randn(size, 64, 7, 7)
     with torch.inference_mode():
         net(x)

@@ -9,8 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from models import families, store
-from models.base import Range, Rows, draw
-from models.nets import fold
+from models.base import Range, Rows, sample
+from models.nets import fold_norms
 from tests.conftest import manifest_of, small
 
 COUNT = 4
@@ -65,7 +65,7 @@ class TestEveryFamily:
 
     @torch.inference_mode()
     def test_draws_images_in_range(self, family):
-        x = draw(family, *places(family), steps=few(family))
+        x = sample(family, *places(family), steps=few(family))
         assert x.shape == (COUNT, *family.data_shape)
         assert x.dtype == torch.float32
         assert float(x.abs().max()) <= 1
@@ -73,33 +73,33 @@ class TestEveryFamily:
     @torch.inference_mode()
     def test_the_same_seed_draws_the_same_image(self, family):
         torch.manual_seed(1)
-        first = draw(family, *places(family), steps=few(family))
+        first = sample(family, *places(family), steps=few(family))
         torch.manual_seed(2)
-        again = draw(family, *places(family), steps=few(family))
+        again = sample(family, *places(family), steps=few(family))
         assert torch.equal(first, again)
 
     @torch.inference_mode()
     def test_another_seed_or_index_draws_another_image(self, family):
         seed, index, label = places(family)
         steps = few(family)
-        x = draw(family, seed, index, label[:1].expand_as(label), steps=steps)
+        x = sample(family, seed, index, label[:1].expand_as(label), steps=steps)
         assert len(torch.unique(x.flatten(1), dim=0)) == COUNT
-        assert not torch.equal(x, draw(family, seed + 1, index, label, steps=steps))
+        assert not torch.equal(x, sample(family, seed + 1, index, label, steps=steps))
 
     @torch.inference_mode()
     @pytest.mark.parametrize("guidance", [1.0, 2.0])
     def test_no_row_depends_on_its_neighbours(self, family, guidance):
         seed, index, label = places(family)
-        together = draw(family, seed, index, label, steps=few(family), guidance=guidance)
+        together = sample(family, seed, index, label, steps=few(family), guidance=guidance)
         order = torch.tensor([2, 0, 3, 1])
-        shuffled = draw(family, seed[order], index[order], label[order], steps=few(family), guidance=guidance)
+        shuffled = sample(family, seed[order], index[order], label[order], steps=few(family), guidance=guidance)
         assert torch.equal(shuffled, together[order])
 
     @torch.inference_mode()
     def test_rows_of_different_plans_share_a_batch(self, family):
         seed, index, label = places(family, 2)
-        last = [family.plan(steps)[-1] for steps in (few(family), family.steps.minimum)]
-        state = family.start(seed, index, label, torch.stack([family.plan(family.steps.minimum)[0]] * 2))
+        last = [family.schedule(steps)[-1] for steps in (few(family), family.steps.minimum)]
+        state = family.initial_state(seed, index, label, torch.stack([family.schedule(family.steps.minimum)[0]] * 2))
         step = torch.ones_like(seed)
         mixed = family.step(Rows(state, label, torch.stack(last), torch.tensor([1.0, 3.0]), seed, index, step))
         for row, guidance in enumerate((1.0, 3.0)):
@@ -115,8 +115,8 @@ class TestEveryFamily:
         seed, index, _ = places(family)
         a, b = (family.one_hot(torch.full_like(seed, digit)) for digit in (3, 8))
         steps = few(family)
-        assert not torch.equal(draw(family, seed, index, a, steps=steps), draw(family, seed, index, b, steps=steps))
-        between = draw(family, seed, index, (a + b) / 2, steps=steps)
+        assert not torch.equal(sample(family, seed, index, a, steps=steps), sample(family, seed, index, b, steps=steps))
+        between = sample(family, seed, index, (a + b) / 2, steps=steps)
         assert between.isfinite().all()
         assert family.one_hot(torch.tensor([-1])).sum() == 0
 
@@ -124,7 +124,7 @@ class TestEveryFamily:
     def test_every_sampler_has_a_plan_as_long_as_asked(self, family):
         for sampler in family.samplers or (None,):
             for steps in {family.steps.minimum, family.steps.default, min(family.steps.maximum, 50)}:
-                plan = family.plan(steps, sampler)
+                plan = family.schedule(steps, sampler)
                 assert plan.dim() == 2
                 assert len(plan) == steps
                 assert plan.isfinite().all()
@@ -137,8 +137,8 @@ class TestEveryFamily:
             with pytest.raises(NotImplementedError, match=family.name):
                 family.encode(x, label)
             return
-        links = family.plan(family.steps.minimum)[:1].expand(COUNT, -1)
-        assert family.encode(x, label).shape == family.start(seed, index, label, links).shape
+        links = family.schedule(family.steps.minimum)[:1].expand(COUNT, -1)
+        assert family.encode(x, label).shape == family.initial_state(seed, index, label, links).shape
 
     @torch.inference_mode()
     def test_knows_a_likelihood_or_says_that_it_does_not(self, family):
@@ -158,27 +158,27 @@ class TestEveryFamily:
         loaded, read = store.load(tmp_path / "it")
         assert read == manifest
         where = places(family)
-        drawn = draw(family, *where, steps=few(family))
-        assert torch.equal(draw(loaded, *where, steps=few(family)), drawn)
-        fold(loaded)
-        torch.testing.assert_close(draw(loaded, *where, steps=few(family)), drawn, rtol=0, atol=1e-5)
+        drawn = sample(family, *where, steps=few(family))
+        assert torch.equal(sample(loaded, *where, steps=few(family)), drawn)
+        fold_norms(loaded)
+        torch.testing.assert_close(sample(loaded, *where, steps=few(family)), drawn, rtol=0, atol=1e-5)
 
     @torch.inference_mode()
     def test_a_row_is_the_same_to_the_bit_in_batches_of_any_size(self, family, tmp_path):
         store.save(tmp_path / "it", family, manifest_of(family), b"")
         loaded, _ = store.load(tmp_path / "it")
-        fold(loaded)
+        fold_norms(loaded)
         where, steps = places(loaded, 9), few(loaded)
-        together = draw(loaded, *where, steps=steps, guidance=2.0)
+        together = sample(loaded, *where, steps=steps, guidance=2.0)
         for size in (1, 2, 3, 4, 5, 8):
-            alone = draw(loaded, *(part[-size:] for part in where), steps=steps, guidance=2.0)
+            alone = sample(loaded, *(part[-size:] for part in where), steps=steps, guidance=2.0)
             assert torch.equal(alone, together[-size:]), size
 
     @torch.inference_mode()
     def test_draws_by_kernels_alone_where_there_is_a_gpu(self, family):
         served = small(family.name, family.data_shape).for_sampling()
-        fold(served)
-        columns = family.plan(few(family)).shape[1]
+        fold_norms(served)
+        columns = family.schedule(few(family)).shape[1]
 
         def there(*shape, dtype=torch.float32):
             return torch.empty(shape, dtype=dtype, device="cuda")
@@ -189,18 +189,18 @@ class TestEveryFamily:
                     tensors.update({k: there(*x.shape, dtype=x.dtype) for k, x in tensors.items() if x is not None})
             seed, index, step = (there(COUNT, dtype=torch.int64) for _ in range(3))
             label, link, guidance = there(COUNT, family.classes), there(COUNT, columns), there(COUNT)
-            state = served.start(seed, index, label, link)
+            state = served.initial_state(seed, index, label, link)
             state = served.step(Rows(state, label, link, guidance, seed, index, step))
             assert served.decode(state).shape == (COUNT, *family.data_shape)
 
     def test_serves_without_its_opponents(self, family):
-        for opponent in family.opponents:
+        for opponent in family.training_only:
             assert not any(name.startswith(opponent) for name in family.state_dict())
 
     def test_every_player_has_a_loss_that_moves_it(self, family):
         trained = small(family.name, family.data_shape)
         x, label = torch.rand(4, *family.data_shape) * 2 - 1, torch.tensor([0, 1, 2, -1])
-        for player in dict.fromkeys(trained.moves()):
+        for player in dict.fromkeys(trained.update_order()):
             terms = trained.loss(player, x, label)
             assert all(term.dim() == 0 and term.isfinite() for term in terms.values())
             parameters = list(trained.player(player).parameters())

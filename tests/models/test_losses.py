@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.losses import slopes, squared_gradient
+from models.losses import r1_r2_penalties, squared_gradient
 
 
 def test_a_linear_critic_has_the_square_of_its_slope_everywhere():
@@ -28,6 +28,6 @@ def test_the_critic_learns_from_it():
 def test_both_slopes_come_from_the_same_share_of_each_side():
     seen = []
     x, generated = torch.full((8, 2), 3.0), torch.full((8, 2), 5.0)
-    found = slopes(lambda part: seen.append(len(part)) or part.square().sum(1), x, generated, share=0.25)
+    found = r1_r2_penalties(lambda part: seen.append(len(part)) or part.square().sum(1), x, generated, share=0.25)
     assert seen == [2, 2]
     assert [value.item() for value in found] == pytest.approx([4 * 18, 4 * 50])

@@ -62,7 +62,7 @@ def test_the_density_is_scikit_learn_s_for_the_same_mixture():
 
 def test_bic_finds_how_many_there_are():
     x, _ = clusters()
-    assert len(mixture.best(x, (1, 2, 3, 4, 6)).weights) == 3
+    assert len(mixture.fit_best(x, (1, 2, 3, 4, 6)).weights) == 3
 
 
 def test_more_components_than_points_are_survived():
@@ -74,7 +74,7 @@ def test_draws_have_the_mixture_s_shares_means_and_covariances():
     x, _ = clusters(3000)
     found = mixture.fit(x, 3)
     room = Mixture(8, 2)
-    room.hold(found)
+    room.load_fit(found)
     generator = torch.Generator().manual_seed(1)
     drawn = room.draw(torch.rand(40_000, generator=generator).double(), torch.randn(40_000, 2, generator=generator))
     nearest = torch.cdist(drawn.double(), found.means).argmin(1)
@@ -84,7 +84,7 @@ def test_draws_have_the_mixture_s_shares_means_and_covariances():
 
 def test_only_components_that_have_a_share_are_drawn():
     room = Mixture(4, 2)
-    room.hold(mixture.fit(clusters()[0], 3))
+    room.load_fit(mixture.fit(clusters()[0], 3))
     choice, eps = torch.linspace(1e-9, 1 - 1e-9, 1001, dtype=torch.float64), torch.zeros(1001, 2)
     for k in range(3):
         share = torch.zeros(4)
@@ -97,8 +97,8 @@ def test_a_class_that_was_never_seen_is_drawn_as_any():
     room = LabelledMixture(2, 2, 4)
     room.fit(x, which)
     label = torch.eye(4)
-    assert torch.equal(room.share(label)[3], room.weights)
-    assert (room.share(label)[:3].sum(1) < 1).all()
+    assert torch.equal(room.component_weights(label)[3], room.weights)
+    assert (room.component_weights(label)[:3].sum(1) < 1).all()
 
 
 def test_points_that_are_all_the_same_are_survived():

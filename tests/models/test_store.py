@@ -21,7 +21,7 @@ def saved(tmp_path):
 
 
 def test_a_saved_directory_is_listed_and_whole(saved):
-    assert store.listing(saved.parent) == ["gan"]
+    assert store.list_weights(saved.parent) == ["gan"]
     assert sorted(path.name for path in saved.iterdir()) == ["manifest.json", "model.safetensors", "samples.png"]
 
 
@@ -58,7 +58,7 @@ print(missing)
 
 def test_a_write_that_finds_no_room_leaves_the_old_bytes_and_takes_none(tmp_path):
     path = tmp_path / "file"
-    store.write(path, b"old")
+    store.write_atomic(path, b"old")
     script = (
         "import pathlib, resource, signal, sys; from models import store;"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
@@ -87,7 +87,7 @@ def test_a_missing_file_is_named(saved):
     (saved / store.MANIFEST).unlink()
     with pytest.raises(WeightsError, match=r"has no manifest\.json"):
         store.load(saved)
-    assert store.listing(saved.parent) == []
+    assert store.list_weights(saved.parent) == []
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from tests.service.conftest import pixels
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-NAMES = store.listing(Settings().weights)
+NAMES = store.list_weights(Settings().weights)
 ENCODERS = [name for name in NAMES if families.get(store.read_manifest(Settings().weights / name).family).encodes]
 
 

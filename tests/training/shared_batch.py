@@ -36,7 +36,7 @@ def trainers():
         kind = families.get(name)
         torch.manual_seed(0)
         family = kind(kind.Config(**SMALL.get(name, {})), (1, 28, 28), 10)
-        if family.moves():
+        if family.update_order():
             recipe = dataclasses.replace(kind.recipe, batch=16)
             yield name, Trainer(family, recipe, known, Hardware(torch.device("cpu")), seed=0)
 
@@ -54,7 +54,7 @@ def main(output: Path, iterations: int, other: Path | None = None) -> None:
         while len(terms) < iterations:
             if 2 * len(terms) == iterations:
                 found["half"][name] = copy.deepcopy(trainer.state_dict())
-            terms.append(trainer.iterate())
+            terms.append(trainer.train_step())
         found["states"][name] = trainer.state_dict()
     if parallel.rank() == 0:
         torch.save(found, output)
@@ -62,5 +62,5 @@ def main(output: Path, iterations: int, other: Path | None = None) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with parallel.joined():
+    with parallel.process_group():
         main(Path(sys.argv[1]), int(sys.argv[2]), *map(Path, sys.argv[3:]))

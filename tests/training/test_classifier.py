@@ -36,7 +36,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_judge_reads_back_as_it_was_written(root: Path, name: str) -> None:
     net = write_untrained(root, name)
     images = data.load("digits", split="test").images[:300]  # more than a batch of `look`, and a ragged one
-    features, probabilities = classifier.load(name).look(images)
+    features, probabilities = classifier.load(name).features_and_logits(images)
     with torch.inference_mode():
         expected, logits = net(to_unit(images))
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
@@ -89,7 +89,7 @@ def test_augmentation_moves_ink_about_but_makes_none_and_stays_in_range() -> Non
 def test_training_teaches_a_judge_most_of_the_small_digits() -> None:
     test = data.load("digits", split="test")
     net = classifier.train("select", data.load("digits"), epochs=3)
-    judged = classifier.Judge("select", net, 0.0, "").look(test.images)[1].argmax(1)
+    judged = classifier.Classifier("select", net, 0.0, "").features_and_logits(test.images)[1].argmax(1)
     assert float((judged == test.labels).float().mean()) > 0.8
 
 

@@ -13,7 +13,7 @@ from torchvision import datasets
 
 from models.pixels import to_uint8, to_unit
 from training import data
-from training.data import DataError, Shuffled
+from training.data import DataError, InfiniteSampler
 
 
 def paint(path: Path, grey: int) -> None:
@@ -124,7 +124,7 @@ sizes = st.integers(1, 40)
 @settings(deadline=None, max_examples=50)
 @given(size=sizes, batch=st.integers(1, 60), seed=st.integers(0, 1000))
 def test_every_batch_is_full_and_every_epoch_sees_every_image_once(size: int, batch: int, seed: int) -> None:
-    batches = Shuffled(size, batch, seed)
+    batches = InfiniteSampler(size, batch, seed)
     seen = torch.cat([next(batches) for _ in range(-(-3 * size // batch))])
     assert len(seen) % batch == 0
     for epoch in seen[: 3 * size].view(3, size):
@@ -134,7 +134,7 @@ def test_every_batch_is_full_and_every_epoch_sees_every_image_once(size: int, ba
 @settings(deadline=None, max_examples=50)
 @given(size=sizes, batch=st.integers(1, 60), seed=st.integers(0, 1000), before=st.integers(0, 9))
 def test_the_order_goes_on_from_where_its_state_was_taken(size: int, batch: int, seed: int, before: int) -> None:
-    first, second = Shuffled(size, batch, seed), Shuffled(size, batch, seed)
+    first, second = InfiniteSampler(size, batch, seed), InfiniteSampler(size, batch, seed)
     for _ in range(before):
         next(first)
     second.load_state_dict(first.state_dict())
@@ -143,10 +143,10 @@ def test_the_order_goes_on_from_where_its_state_was_taken(size: int, batch: int,
 
 def test_the_order_is_a_pure_function_of_seed_and_epoch() -> None:
     torch.manual_seed(1)
-    one = next(Shuffled(100, 250, seed=3))
+    one = next(InfiniteSampler(100, 250, seed=3))
     torch.manual_seed(2)
-    assert torch.equal(next(Shuffled(100, 250, seed=3)), one)
-    assert not torch.equal(next(Shuffled(100, 250, seed=4)), one)
+    assert torch.equal(next(InfiniteSampler(100, 250, seed=3)), one)
+    assert not torch.equal(next(InfiniteSampler(100, 250, seed=4)), one)
     assert not torch.equal(one[:100], one[100:200])
 
 
@@ -154,5 +154,5 @@ def test_the_order_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    next(Shuffled(100, 10, seed=3))
+    next(InfiniteSampler(100, 10, seed=3))
     assert torch.equal(torch.rand(3), expected)

@@ -20,8 +20,8 @@ from models.pixels import to_unit
 from models.store import Manifest
 from training import classifier, data, evaluate, metrics, sources
 from training.cli import main
-from training.evaluate import Bench
-from training.sources import Drawn
+from training.evaluate import Evaluator
+from training.sources import SampleSet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Shade(Family):
     conditional = True
     steps = Range(1, 4, 2)
 
-    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
+    def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, coefficients: Tensor) -> Tensor:
         grey = (20 * label.argmax(1)).float()
         return grey.view(-1, 1, 1, 1).expand(-1, 1, 28, 28)
 
@@ -52,7 +52,7 @@ class Static(Family):
 
     Config = NoConfig
 
-    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
+    def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, coefficients: Tensor) -> Tensor:
         return noise.normal(seed, index, torch.zeros_like(seed), (1, 28, 28))
 
     def step(self, rows: Rows) -> Tensor:
@@ -64,67 +64,67 @@ def card(**defaults: Any) -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def bench() -> Bench:
+def bench() -> Evaluator:
     """The digits of scikit-learn, seen by a net that learned a little of them.
 
     An untrained one sees almost the same in every image, so that any distance would pass for none.
     """
     train, test = data.load("digits"), data.load("digits", split="test")
-    return Bench(classifier.Judge("brief", classifier.train("select", train, epochs=2), 0.0, ""), train, test)
+    return Evaluator(classifier.Classifier("brief", classifier.train("select", train, epochs=2), 0.0, ""), train, test)
 
 
 def test_digits_are_asked_for_in_turn_with_the_defaults_of_the_manifest() -> None:
-    drawn = sources.sample(Shade(NoConfig()), card(steps=3), seed=0, count=130)
-    assert drawn.asked is not None
-    assert drawn.asked.tolist() == [i % 10 for i in range(130)]
+    drawn = sources.sample_exported(Shade(NoConfig()), card(steps=3), seed=0, count=130)
+    assert drawn.requested_labels is not None
+    assert drawn.requested_labels.tolist() == [i % 10 for i in range(130)]
     assert drawn.images.dtype == torch.uint8
     assert drawn.images.shape == (130, 1, 28, 28)
     assert drawn.images[:, 0, 0, 0].tolist() == [20 * (i % 10) + 3 for i in range(130)]
 
 
 def test_a_manifest_without_defaults_gets_those_of_the_family() -> None:
-    assert int(sources.sample(Shade(NoConfig()), card(), seed=0, count=1).images.max()) == 2
+    assert int(sources.sample_exported(Shade(NoConfig()), card(), seed=0, count=1).images.max()) == 2
 
 
 def test_what_is_asked_wins_over_the_manifest() -> None:
-    assert int(sources.sample(Shade(NoConfig()), card(steps=3), seed=0, count=1, steps=4).images.max()) == 4
+    assert int(sources.sample_exported(Shade(NoConfig()), card(steps=3), seed=0, count=1, steps=4).images.max()) == 4
 
 
 def test_a_family_without_labels_is_asked_for_none() -> None:
-    assert sources.sample(Static(NoConfig()), card(), seed=0, count=3).asked is None
+    assert sources.sample_exported(Static(NoConfig()), card(), seed=0, count=3).requested_labels is None
 
 
 def test_fewer_samples_of_a_seed_are_the_first_of_more() -> None:
-    few, more = (sources.sample(Static(NoConfig()), card(), seed=5, count=n).images for n in (70, 130))
+    few, more = (sources.sample_exported(Static(NoConfig()), card(), seed=5, count=n).images for n in (70, 130))
     assert torch.equal(few, more[:70])
 
 
-def test_the_test_split_against_itself_is_perfect(bench: Bench) -> None:
-    figures = bench.measure(Drawn(bench.test.images, bench.test.labels))
+def test_the_test_split_against_itself_is_perfect(bench: Evaluator) -> None:
+    figures = bench.measure(SampleSet(bench.test.images, bench.test.labels))
     assert figures["mnist_cnn_fd"] == pytest.approx(0, abs=1e-6)
     assert (figures["precision"], figures["recall"], figures["coverage"]) == (1, 1, 1)
     assert figures["nearest_training_ratio"] == pytest.approx(1)
 
 
-def test_copied_training_images_show_as_memorised(bench: Bench) -> None:
-    copied = bench.measure(Drawn(bench.train.images[:200], None))
+def test_copied_training_images_show_as_memorised(bench: Evaluator) -> None:
+    copied = bench.measure(SampleSet(bench.train.images[:200], None))
     assert copied["nearest_training_ratio"] == pytest.approx(0, abs=1e-2)
 
 
-def test_noise_is_farther_off_than_noisy_images_and_those_than_real_ones(bench: Bench) -> None:
-    static = sources.sample(Static(NoConfig()), card(), seed=0, count=300)
+def test_noise_is_farther_off_than_noisy_images_and_those_than_real_ones(bench: Evaluator) -> None:
+    static = sources.sample_exported(Static(NoConfig()), card(), seed=0, count=300)
     spread = 60 * torch.randn(300, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     noisy = (bench.train.images[:300] + spread).clamp(0, 255).to(torch.uint8)
-    far, between, near = bench.measure(static), bench.measure(Drawn(noisy, None)), bench.floor(300)
+    far, between, near = bench.measure(static), bench.measure(SampleSet(noisy, None)), bench.real_baseline(300)
     assert far["mnist_cnn_fd"] > between["mnist_cnn_fd"] > near["mnist_cnn_fd"]
     assert far["coverage"] <= between["coverage"] < near["coverage"]
 
 
-def test_accuracy_is_counted_digit_by_digit(bench: Bench) -> None:
+def test_accuracy_is_counted_digit_by_digit(bench: Evaluator) -> None:
     images = bench.test.images[:100]
-    judged = bench.judge.look(images)[1].argmax(1)
+    judged = bench.judge.features_and_logits(images)[1].argmax(1)
     asked = torch.arange(100) % 10
-    figures = bench.measure(Drawn(images, asked))
+    figures = bench.measure(SampleSet(images, asked))
     by_digit = [float((judged[asked == digit] == digit).double().mean()) for digit in range(10)]
     assert figures["accuracy_by_digit"] == by_digit
     assert figures["worst_digit"] == min(by_digit)
@@ -157,7 +157,7 @@ def test_every_link_and_the_guidance_cost() -> None:
     assert macs == [macs[0], 3 * macs[0], 6 * macs[0]]
 
 
-def test_what_reconstruction_loses_is_the_other_directions_share(bench: Bench) -> None:
+def test_what_reconstruction_loses_is_the_other_directions_share(bench: Evaluator) -> None:
     family = PCA(PCAConfig(code=30))
     family.fit(to_unit(bench.train.images), bench.train.labels)
     x = to_unit(bench.test.images).flatten(1)
@@ -173,15 +173,20 @@ def test_what_reconstruction_loses_is_the_other_directions_share(bench: Bench) -
     )
 
 
-def test_an_image_costs_and_nothing_else_is_known_of_what_only_draws(bench: Bench) -> None:
+def test_an_image_costs_and_nothing_else_is_known_of_what_only_draws(bench: Evaluator) -> None:
     assert evaluate.properties(GAN(GANConfig()), card(), bench.test).keys() == {"cost"}
 
 
-def test_a_classifier_learns_from_real_images_and_not_from_noise(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_classifier_learns_from_real_images_and_not_from_noise(
+    bench: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(evaluate, "TAUGHT_EPOCHS", 6)
     train = bench.train
     mixed = train.labels[torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(0))]
-    real, wrong = (evaluate.taught(train.images, labels, bench.test)[evaluate.CAS] for labels in (train.labels, mixed))
+    real, wrong = (
+        evaluate.classification_accuracy_score(train.images, labels, bench.test)[evaluate.CAS]
+        for labels in (train.labels, mixed)
+    )
     assert real > 0.8
     assert wrong < 0.4
 
@@ -213,7 +218,7 @@ def test_figures_contradict_published_ones_that_are_too_far_off(
 
 
 def test_the_usual_fid_is_measured_printed_and_kept(
-    bench: Bench, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bench: Evaluator, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Brightness:
         """Stands where Inception does: the distance of the images' mean brightness."""
@@ -240,15 +245,15 @@ def test_the_usual_fid_is_measured_printed_and_kept(
     assert store.read_manifest(tmp_path / "pca").metrics["fid"] == fid
 
 
-def test_the_worst_are_those_the_judge_gives_the_digit_asked_for_the_least_chance(bench: Bench) -> None:
+def test_the_worst_are_those_the_judge_gives_the_digit_asked_for_the_least_chance(bench: Evaluator) -> None:
     images, labels = bench.test.images[:100], bench.test.labels[:100].clone()
     labels[7] = (labels[7] + 5) % 10
-    chances = bench.judge.look(images)[1]
-    worst = bench.worst(Drawn(images, labels))
+    chances = bench.judge.features_and_logits(images)[1]
+    worst = bench.least_confident(SampleSet(images, labels))
     assert worst.shape == (30, 1, 28, 28)
     assert torch.equal(worst[0], images[chances[torch.arange(100), labels].argmin()])
     assert any(torch.equal(images[7], one) for one in worst)
-    unasked = bench.worst(Drawn(images, None))
+    unasked = bench.least_confident(SampleSet(images, None))
     assert torch.equal(unasked[0], images[chances.amax(1).argmin()])
 
 
@@ -272,7 +277,7 @@ def test_flags_that_do_not_go_together_are_refused(
 
 
 def test_figures_go_into_the_manifest_and_what_took_long_stays(
-    bench: Bench, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bench: Evaluator, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(weights / "gmm", tmp_path / "gmm")
     monkeypatch.setattr(classifier, "load", lambda _: bench.judge)

@@ -17,8 +17,8 @@ from PIL import Image
 
 from models import families, store
 from training import checkpoint
-from training.cli import main, parser, plan
-from training.config import ConfigError, check_plan
+from training.cli import main, parser, sampling_options
+from training.config import ConfigError, check_sampling_options
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -315,7 +315,7 @@ def test_what_a_family_cannot_be_asked_for_is_refused(family, flags, complaint):
     built = families.get(family)
     args = parser().parse_args(["export", "run", *flags])
     with pytest.raises(ConfigError, match=re.escape(complaint)):
-        check_plan(built(built.Config()), plan(args))
+        check_sampling_options(built(built.Config()), sampling_options(args))
 
 
 def test_signals_save_and_the_same_command_ends_with_the_unbroken_run_s_weights(tmp_path):

@@ -36,7 +36,7 @@ def test_the_page_shows_all_weights_and_needs_nothing_else(tmp_path: Path) -> No
     reader = Reader()
     reader.feed(text)
     assert reader.open == []
-    names = store.listing(WEIGHTS)
+    names = store.list_weights(WEIGHTS)
     assert re.findall(r'<section id="(\w+)">', text) == names
     assert [target for target in reader.targets if target.startswith("#")] == [f"#{name}" for name in names]
     assert sum(target.startswith("data:image/png") for target in reader.targets) == len(names)
@@ -46,7 +46,7 @@ def test_the_page_shows_all_weights_and_needs_nothing_else(tmp_path: Path) -> No
 
 
 def test_intervals_costs_and_curves_are_shown_where_there_are_any(tmp_path: Path) -> None:
-    manifest = store.read_manifest(WEIGHTS / store.listing(WEIGHTS)[0])
+    manifest = store.read_manifest(WEIGHTS / store.list_weights(WEIGHTS)[0])
     metrics = {
         **manifest.metrics,
         "mnist_cnn_fd": 0.5,

@@ -15,7 +15,7 @@ from tests.serving import serving
 from training import sources
 from training.cli import main
 from training.config import ConfigError
-from training.sources import Drawn, Service, Weights
+from training.sources import SampleSet, Service, Weights
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def url(weights: Path) -> Iterator[str]:
         yield server.url
 
 
-def gap(one: Drawn, two: Drawn) -> float:
+def gap(one: SampleSet, two: SampleSet) -> float:
     """Mean difference of the pixels, of 255."""
     return float((one.images.float() - two.images.float()).abs().mean())
 
@@ -35,17 +35,21 @@ def test_a_service_draws_what_its_weights_draw(url: str, weights: Path) -> None:
     for name in families.names():
         one, two = (source.sample(name, seed=4, count=sources.BATCH + 3) for source in (here, there))
         assert gap(one, two) < 0.5, name
-        assert (one.asked is None) == (two.asked is None)
-        assert one.asked is None or torch.equal(one.asked, two.asked)
+        assert (one.requested_labels is None) == (two.requested_labels is None)
+        assert one.requested_labels is None or torch.equal(one.requested_labels, two.requested_labels)
 
 
 def test_both_tell_what_is_published(url: str, weights: Path, tmp_path: Path) -> None:
     shutil.copytree(weights / "pca", tmp_path / "pca")
     store.annotate(tmp_path / "pca", metrics={"recall": 0.5})
     with serving(tmp_path, unconditional_model="pca") as server:
-        assert Weights(tmp_path).published("pca") == Service(server.url).published("pca") == {"recall": 0.5}
+        assert (
+            Weights(tmp_path).published_metrics("pca")
+            == Service(server.url).published_metrics("pca")
+            == {"recall": 0.5}
+        )
     with pytest.raises(ConfigError, match="has no model 'dall-e'; it has acgan"):
-        Service(url).published("dall-e")
+        Service(url).published_metrics("dall-e")
 
 
 def test_what_is_asked_reaches_the_service(url: str, weights: Path) -> None:
@@ -94,7 +98,7 @@ def test_a_busy_service_is_asked_again_when_it_says() -> None:
 
 
 def test_a_service_that_stays_busy_is_given_up() -> None:
-    busy = httpx.Response(429, headers={"Retry-After": str(sources.PATIENCE + 1)})
+    busy = httpx.Response(429, headers={"Retry-After": str(sources.TIMEOUT_SECONDS + 1)})
     with pytest.raises(ConfigError, match="429"):
         Service("http://it", answering(busy)).sample("gan", 0, 1)
 

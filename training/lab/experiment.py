@@ -92,9 +92,9 @@ class Experiment:
     """One argument of the lecture."""
 
     title: str
-    says: str
+    claim: str
     """What the lecture says."""
-    shows: str
+    method: str
     """What is done here, by which family, with the sources."""
     measure: Callable[[Setting], Findings]
     """Trains and measures, for one seed. A pure function of the setting."""

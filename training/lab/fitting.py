@@ -41,9 +41,9 @@ def fit(
     while True:
         if watch is not None:
             watch(trainer)
-        if trainer.images >= trainer.goal:
+        if trainer.images >= trainer.total_images:
             break
-        trainer.iterate()
+        trainer.train_step()
     trainer.fit()
     return trainer.average
 

@@ -47,8 +47,8 @@ def command(names: Sequence[str], setting: Setting, seeds: int | None, output: P
     begun, held = time.monotonic(), True
     for name, outcomes in finished(asked, setting, seeds):
         held &= write(name, outcomes, setting, output)
-    store.write(output / page.INDEX, page.page(output).encode())
-    store.write(output / page.SHEET, page.STYLE.encode())
+    store.write_atomic(output / page.INDEX, page.page(output).encode())
+    store.write_atomic(output / page.SHEET, page.STYLE.encode())
     print(f"{output / page.INDEX}; {(time.monotonic() - begun) / 60:.1f} min")
     return 0 if held else 1
 
@@ -90,11 +90,11 @@ def write(name: str, outcomes: Sequence[Outcome], setting: Setting, output: Path
     numbers = merge(found)
     pictures = experiment.draw(found)
     for picture in pictures:
-        store.write(output / picture.file, picture.data)
+        store.write_atomic(output / picture.file, picture.data)
     told: dict[str, Any] = {
         "title": experiment.title,
-        "says": experiment.says,
-        "shows": experiment.shows,
+        "says": experiment.claim,
+        "shows": experiment.method,
         "quick": setting.quick,
         "data": setting.data if experiment.digits else None,
         "seeds": len(found),
@@ -102,7 +102,7 @@ def write(name: str, outcomes: Sequence[Outcome], setting: Setting, output: Path
         "numbers": numbers,
         "pictures": [{"file": picture.file, "caption": picture.caption} for picture in pictures],
     }
-    store.write(output / f"{name}.json", (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
+    store.write_atomic(output / f"{name}.json", (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
     wrong = [number for number in numbers if not number["holds"]]
     for number in wrong:
         print(f"{name}: {number['what']}: {number['measured']:.5g}, and not {page.expected(number)}", flush=True)

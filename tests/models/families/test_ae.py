@@ -26,7 +26,9 @@ def ae():
 
 def drawn(ae, prior, count=1000):
     index = torch.arange(count)
-    return ae.start(torch.zeros_like(index), index, torch.zeros(count, 0), ae.plan(1, prior).expand(count, 1))
+    return ae.initial_state(
+        torch.zeros_like(index), index, torch.zeros(count, 0), ae.schedule(1, prior).expand(count, 1)
+    )
 
 
 def test_it_learns_to_give_back_what_it_is_shown(ae):

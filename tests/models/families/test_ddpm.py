@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.base import Rows, draw, invert
+from models.base import Rows, invert, sample
 from models.families.ddpm import DDPM, LEAST_SIGMA, DDPMConfig, cosine_schedule
 from models.nets import guided
 
@@ -46,7 +46,7 @@ def test_the_forward_kernel_is_its_closed_form(ddpm):
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 333, 500, 999, 1000])
 def test_times_fall_from_the_end_of_the_chain(ddpm, steps):
-    times = ddpm.plan(steps, "dpm++2m")[:, 0]
+    times = ddpm.schedule(steps, "dpm++2m")[:, 0]
     assert times[0] == 1
     assert (times.diff() < 0).all()
     assert times[-1] > 0
@@ -65,7 +65,7 @@ def test_on_a_gaussian_with_known_score_mean_and_variance_come_out_right(ddpm, s
     mean, std = -0.3, 0.15
     ddpm.unet = GaussianScore(ddpm, mean, std)
     index = torch.arange(16)
-    x = draw(ddpm, torch.zeros_like(index), index, torch.zeros(16, 10), steps=steps, sampler=sampler)
+    x = sample(ddpm, torch.zeros_like(index), index, torch.zeros(16, 10), steps=steps, sampler=sampler)
     assert float(x.mean()) == pytest.approx(mean, abs=0.01)
     assert float(x.std()) == pytest.approx(std, rel=0.05)
 
@@ -75,8 +75,8 @@ def test_the_second_order_sampler_is_nearer_to_the_limit_than_the_first(ddpm):
     ddpm.unet = GaussianScore(ddpm, -0.3, 0.15)
     index = torch.arange(8)
     where = (torch.zeros_like(index), index, torch.zeros(8, 10))
-    limit = draw(ddpm, *where, steps=1000, sampler="ddim")
-    first, second = (draw(ddpm, *where, steps=15, sampler=name) for name in ("ddim", "dpm++2m"))
+    limit = sample(ddpm, *where, steps=1000, sampler="ddim")
+    first, second = (sample(ddpm, *where, steps=15, sampler=name) for name in ("ddim", "dpm++2m"))
     assert (second - limit).abs().mean() < 0.5 * (first - limit).abs().mean()
 
 
@@ -147,7 +147,7 @@ def test_a_short_chain_works_like_a_long_one(timesteps):
     state = invert(family, x, torch.zeros(4, 10))
     assert state[:, :1].std().item() == pytest.approx(1, rel=0.25)
     index = torch.arange(16)
-    drawn = draw(family, torch.zeros_like(index), index, torch.zeros(16, 10), steps=timesteps, sampler="dpm++2m")
+    drawn = sample(family, torch.zeros_like(index), index, torch.zeros(16, 10), steps=timesteps, sampler="dpm++2m")
     assert float(drawn.mean()) == pytest.approx(-0.3, abs=0.02)
 
 
@@ -169,6 +169,6 @@ def test_inversion_leads_back_to_the_image(ddpm):
     assert state[:, :1].std().item() == pytest.approx(1, rel=0.15)
     line = torch.ones(4, 1)
     zero = torch.zeros(4, dtype=torch.int64)
-    for link in ddpm.plan(50, "ddim"):
+    for link in ddpm.schedule(50, "ddim"):
         state = ddpm.step(Rows(state, label, link * line, line[:, 0], zero, zero, zero))
     assert (ddpm.decode(state) - x).abs().mean().item() < 0.02

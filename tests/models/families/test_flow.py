@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.base import Rows, draw, invert
+from models.base import Rows, invert, sample
 from models.families.flow import LEAST_GAP, Flow, FlowConfig
 
 MEAN, STD = -0.3, 0.15
@@ -28,7 +28,7 @@ def flow():
 
 def drawn(flow, steps, sampler):
     index = torch.arange(16)
-    return draw(flow, torch.zeros_like(index), index, torch.zeros(16, 10), steps=steps, sampler=sampler)
+    return sample(flow, torch.zeros_like(index), index, torch.zeros(16, 10), steps=steps, sampler=sampler)
 
 
 @pytest.mark.parametrize(("sampler", "steps"), [("heun", 40), ("heun", 41), ("euler", 100)])
@@ -90,7 +90,7 @@ def test_guidance_leads_from_the_guess_without_the_label_past_the_one_with_it(fl
     flow.unet = LabelPlus()
     index = torch.arange(4)
     label = flow.one_hot(index)
-    x = draw(flow, torch.zeros_like(index), index, label, steps=3, guidance=guidance)
+    x = sample(flow, torch.zeros_like(index), index, label, steps=3, guidance=guidance)
     torch.testing.assert_close(x, torch.full_like(x, guess))
 
 
@@ -126,6 +126,6 @@ def test_inversion_leads_back_to_the_image(flow):
     state = invert(flow, x, label)
     assert state[:, :1].std().item() == pytest.approx(1, rel=0.1)
     line, zero = torch.ones(4, 1), torch.zeros(4, dtype=torch.int64)
-    for link in flow.plan(40, "heun"):
+    for link in flow.schedule(40, "heun"):
         state = flow.step(Rows(state, label, link * line, line[:, 0], zero, zero, zero))
     assert (flow.decode(state) - x).abs().mean().item() < 0.1 * STD

@@ -42,7 +42,7 @@ def test_losses_are_the_equations():
 
 
 def test_the_discriminator_moves_as_often_as_asked():
-    assert GAN(GANConfig(discriminator_steps=3)).moves() == ("discriminator",) * 3 + ("generator",)
+    assert GAN(GANConfig(discriminator_steps=3)).update_order() == ("discriminator",) * 3 + ("generator",)
 
 
 def test_the_discriminator_s_loss_leaves_the_generator_alone():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.base import draw
+from models.base import sample
 from models.families.gmm import GMM, GMMConfig
 
 
@@ -22,7 +22,7 @@ def family():
 
 def drawn(family, label, count=2000):
     index = torch.arange(count)
-    return draw(family, torch.zeros_like(index), index, label.expand(count, -1), steps=1)
+    return sample(family, torch.zeros_like(index), index, label.expand(count, -1), steps=1)
 
 
 def test_every_class_has_the_components_it_needs(family):

@@ -7,7 +7,7 @@ import torch
 from sklearn.neighbors import KernelDensity
 
 from models import store
-from models.base import draw
+from models.base import sample
 from models.families.kde import KDE, KDEConfig
 from tests.conftest import manifest_of
 
@@ -65,7 +65,7 @@ def test_its_bandwidth_is_the_one_under_which_held_out_points_are_likeliest():
 def test_its_draws_follow_its_density():
     family = fitted(two_humps(1000, 1), points=800, spread=1.0)
     index = torch.arange(20_000)
-    drawn = draw(family, torch.zeros_like(index), index, torch.zeros(len(index), 0), steps=1)[:, 0]
+    drawn = sample(family, torch.zeros_like(index), index, torch.zeros(len(index), 0), steps=1)[:, 0]
     edges = torch.linspace(-0.8, 0.8, 17)
     share = torch.histogram(drawn, edges).hist / len(drawn)
     middles = (edges[1:] + edges[:-1]) / 2
@@ -79,7 +79,7 @@ def test_the_noise_of_a_draw_is_the_bandwidth_times_the_spread():
     family = fitted(two_humps(1000, 1), points=800, spread=0.5)
     family.points.zero_()
     index = torch.arange(5000)
-    z = family.start(torch.zeros_like(index), index, torch.zeros(5000, 0), torch.zeros(5000, 0))
+    z = family.initial_state(torch.zeros_like(index), index, torch.zeros(5000, 0), torch.zeros(5000, 0))
     assert float(z.std()) == pytest.approx(0.5 * float(family.bandwidth), rel=0.05)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
-from models.base import draw
+from models.base import sample
 from models.families.pca import PCA, PCAConfig
 from models.pixels import to_unit
 from training import data
@@ -48,7 +48,7 @@ def test_reconstruction_loses_what_the_other_directions_hold(pca, x):
 
 def test_codes_of_draws_have_the_variance_of_codes_of_data(pca):
     index = torch.arange(20_000)
-    z = pca.start(torch.zeros_like(index), index, torch.zeros(len(index), 0), torch.zeros(len(index), 0))
+    z = pca.initial_state(torch.zeros_like(index), index, torch.zeros(len(index), 0), torch.zeros(len(index), 0))
     assert (z.var(0) / pca.components.variance).tolist() == pytest.approx([1.0] * 20, rel=0.05)
 
 
@@ -59,7 +59,7 @@ def test_data_of_two_numbers_is_drawn_with_its_own_covariance():
     family = PCA(PCAConfig(code=2), (2,), 0)
     family.fit(x, torch.zeros(5000, dtype=torch.int64))
     index = torch.arange(5000)
-    drawn = draw(family, torch.ones_like(index), index, torch.zeros(5000, 0), steps=1)
+    drawn = sample(family, torch.ones_like(index), index, torch.zeros(5000, 0), steps=1)
     torch.testing.assert_close(torch.cov(drawn.T), torch.cov(x.T), atol=3e-3, rtol=0)
     torch.testing.assert_close(drawn.mean(0), x.mean(0), atol=2e-2, rtol=0)
 

@@ -31,7 +31,7 @@ def taught():
 def test_draws_of_a_digit_are_coded_as_that_digit(taught):
     index = torch.arange(1000)
     label = index % 10
-    z = taught.start(torch.zeros_like(index), index, taught.one_hot(label), torch.zeros(1000, 0))
+    z = taught.initial_state(torch.zeros_like(index), index, taught.one_hot(label), torch.zeros(1000, 0))
     assert float((taught.head(z).argmax(1) == label).float().mean()) > 0.9
 
 

@@ -67,7 +67,7 @@ def test_codes_are_drawn_from_the_prior_that_is_asked_for():
     vae.fit(x, torch.zeros(2000))
     index = torch.arange(4000)
     fitted, standard = (
-        vae.start(torch.zeros_like(index), index, torch.zeros(4000, 0), vae.plan(1, name).expand(4000, 1))
+        vae.initial_state(torch.zeros_like(index), index, torch.zeros(4000, 0), vae.schedule(1, name).expand(4000, 1))
         for name in ("fitted", "standard")
     )
     codes = vae.encode(x, torch.zeros(2000, 0))

@@ -63,7 +63,7 @@ def test_a_critic_of_slope_one_along_the_way_measures_the_way(wgan):
 
 
 def test_five_critic_steps_come_before_each_of_the_generator(wgan):
-    assert wgan.moves() == ("critic",) * 5 + ("generator",)
+    assert wgan.update_order() == ("critic",) * 5 + ("generator",)
     assert WGANGPConfig().penalty == 10
 
 

@@ -27,7 +27,7 @@ async def test_models_say_what_they_take(client: httpx.AsyncClient) -> None:
         assert model["encodes"] == family.encodes
         assert ("digit" in model["takes"]) == family.conditional
         assert ("steps" in model["takes"]) == (family.steps.maximum > 1)
-        assert model["takes"].get(family.samplers_are, {}).get("one_of", []) == list(family.samplers)
+        assert model["takes"].get(family.sampler_parameter, {}).get("one_of", []) == list(family.samplers)
     guidance = models["ddpm"]["takes"]["guidance"]
     trades = guidance.pop("trades")
     assert guidance == {"minimum": 0.0, "maximum": 10.0, "default": 1.6}

@@ -24,7 +24,7 @@ class Walk(Family):
     conditional = True
     steps = Range(1, 100, 5)
 
-    def start(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
+    def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, link: Tensor) -> Tensor:
         return noise.normal(seed, index, torch.zeros_like(seed), (28, 28))
 
     def step(self, rows: Rows) -> Tensor:

@@ -78,7 +78,7 @@ def components(x: Tensor, most: int) -> Mixture:
     return family.mixture
 
 
-def em(x: Tensor, components: int) -> mixture.Fitted:
+def em(x: Tensor, components: int) -> mixture.MixtureFit:
     """The likeliest of the mixtures that EM finds for x [N, D] from eight starts: from one it may miss a cluster."""
     return max((mixture.fit(x, components, seed=k) for k in range(8)), key=lambda found: found.objectives[-1])
 
@@ -365,9 +365,9 @@ def _dimensions(found: Sequence[Findings]) -> Picture:
 
 EXPERIMENT = Experiment(
     title="A density is estimated from samples",
-    says="Learning a distribution is estimating its density from samples; the form that is assumed decides what it "
+    claim="Learning a distribution is estimating its density from samples; the form that is assumed decides what it "
     "costs.",
-    shows="The families gmm and kde where the truth is known: the likeliest Gaussian, which loses p/(2N) for p "
+    method="The families gmm and kde where the truth is known: the likeliest Gaussian, which loses p/(2N) for p "
     "parameters (Akaike 1974); kernels by bandwidth (Rosenblatt 1956; Parzen 1962) and mixtures by components "
     "(Dempster et al. 1977; Schwarz 1978) on four Gaussians in the plane; and both in 1 to 32 dimensions.",
     measure=measure,

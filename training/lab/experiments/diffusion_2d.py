@@ -173,10 +173,10 @@ def astray(family: Family, steps: int, sampler: str) -> float:
 @torch.inference_mode()
 def trace(family: Family, steps: int, sampler: str) -> Tensor:
     """Where SHOWN draws are before the first link and after each: [steps + 1, SHOWN, 2]."""
-    plan = family.plan(steps, sampler)
+    plan = family.schedule(steps, sampler)
     index = torch.arange(SHOWN)
     seed, label = torch.zeros_like(index), torch.zeros(SHOWN, 0)
-    state = family.start(seed, index, label, plan[:1].expand(SHOWN, -1))
+    state = family.initial_state(seed, index, label, plan[:1].expand(SHOWN, -1))
     path = [state]
     for k, link in enumerate(plan, start=1):
         line = link.expand(SHOWN, -1)
@@ -288,9 +288,9 @@ def _film(traces: Any) -> Picture:
 
 EXPERIMENT = Experiment(
     title="Diffusion, a step at a time",
-    says="A chain of small steps turns data into noise; its reverse, of small Gaussian steps too, is learned by "
+    claim="A chain of small steps turns data into noise; its reverse, of small Gaussian steps too, is learned by "
     "guessing what was there before.",
-    shows="The families ddpm and flow on a ring of 8 Gaussians, whose score is known at every level of noise; all "
+    method="The families ddpm and flow on a ring of 8 Gaussians, whose score is known at every level of noise; all "
     "samplers at 5, 10, 20 and 50 steps, with W_2 by the best assignment; and DDPM's samplers with the truth in the "
     "net's place (ddim: Song et al. 2021, arXiv 2010.02502; dpm++2m: Lu et al. 2022, arXiv 2211.01095).",
     measure=measure,

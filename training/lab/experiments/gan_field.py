@@ -52,7 +52,7 @@ class Field:
 
     def watch(self, trainer: Trainer) -> None:
         """To be called before the first iteration and after each."""
-        if trainer.images >= trainer.goal * (len(self.moments) / (MOMENTS - 1)) ** 2:
+        if trainer.images >= trainer.total_images * (len(self.moments) / (MOMENTS - 1)) ** 2:
             assert isinstance(trainer.family, GAN)
             # The game's own randomness stays as if nobody looked.
             with torch.random.fork_rng(devices=[]):
@@ -93,8 +93,8 @@ def measure(setting: Setting) -> Findings:
     field = Field()
     trainer = begin(PlaneGAN, GANConfig(latent=8, discriminator_steps=REPLIES), dataset, recipe, setting.seed)
     field.watch(trainer)
-    while trainer.images < trainer.goal:
-        trainer.iterate()
+    while trainer.images < trainer.total_images:
+        trainer.train_step()
         field.watch(trainer)
     first, last = field.moments[0], field.moments[-1]
     over = max(moment["v"] - (2 * moment["js"] - 2 * math.log(2)) for moment in field.moments)
@@ -176,8 +176,8 @@ def _course(found: Sequence[Findings]) -> Picture:
 
 EXPERIMENT = Experiment(
     title="What D believes, and where it sends G",
-    says="D says how likely a point is to be real; the generator moves its points to where D believes more.",
-    shows="The lecture's GAN (the family gan, by the production loop, five steps of D before each of G's; D sees the "
+    claim="D says how likely a point is to be real; the generator moves its points to where D believes more.",
+    method="The lecture's GAN (the family gan, by the production loop, five steps of D before each of G's; D sees the "
     "plane magnified six times) on a ring of 6 Gaussians: D beside p / (p + q), "
     "the gradient that each draw gets, and JS from histograms, at 31 moments of the training.",
     measure=measure,

@@ -25,7 +25,7 @@ from training.lab import plots
 from training.lab.distances import histogram, jensen_shannon, wasserstein1
 from training.lab.experiment import Experiment, Findings, Number, Picture, Setting, at_least, at_most, near
 from training.lab.fitting import begin, fit, iterations, points
-from training.lab.fixed_generator import KnownGAN, KnownWGANGP
+from training.lab.fixed_generator import FixedGeneratorGAN, FixedGeneratorWGANGP
 from training.loop import Trainer
 
 POINTS = 20_000
@@ -120,11 +120,11 @@ def critic_distance(theta: float, steps: int, seed: int) -> float:
     """What the production critic says of P_0 and P_theta after so many steps, on points it has not seen."""
     dataset = points(line(0.0, place(POINTS, seed)))
     recipe = Recipe(iterations(steps, BATCH, dataset), BATCH, 2e-3, (0.0, 0.9), ema=20 * BATCH, cosine=True)
-    family = fit(partial(KnownWGANGP, given=generator(theta)), CRITIC, dataset, recipe, seed)
-    assert isinstance(family, KnownWGANGP)
+    family = fit(partial(FixedGeneratorWGANGP, given=generator(theta)), CRITIC, dataset, recipe, seed)
+    assert isinstance(family, FixedGeneratorWGANGP)
     fresh = place(POINTS, seed + 1)
     with torch.inference_mode():
-        return float((family.judge(line(0.0, fresh)) - family.judge(line(theta, fresh))).mean())
+        return float((family.criticize(line(0.0, fresh)) - family.criticize(line(theta, fresh))).mean())
 
 
 def opponent(kind: Callable[..., Any], config: Any, theta: Tensor, steps: int, seed: int) -> Trainer:
@@ -150,18 +150,18 @@ def slope(cost: Callable[[Tensor], Tensor], judge: Callable[[Tensor], Tensor], t
 
 def judge_of(family: Family) -> Callable[[Tensor], Tensor]:
     """D's logits, or the critic's score."""
-    if isinstance(family, KnownGAN):
+    if isinstance(family, FixedGeneratorGAN):
         return family.discriminator
-    assert isinstance(family, KnownWGANGP)
-    return family.judge
+    assert isinstance(family, FixedGeneratorWGANGP)
+    return family.criticize
 
 
 def watch_gradient(steps: int, seed: int) -> dict[str, list[float]]:
     """|d cost / d theta| at theta = 1 for both costs, as D learns: every 10 of its steps."""
-    trainer = opponent(KnownGAN, GANConfig(latent=2), torch.tensor(START), steps, seed)
+    trainer = opponent(FixedGeneratorGAN, GANConfig(latent=2), torch.tensor(START), steps, seed)
     found: dict[str, list[float]] = {"steps": [], **{name: [] for name in COSTS}}
     for step in range(steps):
-        trainer.iterate()
+        trainer.train_step()
         if step % 10 == 9:
             found["steps"].append(step + 1)
             for name, cost in COSTS.items():
@@ -170,8 +170,8 @@ def watch_gradient(steps: int, seed: int) -> dict[str, list[float]]:
 
 
 GAMES: dict[str, tuple[Callable[..., Any], Any, Callable[[Tensor], Tensor]]] = {
-    "minimax": (KnownGAN, GANConfig(latent=2), COSTS["minimax"]),
-    "Wasserstein": (KnownWGANGP, PLAYER, lambda score: -score.mean()),
+    "minimax": (FixedGeneratorGAN, GANConfig(latent=2), COSTS["minimax"]),
+    "Wasserstein": (FixedGeneratorWGANGP, PLAYER, lambda score: -score.mean()),
 }
 
 
@@ -187,7 +187,7 @@ def play(name: str, rounds: int, seed: int) -> list[float]:
     judge = judge_of(trainer.family)
     path = [START]
     for k in range(head_start + rounds * REPLIES):
-        trainer.iterate()
+        trainer.train_step()
         if k >= head_start and k % REPLIES == REPLIES - 1:
             theta -= 2 * REACH / rounds * (1 - (len(path) - 1) / rounds) * slope(cost, judge, float(theta), seed + k)
             path.append(float(theta))
@@ -236,9 +236,9 @@ def _distances(panel: Any, shown: Any) -> None:
 
 EXPERIMENT = Experiment(
     title="Jensen-Shannon gives no gradient, Wasserstein does",
-    says="Real data and draws lie on thin manifolds that hardly meet. There JS is log 2 wherever they are, and D tells "
+    claim="Real data and draws lie on thin manifolds that hardly meet. There JS is log 2 wherever they are, and D tells "
     "them apart without saying which way is nearer; W_1 says how far it is.",
-    shows="Arjovsky et al.'s parallel lines (2017, arXiv 1701.07875, Example 1). JS and W_1 of clouds of 1,000 points, "
+    method="Arjovsky et al.'s parallel lines (2017, arXiv 1701.07875, Example 1). JS and W_1 of clouds of 1,000 points, "
     "the latter by the best assignment; the lecture's D (the family gan) and the critic of wgan_gp, λ = 20, both by "
     "the production loop, against lines that stand still; and one number θ learned by both games, the critic's with "
     "λ = 1.",

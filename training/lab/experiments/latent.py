@@ -51,8 +51,8 @@ def trained(kind: type[Family], config: Any, dataset: Dataset, steps: int, seed:
     """The family on images taken as points, without the density that it would be drawn from."""
     recipe = Recipe(iterations(steps, BATCH, dataset), BATCH, lr=2e-3, ema=20 * BATCH, cosine=True)
     trainer = begin(kind, config, dataset, recipe, seed)
-    while trainer.images < trainer.goal:
-        trainer.iterate()
+    while trainer.images < trainer.total_images:
+        trainer.train_step()
     return trainer.average
 
 
@@ -162,9 +162,9 @@ def _grids(shown: Any) -> Picture:
 
 EXPERIMENT = Experiment(
     title="Codes need a density",
-    says="An auto-encoder's codes need a density to draw from; the sliced-Wasserstein and the variational auto-encoder "
+    claim="An auto-encoder's codes need a density to draw from; the sliced-Wasserstein and the variational auto-encoder "
     "have their codes lie as N(0, I) does.",
-    shows="The families ae, supervised_ae, swae and vae with codes of two numbers, on digits taken as points of 784 "
+    method="The families ae, supervised_ae, swae and vae with codes of two numbers, on digits taken as points of 784 "
     "numbers: where the codes of held-out digits lie, how far that is from N(0, I) by the sliced Wasserstein distance, "
     "and what codes from N(0, I) decode to.",
     measure=measure,

@@ -76,7 +76,7 @@ class Player:
         """The family after `share` of its iterations on 50,000 points of `target`."""
         dataset = fitting.points(target.draw(50_000, seed))
         batch = 128
-        moves = self.kind(self.config, (2,), 0).moves()
+        moves = self.kind(self.config, (2,), 0).update_order()
         epochs = fitting.iterations(int(share * self.iterations), batch, dataset, moves.count(moves[0]))
         recipe = Recipe(epochs, batch, self.lr, self.betas, cosine=True)
         return fitting.fit(self.kind, self.config, dataset, recipe, seed, watch)
@@ -122,7 +122,7 @@ def film(frames: list[Any]) -> Callable[[Trainer], None]:
     """Keeps 400 draws at moments that lie closer together early on, when more happens."""
 
     def watch(trainer: Trainer) -> None:
-        if trainer.images >= trainer.goal * (len(frames) / (FRAMES - 1)) ** 2:
+        if trainer.images >= trainer.total_images * (len(frames) / (FRAMES - 1)) ** 2:
             frames.append(fitting.samples(trainer.average, 400).half().numpy())
 
     return watch
@@ -221,8 +221,8 @@ def race(first: Findings) -> Picture:
 
 EXPERIMENT = Experiment(
     title="Some games drop modes",
-    says="The GAN's generator may please D by a few modes alone. Wasserstein's critic tells how far the rest is.",
-    shows="A ring of 8 and a grid of 25 narrow Gaussians (Lin et al. 2018, arXiv 1712.04086), played for by the "
+    claim="The GAN's generator may please D by a few modes alone. Wasserstein's critic tells how far the rest is.",
+    method="A ring of 8 and a grid of 25 narrow Gaussians (Lin et al. 2018, arXiv 1712.04086), played for by the "
     "lecture's GAN; PacGAN2 (the same paper), whose D judges pairs; WGAN-GP; the relativistic game with R1 and R2 that "
     "the convolutional GAN plays; and that with the G it is played with there, which chooses among groups. All other G "
     "are continuous maps of two numbers of noise, and cannot but draw between modes. All opponents see the plane "

@@ -20,7 +20,7 @@ from training.lab import plots
 from training.lab.distances import jensen_shannon, lattice
 from training.lab.experiment import Experiment, Findings, Number, Picture, Setting, at_most, near
 from training.lab.fitting import fit, iterations, points
-from training.lab.fixed_generator import KnownGAN
+from training.lab.fixed_generator import FixedGeneratorGAN
 from training.lab.shapes import Gaussians, ring
 
 POINTS = 50_000
@@ -59,18 +59,18 @@ def divergence(p: Gaussians, q: Gaussians) -> float:
     return jensen_shannon(p.log_density(x).exp(), q.log_density(x).exp())
 
 
-def best_opponent(p: Gaussians, q: Gaussians, steps: int, seed: int) -> KnownGAN:
+def best_opponent(p: Gaussians, q: Gaussians, steps: int, seed: int) -> FixedGeneratorGAN:
     """The family's D after so many steps against G = q."""
     dataset = points(p.draw(POINTS, seed))
     recipe = Recipe(iterations(steps, BATCH, dataset), BATCH, 2e-3, (0.5, 0.999), ema=20 * BATCH, cosine=True)
-    kind = partial(KnownGAN, given=lambda z: q.centres + q.deviation * z)
+    kind = partial(FixedGeneratorGAN, given=lambda z: q.centres + q.deviation * z)
     family = fit(kind, GANConfig(latent=2), dataset, recipe, seed)
-    assert isinstance(family, KnownGAN)
+    assert isinstance(family, FixedGeneratorGAN)
     return family
 
 
 @torch.inference_mode()
-def value(family: KnownGAN, p: Gaussians, q: Gaussians, seed: int) -> float:
+def value(family: FixedGeneratorGAN, p: Gaussians, q: Gaussians, seed: int) -> float:
     """V of the family's D on points it has not seen."""
     real, generated = (family.discriminator(side.draw(FRESH, seed + k)) for k, side in ((1000, p), (2000, q)))
     return float(F.logsigmoid(real).double().mean() + F.logsigmoid(-generated).double().mean())
@@ -154,8 +154,8 @@ def contours(panel: Any, shape: Gaussians, color: str) -> None:
 
 EXPERIMENT = Experiment(
     title="The best D measures the Jensen-Shannon divergence",
-    says="With D at its optimum p / (p + q), the generator's cost is C(G) = 2 JS(p, q) - 2 log 2.",
-    shows="The lecture's D (the family gan, by the production loop) against generators that stand still and draw known "
+    claim="With D at its optimum p / (p + q), the generator's cost is C(G) = 2 JS(p, q) - 2 log 2.",
+    method="The lecture's D (the family gan, by the production loop) against generators that stand still and draw known "
     "Gaussians, so that both densities are known; V is taken on 200,000 fresh points of each, JS by quadrature.",
     measure=measure,
     draw=draw,

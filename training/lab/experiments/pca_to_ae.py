@@ -64,8 +64,8 @@ def ae(dataset: Dataset, size: int, steps: int, seed: int) -> Code:
     epochs = iterations(steps, BATCH, dataset)
     recipe = Recipe(epochs, BATCH, lr=4e-3, ema=20 * BATCH, cosine=True)
     trainer = begin(AE, AEConfig(latent=size, width=WIDTH), dataset, recipe, seed)
-    while trainer.images < trainer.goal:
-        trainer.iterate()
+    while trainer.images < trainer.total_images:
+        trainer.train_step()
     family = trainer.average
     assert isinstance(family, AE)
     return lambda x: family.decoder(family.encoder(x)).tanh()
@@ -208,8 +208,8 @@ def _digits(shown: Mapping[Any, Tensor]) -> Picture:
 
 EXPERIMENT = Experiment(
     title="From PCA to the auto-encoder",
-    says="Linear manifolds fail on curved ones: the auto-encoder is PCA with maps that may bend.",
-    shows="The families pca and ae at codes of equal size, on a swiss roll (Tenenbaum et al. 2000) and on digits, "
+    claim="Linear manifolds fail on curved ones: the auto-encoder is PCA with maps that may bend.",
+    method="The families pca and ae at codes of equal size, on a swiss roll (Tenenbaum et al. 2000) and on digits, "
     "taken as points of 784 numbers: fully connected nets both ways. Hinton & Salakhutdinov (2006) found the squared "
     "error of MNIST digits by 30 numbers 4.6 times smaller with a deep auto-encoder than with PCA (3.00 against "
     "13.87), after far longer training.",

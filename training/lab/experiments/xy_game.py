@@ -143,8 +143,8 @@ def draw(found: Sequence[Findings]) -> list[Picture]:
 
 EXPERIMENT = Experiment(
     title="The game V = x y does not converge",
-    says="Two players who both follow their gradient need not arrive at the equilibrium, however simple the game.",
-    shows="min over x, max over y of x y, from (1, 0) with steps of η = 0.1, in double precision: the continuous flow, "
+    claim="Two players who both follow their gradient need not arrive at the equilibrium, however simple the game.",
+    method="min over x, max over y of x y, from (1, 0) with steps of η = 0.1, in double precision: the continuous flow, "
     "simultaneous and alternating gradient steps, extragradient (Korpelevich 1976) and optimistic gradients "
     "(Daskalakis et al. 2018, arXiv 1711.00141). The family's training loop alternates.",
     measure=measure,
