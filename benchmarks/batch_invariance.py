@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 
 import httpx
 
-from harness.server import serving
+from harness.server import run_service
 
 EACH = 30
 """Different requests of each model."""
@@ -90,9 +90,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000)
     args = parser.parse_args()
     source = random.Random(0)
-    with serving(device="cpu") as (url, _):
+    with run_service(device="cpu") as (url, _):
         truth = asyncio.run(alone(url, source))
-    with serving(device="cpu") as (url, _):
+    with run_service(device="cpu") as (url, _):
         found = asyncio.run(together(url, truth, args.requests, source))
     total = found.pop("")
     print(f"{len(truth)} different requests, each alone; then {total} of them by 1 to 64 callers at a time")

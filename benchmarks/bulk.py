@@ -19,8 +19,8 @@ from pathlib import Path
 
 import httpx
 
-from harness.load import ask, load
-from harness.server import ROOT, serving
+from harness.load import build_request, run_load
+from harness.server import ROOT, run_service
 
 COUNT = 1000
 OFFLINE = """
@@ -89,8 +89,8 @@ async def beside(url: str, seconds: float) -> list[float]:
     end = asyncio.Event()
     bulk = asyncio.create_task(saturate(url, end))
     await asyncio.sleep(2)
-    requests = [lambda: ask("/generate", "model=dcgan&seed=1")]
-    (found,) = await asyncio.to_thread(load, url, requests, seconds)
+    requests = [lambda: build_request("/generate", "model=dcgan&seed=1")]
+    (found,) = await asyncio.to_thread(run_load, url, requests, seconds)
     end.set()
     await bulk
     return sorted(1000 * each for each in found.latencies)
@@ -98,8 +98,8 @@ async def beside(url: str, seconds: float) -> list[float]:
 
 def step(url: str) -> float:
     """Milliseconds of a step of 16 rows, by requests that ride alone."""
-    requests = [lambda: ask("/generate", "model=ddpm&n=16&guidance=1&steps=40")]
-    return 1000 * statistics.median(load(url, requests, 4.0)[0].latencies) / 40
+    requests = [lambda: build_request("/generate", "model=ddpm&n=16&guidance=1&steps=40")]
+    return 1000 * statistics.median(run_load(url, requests, 4.0)[0].latencies) / 40
 
 
 def main() -> None:
@@ -107,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks bulk", description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    with serving(device="cpu", workers=1) as (url, _), httpx.Client(base_url=url, timeout=60) as client:
+    with run_service(device="cpu", workers=1) as (url, _), httpx.Client(base_url=url, timeout=60) as client:
         print(f"{COUNT} images of dcgan in one request, images/s, medians of {args.repeats}")
         print(f"{'':6}{'batch':>6}{'streamed':>10}{'offline':>10}{'ratio':>8}{'worker, MB':>12}")
         streamed(client, "npz")

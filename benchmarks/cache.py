@@ -21,8 +21,8 @@ from pathlib import Path
 
 import httpx
 
-from harness.load import Measured, load, merged
-from harness.server import NGINX, cached, serving
+from harness.load import LoadResult, merge, run_load
+from harness.server import NGINX, nginx_cache, run_service
 
 SEEDS = range(500)
 OFTEN = [1 / (seed + 1) for seed in SEEDS]
@@ -60,13 +60,13 @@ def client(number: int, path: str, known: list[str]) -> Callable[[], bytes]:
     return ask
 
 
-def figures(found: Measured) -> dict[str, float]:
+def figures(found: LoadResult) -> dict[str, float]:
     """What came of one run."""
     if found.failed:
         raise SystemExit(f"{found.failed} requests failed")
     centiles = statistics.quantiles(found.latencies, n=100)
     shown = (found.rate, 1e3 * centiles[49], 1e3 * centiles[98])
-    return dict(zip(COLUMNS, shown, strict=False)) | {"304, %": 100 * found.unchanged / len(found.latencies)}
+    return dict(zip(COLUMNS, shown, strict=False)) | {"304, %": 100 * found.not_modified / len(found.latencies)}
 
 
 def hits(log: Path) -> dict[str, float]:
@@ -81,10 +81,10 @@ def measure(
     """One round: the service, and the cache before it."""
 
     def run(at: str) -> dict[str, float]:
-        return figures(merged(load(at, [client(k, path, known) for k in range(clients)], seconds, warm=0.0)))
+        return figures(merge(run_load(at, [client(k, path, known) for k in range(clients)], seconds, warm=0.0)))
 
     yield "service", run(url)
-    with cached(url) as (at, log):
+    with nginx_cache(url) as (at, log):
         found = run(at)
         yield "nginx", found | hits(log)
 
@@ -100,7 +100,7 @@ def main() -> None:
         print("error: no nginx here; Debian's package nginx-light has one", file=sys.stderr)
         raise SystemExit(2)
     rounds: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
-    with serving(device="cpu") as (url, _):
+    with run_service(device="cpu") as (url, _):
         asked = [(name, path, tags(url, path)) for name, path in paths(url).items()]
         for k in range(args.repeats):
             for name, path, known in asked:

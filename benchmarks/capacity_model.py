@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from benchmarks.engine import MODELS, encode
 from benchmarks.overhead import Costs, Parts, measured
-from service.app import SEATS as DEVICES
+from service.app import MAX_BATCH_SIZE as DEVICES
 from service.engine.scheduler import Priority, Scheduler
 
 SEATS = DEVICES["cuda"]
@@ -73,7 +73,7 @@ def simulate(rate: float, costs: Costs, share: float = 0.1, seconds: float = SEC
             scheduler.add(model, Job(model, coming, MODELS[model]), 1, priority)
             waiting += 1
             coming += source.expovariate(rate)
-        choice = scheduler.pick()
+        choice = scheduler.schedule()
         found.policy += time.perf_counter() - before
         if choice is None:
             clock = coming

@@ -35,8 +35,8 @@ import yaml
 
 from benchmarks.reload import MODEL, renew, serves
 from benchmarks.serve import PEERS, Peer, free, ours
-from harness.load import load, merged
-from harness.server import ROOT, serving
+from harness.load import merge, run_load
+from harness.server import ROOT, run_service
 
 MODELS = {"cgan": "&digit=7", "dcgan": "", "vae": "", "ddpm": "&steps=10"}
 ASKED = tuple(f"/generate?model={model}&seed={seed}{how}" for seed in range(24) for model, how in MODELS.items())
@@ -248,7 +248,7 @@ REPLICAS = Peer("replicas", ours, needs="ray")
 
 def rate(url: str, peer: Peer, seconds: float) -> float:
     """Images a second for 32 clients, each of one in 20 steps."""
-    found = merged(load(url, [lambda: peer.ask("ddpm", next(SEEDS), 20)] * 32, seconds))
+    found = merge(run_load(url, [lambda: peer.ask("ddpm", next(SEEDS), 20)] * 32, seconds))
     if found.failed:
         raise SystemExit(f"{url}: {found.failed} requests failed")
     return found.rate
@@ -259,7 +259,7 @@ def throughput(repeats: int, seconds: float) -> None:
     rounds: dict[tuple[str, int], list[float]] = defaultdict(list)
     for k in range(repeats):
         for count in (1, 2):
-            with serving(device="cpu", workers=count) as (url, _):
+            with run_service(device="cpu", workers=count) as (url, _):
                 rounds["drawbridge", count].append(rate(url, REPLICAS, seconds))
             os.environ["REPLICAS"] = str(count)
             for name, peer in (("drawbridge on Ray Serve", REPLICAS), ("Ray's @serve.batch", BATCHED)):

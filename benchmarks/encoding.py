@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 
 from service.codecs import images
-from service.codecs.images import Drawn
+from service.codecs.images import ImageBatch
 
 REPEATS = 200
 COUNTS = (1, 4, 16, 64, 256, 1024)
@@ -29,14 +29,14 @@ async def milliseconds(work: Callable[[], Awaitable[object]], repeats: int) -> f
     return statistics.median(found)
 
 
-def strokes(n: int) -> Drawn:
+def strokes(n: int) -> ImageBatch:
     """n images that compress about as digits do: [n, 28, 28], a bright curve on black."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:28, :28]
     centre, radius = rng.uniform(10, 18, (2, n, 1, 1)), rng.uniform(4, 9, (n, 1, 1))
     distance = np.hypot(rows - centre[0], columns - centre[1]) - radius
     grey = np.clip(255 * (2 - np.abs(distance)), 0, 255).astype(np.uint8)
-    return Drawn(grey, np.zeros(n, np.int64), {"model": "none", "seed": 0})
+    return ImageBatch(grey, np.zeros(n, np.int64), {"model": "none", "seed": 0})
 
 
 async def measure() -> None:
@@ -51,7 +51,7 @@ async def measure() -> None:
     )
     print(f"{await milliseconds(nothing, REPEATS):.3f}")
     print(f"{'format':>8}{'images':>8}{'on the loop':>14}{'in a thread':>14}{'each':>10}")
-    for format_ in images.STILLS:
+    for format_ in images.IMAGE_FORMATS:
         for count in COUNTS:
             drawn, repeats = strokes(count), max(5, REPEATS // max(1, count // 16))
 

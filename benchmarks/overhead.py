@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from benchmarks.engine import MODELS
 from benchmarks.serve import ours
-from harness.load import ask, load, merged
-from harness.server import ROOT, children, serving
+from harness.load import build_request, merge, run_load
+from harness.server import ROOT, children, run_service
 
 UNDRAWN = (sys.executable, "-m", "benchmarks.peers.null_model")
 CONNECTIONS = 2000
@@ -43,12 +43,12 @@ def measured(costs: Costs, seats: int, seconds: float) -> Parts:
     with tempfile.TemporaryDirectory() as folder:
         for model in costs:
             (Path(folder) / model).symlink_to(ROOT / "weights" / model)
-        with serving(UNDRAWN, weights=folder, workers=1, seats=seats, device="cpu") as (url, front):
+        with run_service(UNDRAWN, weights=folder, workers=1, max_batch_size=seats, device="cpu") as (url, front):
             (worker,) = children(front)
             spent = {model: _request(url, worker, model, 2 * seats, seconds) for model in costs}
             with spending(front) as used:
                 for _ in range(CONNECTIONS):
-                    exchange(url, ask("/livez").replace(b"POST", b"GET"))
+                    exchange(url, build_request("/livez").replace(b"POST", b"GET"))
             question = ours("dcgan", 1, 1)
             return Parts(spent, used() / CONNECTIONS, len(question) + len(exchange(url, question)))
 
@@ -57,7 +57,7 @@ def _request(url: str, worker: int, model: str, clients: int, seconds: float) ->
     """CPU microseconds of the worker for each request that so many clients ask."""
     seeds = itertools.count()
     with spending(worker) as used:
-        found = merged(load(url, [lambda: ours(model, next(seeds), MODELS[model])] * clients, seconds, warm=0))
+        found = merge(run_load(url, [lambda: ours(model, next(seeds), MODELS[model])] * clients, seconds, warm=0))
     if found.failed:
         raise SystemExit(f"{found.failed} requests failed")
     return used() / next(seeds)

@@ -20,8 +20,8 @@ from pathlib import Path
 import httpx
 import torch
 
-from harness.load import ask, load, merged
-from harness.server import memory, serving
+from harness.load import build_request, merge, run_load
+from harness.server import memory_mb, run_service
 from models import store
 
 ROOT = Path(__file__).parent.parent
@@ -54,7 +54,7 @@ def serves(url: str, digest: str, workers: int) -> None:
 
 def draw() -> bytes:
     """A request for one image."""
-    return ask("/generate", f"model={MODEL}&digit=7")
+    return build_request("/generate", f"model={MODEL}&digit=7")
 
 
 def main() -> None:
@@ -65,7 +65,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "weights"
         shutil.copytree(ROOT / "weights", root)
-        with serving(weights=root, workers=2) as (url, front):
+        with run_service(weights=root, workers=2) as (url, front):
             digests = {httpx.get(f"{url}/models/{MODEL}").json()["digest"]}
             seen, failed, answered = set[str](), 0, 0
             over = threading.Event()
@@ -79,20 +79,20 @@ def main() -> None:
             def press() -> None:
                 nonlocal failed, answered
                 while not over.is_set():
-                    found = merged(load(url, [draw] * args.clients, 2.0, warm=0.0))
+                    found = merge(run_load(url, [draw] * args.clients, 2.0, warm=0.0))
                     failed, answered = failed + found.failed, answered + len(found.latencies)
 
             threads = [threading.Thread(target=watch), threading.Thread(target=press)]
             for thread in threads:
                 thread.start()
             time.sleep(SETTLED)
-            marks = [memory(front)]
+            marks = [memory_mb(front)]
             for i in range(args.reloads):
                 digests.add(digest := renew(root / MODEL, i))
                 os.kill(front, signal.SIGHUP)
                 serves(url, digest, 2)
                 time.sleep(SETTLED)
-                marks.append(memory(front))
+                marks.append(memory_mb(front))
                 print(f"reload {i + 1}: {marks[-1]:.0f} MB", flush=True)
             over.set()
             for thread in threads:

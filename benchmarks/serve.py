@@ -27,8 +27,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.load import ask, load, merged
-from harness.server import serving
+from harness.load import build_request, merge, run_load
+from harness.server import run_service
 
 ROOT = Path(__file__).parent.parent
 SEEDS = itertools.count()
@@ -65,20 +65,22 @@ class Peer:
 
 
 def _query(model: str, seed: int, steps: int) -> bytes:
-    return ask("/generate", f"model={model}&seed={seed}&steps={steps}")
+    return build_request("/generate", f"model={model}&seed={seed}&steps={steps}")
 
 
 def ours(model: str, seed: int, steps: int) -> bytes:
     extra = f"&steps={steps}&guidance=1" if model == "ddpm" else ""
-    return ask("/generate", f"model={model}&seed={seed}{extra}")
+    return build_request("/generate", f"model={model}&seed={seed}{extra}")
 
 
 def _json(path: str) -> Asks:
-    return lambda model, seed, steps: ask(path, body=json.dumps({"model": model, "seed": seed, "steps": steps}))
+    return lambda model, seed, steps: build_request(
+        path, body=json.dumps({"model": model, "seed": seed, "steps": steps})
+    )
 
 
 def _rows(model: str, seed: int, steps: int) -> bytes:
-    return ask("/generate", body=json.dumps({"asked": [[model, str(seed), str(steps)]]}))
+    return build_request("/generate", body=json.dumps({"asked": [[model, str(seed), str(steps)]]}))
 
 
 BARE = Peer("bare", _query)
@@ -136,8 +138,8 @@ def measure(url: str, asks: Asks, seconds: float) -> dict[str, float]:
 
     def run(asked: list[tuple[str, int]], duration: float) -> list[list[float]]:
         clients = [lambda one=one: asks(one[0], next(SEEDS), one[1]) for one in asked]
-        answers = load(url, clients, duration)
-        if failed := merged(answers).failed:
+        answers = run_load(url, clients, duration)
+        if failed := merge(answers).failed:
             raise SystemExit(f"{url}: {failed} requests failed")
         return [one.latencies for one in answers]
 
@@ -204,10 +206,10 @@ def bare(seconds: float) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     with BARE.serve() as url:
         for name, path in (("bare ASGI", "/generate"), ("FastAPI route", "/fastapi")):
-            request = ask(path, "model=dcgan&seed=1&steps=1")
+            request = build_request(path, "model=dcgan&seed=1&steps=1")
             found[name] = {}
             for clients in (1, 8, 64):
-                answers = merged(load(url, [lambda request=request: request] * clients, seconds))
+                answers = merge(run_load(url, [lambda request=request: request] * clients, seconds))
                 found[name][f"W1, {clients}"] = answers.rate
                 if clients == 1:
                     found[name]["p50"] = 1000 * statistics.median(answers.latencies)
@@ -223,7 +225,7 @@ def once(peers: list[Peer], seconds: float) -> dict[str, dict[str, float]]:
     w1, w2 = limit("dcgan", 1, seconds), limit("ddpm", 20, seconds)
     alone = 1000 / _drawn("dcgan", 1, batch=1, threads=1, count=1, seconds=seconds)
     found["limit"] = {"W1, 8": w1, "W1, 64": w1, "W2, 8": w2, "W2, 32": w2, "p50": alone}
-    with serving(device="cpu") as (url, _):
+    with run_service(device="cpu") as (url, _):
         found["drawbridge"] = measure(url, ours, seconds)
     for peer in peers:
         with peer.serve() as url:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import httpx
 
 from chaos.scenario import Line
-from harness.scraping import Samples, number, scraped
+from harness.scraping import Samples, metric_value, parse_metrics
 from harness.server import Server
 
 WORKERS = 2
@@ -16,13 +16,13 @@ SETTLED = 60.0
 
 def read(url: str) -> Samples:
     """Its metrics now."""
-    return scraped(httpx.get(f"{url}/metrics", timeout=30).text)
+    return parse_metrics(httpx.get(f"{url}/metrics", timeout=30).text)
 
 
 def under_way(samples: Samples) -> int:
     """Requests that are accepted and have not ended; below 0 where some ended twice."""
     ended = sum(value for (name, _), value in samples.items() if name == "ended_total")
-    return int(number(samples, "accepted_total") - ended)
+    return int(metric_value(samples, "accepted_total") - ended)
 
 
 def settled(url: str, over: Callable[[Samples], bool]) -> Samples:
@@ -35,13 +35,13 @@ def settled(url: str, over: Callable[[Samples], bool]) -> Samples:
 
 def rows(samples: Samples) -> int:
     """Images that are accepted and have not ended, of workers that are there."""
-    return int(number(samples, "rows_in_flight"))
+    return int(metric_value(samples, "rows_in_flight"))
 
 
 def replaced(server: Server) -> Line:
     """Whether all workers that ended have a successor, and nothing that was accepted is held for ever."""
     samples = settled(server.url, lambda samples: len(server.workers) == WORKERS and not rows(samples))
-    deaths, missing = int(number(samples, "worker_deaths_total")), WORKERS - len(server.workers)
+    deaths, missing = int(metric_value(samples, "worker_deaths_total")), WORKERS - len(server.workers)
     found = f"{under_way(samples)} accepted requests went with them; {rows(samples)} images in flight after it"
     return Line("workers ended and were replaced", deaths, missing + abs(rows(samples)), found)
 
@@ -49,7 +49,7 @@ def replaced(server: Server) -> Line:
 def closed(url: str) -> Line:
     """Whether every accepted request ended exactly once, and no seat is taken, soon after the last caller has gone."""
     samples = settled(url, lambda samples: not (under_way(samples) or rows(samples)))
-    broken = int(number(samples, "engine_restarts_total"))
+    broken = int(metric_value(samples, "engine_restarts_total"))
     ends = sorted(
         (dict(labels)["how"], int(value)) for (name, labels), value in samples.items() if name == "ended_total"
     )

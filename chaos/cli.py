@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from chaos import scenarios
-from chaos.scenario import Line, Setting, Trial
+from chaos.scenario import Line, Scenario, Setting
 from training.docs import filled
 
 MARK = "trust"
@@ -17,7 +17,7 @@ Findings = list[tuple[str, list[Line]]]
 """The title of each trial, and its lines."""
 
 
-def main(arguments: Sequence[str] | None = None, get: Callable[[str], Trial] = scenarios.get) -> int:
+def main(arguments: Sequence[str] | None = None, get: Callable[[str], Scenario] = scenarios.get) -> int:
     """Do the trials that `arguments` name, or all. 1 where anything was lost, 2 for a mistake of the caller's."""
     parser = argparse.ArgumentParser(prog="python -m trust", description="Hurt the service, and count what is lost.")
     parser.add_argument(
@@ -51,12 +51,12 @@ def main(arguments: Sequence[str] | None = None, get: Callable[[str], Trial] = s
     return 1 if any(line.lost for _, lines in findings for line in lines) else 0
 
 
-def title(trial: Trial) -> str:
+def title(trial: Scenario) -> str:
     """The first line of its docstring."""
     return (trial.__doc__ or "").partition("\n")[0].removesuffix(".")
 
 
-def done(trial: Trial, *, quick: bool, seed: int) -> list[Line]:
+def done(trial: Scenario, *, quick: bool, seed: int) -> list[Line]:
     """What one trial finds, printed as it comes. One that breaks off has lost something, and the others go on."""
     print(title(trial), flush=True)
     lines = list[Line]()
@@ -73,7 +73,9 @@ def done(trial: Trial, *, quick: bool, seed: int) -> list[Line]:
 
 def _print(line: Line) -> None:
     verdict = f"LOST {line.lost}" if line.lost else "nothing lost"
-    print(f"  {line.done}: {line.times:,} times, {verdict}" + (f"; {line.found}" if line.found else ""), flush=True)
+    print(
+        f"  {line.action}: {line.count:,} times, {verdict}" + (f"; {line.figures}" if line.figures else ""), flush=True
+    )
 
 
 def table(findings: Findings) -> str:
@@ -81,6 +83,6 @@ def table(findings: Findings) -> str:
     rows = ["| | what was done | times | lost | found |", "|---|---|---|---|---|"]
     for name, lines in findings:
         for i, line in enumerate(lines):
-            cells = (name if i == 0 else "", line.done, f"{line.times:,}", f"{line.lost:,}", line.found)
+            cells = (name if i == 0 else "", line.action, f"{line.count:,}", f"{line.lost:,}", line.figures)
             rows.append("| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |")
     return "\n".join(rows)

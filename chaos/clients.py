@@ -22,10 +22,10 @@ import numpy as np
 import uvloop
 
 from benchmarks.batch_invariance import requests
-from harness.server import SERVICE, environment, running
+from harness.server import SERVICE, environment, run_server
 from service.codecs.images import png
 
-LONGEST = 120.0
+REQUEST_TIMEOUT = 120.0
 """Seconds after which a request counts as one without an end."""
 FEW = 8
 """Steps up to which a draw counts as one of few."""
@@ -39,7 +39,7 @@ Caller = Callable[[httpx.AsyncClient, random.Random], Awaitable[object]]
 
 
 @dataclass(frozen=True)
-class Asked:
+class ExpectedRequest:
     """A request whose answer is always the same bytes."""
 
     url: str
@@ -68,37 +68,42 @@ def content(answer: httpx.Response) -> bytes:
     return b"\n\n".join(event for event in told if not event.startswith((b"event: progress", b"event: preview")))
 
 
-def mixed(models: list[dict[str, Any]], source: random.Random, each: int) -> list[Asked]:
+def mixed_requests(models: list[dict[str, Any]], source: random.Random, each: int) -> list[ExpectedRequest]:
     """Different requests: `each` of every one of `models`, in all formats, and walks and uploads besides."""
     counts = (*(1,) * 10, 2, 5, 20)
-    pool = [Asked(url) for url in requests(models, source, each, FORMATS, counts, steps=16)]
+    pool = [ExpectedRequest(url) for url in requests(models, source, each, FORMATS, counts, steps=16)]
     for model in models:
         how = f"model={model['name']}" + (f"&steps={source.randint(5, 10)}" if "steps" in model["takes"] else "")
         for form in ("png", "gif", "zip"):
             one, two = (source.randrange(2**53) for _ in range(2))
-            pool.append(Asked(f"/interpolate?{how}&seed={one}&seed={two}&frames=5&format={form}"))
+            pool.append(ExpectedRequest(f"/interpolate?{how}&seed={one}&seed={two}&frames=5&format={form}"))
         if model["encodes"] and "steps" not in model["takes"]:  # whose encoding is not a chain of its own
-            picture = scribble(source)
-            pool += [Asked(f"/{verb}?model={model['name']}&format=npz", picture) for verb in ("encode", "reconstruct")]
+            picture = random_drawing(source)
+            pool += [
+                ExpectedRequest(f"/{verb}?model={model['name']}&format=npz", picture)
+                for verb in ("encode", "reconstruct")
+            ]
     return pool
 
 
-def scribble(source: random.Random) -> bytes:
+def random_drawing(source: random.Random) -> bytes:
     """A picture of 28x28, as a PNG, which nobody has drawn; its corners are black."""
     grey = np.random.default_rng(source.randrange(2**32)).integers(0, 256, (28, 28), np.uint8)
     grey[:4] = grey[-4:] = grey[:, :4] = grey[:, -4:] = 0
     return png(grey)
 
 
-def drawn(model: str, seeds: Iterable[int], query: str) -> list[Asked]:
+def drawn(model: str, seeds: Iterable[int], query: str) -> list[ExpectedRequest]:
     """A request of `model` for each seed."""
-    return [Asked(f"/generate?model={model}&seed={seed}&{query}") for seed in seeds]
+    return [ExpectedRequest(f"/generate?model={model}&seed={seed}&{query}") for seed in seeds]
 
 
-def alone(choose: Callable[[list[dict[str, Any]]], list[Asked]], **settings: object) -> dict[Asked, bytes]:
+def expected_answers(
+    choose: Callable[[list[dict[str, Any]]], list[ExpectedRequest]], **settings: object
+) -> dict[ExpectedRequest, bytes]:
     """What each of the requests that `choose` finds for the models gives by itself, of a service of their own."""
 
-    async def ask(url: str) -> dict[Asked, bytes]:
+    async def ask(url: str) -> dict[ExpectedRequest, bytes]:
         async with client_of(url) as client:
             models = (await client.get("/models")).json()["models"]
             found = {}
@@ -108,29 +113,29 @@ def alone(choose: Callable[[list[dict[str, Any]]], list[Asked]], **settings: obj
                 found[asked] = content(answer)
             return found
 
-    with running(SERVICE, environment(port=0, device="cpu", workers=1, **settings)) as server:
+    with run_server(SERVICE, environment(port=0, device="cpu", workers=1, **settings)) as server:
         return uvloop.run(ask(server.url))
 
 
 def client_of(url: str) -> httpx.AsyncClient:
     """A caller with as many connections as it needs."""
-    return httpx.AsyncClient(base_url=url, timeout=LONGEST, verify=TLS, limits=httpx.Limits())
+    return httpx.AsyncClient(base_url=url, timeout=REQUEST_TIMEOUT, verify=TLS, limits=httpx.Limits())
 
 
 @dataclass
-class Tally:
+class LoadReport:
     """What callers were answered, against the `truth`."""
 
-    truth: Mapping[Asked, bytes]
+    truth: Mapping[ExpectedRequest, bytes]
     answers: Counter[str] = field(default_factory=Counter)
     """By what they were: `right`, `other bytes`, a status, or an error of the connection."""
     latencies: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """Seconds of each right answer, from the first try, by the kind of its request."""
     at: list[float] = field(default_factory=list)
     """When each of them came, by `time.monotonic`."""
-    again: int = 0
+    retries: int = 0
     """Times that a request had to be asked again."""
-    patience: float = 0.0
+    retry_seconds: float = 0.0
     """Seconds that a caller who is cut off, or told to come again, goes on asking."""
 
     @property
@@ -142,21 +147,21 @@ class Tally:
         """Requests that were not answered with their bytes in the end."""
         return self.answers.total() - self.right
 
-    async def ask(self, client: httpx.AsyncClient, asked: Asked) -> None:
+    async def ask(self, client: httpx.AsyncClient, asked: ExpectedRequest) -> None:
         """Ask until there is an answer, and count it."""
         begun = time.monotonic()
         while (what := await self._answer(client, asked)) not in ("right", "other bytes"):
             final = what.startswith("status") and what != "status 503"
-            if final or time.monotonic() - begun >= self.patience:
+            if final or time.monotonic() - begun >= self.retry_seconds:
                 break
-            self.again += 1
+            self.retries += 1
             await asyncio.sleep(0.05)
         self.answers[what] += 1
         if what == "right":
             self.at.append(time.monotonic())
             self.latencies[asked.kind].append(self.at[-1] - begun)
 
-    async def _answer(self, client: httpx.AsyncClient, asked: Asked) -> str:
+    async def _answer(self, client: httpx.AsyncClient, asked: ExpectedRequest) -> str:
         try:
             answer = await asked.of(client)
         except httpx.TransportError as error:
@@ -189,13 +194,13 @@ class Tally:
         return "".join(f"; {count} {what}" for what, count in self.answers.items() if what != "right")
 
 
-def lasting(seconds: float) -> Callable[[], bool]:
+def for_seconds(seconds: float) -> Callable[[], bool]:
     """True for so long from now on."""
     until = time.monotonic() + seconds
     return lambda: time.monotonic() < until
 
 
-def press(url: str, callers: Iterable[Caller], going: Callable[[], bool], seed: int) -> None:
+def run_load(url: str, callers: Iterable[Caller], going: Callable[[], bool], seed: int) -> None:
     """Have `callers`, each with a connection and chances of its own, do what they do while it is `going`."""
 
     async def go_on(caller: Caller, source: random.Random) -> None:
@@ -212,11 +217,11 @@ def press(url: str, callers: Iterable[Caller], going: Callable[[], bool], seed: 
 
 
 @contextmanager
-def pressed(url: str, callers: Iterable[Caller], seed: int) -> Iterator[None]:
+def background_load(url: str, callers: Iterable[Caller], seed: int) -> Iterator[None]:
     """The same while the block lasts."""
     over = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        pressing = pool.submit(press, url, callers, lambda: not over.is_set(), seed)
+        pressing = pool.submit(run_load, url, callers, lambda: not over.is_set(), seed)
         try:
             yield
         finally:
@@ -229,7 +234,7 @@ def percentile(seconds: list[float], share: float) -> float:
     return sorted(seconds)[min(len(seconds) - 1, int(share * len(seconds)))] if seconds else 0.0
 
 
-def p99s(tally: Tally) -> str:
+def p99s(tally: LoadReport) -> str:
     """The 99th percentile of each kind of request, in words."""
     found = ((kind, percentile(seconds, 0.99)) for kind, seconds in sorted(tally.latencies.items()))
     return "p99 " + ", ".join(f"{kind} {1000 * seconds:,.0f} ms" for kind, seconds in found)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from service.engine.request import Point, Request
+from service.engine.request import Request, StartState
 from service.engine.runner import Batch, Row, Runner
 
 FAULTS = (
@@ -41,12 +41,12 @@ def fault(seed: int) -> str:
     return FAULTS[number] if number < len(FAULTS) else ""
 
 
-def guilty(what: str, source: random.Random) -> int:
+def faulty_seed(what: str, source: random.Random) -> int:
     """A seed that does it."""
     return source.randrange(2**40) * EVERY + EVERY - 1 - FAULTS.index(what)
 
 
-def innocent(source: random.Random) -> int:
+def healthy_seed(source: random.Random) -> int:
     """A seed that does nothing."""
     while fault(seed := source.randrange(2**50)):
         pass
@@ -80,10 +80,10 @@ class Faulty(Runner):
             raise torch.OutOfMemoryError("the device has no memory left")
         return super()._advance(rows)
 
-    def _points(self, points: list[tuple[Point, NDArray[Any]]]) -> Batch:
+    def _points(self, points: list[tuple[StartState, NDArray[Any]]]) -> Batch:
         if any(point.image is not None and marked(point.image) for point, _ in points):
             raise RuntimeError("the encoder failed")
-        batch = super()._points(points)
+        batch = super()._start_states(points)
         poisoned = [i for i, (point, _) in enumerate(points) if fault(point.seed) == "is not a number"]
         if poisoned:
             batch = Batch(batch.state.clone(), batch.label)

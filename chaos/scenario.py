@@ -21,17 +21,17 @@ class Setting:
 class Line:
     """One line of the table."""
 
-    done: str
+    action: str
     """What was done, in one phrase."""
-    times: int
+    count: int
     """How often."""
     lost: int
     """What was lost of it: answers with wrong bytes, requests without an end, bounds not kept. Has to be 0."""
-    found: str = ""
+    figures: str = ""
     """The figures."""
 
 
-class Trial(Protocol):
+class Scenario(Protocol):
     """A module whose docstring's first line is its title."""
 
     __doc__: str | None

@@ -12,10 +12,10 @@ COMMAND = (sys.executable, "-m", "chaos.worker")
 def serve() -> int:
     """The front, until a signal."""
     from service.server import supervisor
-    from service.settings import read
+    from service.settings import read_settings
     from service.telemetry import log
 
-    settings = read()
+    settings = read_settings()
     log.configure(settings)
     return supervisor.serve(settings, COMMAND)
 

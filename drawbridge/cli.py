@@ -14,10 +14,10 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
-from drawbridge.client import AsyncClient, Draws, ServiceError, Unreachable
+from drawbridge.client import AsyncClient, Samples, ServiceError, Unreachable
 from drawbridge.dataset import FORMATS, Dataset, DatasetError
 from service.auth import keys
-from service.settings import KEY, Settings, read
+from service.settings import KEY_VARIABLE, Settings, read_settings
 
 INTERRUPTED = 130
 PER_DIGIT = 6000
@@ -91,7 +91,8 @@ def add_model(command: argparse.ArgumentParser) -> None:
     """Which model, where it is, and how it draws."""
     command.add_argument("model")
     command.add_argument(
-        "--url", help=f"a running service, with the key in {KEY} if it wants one; left out: the weights are loaded here"
+        "--url",
+        help=f"a running service, with the key in {KEY_VARIABLE} if it wants one; left out: the weights are loaded here",
     )
     command.add_argument("--steps", type=int)
     command.add_argument("--sampler")
@@ -110,7 +111,7 @@ def serve() -> int:
     from service.server import supervisor
     from service.telemetry import log
 
-    settings = read()
+    settings = read_settings()
     if settings.keys is not None:
         keys.read(settings.keys)
     log.configure(settings)
@@ -119,9 +120,9 @@ def serve() -> int:
 
 def health() -> int:
     """0 where the service of these settings is ready, else 1."""
-    settings = read()
+    settings = read_settings()
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
-    port = settings.operations_port or settings.port
+    port = settings.admin_port or settings.port
     try:
         answer = httpx.get(f"http://{f'[{host}]' if ':' in host else host}:{port}/readyz", timeout=10)
     except httpx.TransportError as error:
@@ -144,7 +145,7 @@ def key(args: argparse.Namespace) -> None:
 async def connected(args: argparse.Namespace) -> AsyncIterator[AsyncClient]:
     """A client of the service at --url, or of one in this process that has the one model."""
     if args.url:
-        async with AsyncClient(args.url, key=os.environ.get(KEY)) as client:
+        async with AsyncClient(args.url, key=os.environ.get(KEY_VARIABLE)) as client:
             yield client
         return
     from models import store
@@ -175,7 +176,7 @@ async def draw(args: argparse.Namespace) -> None:
     print(f"{args.output or 'drawn'}: {len(drawn.arrays)} of {args.model}, seed {drawn.seed}", file=sys.stderr)
 
 
-def save(drawn: Draws, path: Path) -> None:
+def save(drawn: Samples, path: Path) -> None:
     """Write it as `path` is called."""
     import numpy as np
     from PIL import Image
@@ -188,7 +189,7 @@ def save(drawn: Draws, path: Path) -> None:
         Image.fromarray(grid(drawn.arrays)).save(path, lossless=True)  # which only WebP has to be told
 
 
-def shown(drawn: Draws, columns: int) -> str:
+def shown(drawn: Samples, columns: int) -> str:
     """The images as lines of half blocks in shades of grey, as many beside one another as fit."""
     from service.codecs.images import grid
 

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-RETRIED = (429, 503)
-LONGEST_PAUSE = 30.0
+RETRY_STATUSES = (429, 503)
+MAX_RETRY_DELAY = 30.0
 """Seconds that are waited at most before another try, whatever the service says."""
-BULK = 60.0 * 10
+DEFAULT_TIMEOUT = 60.0 * 10
 """Seconds that an answer may take."""
 
 
@@ -48,7 +48,7 @@ class Unreachable(Exception):
 
 
 @dataclass(frozen=True)
-class Draws:
+class Samples:
     """Images that were drawn."""
 
     arrays: "NDArray[np.uint8]"
@@ -103,10 +103,10 @@ class _Shared:
 
     def pause(self, attempt: int, answer: httpx.Response | None) -> float | None:
         """Seconds until another try; None where there is none, or none would help or is needed."""
-        if attempt >= self.retries or (answer is not None and answer.status_code not in RETRIED):
+        if attempt >= self.retries or (answer is not None and answer.status_code not in RETRY_STATUSES):
             return None
         said = "" if answer is None else answer.headers.get("retry-after", "")
-        return min(LONGEST_PAUSE, float(said) if said.isdigit() else 0.25 * 2**attempt)
+        return min(MAX_RETRY_DELAY, float(said) if said.isdigit() else 0.25 * 2**attempt)
 
 
 def _shown(key: str | None) -> dict[str, str]:
@@ -124,13 +124,13 @@ def _checked(answer: httpx.Response) -> httpx.Response:
     return answer
 
 
-def _draws(answer: httpx.Response) -> Draws:
+def _draws(answer: httpx.Response) -> Samples:
     import numpy as np
 
     held = np.load(io.BytesIO(answer.content))
     headers = answer.headers
     seed, digest, url = int(headers["x-seed"]), headers["x-model-digest"], headers["content-location"]
-    return Draws(held["images"], held["labels"], seed, digest, url)
+    return Samples(held["images"], held["labels"], seed, digest, url)
 
 
 class _Reader:
@@ -161,7 +161,12 @@ class Client(_Shared):
     """Of the service at `url`, which may want a `key`; a context that closes its connections."""
 
     def __init__(
-        self, url: str = "http://127.0.0.1:8000", *, key: str | None = None, retries: int = 5, timeout: float = BULK
+        self,
+        url: str = "http://127.0.0.1:8000",
+        *,
+        key: str | None = None,
+        retries: int = 5,
+        timeout: float = DEFAULT_TIMEOUT,
     ) -> None:
         super().__init__(retries)
         self.http = httpx.Client(base_url=url, timeout=timeout, headers=_shown(key))
@@ -177,7 +182,7 @@ class Client(_Shared):
         found: list[dict[str, Any]] = self._send(method="GET", url="/models").json()["models"]
         return found
 
-    def generate(self, model: str | None = None, **how: Any) -> Draws:
+    def generate(self, model: str | None = None, **how: Any) -> Samples:
         """Draw: `how` are parameters of /generate, `digit` one or several."""
         return _draws(self._send(**self.asked(model, how, "npz")))
 
@@ -223,7 +228,7 @@ class AsyncClient(_Shared):
         *,
         key: str | None = None,
         retries: int = 5,
-        timeout: float = BULK,
+        timeout: float = DEFAULT_TIMEOUT,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         super().__init__(retries)
@@ -240,7 +245,7 @@ class AsyncClient(_Shared):
         found: list[dict[str, Any]] = (await self._send(method="GET", url="/models")).json()["models"]
         return found
 
-    async def generate(self, model: str | None = None, **how: Any) -> Draws:
+    async def generate(self, model: str | None = None, **how: Any) -> Samples:
         """As for Client."""
         return _draws(await self._send(**self.asked(model, how, "npz")))
 

@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from drawbridge.client import Draws
+from drawbridge.client import Samples
 from service.codecs.images import png
 
-PART = 1000
+PART_SIZE = 1000
 """Images of a part, and of a request."""
-AT_ONCE = 4
+CONCURRENT_REQUESTS = 4
 """Requests that are under way together, so that every worker has some."""
-ABOUT = "about.json"
+METADATA_FILE = "about.json"
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -75,30 +75,30 @@ class Dataset:
         if self.output.exists():
             raise DatasetError(f"{self.output} is there already; remove it, or name another")
         self.count = count
-        told = json.dumps({**about, "count": count, "part": PART}, indent=1) + "\n"
+        told = json.dumps({**about, "count": count, "part": PART_SIZE}, indent=1) + "\n"
         self.parts.mkdir(parents=True, exist_ok=True)
-        notes = self.parts / ABOUT
+        notes = self.parts / METADATA_FILE
         if notes.exists() and notes.read_text() != told:
             raise DatasetError(f"{self.parts} was begun with other settings; remove it, or name another output")
         notes.write_text(told)
 
     def missing(self) -> list[int]:
         """The first image of each part that is not drawn yet."""
-        return [first for first in range(0, self.count, PART) if not self._part(first).exists()]
+        return [first for first in range(0, self.count, PART_SIZE) if not self._part(first).exists()]
 
     def kept(self) -> int:
         """How many images are drawn."""
-        missing = sum(min(PART, self.count - first) for first in self.missing())
+        missing = sum(min(PART_SIZE, self.count - first) for first in self.missing())
         return self.count - missing
 
-    async def draw(self, ask: Callable[..., Awaitable[Draws]]) -> None:
+    async def draw(self, ask: Callable[..., Awaitable[Samples]]) -> None:
         """Draw the parts that are missing: `ask` takes `first` and `n`."""
-        free = asyncio.Semaphore(AT_ONCE)
+        free = asyncio.Semaphore(CONCURRENT_REQUESTS)
         with tqdm(total=self.count, initial=self.kept(), unit=" images", smoothing=0.05) as bar:
 
             async def part(first: int) -> None:
                 async with free:
-                    drawn = await ask(first=first, n=min(PART, self.count - first))
+                    drawn = await ask(first=first, n=min(PART_SIZE, self.count - first))
                     fresh = self._part(first).with_suffix(".new.npz")
                     np.savez(fresh, images=drawn.arrays, labels=drawn.labels)
                     fresh.replace(self._part(first))
@@ -113,7 +113,7 @@ class Dataset:
 
     def finish(self) -> None:
         """Put the parts together, and remove them."""
-        parts = [np.load(self._part(first)) for first in range(0, self.count, PART)]
+        parts = [np.load(self._part(first)) for first in range(0, self.count, PART_SIZE)]
         images, labels = (np.concatenate([part[name] for part in parts]) for name in ("images", "labels"))
         self.output.parent.mkdir(parents=True, exist_ok=True)
         FORMATS[self.form](self.output, images, labels)

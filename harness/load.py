@@ -10,19 +10,19 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-PATIENCE = 4.0
+DRAIN_SECONDS = 4.0
 """Seconds that what is under way at the end may still take, before it is given up."""
 
 
 @dataclass
-class Measured:
+class LoadResult:
     """What came back."""
 
     seconds: float
     """For which answers were counted."""
     latencies: list[float] = field(default_factory=list)
     """Seconds that each of them took."""
-    unchanged: int = 0
+    not_modified: int = 0
     """Those of them that were 304."""
     failed: int = 0
     """Answers that were neither, and connections that the server dropped."""
@@ -37,7 +37,7 @@ class _Client(asyncio.Protocol):
     """One connection: asks, waits for the answer, asks again."""
 
     def __init__(
-        self, request: Callable[[], bytes], found: Measured, done: asyncio.Event, since: float, until: float
+        self, request: Callable[[], bytes], found: LoadResult, done: asyncio.Event, since: float, until: float
     ) -> None:
         self.request, self.found, self.done, self.since, self.until = request, found, done, since, until
         self.buffer = bytearray()
@@ -69,7 +69,7 @@ class _Client(asyncio.Protocol):
                 self.found.failed += 1
             elif self.since <= now <= self.until:
                 self.found.latencies.append(now - self.before)
-                self.found.unchanged += self.unchanged
+                self.found.not_modified += self.unchanged
             if now < self.until:
                 self._ask()
             else:
@@ -90,12 +90,12 @@ class _Client(asyncio.Protocol):
         self.transport.write(self.request())
 
 
-async def _run(url: str, requests: Sequence[Callable[[], bytes]], seconds: float, warm: float) -> list[Measured]:
+async def _run(url: str, requests: Sequence[Callable[[], bytes]], seconds: float, warm: float) -> list[LoadResult]:
     at = urlsplit(url)
     loop = asyncio.get_running_loop()
     since = time.perf_counter() + warm
     until = since + seconds
-    found = [Measured(seconds) for _ in requests]
+    found = [LoadResult(seconds) for _ in requests]
     done = [asyncio.Event() for _ in requests]
     clients: list[_Client] = []
     for request, one, end in zip(requests, found, done, strict=True):
@@ -104,7 +104,7 @@ async def _run(url: str, requests: Sequence[Callable[[], bytes]], seconds: float
         )
         clients.append(client)
     try:
-        async with asyncio.timeout(warm + seconds + PATIENCE):
+        async with asyncio.timeout(warm + seconds + DRAIN_SECONDS):
             await asyncio.gather(*(end.wait() for end in done))
     except TimeoutError:
         for client in clients:
@@ -112,23 +112,23 @@ async def _run(url: str, requests: Sequence[Callable[[], bytes]], seconds: float
     return found
 
 
-def load(url: str, requests: Sequence[Callable[[], bytes]], seconds: float, warm: float = 0.7) -> list[Measured]:
+def run_load(url: str, requests: Sequence[Callable[[], bytes]], seconds: float, warm: float = 0.7) -> list[LoadResult]:
     """What came to each of `requests`, a client that asks again once it is answered: in `seconds`, after `warm`."""
     return uvloop.run(_run(url, requests, seconds, warm))
 
 
-def ask(path: str, query: str = "", body: str = "") -> bytes:
+def build_request(path: str, query: str = "", body: str = "") -> bytes:
     """The bytes of a POST, with a JSON body where there is one."""
     target = f"{path}?{query}" if query else path
     kind = "Content-Type: application/json\r\n" if body else ""
     return f"POST {target} HTTP/1.1\r\nHost: drawbridge\r\n{kind}Content-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
-def merged(found: Sequence[Measured]) -> Measured:
+def merge(found: Sequence[LoadResult]) -> LoadResult:
     """All clients as one."""
-    return Measured(
+    return LoadResult(
         found[0].seconds,
         [each for one in found for each in one.latencies],
-        sum(one.unchanged for one in found),
+        sum(one.not_modified for one in found),
         sum(one.failed for one in found),
     )

@@ -5,7 +5,7 @@ from prometheus_client.parser import text_string_to_metric_families
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
-def scraped(page: str) -> Samples:
+def parse_metrics(page: str) -> Samples:
     """The numbers on a page of metrics, by name and labels."""
     families = text_string_to_metric_families(page)
     return {
@@ -15,5 +15,5 @@ def scraped(page: str) -> Samples:
     }
 
 
-def number(samples: Samples, name: str, **labels: str) -> float:
+def metric_value(samples: Samples, name: str, **labels: str) -> float:
     return samples.get((name, frozenset(labels.items())), 0.0)

@@ -51,7 +51,7 @@ def environment(**settings: object) -> dict[str, str]:
 
 
 @contextmanager
-def running(command: Sequence[str], environment: dict[str, str] | None = None) -> Iterator[Server]:
+def run_server(command: Sequence[str], environment: dict[str, str] | None = None) -> Iterator[Server]:
     """The service that `command` starts, which ends with the block.
 
     Its log goes into a file: a pipe would have to be read by the process that measures.
@@ -67,9 +67,9 @@ def running(command: Sequence[str], environment: dict[str, str] | None = None) -
 
 
 @contextmanager
-def serving(command: Sequence[str] = SERVICE, **settings: object) -> Iterator[tuple[str, int]]:
+def run_service(command: Sequence[str] = SERVICE, **settings: object) -> Iterator[tuple[str, int]]:
     """The URL and process of `python -m service`, or another `command`, with `settings` of it, on a free port."""
-    with running(command, environment(**{"port": 0} | settings)) as server:
+    with run_server(command, environment(**{"port": 0} | settings)) as server:
         yield server.url, server.process.pid
 
 
@@ -78,7 +78,7 @@ def children(pid: int) -> list[int]:
     return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
-def memory(front: int) -> float:
+def memory_mb(front: int) -> float:
     """Megabytes of a process and its children, shared pages once."""
     found = 0
     for pid in (front, *children(front)):
@@ -89,7 +89,7 @@ def memory(front: int) -> float:
 
 
 @contextmanager
-def cached(*urls: str) -> Iterator[tuple[str, Path]]:
+def nginx_cache(*urls: str) -> Iterator[tuple[str, Path]]:
     """The URL of an nginx before the services at `urls`, with an empty cache, and the file of its log.
 
     Of deploy/nginx.conf it has its own port, replicas and directory for what is written; `user` is for root, whose

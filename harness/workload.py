@@ -14,7 +14,7 @@ from models.pixels import to_uint8
 from service.codecs.images import png
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
-Asked = tuple[str, int, int]
+ImageRequest = tuple[str, int, int]
 """Model, seed and steps of one image."""
 
 
@@ -27,7 +27,7 @@ def model(name: str) -> Family:
     return family
 
 
-def prepared(name: str) -> Family:
+def prepared_model(name: str) -> Family:
     """`model(name)`, with all that this service does to it on a CPU besides, and to the process."""
     memory.retain_freed_memory()
     batch_invariant.prepack_weights(model(name))
@@ -35,7 +35,7 @@ def prepared(name: str) -> Family:
 
 
 @torch.inference_mode()
-def draw_all(asked: Sequence[Asked]) -> list[bytes]:
+def generate_pngs(asked: Sequence[ImageRequest]) -> list[bytes]:
     """A PNG for each, drawn together where model and steps agree."""
     groups: dict[tuple[str, int], list[int]] = defaultdict(list)
     for i, (name, _, steps) in enumerate(asked):
@@ -53,4 +53,4 @@ def draw_all(asked: Sequence[Asked]) -> list[bytes]:
 def warm_up() -> None:
     """What a first call costs, before the first call."""
     for size in (1, 8, 32):
-        draw_all([("dcgan", i, 1) for i in range(size)] + [("ddpm", i, 2) for i in range(size)])
+        generate_pngs([("dcgan", i, 1) for i in range(size)] + [("ddpm", i, 2) for i in range(size)])

@@ -28,36 +28,36 @@ from swagger_ui_bundle import swagger_ui_path
 from models.base import Family
 from service import VERSION, errors
 from service.api import encode, generate, info, openapi_schema
-from service.api.context import ClientGone, State
+from service.api.context import AppContext, ClientDisconnected
 from service.api.pages import add_pages
 from service.auth import keys
-from service.auth.authenticator import Gate
+from service.auth.authenticator import Authenticator
 from service.compat import open_inference, openai
 from service.engine.catalog import Catalog, load
 from service.engine.engine import Engine
-from service.engine.loops import Driver, LoopDriver, ThreadDriver
+from service.engine.loops import EngineLoop, EventLoopEngine, ThreadEngine
 from service.engine.runner import Runner
 from service.errors import Problem
 from service.settings import Settings
 from service.telemetry import request_context
-from service.telemetry.log import Requests
+from service.telemetry.log import RequestLog
 from service.telemetry.metrics import Metrics
-from service.telemetry.request_context import WATCHED, Call
+from service.telemetry.request_context import PROBE_PATHS, RequestContext
 from service.telemetry.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
-DIALECTS = (openai, open_inference)
+COMPAT_APIS = (openai, open_inference)
 """Routes that speak others' languages, of errors too."""
-ROUTES = (generate, encode, info, *DIALECTS)
+ROUTES = (generate, encode, info, *COMPAT_APIS)
 
-SEATS = {"cpu": 16, "cuda": 128}
+MAX_BATCH_SIZE = {"cpu": 16, "cuda": 128}
 """Rows of a step unless set otherwise. On a CPU a row costs less the more there are (`python -m benchmarks engine`),
 but who comes waits for the step that runs; a GPU's number is a guess that nobody has measured yet."""
-SEATS_OF_ONE_LINK = {"cpu": 32, "cuda": 128}
+MAX_BATCH_SIZE_SINGLE_STEP = {"cpu": 32, "cuda": 128}
 """Likewise, of models that draw in one step, whose steps are short."""
 
-SOON = 0.02
+TELEMETRY_FLUSH_SECONDS = 0.02
 """Seconds after which requests are told of."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -66,7 +66,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 def create_app(
     settings: Settings,
     device: torch.device | None = None,
-    gate: Gate | None = None,
+    authenticator: Authenticator | None = None,
     only: str | None = None,
     runner: type[Runner] = Runner,
 ) -> "Application":
@@ -76,13 +76,13 @@ def create_app(
 
     Raises ValueError for settings that this machine cannot keep.
     """
-    app = Application(settings, device or choose_device(settings.device), gate, only, runner)
+    app = Application(settings, device or choose_device(settings.device), authenticator, only, runner)
     for routes in ROUTES:
         app.include_router(routes.router)
     app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
     app.add_api_route("/docs", docs, include_in_schema=False)
     add_pages(app, settings.lab)
-    for kind in (Problem, HTTPException, ClientGone, Exception):
+    for kind in (Problem, HTTPException, ClientDisconnected, Exception):
         app.add_exception_handler(kind, on_error)
     return app
 
@@ -110,13 +110,13 @@ async def docs() -> HTMLResponse:
 async def on_error(request: Request, error: Exception) -> Response:
     """Every error as problem+json (RFC 9457). What was not foreseen is logged and told to nobody."""
     call = request_context.of(request)
-    if isinstance(error, ClientGone):
-        call.gone()
+    if isinstance(error, ClientDisconnected):
+        call.client_disconnected()
         return Response(status_code=call.status)
     if not isinstance(error, Problem):
         error = _as_problem(request, error)
     call.problem = error.kind
-    for other in DIALECTS:
+    for other in COMPAT_APIS:
         if call.path.startswith(other.router.prefix + "/"):
             status, told = other.error(error)
             return JSONResponse(told, status, headers=error.headers)
@@ -156,7 +156,12 @@ class Application(FastAPI):
     """
 
     def __init__(
-        self, settings: Settings, device: torch.device, gate: Gate | None, only: str | None, runner: type[Runner]
+        self,
+        settings: Settings,
+        device: torch.device,
+        gate: Authenticator | None,
+        only: str | None,
+        runner: type[Runner],
     ) -> None:
         super().__init__(
             title="Drawbridge",
@@ -167,11 +172,13 @@ class Application(FastAPI):
             redoc_url=None,
         )
         self.openapi_version = "3.0.3"  # the newest that the bundled Swagger UI draws
-        self.settings, self.device, self.gate = settings, device, gate
+        self.settings, self.device, self.authenticator = settings, device, gate
         self.draining = False
-        self.load = partial(load, root=settings.weights, device=device, seats=self.seats, only=only, runner=runner)
-        self.log = Requests(settings)
-        self.told: list[Call] = []
+        self.load = partial(
+            load, root=settings.weights, device=device, seats=self.max_batch_size, only=only, runner=runner
+        )
+        self.log = RequestLog(settings)
+        self.finished: list[RequestContext] = []
         """Requests that are answered, and nobody was told of."""
         self.metrics = Metrics()
         self.reloading = asyncio.Lock()
@@ -190,18 +197,18 @@ class Application(FastAPI):
         """Load what there is, draw until the end, and let go of it."""
         self.state.service = self._loaded()
         engine: Engine = self.state.service.engine
-        self.driver: Driver = LoopDriver(engine) if self.device.type == "cpu" else ThreadDriver(engine)
-        await self.driver.start()
+        self.engine_loop: EngineLoop = EventLoopEngine(engine) if self.device.type == "cpu" else ThreadEngine(engine)
+        await self.engine_loop.start()
         gc.collect()
         gc.freeze()  # what is here stays, and need not be looked through again and again
         yield
         await self.drain()
-        self.tell_all()
+        self.flush_telemetry()
         self.loader.shutdown()
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)
 
-    def _loaded(self) -> State:
+    def _loaded(self) -> AppContext:
         """All weights, warm, and an engine for them. Its names end with it, and keep nothing that is replaced."""
         if self.device.type == "cpu":
             torch.set_num_threads(self.settings.threads)
@@ -210,16 +217,16 @@ class Application(FastAPI):
             {model.key: model.runner for model in catalog.models.values()},
             queue_images=self.settings.queue_images,
             clock=time.perf_counter,
-            watcher=self.metrics,
+            observer=self.metrics,
         )
         kernels = f"{torch.backends.cpu.get_cpu_capability()} threads {self.settings.threads}"
         scope = f"{VERSION} {self.device.type} torch {torch.__version__} numpy {np.__version__} {kernels}"
-        return State(self.settings, catalog, engine, scope)
+        return AppContext(self.settings, catalog, engine, scope)
 
-    def seats(self, family: Family) -> int:
+    def max_batch_size(self, family: Family) -> int:
         """Rows that a step of `family` has at most."""
-        usual = SEATS_OF_ONE_LINK if family.steps.maximum == 1 else SEATS
-        return self.settings.seats or usual[self.device.type]
+        usual = MAX_BATCH_SIZE_SINGLE_STEP if family.steps.maximum == 1 else MAX_BATCH_SIZE
+        return self.settings.max_batch_size or usual[self.device.type]
 
     async def reload(self) -> None:
         """Take up the weights that lie there now, beside what runs. What is broken changes nothing.
@@ -238,12 +245,12 @@ class Application(FastAPI):
                 state.engine.retire(key)
             before = {model.key for model in old.models.values()}
             fresh = sorted(model.key for model in new.models.values() if model.key not in before)
-            if self.gate is not None and self.settings.keys is not None:
-                self._renew_keys(self.gate, self.settings.keys)
+            if self.authenticator is not None and self.settings.keys is not None:
+                self._renew_keys(self.authenticator, self.settings.keys)
             self.metrics.reloads["broken" if new.broken else "done"].inc()
             log.info("weights: new %s; broken %s", ", ".join(fresh) or "none", ", ".join(new.broken) or "none")
 
-    def _renew_keys(self, gate: Gate, path: Path) -> None:
+    def _renew_keys(self, gate: Authenticator, path: Path) -> None:
         try:
             gate.keys = keys.read(path)
         except ValueError as error:
@@ -251,16 +258,16 @@ class Application(FastAPI):
 
     async def watch(self) -> None:
         """See to it that a worker which is held up is replaced, and to what is measured now and then."""
-        stall = self.settings.stall_seconds
+        stall = self.settings.watchdog_timeout
         engine: Engine = self.state.service.engine
         try:
             while True:
                 # Its thread is one of C, which no lock of Python's holds up.
                 faulthandler.dump_traceback_later(stall, exit=True)
-                if engine.stepping is not None and time.perf_counter() - engine.stepping > stall:
+                if engine.step_started_at is not None and time.perf_counter() - engine.step_started_at > stall:
                     log.critical("a step on the device has taken %g s and goes on; this worker ends", stall)
                     os._exit(1)
-                self.metrics.measure(self.device)
+                self.metrics.sample_memory(self.device)
                 await asyncio.sleep(min(stall / 4, 5))
         finally:
             faulthandler.cancel_dump_traceback_later()
@@ -274,8 +281,8 @@ class Application(FastAPI):
         """The API's description; where keys are needed it says so."""
         if self.openapi_schema is not None:
             return self.openapi_schema
-        schema = openapi_schema.completed(super().openapi(), {part.router.prefix: part.error for part in DIALECTS})
-        if self.gate is not None:
+        schema = openapi_schema.completed(super().openapi(), {part.router.prefix: part.error for part in COMPAT_APIS})
+        if self.authenticator is not None:
             schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             schema["security"] = [{"key": []}]
         return schema
@@ -283,7 +290,7 @@ class Application(FastAPI):
     async def drain(self) -> None:
         """Refuse draws from now on, and end those that are under way: with what is drawn, or why it is not."""
         self.draining = True
-        await self.driver.stop(self.settings.drain_seconds)
+        await self.engine_loop.stop(self.settings.drain_timeout)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -292,13 +299,13 @@ class Application(FastAPI):
         scope["app"] = self
         await self._serve(request_context.begin(scope), self._answer, scope, receive, send)
 
-    async def refuse(self, call: Call, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+    async def refuse(self, call: RequestContext, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that the fast path began, and that came to an error there."""
         await self._serve(call, partial(tell_of, error), scope, receive, send)
 
     async def _serve(
         self,
-        call: Call,
+        call: RequestContext,
         answer: Callable[[Request, Send], Awaitable[None]],
         scope: Scope,
         receive: Receive,
@@ -317,7 +324,7 @@ class Application(FastAPI):
         try:
             await answer(Request(scope, limited(receive, self.settings), told), told)
         finally:
-            self.over(call)
+            self.finish(call)
 
     async def _answer(self, request: Request, send: Send) -> None:
         scope, call = request.scope, request_context.of(request)
@@ -325,7 +332,7 @@ class Application(FastAPI):
         if endpoint is not None:
             call.route = call.path
         try:
-            self.admit(scope, call)
+            self.authorize(scope, call)
             if endpoint is not None:
                 response = await endpoint(request)
                 await response(scope, request.receive, send)
@@ -336,31 +343,31 @@ class Application(FastAPI):
         await super().__call__(scope, request.receive, send)  # FastAPI answers its own errors
         call.route = getattr(scope.get("route"), "path", call.route)
 
-    def admit(self, scope: Scope, call: Call) -> None:
+    def authorize(self, scope: Scope, call: RequestContext) -> None:
         """Let a request in. Raises the Problem for which it may not: the wrong port, no key, too long a body."""
-        if self.settings.operations_port is not None and ("door" in scope) != (call.path in WATCHED):
+        if self.settings.admin_port is not None and ("door" in scope) != (call.path in PROBE_PATHS):
             raise errors.NotFound(f"{call.path} is not at this port")
-        if self.gate is not None and (guest := self.gate.admit(scope, call.path)) is not None:
-            call.guest = guest
-            guest.enter()
+        if self.authenticator is not None and (guest := self.authenticator.authenticate(scope, call.path)) is not None:
+            call.lease = guest
+            guest.acquire()
         check_length(scope, self.settings.max_body_bytes)
 
-    def over(self, call: Call) -> None:
+    def finish(self, call: RequestContext) -> None:
         """A request is answered. Whoever wants to know is told soon: many at once take less time than one by one."""
-        if call.guest is not None:
-            call.guest.leave()
-        call.over = time.perf_counter()
-        self.told.append(call)
-        if len(self.told) == 1:
-            asyncio.get_running_loop().call_later(SOON, self.tell_all)
+        if call.lease is not None:
+            call.lease.release()
+        call.finished_at = time.perf_counter()
+        self.finished.append(call)
+        if len(self.finished) == 1:
+            asyncio.get_running_loop().call_later(TELEMETRY_FLUSH_SECONDS, self.flush_telemetry)
 
-    def tell_all(self) -> None:
+    def flush_telemetry(self) -> None:
         """Tell of all requests that are answered."""
-        told, self.told = self.told, []
-        self.metrics.answered(told)
+        told, self.finished = self.finished, []
+        self.metrics.record_requests(told)
         if self.tracer is not None:
             for call in told:
-                self.tracer.answered(call)
+                self.tracer.record_request(call)
         self.log.write(told)
 
 
@@ -378,12 +385,12 @@ def limited(receive: Receive, settings: Settings) -> Receive:
     async def counted() -> Message:
         nonlocal seen, whole
         # Once the body is whole, whoever asks on waits for its caller to hang up.
-        left = None if whole else max(0.0, begun + settings.body_seconds - time.monotonic())
+        left = None if whole else max(0.0, begun + settings.body_timeout - time.monotonic())
         try:
             async with asyncio.timeout(left):
                 message = await receive()
         except TimeoutError:
-            raise errors.BodyTooSlow(f"it did not come within {settings.body_seconds:g} s") from None
+            raise errors.BodyTooSlow(f"it did not come within {settings.body_timeout:g} s") from None
         seen += len(message.get("body", b""))
         if seen > settings.max_body_bytes:
             raise errors.BodyTooLarge(f"send at most {settings.max_body_bytes} bytes")

@@ -79,7 +79,7 @@ class InvalidParameter(Problem):
     status, title = 422, "Invalid parameter"
 
 
-class QuotaUsedUp(Problem):
+class QuotaExceeded(Problem):
     status, title = 429, "Quota used up"
 
 

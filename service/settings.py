@@ -11,9 +11,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).parent.parent
 PREFIX = "DRAWBRIDGE_"
-KEY = "DRAWBRIDGE_KEY"
+KEY_VARIABLE = "DRAWBRIDGE_KEY"
 """The variable with a caller's key."""
-OTHERS = ("DRAWBRIDGE_DATA", "DRAWBRIDGE_SCREENSHOTS", KEY)
+OTHER_VARIABLES = ("DRAWBRIDGE_DATA", "DRAWBRIDGE_SCREENSHOTS", KEY_VARIABLE)
 """Variables that are read elsewhere; the first two say where training and tests find data, and put pictures."""
 
 
@@ -24,7 +24,7 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    operations_port: int | None = Field(
+    admin_port: int | None = Field(
         None,
         ge=0,
         le=65535,
@@ -33,7 +33,9 @@ class Settings(BaseSettings):
     keys: Path | None = Field(
         None, description="File of the keys that callers must show one of; `python -m service key` writes it."
     )
-    open: bool = Field(False, description="Let whoever reaches an address that is not this machine's own draw.")
+    allow_anonymous: bool = Field(
+        False, description="Let whoever reaches an address that is not this machine's own draw."
+    )
     weights: Path = Field(ROOT / "weights", description="Directory of the weights to serve.")
     lab: Path = Field(ROOT / "docs" / "lab", description="Directory of the lab's page, which is served at /lab.")
     unconditional_model: str = Field("dcgan", description="Draws for requests that name no model and no digit.")
@@ -45,7 +47,7 @@ class Settings(BaseSettings):
         None, ge=1, description="Processes that draw; else one for each GPU, or for each core of a CPU, at most 8."
     )
     threads: int = Field(1, ge=1, description="CPU threads of one device step.")
-    seats: int | None = Field(
+    max_batch_size: int | None = Field(
         None,
         ge=1,
         le=4096,
@@ -56,17 +58,17 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="Bytes of a request's body.")
     max_uploads: int = Field(64, ge=2, description="Files that one request may upload.")
     max_pixels: int = Field(4 * 2**20, ge=784, description="Pixels of an uploaded file.")
-    drain_seconds: float = Field(20.0, ge=0, description="Time that accepted requests get to end at shutdown.")
-    stall_seconds: float = Field(
+    drain_timeout: float = Field(20.0, ge=0, description="Time that accepted requests get to end at shutdown.")
+    watchdog_timeout: float = Field(
         60.0,
         ge=1,
         description="A worker that is held up for longer, by a step or anything else, is replaced.",
     )
-    head_seconds: float = Field(10.0, gt=0, description="Time that a caller gets to send a request's headers.")
-    body_seconds: float = Field(30.0, gt=0, description="Time that a caller gets to send a request's body.")
-    read_seconds: float = Field(60.0, gt=0, description="Time that a caller may not read while an answer waits.")
-    keep_alive_seconds: int = Field(30, ge=0, description="Time that a connection is kept without a request.")
-    watch_seconds: float = Field(
+    header_timeout: float = Field(10.0, gt=0, description="Time that a caller gets to send a request's headers.")
+    body_timeout: float = Field(30.0, gt=0, description="Time that a caller gets to send a request's body.")
+    write_timeout: float = Field(60.0, gt=0, description="Time that a caller may not read while an answer waits.")
+    keep_alive_timeout: int = Field(30, ge=0, description="Time that a connection is kept without a request.")
+    weights_poll_interval: float = Field(
         0.0, ge=0, description="How often to look for new weights; 0: when SIGHUP says that there are some."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -86,42 +88,42 @@ class Settings(BaseSettings):
             raise ValueError(f"{weights} is no directory")
         return weights
 
-    @field_validator("seats")
+    @field_validator("max_batch_size")
     @classmethod
-    def _power_of_two(cls, seats: int | None) -> int | None:
-        if seats is not None and seats & (seats - 1):
-            raise ValueError(f"{seats} is no power of two; {1 << seats.bit_length() - 1} is")
-        return seats
+    def _power_of_two(cls, size: int | None) -> int | None:
+        if size is not None and size & (size - 1):
+            raise ValueError(f"{size} is not a power of two; {1 << size.bit_length() - 1} is")
+        return size
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if self.keys is None and not self.open and not _own(self.host):
+        if self.keys is None and not self.allow_anonymous and not _is_loopback(self.host):
             raise ValueError(
                 f"DRAWBRIDGE_HOST is {self.host}, where others may call: name a file of keys with DRAWBRIDGE_KEYS "
-                "(`python -m service key NAME` makes one), or say DRAWBRIDGE_OPEN=true"
+                "(`python -m service key NAME` makes one), or say DRAWBRIDGE_ALLOW_ANONYMOUS=true"
             )
-        if self.keys is not None and self.open:
-            raise ValueError("DRAWBRIDGE_KEYS and DRAWBRIDGE_OPEN are both set; keep one of them")
+        if self.keys is not None and self.allow_anonymous:
+            raise ValueError("DRAWBRIDGE_KEYS and DRAWBRIDGE_ALLOW_ANONYMOUS are both set; keep one of them")
         if self.max_images > self.queue_images:
             raise ValueError(
                 f"DRAWBRIDGE_MAX_IMAGES is {self.max_images}, more than DRAWBRIDGE_QUEUE_IMAGES, {self.queue_images}"
             )
-        if self.operations_port and self.operations_port == self.port:
-            raise ValueError(f"DRAWBRIDGE_PORT and DRAWBRIDGE_OPERATIONS_PORT are both {self.port}")
+        if self.admin_port and self.admin_port == self.port:
+            raise ValueError(f"DRAWBRIDGE_PORT and DRAWBRIDGE_ADMIN_PORT are both {self.port}")
         return self
 
 
-def read() -> Settings:
+def read_settings() -> Settings:
     """The settings of this process's environment. Raises ValueError where it holds one that there is not."""
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     for name in os.environ:
-        if name.startswith(PREFIX) and name not in known and name not in OTHERS:
+        if name.startswith(PREFIX) and name not in known and name not in OTHER_VARIABLES:
             near = difflib.get_close_matches(name, known, 1)
             raise ValueError(f"{name}: no such setting" + (f"; did you mean {near[0]}?" if near else ""))
     return Settings()
 
 
-def _own(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     """Whether only this machine reaches it."""
     try:
         return ipaddress.ip_address(host).is_loopback

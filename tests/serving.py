@@ -7,20 +7,20 @@ from pathlib import Path
 
 import httpx
 
-from harness.scraping import number, scraped
-from harness.server import SERVICE, Server, environment, running
+from harness.scraping import metric_value, parse_metrics
+from harness.server import SERVICE, Server, environment, run_server
 
 
 @contextmanager
 def serving(weights: Path, **settings: object) -> Iterator[Server]:
-    settings = {"weights": weights, "port": 0, "device": "cpu", "seats": 8, "workers": 1} | settings
-    with running(SERVICE, environment(**settings)) as server:
+    settings = {"weights": weights, "port": 0, "device": "cpu", "max_batch_size": 8, "workers": 1} | settings
+    with run_server(SERVICE, environment(**settings)) as server:
         yield server
 
 
 def wait_for_accepted(server: Server, requests: int = 1) -> None:
     """Until it has accepted so many."""
     deadline = time.monotonic() + 60
-    while number(scraped(httpx.get(f"{server.url}/metrics", timeout=30).text), "accepted_total") < requests:
+    while metric_value(parse_metrics(httpx.get(f"{server.url}/metrics", timeout=30).text), "accepted_total") < requests:
         assert time.monotonic() < deadline
         time.sleep(0.01)

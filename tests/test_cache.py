@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from harness.server import NGINX, Server, cached
+from harness.server import NGINX, Server, nginx_cache
 from service.auth import keys
 from service.errors import MEDIA_TYPE
 from tests.serving import serving
@@ -50,7 +50,10 @@ def servers(
 @pytest.fixture
 def client(servers: dict[str, Server]) -> Iterator[httpx.Client]:
     """A caller of an empty cache before two replicas."""
-    with cached(servers["one"].url, servers["two"].url) as (url, _), httpx.Client(base_url=url, timeout=30) as made:
+    with (
+        nginx_cache(servers["one"].url, servers["two"].url) as (url, _),
+        httpx.Client(base_url=url, timeout=30) as made,
+    ):
         yield made
 
 
@@ -161,7 +164,7 @@ def test_what_a_key_is_shown_for_is_not_asked_of_the_cache(client: httpx.Client,
 
 def test_a_cache_is_no_way_around_keys(servers: dict[str, Server], key: tuple[str, Path]) -> None:
     shown = {"Authorization": f"Bearer {key[0]}"}
-    with cached(servers["locked"].url) as (url, _):
+    with nginx_cache(servers["locked"].url) as (url, _):
         drawn = httpx.get(f"{url}{URL}", headers=shown)
         assert drawn.status_code == 200
         assert [httpx.get(f"{url}{URL}").status_code for _ in range(2)] == [401, 401]
@@ -185,7 +188,7 @@ def test_a_replica_that_dies_is_not_missed(servers: dict[str, Server]) -> None:
     front = servers["mortal"].process.pid
     workers = Path(f"/proc/{front}/task/{front}/children").read_text().split()
     with (
-        cached(servers["mortal"].url, servers["one"].url) as (url, _),
+        nginx_cache(servers["mortal"].url, servers["one"].url) as (url, _),
         httpx.Client(base_url=url, timeout=30) as client,
         ThreadPoolExecutor(4) as pool,
     ):
@@ -220,9 +223,9 @@ def test_what_a_replica_cannot_do_now_another_does_and_no_503_is_kept(servers: d
     with HTTPServer(("127.0.0.1", 0), Draining) as ending, ThreadPoolExecutor() as pool:
         pool.submit(ending.serve_forever)
         down = f"http://127.0.0.1:{ending.server_port}"
-        with cached(down) as (url, _):
+        with nginx_cache(down) as (url, _):
             alone = [httpx.get(f"{url}{URL}") for _ in range(2)]
-        with cached(down, servers["one"].url) as (url, _):
+        with nginx_cache(down, servers["one"].url) as (url, _):
             beside = [httpx.post(f"{url}{URL}") for _ in range(8)]
         ending.shutdown()
     assert [answer.status_code for answer in alone] == [503] * 2
@@ -231,7 +234,7 @@ def test_what_a_replica_cannot_do_now_another_does_and_no_503_is_kept(servers: d
 
 
 def test_without_replicas_it_answers_as_the_service_would() -> None:
-    with cached("http://127.0.0.1:1") as (url, _):
+    with nginx_cache("http://127.0.0.1:1") as (url, _):
         for answer in (httpx.get(f"{url}{URL}"), httpx.post(f"{url}{URL}"), httpx.get(f"{url}/models")):
             assert (answer.status_code, answer.headers["content-type"]) == (503, MEDIA_TYPE)
             assert answer.headers["retry-after"].isdigit()

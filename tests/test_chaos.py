@@ -7,7 +7,7 @@ import pytest
 
 from chaos import scenarios
 from chaos.cli import done, main
-from chaos.scenario import Line, Setting, Trial
+from chaos.scenario import Line, Scenario, Setting
 from chaos.scenarios import overload
 
 TIMED = {"overload"}
@@ -21,7 +21,7 @@ def test_nothing_is_lost(name: str) -> None:
     lines = done(scenarios.get(name), quick=True, seed=0)
     assert lines
     assert not [line for line in lines if line.lost]
-    assert all(line.times > 0 or "not done" in line.found for line in lines), "what was not done shows nothing"
+    assert all(line.count > 0 or "not done" in line.figures for line in lines), "what was not done shows nothing"
 
 
 def test_a_machine_that_others_slow_down_meanwhile_is_not_held_against_the_service() -> None:
@@ -91,7 +91,7 @@ def test_a_trial_that_breaks_off_has_lost_and_the_others_go_on(page: Path) -> No
 def test_a_mistake_is_one_line_and_status_2_before_anything_is_done(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def never(name: str) -> Trial:
+    def never(name: str) -> Scenario:
         raise AssertionError(name)
 
     with pytest.raises(SystemExit) as ended:

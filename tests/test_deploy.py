@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from service.server.supervisor import Deaths
+from service.server.supervisor import WorkerMetrics
 from service.settings import ROOT, Settings
 from service.telemetry.metrics import Metrics
 
@@ -22,7 +22,7 @@ SERIES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",), "g
 
 def exposed() -> dict[str, set[str]]:
     """The series of every metric that the service has, by the metric's name."""
-    metrics = [*Metrics().registry.collect(), *Deaths().count.collect()]
+    metrics = [*Metrics().registry.collect(), *WorkerMetrics().count.collect()]
     found = {metric.name: {metric.name + ending for ending in SERIES[metric.type]} for metric in metrics}
     return found | {"drawbridge_model_info": {"drawbridge_model_info"}}
 
@@ -85,9 +85,9 @@ def test_the_cache_fits_the_service_and_the_compose_file() -> None:
     assert services["cache"]["ports"] == [f"127.0.0.1:{port}:{port}"]
     default = {name: field.default for name, field in Settings.model_fields.items()}
     assert int(said(r"client_max_body_size (\d+)m;")) * 2**20 == default["max_body_bytes"]
-    assert int(said(r"client_header_timeout (\d+)s;")) == default["head_seconds"]
-    assert int(said(r"client_body_timeout (\d+)s;")) == default["body_seconds"]
-    assert int(said(r"keepalive_timeout (\d+)s;")) < default["keep_alive_seconds"]
+    assert int(said(r"client_header_timeout (\d+)s;")) == default["header_timeout"]
+    assert int(said(r"client_body_timeout (\d+)s;")) == default["body_timeout"]
+    assert int(said(r"keepalive_timeout (\d+)s;")) < default["keep_alive_timeout"]
     assert all(path.startswith("/tmp/") for path in re.findall(r"(?:_path|pid) ([^ ;]+)", text))
 
 

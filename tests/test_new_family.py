@@ -63,7 +63,7 @@ async def test_a_file_is_all_that_a_family_needs(directory, capsys):
     assert main(["fit", "stipple", "--contrast", "2", "--data", "digits", "--device", "cpu", "--run", str(run)]) == 0
     assert '"contrast": 2.0' in capsys.readouterr().out
     assert main(["export", str(run), "--name", "dots", "--weights", str(weights)]) == 0
-    app = create_app(Settings(weights=weights, device="cpu", seats=4))
+    app = create_app(Settings(weights=weights, device="cpu", max_batch_size=4))
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://drawbridge") as client,

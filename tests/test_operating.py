@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.server.supervisor import Deaths
+from service.server.supervisor import WorkerMetrics
 from service.settings import ROOT, Settings
 from service.telemetry.metrics import Metrics
 
@@ -24,7 +24,7 @@ def settings_table() -> Iterator[str]:
 
 def metrics_table() -> Iterator[str]:
     """The metrics by the names that Prometheus has them under."""
-    described = list(Metrics().registry.collect()) + list(Deaths().registry.collect())
+    described = list(Metrics().registry.collect()) + list(WorkerMetrics().registry.collect())
     for metric in sorted(described, key=lambda metric: metric.name):
         name = f"{metric.name}_total" if metric.type == "counter" else metric.name
         yield f"| `{name}` | {metric.type} | {metric.documentation} |"

@@ -14,7 +14,7 @@ async def test_what_is_trained_can_be_drawn(family, tmp_path):
     tiny = ["--generator-width", "8", "--data", "digits", "--epochs", "0.2", "--device", "cpu"]
     assert main(["fit", family, "--run", str(run), *tiny]) == 0
     assert main(["export", str(run), "--name", "mine", "--weights", str(weights)]) == 0
-    app = create_app(Settings(weights=weights, device="cpu", seats=8))
+    app = create_app(Settings(weights=weights, device="cpu", max_batch_size=8))
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,

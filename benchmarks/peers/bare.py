@@ -8,7 +8,7 @@ from fastapi import FastAPI, Response
 
 from harness import workload
 
-IMAGE = workload.draw_all([("gan", 0, 1)])[0]
+IMAGE = workload.generate_pngs([("gan", 0, 1)])[0]
 HEAD = [(b"content-type", b"image/png"), (b"content-length", str(len(IMAGE)).encode())]
 api = FastAPI()
 

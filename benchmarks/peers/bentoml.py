@@ -17,7 +17,7 @@ class Draw:
     @bentoml.api(batchable=True, max_batch_size=32, max_latency_ms=60_000, route="/generate")
     def generate(self, asked: list[list[str]]) -> list[str]:
         """A PNG for each, as Latin-1: what is batched may not be a file."""
-        found = workload.draw_all([(str(model), int(seed), int(steps)) for model, seed, steps in asked])
+        found = workload.generate_pngs([(str(model), int(seed), int(steps)) for model, seed, steps in asked])
         return [png.decode("latin-1") for png in found]
 
 

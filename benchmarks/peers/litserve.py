@@ -21,7 +21,7 @@ class Draw(litserve.LitAPI):  # type: ignore[misc]
 
     def predict(self, x: Any) -> list[bytes]:
         """A PNG for each."""
-        return workload.draw_all(x)
+        return workload.generate_pngs(x)
 
     def unbatch(self, output: list[bytes]) -> list[bytes]:
         """They are apart already."""

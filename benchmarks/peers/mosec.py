@@ -20,7 +20,7 @@ class Draw(Worker):
 
     def forward(self, data: list[Any]) -> list[bytes]:
         """A PNG for each."""
-        return workload.draw_all([(one["model"], one["seed"], one["steps"]) for one in data])
+        return workload.generate_pngs([(one["model"], one["seed"], one["steps"]) for one in data])
 
     def serialize(self, data: bytes) -> bytes:
         """It is bytes already."""

@@ -13,7 +13,7 @@ app = FastAPI()
 @app.post("/generate")
 def generate(model: str, seed: int, steps: int = 1) -> Response:
     """One image."""
-    (content,) = workload.draw_all([(model, seed, steps)])
+    (content,) = workload.generate_pngs([(model, seed, steps)])
     return Response(content, media_type="image/png")
 
 

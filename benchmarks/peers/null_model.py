@@ -18,7 +18,7 @@ from harness import workload
 from models.base import Rows, sample
 from models.families.dcgan import DCGAN
 from models.families.ddpm import DDPM
-from service.engine.loops import ThreadDriver
+from service.engine.loops import ThreadEngine
 from service.server import supervisor, worker
 from service.settings import Settings
 from service.telemetry import log
@@ -53,7 +53,7 @@ def main() -> None:
     for model, costs in json.loads(os.environ["DEVICE"]).items():
         family: Any = FAMILIES[model]
         family.costs, family.start, family.step, family.decode = costs, Asleep.start, Asleep.step, Asleep.decode
-    service.app.LoopDriver = ThreadDriver  # type: ignore[misc,assignment]
+    service.app.EventLoopEngine = ThreadEngine  # type: ignore[misc,assignment]
     worker.main(*sys.argv[1:])
 
 

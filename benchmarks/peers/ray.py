@@ -23,9 +23,9 @@ class Draw:
         workload.warm_up()
 
     @serve.batch(max_batch_size=32, batch_wait_timeout_s=0.002)
-    async def draw(self, asked: list[workload.Asked]) -> list[bytes]:
+    async def draw(self, asked: list[workload.ImageRequest]) -> list[bytes]:
         """A PNG for each."""
-        return workload.draw_all(asked)
+        return workload.generate_pngs(asked)
 
     async def __call__(self, request: Request) -> Any:
         """One request."""

@@ -12,6 +12,6 @@ if __name__ == "__main__":
     deployment = Replica.options(
         num_replicas=int(os.environ["REPLICAS"]), max_ongoing_requests=256, ray_actor_options={"num_cpus": 0.5}
     )
-    serve.run(deployment.bind({"open": True, "log_level": "warning"}, None), route_prefix="/")
+    serve.run(deployment.bind({"allow_anonymous": True, "log_level": "warning"}, None), route_prefix="/")
     while True:
         time.sleep(1)

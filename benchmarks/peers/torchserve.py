@@ -36,7 +36,7 @@ class Draw:
         """A PNG for each."""
         bodies = [one["body"] for one in data]
         asked = [json.loads(body) if isinstance(body, bytes | bytearray) else body for body in bodies]
-        return self.workload.draw_all([(one["model"], one["seed"], one["steps"]) for one in asked])
+        return self.workload.generate_pngs([(one["model"], one["seed"], one["steps"]) for one in asked])
 
 
 def main() -> None:

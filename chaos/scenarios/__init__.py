@@ -4,11 +4,11 @@ import pkgutil
 from importlib import import_module
 from typing import cast
 
-from chaos.scenario import Trial
+from chaos.scenario import Scenario
 
 NAMES = tuple(sorted(found.name for found in pkgutil.iter_modules(__path__)))
 
 
-def get(name: str) -> Trial:
+def get(name: str) -> Scenario:
     """The trial called `name`, one of NAMES."""
-    return cast(Trial, import_module(f"{__name__}.{name}"))
+    return cast(Scenario, import_module(f"{__name__}.{name}"))

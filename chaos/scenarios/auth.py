@@ -22,7 +22,7 @@ import httpx
 
 from chaos.scenario import Line, Setting
 from chaos.weights import copied
-from harness.server import ROOT, SERVICE, Server, environment, running
+from harness.server import ROOT, SERVICE, Server, environment, run_server
 from service.auth import keys
 from service.auth.keys import Keys
 
@@ -42,8 +42,8 @@ def run(setting: Setting) -> Iterator[Line]:
     limited = {name: keys.add(file, name, limits) for name, limits in LIMITS.items()}
     yield refused(weights)
     yield compared(setting, rounds)
-    settings = environment(port=0, weights=weights, workers=2, device="cpu", keys=file, operations_port=0)
-    with running(SERVICE, settings) as server:
+    settings = environment(port=0, weights=weights, workers=2, device="cpu", keys=file, admin_port=0)
+    with run_server(SERVICE, settings) as server:
         yield shown(server, plain, often)
         yield counted(server, "requests", limited["requests"], calls)
         yield counted(server, "images", limited["images"], calls)
@@ -216,7 +216,7 @@ def apart(server: Server, key: str) -> Line:
 
 def secrets(server: Server, shown_keys: Sequence[str], often: int) -> Line:
     """Keys wherever a caller may write one, right ones and such as look right; then all that the service told."""
-    sent = [*shown_keys, *(f"{keys.PREFIX}{random.Random(i).randbytes(16).hex()}" for i in range(3))]
+    sent = [*shown_keys, *(f"{keys.KEY_PREFIX}{random.Random(i).randbytes(16).hex()}" for i in range(3))]
     times = 0
     with httpx.Client(base_url=server.url, timeout=60) as client:
         for secret in sent * often:

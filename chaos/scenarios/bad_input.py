@@ -29,12 +29,12 @@ from chaos.connections import LONGEST, SAID, spoken
 from chaos.files import corpus
 from chaos.scenario import Line, Setting
 from chaos.weights import copied
-from harness.server import SERVICE, Server, environment, memory, running
+from harness.server import SERVICE, Server, environment, memory_mb, run_server
 from service.auth import keys
 from service.codecs.images import png
 from service.settings import Settings
 
-BOUNDS = {"head_seconds": 1, "body_seconds": 1, "read_seconds": 2, "keep_alive_seconds": 2, "max_body_bytes": 2**20}
+BOUNDS = {"header_timeout": 1, "body_timeout": 1, "write_timeout": 2, "keep_alive_timeout": 2, "max_body_bytes": 2**20}
 CONFIG = """
 [parameters]
 "path.name" = "cgan"
@@ -51,8 +51,8 @@ def run(setting: Setting) -> Iterator[Line]:
     described, guessed, often = (1, 150, 1) if setting.quick else (25, 6000, 4)
     weights = copied(setting.root, "cgan", "ddpm", "vae")
     settings = environment(port=0, weights=weights, workers=1, device="cpu", max_images=64, **BOUNDS)
-    with running(SERVICE, settings) as server, httpx.Client(base_url=server.url, timeout=60) as client:
-        before, room = client.post(SEEDED).content, memory(server.process.pid)
+    with run_server(SERVICE, settings) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+        before, room = client.post(SEEDED).content, memory_mb(server.process.pid)
         yield by_description(setting, server, described)
         yield guesses(setting, client, guessed)
         yield files(client)
@@ -61,7 +61,7 @@ def run(setting: Setting) -> Iterator[Line]:
         lines = server.lines
         told = [line for line in lines if "Traceback" in line or '"level": "error"' in line or not line.startswith("{")]
         yield Line("lines of the log looked through", len(lines), len(told), "no traceback, no error, all of them JSON")
-        grown = memory(server.process.pid) - room
+        grown = memory_mb(server.process.pid) - room
         lost = (client.post(SEEDED).content != before) + (client.get("/readyz").status_code != 200) + (grown > 300)
         yield Line("drawn again after all of it", 1, lost, f"the same bytes, ready, {grown:.0f} MB more in use")
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import httpx
 
 from chaos import accounting
-from chaos.clients import Tally, alone, drawn, lasting, mixed, p99s, press
+from chaos.clients import LoadReport, drawn, expected_answers, for_seconds, mixed_requests, p99s, run_load
 from chaos.scenario import Line, Setting
 from chaos.weights import copied
-from harness.server import SERVICE, environment, running
+from harness.server import SERVICE, environment, run_server
 
 CLIENTS = 32
 LONGEST = 0.6
@@ -26,7 +26,7 @@ def run(setting: Setting) -> Iterator[Line]:
     around = seconds / 2 if setting.quick else 20.0
     weights = copied(setting.root, "cgan", "ddpm", "vae")
     source = random.Random(setting.seed)
-    truth = alone(lambda models: mixed(models, source, 4 if setting.quick else 12), weights=weights)
+    truth = expected_answers(lambda models: mixed_requests(models, source, 4 if setting.quick else 12), weights=weights)
     pool = list(truth)
     long = drawn("ddpm", range(64), "steps=10&n=20&format=zip") + drawn("cgan", range(64), "n=200&format=events")
     gone = 0
@@ -40,12 +40,12 @@ def run(setting: Setting) -> Iterator[Line]:
         except TimeoutError:  # which closes the connection
             gone += 1
 
-    with running(SERVICE, environment(port=0, weights=weights, workers=2, device="cpu")) as server:
+    with run_server(SERVICE, environment(port=0, weights=weights, workers=2, device="cpu")) as server:
 
-        def neighbours(for_seconds: float, others: int) -> Tally:
-            tally = Tally(truth)
+        def neighbours(duration: float, others: int) -> LoadReport:
+            tally = LoadReport(truth)
             callers = [*[tally.caller()] * (CLIENTS // 2), *[hang_up] * others]
-            press(server.url, callers, lasting(for_seconds), setting.seed)
+            run_load(server.url, callers, for_seconds(duration), setting.seed)
             return tally
 
         neighbours(1.0, 0)

@@ -15,11 +15,21 @@ import httpx
 import numpy as np
 
 from chaos import accounting, worker
-from chaos.clients import LONGEST, Asked, Tally, alone, drawn, lasting, p99s, press, scribble
-from chaos.faulty import guilty, innocent
+from chaos.clients import (
+    REQUEST_TIMEOUT,
+    ExpectedRequest,
+    LoadReport,
+    drawn,
+    expected_answers,
+    for_seconds,
+    p99s,
+    random_drawing,
+    run_load,
+)
+from chaos.faulty import faulty_seed, healthy_seed
 from chaos.scenario import Line, Setting
 from chaos.weights import copied
-from harness.server import Server, environment, running
+from harness.server import Server, environment, run_server
 from service.codecs.images import png
 from service.errors import MEDIA_TYPE
 
@@ -46,17 +56,17 @@ def run(setting: Setting) -> Iterator[Line]:
     source = random.Random(setting.seed)
     weights = copied(setting.root, "cgan", "ddpm", "vae")
 
-    def innocents(_: list[dict[str, object]]) -> list[Asked]:
-        pool = list[Asked]()
+    def innocents(_: list[dict[str, object]]) -> list[ExpectedRequest]:
+        pool = list[ExpectedRequest]()
         for model, query in (("cgan", "digit=3"), ("cgan", "n=20&format=zip"), ("ddpm", "steps=4"), ("vae", "n=3")):
-            pool += drawn(model, (innocent(source) for _ in range(8)), query)
-        return pool + [Asked("/reconstruct?model=vae", scribble(source)) for _ in range(8)]
+            pool += drawn(model, (healthy_seed(source) for _ in range(8)), query)
+        return pool + [ExpectedRequest("/reconstruct?model=vae", random_drawing(source)) for _ in range(8)]
 
-    truth = alone(innocents, weights=weights)
+    truth = expected_answers(innocents, weights=weights)
     settings = environment(
-        port=0, weights=weights, workers=accounting.WORKERS, device="cpu", stall_seconds=STALL_SECONDS
+        port=0, weights=weights, workers=accounting.WORKERS, device="cpu", watchdog_timeout=STALL_SECONDS
     )
-    with running(worker.COMMAND, settings) as server:
+    with run_server(worker.COMMAND, settings) as server:
         seconds = 4.0 if setting.quick else 90.0
         yield from _part(server, truth, GENTLE, seconds, 0.05, setting.seed)
         yield accounting.closed(server.url)
@@ -66,11 +76,11 @@ def run(setting: Setting) -> Iterator[Line]:
 
 
 def _part(
-    server: Server, truth: dict[Asked, bytes], faults: dict[str, str], seconds: float, pause: float, seed: int
+    server: Server, truth: dict[ExpectedRequest, bytes], faults: dict[str, str], seconds: float, pause: float, seed: int
 ) -> Iterator[Line]:
     """Guilty callers, each with up to twice `pause` seconds between its requests, among innocent ones."""
     deadly = faults is DEADLY
-    tally = Tally(truth, patience=LONGEST if deadly else 0.0)
+    tally = LoadReport(truth, retry_seconds=REQUEST_TIMEOUT if deadly else 0.0)
     done, wrong = Counter[str](), Counter[str]()
     fate = ("503",) if deadly else ("500",)
     expected = dict.fromkeys(HARMLESS, ("200",))
@@ -84,28 +94,28 @@ def _part(
 
     begun = time.monotonic()
     guilty_callers = [guilty_one] * (len(faults) if deadly else 2)  # a death takes as long as two workers need to start
-    press(server.url, [*[tally.caller()] * INNOCENT, *guilty_callers], lasting(seconds), seed)
+    run_load(server.url, [*[tally.caller()] * INNOCENT, *guilty_callers], for_seconds(seconds), seed)
     took = time.monotonic() - begun
     for name, title in faults.items():
         yield Line(title, done[name], wrong[name])
-    found = f"{tally.right / took:,.0f} a second; {p99s(tally)}; asked again {tally.again:,} times{tally.wrong()}"
+    found = f"{tally.right / took:,.0f} a second; {p99s(tally)}; asked again {tally.retries:,} times{tally.wrong()}"
     yield Line(
         f"answers to the innocent beside {'deaths' if deadly else 'them'}", tally.answers.total(), tally.lost, found
     )
 
 
-def _crime(name: str, source: random.Random) -> Asked:
+def _crime(name: str, source: random.Random) -> ExpectedRequest:
     """A request that does it."""
     if name == "encoder":
         grey = np.zeros((28, 28), np.uint8)
         grey[0, 0] = 255
         grey[9:19, 9:19] = source.randrange(64, 256)
-        return Asked("/reconstruct?model=vae", png(grey))
+        return ExpectedRequest("/reconstruct?model=vae", png(grey))
     model, query = source.choice((("cgan", "digit=3"), ("ddpm", "steps=4"), ("vae", "n=3")))
-    return drawn(model, [guilty(name, source)], query)[0]
+    return drawn(model, [faulty_seed(name, source)], query)[0]
 
 
-async def _sentence(client: httpx.AsyncClient, asked: Asked) -> str:
+async def _sentence(client: httpx.AsyncClient, asked: ExpectedRequest) -> str:
     """The status that the guilty got, `cut off`, or what an answer should not be."""
     try:
         answer = await asked.of(client)

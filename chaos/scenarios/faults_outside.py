@@ -24,10 +24,10 @@ import httpx
 from benchmarks.reload import renew
 from chaos import accounting
 from chaos.accounting import WORKERS
-from chaos.clients import Asked, Caller, Tally, alone, drawn, pressed
+from chaos.clients import Caller, ExpectedRequest, LoadReport, background_load, drawn, expected_answers
 from chaos.scenario import Line, Setting
 from chaos.weights import ROOT, copied
-from harness.server import SERVICE, Server, environment, running
+from harness.server import SERVICE, Server, environment, run_server
 from models.store import MANIFEST, TENSORS
 
 CALLERS = 6
@@ -46,40 +46,40 @@ def run(setting: Setting) -> Iterator[Line]:
     weights = copied(setting.root, *MODELS, OTHER)
     asked = {"cgan": "digit=3&n=3", "kde": "n=2", "vae": "n=20&format=zip"}
 
-    def known(_: object) -> list[Asked]:
+    def known(_: object) -> list[ExpectedRequest]:
         seeds = [source.randrange(2**53) for _ in range(12)]
         return [each for name, query in asked.items() for each in drawn(name, seeds, query)]
 
-    truth = alone(known, weights=weights)
+    truth = expected_answers(known, weights=weights)
     settings = {"weights": weights, "workers": WORKERS, "device": "cpu"}
     yield from _signals(setting, truth, settings)
-    with running(SERVICE, environment(port=0, **settings)) as server:
+    with run_server(SERVICE, environment(port=0, **settings)) as server:
         yield from _damage(setting, truth, server, weights)
         yield from _descriptors(setting, truth, server)
         yield accounting.closed(server.url)
     yield from _clock(setting, truth, settings)
 
 
-def crowd(setting: Setting, tally: Tally) -> list[Caller]:
+def crowd(setting: Setting, tally: LoadReport) -> list[Caller]:
     """Callers who ask all the time."""
     return [tally.caller(REST if setting.quick else 0.0)] * CALLERS
 
 
-def _signals(setting: Setting, truth: dict[Asked, bytes], settings: dict[str, object]) -> Iterator[Line]:
+def _signals(setting: Setting, truth: dict[ExpectedRequest, bytes], settings: dict[str, object]) -> Iterator[Line]:
     """Workers and whole services are ended and killed; callers ask again."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     source = random.Random(setting.seed)
-    tally = Tally(truth, patience=LONG)
+    tally = LoadReport(truth, retry_seconds=LONG)
     times: dict[str, list[tuple[float, float]]] = {}  # from when to when each was looked at
     bad = Counter[str]()
     ends = [signal.SIGKILL] if setting.quick else [signal.SIGKILL, signal.SIGTERM] * 5
     ended: tuple[str, float] | None = None
     with ExitStack() as callers:
         for end in (*ends, None):
-            with running(SERVICE, environment(port=port, **settings)) as server:
+            with run_server(SERVICE, environment(port=port, **settings)) as server:
                 if ended is None:
-                    callers.enter_context(pressed(server.url, crowd(setting, tally), setting.seed))
+                    callers.enter_context(background_load(server.url, crowd(setting, tally), setting.seed))
                 time.sleep(1.0)
                 if ended is not None:
                     times.setdefault(ended[0], []).append((ended[1], time.monotonic()))
@@ -99,7 +99,7 @@ def _signals(setting: Setting, truth: dict[Asked, bytes], settings: dict[str, ob
         gaps = [tally.gap(*window) for window in windows]
         found = f"without an answer for {statistics.median(gaps):.2f} s, at most {max(gaps):.2f}"
         yield Line(name, len(gaps), bad[name], found)
-    found = f"asked again {tally.again:,} times{tally.wrong()}"
+    found = f"asked again {tally.retries:,} times{tally.wrong()}"
     yield Line("answers to callers who ask again", tally.answers.total(), tally.lost, found)
 
 
@@ -119,7 +119,7 @@ def _within(happened: Callable[[], bool], seconds: float = LONG) -> bool:
     return True
 
 
-def _damage(setting: Setting, truth: dict[Asked, bytes], server: Server, weights: Path) -> Iterator[Line]:
+def _damage(setting: Setting, truth: dict[ExpectedRequest, bytes], server: Server, weights: Path) -> Iterator[Line]:
     """Files of weights are damaged while they are served, SIGHUP has them looked at, and they are restored."""
     source = random.Random(setting.seed)
     new = setting.root / "new"
@@ -161,9 +161,9 @@ def _damage(setting: Setting, truth: dict[Asked, bytes], server: Server, weights
         "weights deleted": deleted,
         "a manifest truncated": garbled,
     }
-    tally = Tally(truth)
+    tally = LoadReport(truth)
     done, bad = Counter[str](), Counter[str]()
-    with pressed(server.url, crowd(setting, tally), setting.seed):
+    with background_load(server.url, crowd(setting, tally), setting.seed):
         for _ in range(1 if setting.quick else 6):
             for what, damage in damages.items():
                 name = source.choice(MODELS)
@@ -209,14 +209,14 @@ def _statuses(server: Server) -> set[int]:
         return {client.post(f"/generate?model={OTHER}&seed=1").status_code for client in clients}
 
 
-def _descriptors(setting: Setting, truth: dict[Asked, bytes], server: Server) -> Iterator[Line]:
+def _descriptors(setting: Setting, truth: dict[ExpectedRequest, bytes], server: Server) -> Iterator[Line]:
     """All descriptors that the processes may have are taken by connections that say nothing."""
     at = httpx.URL(server.url)
-    tally = Tally(truth)
+    tally = LoadReport(truth)
     rounds = 1 if setting.quick else 5
     recovered = list[float]()
     refused = 0
-    with pressed(server.url, crowd(setting, tally), setting.seed):
+    with background_load(server.url, crowd(setting, tally), setting.seed):
         _within(lambda: tally.right > CALLERS)  # all are connected
         for _ in range(rounds):
             limits = {pid: _limited(pid) for pid in (server.process.pid, *server.workers)}
@@ -256,7 +256,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _clock(setting: Setting, truth: dict[Asked, bytes], settings: dict[str, object]) -> Iterator[Line]:
+def _clock(setting: Setting, truth: dict[ExpectedRequest, bytes], settings: dict[str, object]) -> Iterator[Line]:
     """The clock of day jumps about, by libfaketime; the monotonic one is nobody's to set."""
     done = "the clock jumped"
     library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
@@ -272,9 +272,9 @@ def _clock(setting: Setting, truth: dict[Asked, bytes], settings: dict[str, obje
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
     jumps = (3600, -7200, 315_360_000, -31_536_000, 86_400, 0) * (1 if setting.quick else 3)
-    tally, unseen = Tally(truth), 0
-    with running(SERVICE, environment(port=0, **settings) | faked) as server:
-        with pressed(server.url, crowd(setting, tally), setting.seed):
+    tally, unseen = LoadReport(truth), 0
+    with run_server(SERVICE, environment(port=0, **settings) | faked) as server:
+        with background_load(server.url, crowd(setting, tally), setting.seed):
             for jump in jumps:
                 clock.write_text(f"{jump:+d}s\n")
                 unseen += not _within(lambda: abs(_ahead(server.url) - jump) < 60)  # noqa: B023  within this round

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 import numpy as np
 
 from chaos import accounting
-from chaos.clients import Tally, alone, lasting, mixed, p99s, press
+from chaos.clients import LoadReport, expected_answers, for_seconds, mixed_requests, p99s, run_load
 from chaos.scenario import Line, Setting
-from harness.server import SERVICE, environment, memory, running
+from harness.server import SERVICE, environment, memory_mb, run_server
 
 CLIENTS = (256, 64, 8, 2)
 """The most first: what memory they need is there before its slope is looked at."""
@@ -24,13 +24,13 @@ CLIENTS = (256, 64, 8, 2)
 def run(setting: Setting) -> Iterator[Line]:
     seconds, each, bound = (2, 1, 600.0) if setting.quick else (120, 20, 3.0)
     source = random.Random(setting.seed)
-    truth = alone(lambda models: mixed(models, source, each))
-    with running(SERVICE, environment(port=0, device="cpu")) as server:
-        press(server.url, [Tally(truth).caller()] * max(CLIENTS), lasting(seconds), setting.seed)
+    truth = expected_answers(lambda models: mixed_requests(models, source, each))
+    with run_server(SERVICE, environment(port=0, device="cpu")) as server:
+        run_load(server.url, [LoadReport(truth).caller()] * max(CLIENTS), for_seconds(seconds), setting.seed)
         with watched(server.process.pid, 0.2 if setting.quick else 2.0) as (times, held):
             for clients in CLIENTS[::2] if setting.quick else CLIENTS:
-                tally, begun = Tally(truth), time.monotonic()
-                press(server.url, [tally.caller()] * clients, lasting(seconds), setting.seed + clients)
+                tally, begun = LoadReport(truth), time.monotonic()
+                run_load(server.url, [tally.caller()] * clients, for_seconds(seconds), setting.seed + clients)
                 found = f"{tally.rate(begun, begun + seconds):,.0f} a second; {p99s(tally)}{tally.wrong()}"
                 yield Line(f"{clients} clients for {seconds} s", tally.answers.total(), tally.lost, found)
         slope = np.polyfit(times, held, 1)[0] * 60
@@ -48,7 +48,7 @@ def watched(front: int, pause: float) -> Iterator[tuple[list[float], list[float]
     def watch() -> None:
         while not over.wait(pause):
             times.append(time.monotonic())
-            held.append(memory(front))
+            held.append(memory_mb(front))
 
     thread = threading.Thread(target=watch)
     thread.start()

@@ -19,11 +19,11 @@ from urllib.parse import urlsplit
 import uvloop
 
 from chaos import accounting
-from chaos.clients import Asked, Tally, alone, drawn, lasting, percentile, press
+from chaos.clients import ExpectedRequest, LoadReport, drawn, expected_answers, for_seconds, percentile, run_load
 from chaos.scenario import Line, Setting
 from chaos.weights import copied
-from harness.load import ask
-from harness.server import SERVICE, environment, running
+from harness.load import build_request
+from harness.server import SERVICE, environment, run_server
 
 IMAGES, QUEUE = 4, 128
 """Images of each request, and of all that may wait."""
@@ -41,16 +41,16 @@ class Flood:
     They are raw: so many of httpx's would take a core themselves, and measure what they do to each other.
     """
 
-    tally: Tally
+    tally: LoadReport
     refused: list[float] = field(default_factory=list)
     """Seconds of refusals as they should be: 429 with a Retry-After."""
 
-    async def ask(self, url: str, asked: Asked) -> None:
+    async def ask(self, url: str, asked: ExpectedRequest) -> None:
         """Ask once."""
         begun, at = time.monotonic(), urlsplit(url)
         try:
             reader, writer = await asyncio.open_connection(at.hostname, at.port)
-            writer.write(ask(asked.url).replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            writer.write(build_request(asked.url).replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
             head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
             writer.close()
         except OSError as error:
@@ -76,10 +76,10 @@ class Flood:
                 group.create_task(self.ask(url, next(pool)))
 
 
-def peak(url: str, truth: Mapping[Asked, bytes], seconds: float, seed: int) -> float:
+def peak(url: str, truth: Mapping[ExpectedRequest, bytes], seconds: float, seed: int) -> float:
     """Right answers a second to callers who keep every seat taken."""
-    full, begun = Tally(truth), time.monotonic()
-    press(url, [full.caller()] * BUSY, lasting(seconds), seed)
+    full, begun = LoadReport(truth), time.monotonic()
+    run_load(url, [full.caller()] * BUSY, for_seconds(seconds), seed)
     return full.rate(begun + seconds / 4, begun + seconds)
 
 
@@ -93,11 +93,13 @@ def run(setting: Setting) -> Iterator[Line]:
     weights = copied(setting.root, "ddpm")
     source = random.Random(setting.seed)
     seeds = [source.randrange(2**53) for _ in range(24)]
-    truth = alone(lambda _: drawn("ddpm", seeds, f"steps=5&guidance=1&n={IMAGES}"), weights=weights)
+    truth = expected_answers(lambda _: drawn("ddpm", seeds, f"steps=5&guidance=1&n={IMAGES}"), weights=weights)
     limits = {"weights": weights, "max_images": IMAGES, "queue_images": QUEUE, "workers": 2, "device": "cpu"}
-    with running(SERVICE, environment(port=0, **limits)) as server:
-        press(server.url, [Tally(truth).caller()] * BUSY, lasting(1), setting.seed)  # what comes first warms it up
-        flood = Flood(Tally(truth))
+    with run_server(SERVICE, environment(port=0, **limits)) as server:
+        run_load(
+            server.url, [LoadReport(truth).caller()] * BUSY, for_seconds(1), setting.seed
+        )  # what comes first warms it up
+        flood = Flood(LoadReport(truth))
         peaks, goodputs = [peak(server.url, truth, seconds, setting.seed)], list[float]()
         for _ in range(rounds):
             begun = time.monotonic()

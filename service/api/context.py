@@ -12,11 +12,21 @@ from starlette.requests import Request as HTTPRequest
 
 from service.engine.catalog import Catalog, Model
 from service.engine.engine import Engine
-from service.engine.request import EngineError, Hopeless, Late, QueueFull, Request, Retired, Stopping, Ticket, nobody
+from service.engine.request import (
+    DeadlineExceeded,
+    DeadlineUnattainable,
+    EngineError,
+    ModelUnloaded,
+    QueueFull,
+    Request,
+    ShuttingDown,
+    Ticket,
+    noop,
+)
 from service.errors import DrawFailed, Problem, QueueIsFull, TooLate, Unavailable
 from service.settings import Settings
 from service.telemetry import request_context
-from service.telemetry.request_context import Call
+from service.telemetry.request_context import RequestContext
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -25,12 +35,12 @@ PATIENCE = 0.05
 """Seconds after which it is watched whether the caller is still there: for less, that would cost more than it saves."""
 
 
-class ClientGone(Exception):
+class ClientDisconnected(Exception):
     """Nobody waits for the answer any more."""
 
 
 @dataclass
-class State:
+class AppContext:
     """The service's parts."""
 
     settings: Settings
@@ -39,15 +49,15 @@ class State:
     engine: Engine
     scope: str
     """What a seed's bytes depend on besides weights and parameters: kind of device, versions, threads."""
-    understood: dict[Hashable, Any] = field(default_factory=dict)
+    parse_cache: dict[Hashable, Any] = field(default_factory=dict)
     """What queries come to on the weights of `catalog`, for whoever has found that out once (`service/queries.py`)."""
 
     def __post_init__(self) -> None:
-        self.watch = Watch()
+        self.watch = DisconnectMonitor()
 
     def serve(self, catalog: Catalog) -> None:
         """Draw from these from now on."""
-        self.catalog, self.understood = catalog, {}
+        self.catalog, self.parse_cache = catalog, {}
 
     def new_seed(self) -> int:
         """A seed for a request that names none; whole in JavaScript's numbers too."""
@@ -60,29 +70,31 @@ class State:
             await drawing.all()
         return ticket
 
-    def drawing(self, request: Request, model: Model, asked: HTTPRequest, seed: int | None = None) -> "Awaited":
+    def drawing(
+        self, request: Request, model: Model, asked: HTTPRequest, seed: int | None = None
+    ) -> "AwaitedGeneration":
         """`request` at the engine, for the time that its caller waits."""
         call = request_context.of(asked)
         call.model, call.digest, call.seed = model.name, model.digest, seed
-        return Awaited(self, request, call, asked.receive)
+        return AwaitedGeneration(self, request, call, asked.receive)
 
 
-class Drawing:
+class PendingGeneration:
     """A request at the engine, from its submission to its end or its caller's."""
 
-    def __init__(self, engine: Engine, request: Request, call: Call) -> None:
+    def __init__(self, engine: Engine, request: Request, call: RequestContext) -> None:
         self.engine, self.request, self.call = engine, request, call
 
     def begin(self, told: Callable[[], None]) -> None:
         """Submit it: `told` is the ticket's. Raises the Problem for which the engine refuses it."""
         call, count = self.call, len(self.request.samples)
-        if call.guest is not None:
-            call.guest.spend("images", count)
+        if call.lease is not None:
+            call.lease.consume("images", count)
         try:
             self.ticket = call.ticket = self.engine.submit(self.request, told, call.owner)
-        except (QueueFull, Hopeless, Retired, Stopping) as error:
-            if call.guest is not None:
-                call.guest.give_back("images", count)
+        except (QueueFull, DeadlineUnattainable, ModelUnloaded, ShuttingDown) as error:
+            if call.lease is not None:
+                call.lease.refund("images", count)
             raise _problem(error) from None
 
     def check(self) -> None:
@@ -92,22 +104,22 @@ class Drawing:
 
     def end(self) -> None:
         """Nobody waits any more: rows that are left leave before the next step."""
-        if not self.ticket.ended:
+        if not self.ticket.outcome:
             self.engine.cancel(self.ticket)
         # Which held this, and with it the whole request: a cycle each would keep the garbage collector busy.
-        self.ticket.told = nobody
+        self.ticket.on_update = noop
 
 
-class Watch:
+class DisconnectMonitor:
     """Has those drawings that are not over after PATIENCE listen whether their callers are still there.
 
     One timer for all of them: most are over by then, and would have set one for nothing.
     """
 
     def __init__(self) -> None:
-        self.waiting: deque[tuple[float, Awaited]] = deque()
+        self.waiting: deque[tuple[float, AwaitedGeneration]] = deque()
 
-    def add(self, drawing: "Awaited") -> None:
+    def add(self, drawing: "AwaitedGeneration") -> None:
         """Look at it in a while."""
         if not self.waiting:
             drawing.loop.call_later(PATIENCE, self._look, drawing.loop)
@@ -121,10 +133,10 @@ class Watch:
             loop.call_later(self.waiting[0][0] - now, self._look, loop)
 
 
-class Awaited(Drawing):
+class AwaitedGeneration(PendingGeneration):
     """A drawing as a context, whose value is the ticket. It ends with the block, and where its caller hangs up."""
 
-    def __init__(self, state: State, request: Request, call: Call, receive: Receive) -> None:
+    def __init__(self, state: AppContext, request: Request, call: RequestContext, receive: Receive) -> None:
         super().__init__(state.engine, request, call)
         self.watch, self.receive = state.watch, receive
         self.loop = asyncio.get_running_loop()
@@ -146,13 +158,13 @@ class Awaited(Drawing):
 
     async def all(self) -> None:
         """Wait until it has ended. Raises the Problem that it ended with, or ClientGone."""
-        while not self.ticket.ended:
+        while not self.ticket.outcome:
             await self.more()
         self.check()
 
     async def more(self) -> None:
         """Wait until more of it is drawn. Raises the Problem that it ended with, or ClientGone."""
-        if not (self.gone or self.ticket.ended):
+        if not (self.gone or self.ticket.outcome):
             self.news = self.loop.create_future()
             await self.news
         self.check()
@@ -160,7 +172,7 @@ class Awaited(Drawing):
     def check(self) -> None:
         """Raises the Problem that it ended with, or ClientGone."""
         if self.gone:
-            raise ClientGone
+            raise ClientDisconnected
         super().check()
 
     def _told(self) -> None:
@@ -184,12 +196,12 @@ def _problem(error: EngineError) -> Problem:
     if isinstance(error, QueueFull):
         retry = {"Retry-After": str(error.retry_after)}
         return QueueIsFull(f"{error}, or ask for fewer images", headers=retry, retry_after=error.retry_after)
-    if isinstance(error, Hopeless):
+    if isinstance(error, DeadlineUnattainable):
         return TooLate(f"{error}; give it more with `timeout`, or ask for fewer images or steps", seconds=error.seconds)
-    if isinstance(error, Late):
+    if isinstance(error, DeadlineExceeded):
         return TooLate(f"{error}; try again later, or give it more with `timeout`")
-    if isinstance(error, Retired):
+    if isinstance(error, ModelUnloaded):
         return Unavailable(str(error), headers={"Retry-After": "1"})
-    if isinstance(error, Stopping):
+    if isinstance(error, ShuttingDown):
         return Unavailable(str(error), headers={"Retry-After": "5"})
     return DrawFailed(str(error))

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp, Scope
 
 from service.api import generate, parsing
-from service.api.context import Drawing
+from service.api.context import PendingGeneration
 from service.api.generate import Headers
-from service.api.parsing import Asked
+from service.api.parsing import ParsedRequest
 from service.telemetry import request_context
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Fast:
         self,
         app: "Application",
         scope: Scope,
-        asked: Asked,
+        asked: ParsedRequest,
         answer: Callable[[Headers, bytes, bool], None],
         fail: Callable[[ASGIApp], None],
     ) -> None:
@@ -46,9 +46,9 @@ class Fast:
         drawn, model = self.asked.draw, self.asked.draw.model
         self.call = call = request_context.begin(self.scope)
         call.route = call.path
-        self.drawing = Drawing(self.app.state.service.engine, drawn.request, call)
+        self.drawing = PendingGeneration(self.app.state.service.engine, drawn.request, call)
         try:
-            self.app.admit(self.scope, call)
+            self.app.authorize(self.scope, call)
             call.model, call.digest, call.seed = model.name, model.digest, drawn.seed
             self.drawing.begin(self._told)
         except Exception as error:
@@ -57,17 +57,17 @@ class Fast:
     def gone(self) -> None:
         """Its caller hung up."""
         self.drawing.end()
-        self.call.gone()
-        self.app.over(self.call)
+        self.call.client_disconnected()
+        self.app.finish(self.call)
 
     def _told(self) -> None:
         ticket, call, (drawn, format_, fixed) = self.drawing.ticket, self.call, self.asked
-        if not ticket.ended:
+        if not ticket.outcome:
             return
         self.drawing.end()
         try:
             self.drawing.check()
-            with call.encodes():
+            with call.time_encoding():
                 content = generate.file(drawn, format_, ticket, call)
             headers = generate.described(drawn, format_, call, self.app.state.service.scope, fixed=fixed)
             headers += generate.filled(content, format_, ticket)
@@ -76,14 +76,14 @@ class Fast:
             self._fail(error)
         else:
             call.status = 200
-            self.app.over(call)
+            self.app.finish(call)
             self.answer(headers, content, self.app.draining)
 
     def _fail(self, error: Exception) -> None:
         self.fail(partial(self.app.refuse, self.call, error))
 
 
-def recalled(app: "Application", scope: Scope) -> Asked | None:
+def recalled(app: "Application", scope: Scope) -> ParsedRequest | None:
     """What a request asks for, where the fast path is its way."""
     if scope["path"] != "/generate" or scope["method"] not in ("GET", "POST"):
         return None

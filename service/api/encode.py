@@ -11,10 +11,10 @@ from torch import Tensor
 
 from models.pixels import to_uint8
 from service.api import schemas
-from service.api.context import State
+from service.api.context import AppContext
 from service.api.generate import documented, encoded
 from service.codecs import images, uploads
-from service.codecs.images import Codes, Drawn, Format
+from service.codecs.images import Codes, Format, ImageBatch
 from service.engine.catalog import Model
 from service.engine.request import Result
 from service.errors import InvalidParameter
@@ -28,44 +28,44 @@ HEADER_ERRORS = 64
 """Errors that fit into a header; the others are in the body."""
 
 
-@router.post("/encode", **documented(schemas.Encode, images.CODES, images=True))
+@router.post("/encode", **documented(schemas.Encode, images.CODE_FORMATS, images=True))
 async def encode(request: Request) -> Response:
     """The codes of uploaded images (form fields `image`: PNG, JPEG, or npz with `images` uint8 [n, H, W])."""
-    asked = await _read(request, images.CODES)
+    asked = await _read(request, images.CODE_FORMATS)
     codes = (await asked.result(request, codes=True)).images
     about = {**asked.about, "shape": codes.shape[1:]}
     content = await encoded(request, lambda: asked.format.encode(Codes(codes, about)), len(codes))
     return Response(content, media_type=asked.format.media_type, headers=asked.headers)
 
 
-@router.post("/reconstruct", **documented(schemas.Encode, images.STILLS, images=True))
+@router.post("/reconstruct", **documented(schemas.Encode, images.IMAGE_FORMATS, images=True))
 async def reconstruct(request: Request) -> Response:
     """Uploaded images (as for /encode) through the model's code and back.
 
     `X-Error`, and `errors` in npz and JSON, have the mean squared difference of each one's pixels in [0, 1].
     """
-    asked = await _read(request, images.STILLS)
+    asked = await _read(request, images.IMAGE_FORMATS)
     result = await asked.result(request, codes=False)
     sent = to_uint8(torch.cat(asked.pictures)).numpy() / 255
     errors = np.square(result.images / 255 - sent).mean((1, 2))
-    drawn = Drawn(result.images, result.labels, asked.about, errors)
+    drawn = ImageBatch(result.images, result.labels, asked.about, errors)
     content = await encoded(request, lambda: asked.format.encode(drawn), len(errors))
     listed = ", ".join(f"{error:.6f}" for error in errors[:HEADER_ERRORS])
     return Response(content, media_type=asked.format.media_type, headers={**asked.headers, "X-Error": listed})
 
 
-@router.post("/decode", **documented(schemas.Decode, images.STILLS))
+@router.post("/decode", **documented(schemas.Decode, images.IMAGE_FORMATS))
 async def decode(request: Request) -> Response:
     """What codes, as /encode gives them or anywhere between, come to."""
-    state: State = request.app.state.service
+    state: AppContext = request.app.state.service
     parameters, files = await schemas.read(request, schemas.Decode)
     if files:
         raise InvalidParameter("image: /decode takes codes; /reconstruct takes images")
-    model = plan.find(state.catalog, parameters.model)
-    format_ = images.choose(images.STILLS, parameters.format, request.headers.get("accept"))
-    asked = plan.decode(parameters, model, state.settings.max_images)
+    model = plan.find_model(state.catalog, parameters.model)
+    format_ = images.negotiate(images.IMAGE_FORMATS, parameters.format, request.headers.get("accept"))
+    asked = plan.plan_decoding(parameters, model, state.settings.max_images)
     result = (await state.draw(asked, model, request)).result()
-    drawn = Drawn(result.images, result.labels, {"model": model.name, "digest": model.digest})
+    drawn = ImageBatch(result.images, result.labels, {"model": model.name, "digest": model.digest})
     content = await encoded(request, lambda: format_.encode(drawn), len(result.images))
     headers = {"X-Model-Digest": model.digest, "Vary": "Accept", "Cache-Control": "no-store"}
     return Response(content, media_type=format_.media_type, headers=headers)
@@ -75,7 +75,7 @@ async def decode(request: Request) -> Response:
 class _Asked(Generic[T]):
     """What a request asks of an encoder."""
 
-    state: State
+    state: AppContext
     parameters: schemas.Encode
     model: Model
     format: Format[T]
@@ -84,7 +84,7 @@ class _Asked(Generic[T]):
 
     async def result(self, request: Request, *, codes: bool) -> Result:
         """Codes, or images, from the engine."""
-        asked = plan.encode(self.parameters, self.model, self.pictures, codes=codes)
+        asked = plan.plan_encoding(self.parameters, self.model, self.pictures, codes=codes)
         return (await self.state.draw(asked, self.model, request)).result()
 
     @property
@@ -97,10 +97,10 @@ class _Asked(Generic[T]):
 
 
 async def _read(request: Request, formats: Sequence[Format[T]]) -> _Asked[T]:
-    state: State = request.app.state.service
+    state: AppContext = request.app.state.service
     parameters, files = await schemas.read(request, schemas.Encode, state.settings.max_uploads)
-    model = plan.find(state.catalog, parameters.model)
-    format_ = images.choose(formats, parameters.format, request.headers.get("accept"))
+    model = plan.find_model(state.catalog, parameters.model)
+    format_ = images.negotiate(formats, parameters.format, request.headers.get("accept"))
     limits = {"max_images": state.settings.max_images, "max_pixels": state.settings.max_pixels}
     pictures = await uploads.read(files, **limits)
     return _Asked(state, parameters, model, format_, pictures)

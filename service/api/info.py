@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from service.api.context import State
+from service.api.context import AppContext
 from service.engine.catalog import Model
-from service.engine.request import EngineError, Point, Sample
+from service.engine.request import EngineError, Sample, StartState
 from service.engine.request import Request as EngineRequest
 from service.generation import plan
 
@@ -24,15 +24,15 @@ NOT_READY: dict[str, Any] = {"description": "Not ready: the same, and no problem
 @router.get("/models", tags=["models"])
 async def models(request: Request) -> dict[str, Any]:
     """The models, what each takes, and which draw where a request names none."""
-    state: State = request.app.state.service
+    state: AppContext = request.app.state.service
     described = [model.describe() for model in state.catalog.models.values()]
-    return {"models": described, "defaults": plan.defaults(state.catalog, state.settings)}
+    return {"models": described, "defaults": plan.default_models(state.catalog, state.settings)}
 
 
 @router.get("/models/{name}", tags=["models"])
 async def model(request: Request, name: str) -> dict[str, Any]:
     """One model, with its manifest: where it comes from and how good it is."""
-    found = plan.find(request.app.state.service.engine.catalog, name)
+    found = plan.find_model(request.app.state.service.engine.catalog, name)
     return {**found.describe(), "manifest": dataclasses.asdict(found.manifest)}
 
 
@@ -50,7 +50,7 @@ async def readyz(request: Request) -> JSONResponse:
 
     The worker that has the connection speaks for itself; one that is dead has no connections.
     """
-    state: State = request.app.state.service
+    state: AppContext = request.app.state.service
     found = state.catalog.models.values()
     health = dict(zip(state.catalog.models, await asyncio.gather(*(_probe(state, one) for one in found)), strict=True))
     ready = bool(health) and set(health.values()) == {"ok"}
@@ -61,16 +61,16 @@ async def readyz(request: Request) -> JSONResponse:
 @router.get("/metrics", tags=["health"], response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """What was counted in all workers, for Prometheus."""
-    state: State = request.app.state.service
+    state: AppContext = request.app.state.service
     request.app.tell_all()
     page = await asyncio.to_thread(request.app.metrics.page, list(state.catalog.versions.values()))
     return Response(page, media_type=CONTENT_TYPE_LATEST, headers={"Cache-Control": "no-store"})
 
 
-async def _probe(state: State, model: Model) -> str:
+async def _probe(state: AppContext, model: Model) -> str:
     """`ok`, or what went wrong with one image of the fewest steps."""
     steps, sampler = model.family.steps.minimum, model.sampler
-    request = EngineRequest(model.key, (Sample(Point(0, 0, 0 if model.family.classes else -1)),), steps, sampler)
+    request = EngineRequest(model.key, (Sample(StartState(0, 0, 0 if model.family.classes else -1)),), steps, sampler)
     done = asyncio.Event()
     try:
         ticket = state.engine.submit(request, done.set)

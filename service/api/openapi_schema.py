@@ -13,7 +13,7 @@ from service.errors import MEDIA_TYPE, Problem
 
 ANYWHERE: tuple[type[Problem], ...] = (
     errors.BadRequest, errors.Unauthorized, errors.HeadTooSlow, errors.BodyTooLarge, errors.HeadTooLarge,
-    errors.QuotaUsedUp, Problem,
+    errors.QuotaExceeded, Problem,
 )  # fmt: skip
 """What may be wrong with any request."""
 DRAWING: tuple[type[Problem], ...] = (

@@ -7,12 +7,12 @@ from fastapi import Request
 from starlette.types import Scope
 
 from service.api import schemas
-from service.api.context import State
+from service.api.context import AppContext
 from service.codecs import images
-from service.codecs.images import Drawn, Format
+from service.codecs.images import Format, ImageBatch
 from service.errors import InvalidParameter
 from service.generation import plan
-from service.generation.plan import Draw
+from service.generation.plan import GenerationPlan
 
 SEED = re.compile(rb"(?:^|&)seed=([0-9]{1,18})(?=&|$)")
 """A seed that needs no checking."""
@@ -22,43 +22,43 @@ MOST, FEW, SHORT = 1024, 16, 1024
 """Queries that are remembered; images, and bytes, of one that is."""
 
 
-class Asked(NamedTuple):
+class ParsedRequest(NamedTuple):
     """A draw, and how it is to be answered."""
 
-    draw: Draw
-    format: Format[Drawn]
+    draw: GenerationPlan
+    format: Format[ImageBatch]
     fixed: bool
     """Whether its words, as they came, fix the draw: they name a model and a seed."""
 
 
-async def understand(request: Request) -> Asked:
+async def understand(request: Request) -> ParsedRequest:
     """What `request` asks for, at a new seed where it names none. Raises the Problem that is wrong with it."""
-    state: State = request.app.state.service
+    state: AppContext = request.app.state.service
     if (recalled := known(state, request.scope)) is not None:
         return recalled
     parameters, files = await schemas.read(request, schemas.Generate)
     if files:
         raise InvalidParameter("image: /generate takes none; /interpolate does")
-    model = plan.choose(state.catalog, state.settings, parameters)
-    format_ = images.choose(images.STILLS, parameters.format, request.headers.get("accept"))
-    draw = plan.generate(parameters, model, format_, state.settings.max_images, state.new_seed)
+    model = plan.choose_model(state.catalog, state.settings, parameters)
+    format_ = images.negotiate(images.IMAGE_FORMATS, parameters.format, request.headers.get("accept"))
+    draw = plan.plan_generation(parameters, model, format_, state.settings.max_images, state.new_seed)
     named = parameters.model is not None
     key, _ = _split(request.scope)
     if key is not None and parameters.n <= FEW:
-        if len(state.understood) >= MOST:
-            state.understood.clear()
-        state.understood[key] = Asked(draw, format_, named)
-    return Asked(draw, format_, named and parameters.seed is not None)
+        if len(state.parse_cache) >= MOST:
+            state.parse_cache.clear()
+        state.parse_cache[key] = ParsedRequest(draw, format_, named)
+    return ParsedRequest(draw, format_, named and parameters.seed is not None)
 
 
-def known(state: State, scope: Scope) -> Asked | None:
+def known(state: AppContext, scope: Scope) -> ParsedRequest | None:
     """What a request asks for that differs from one before in its seed alone; None where it may differ in more."""
     key, seed = _split(scope)
-    before: Asked | None = state.understood.get(key)
+    before: ParsedRequest | None = state.parse_cache.get(key)
     if before is None:
         return None
-    draw = before.draw.at(state.new_seed() if seed is None else seed)
-    return Asked(draw, before.format, before.fixed and seed is not None)
+    draw = before.draw.with_seed(state.new_seed() if seed is None else seed)
+    return ParsedRequest(draw, before.format, before.fixed and seed is not None)
 
 
 def _split(scope: Scope) -> tuple[tuple[bytes, ...] | None, int | None]:

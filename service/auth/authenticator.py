@@ -15,19 +15,19 @@ from pathlib import Path
 
 from starlette.types import Scope
 
-from service.auth.keys import Key, Keys, Rate
-from service.errors import QuotaUsedUp, Unauthorized
+from service.auth.keys import Key, Keys, RateLimit
+from service.errors import QuotaExceeded, Unauthorized
 
-OPEN = ("/", "/docs", "/lab", "/livez", "/openapi.json", "/readyz")
-OPEN_UNDER = ("/docs/", "/lab/", "/playground/")
+PUBLIC_PATHS = ("/", "/docs", "/lab", "/livez", "/openapi.json", "/readyz")
+PUBLIC_PREFIXES = ("/docs/", "/lab/", "/playground/")
 """What everybody may see: pages that hold nothing, and whether the service lives."""
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="drawbridge"'}
 RATES = ("requests", "images")
-FILE = "key-"
+COUNTER_FILE_PREFIX = "key-"
 """What the file of a key's tally is called, before the key's name."""
 
 
-class Tally:
+class UsageCounter:
     """What a key has had, in a file that all workers have mapped: a number a rate, and requests under way a worker."""
 
     def __init__(self, path: Path, number: int, count: int) -> None:
@@ -42,22 +42,22 @@ class Tally:
         """Requests that are being answered, by all workers."""
         return int(sum(self.numbers[len(RATES) :]))
 
-    def enter(self, most: int | None) -> bool:
+    def acquire(self, most: int | None) -> bool:
         """Count one more request as being answered here, until `leave`; False where there are `most` in all workers."""
-        with self._alone():
+        with self._locked():
             if most is not None and self.under_way() >= most:
                 return False
             self.numbers[self.own] += 1
             return True
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """One that came in has its answer."""
         self.numbers[self.own] -= 1
 
-    def spend(self, which: str, rate: Rate, cost: int, now: float) -> float:
+    def consume(self, which: str, rate: RateLimit, cost: int, now: float) -> float:
         """Take `cost` off a rate: seconds until there is so much, 0 where there was and it is taken."""
         place, each = RATES.index(which), rate.seconds / rate.amount
-        with self._alone():
+        with self._locked():
             back = max(self.numbers[place], now) + cost * each
             wait = back - rate.seconds - now
             if wait <= 1e-9 * rate.seconds:
@@ -66,7 +66,7 @@ class Tally:
             return wait
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         """While no other worker looks at the numbers, or changes them by what it saw."""
         fcntl.flock(self.file, fcntl.LOCK_EX)
         try:
@@ -74,52 +74,52 @@ class Tally:
         finally:
             fcntl.flock(self.file, fcntl.LOCK_UN)
 
-    def left(self, which: str, rate: Rate, now: float) -> tuple[int, int]:
+    def remaining(self, which: str, rate: RateLimit, now: float) -> tuple[int, int]:
         """How much there is of a rate, and the seconds until there is all of it."""
         owed = max(0.0, self.numbers[RATES.index(which)] - now)
         return max(0, math.floor((rate.seconds - owed) * rate.amount / rate.seconds + 1e-6)), math.ceil(owed)
 
 
-class Guest:
+class QuotaLease:
     """A request that a key let in."""
 
-    def __init__(self, key: Key, tally: Tally) -> None:
-        self.key, self.tally, self.inside = key, tally, False
+    def __init__(self, key: Key, tally: UsageCounter) -> None:
+        self.key, self.tally, self.acquired = key, tally, False
 
-    def enter(self) -> None:
+    def acquire(self) -> None:
         """Come in, until `leave`. Raises QuotaUsedUp where the key may not ask now."""
         most = self.key.concurrent
-        if not self.tally.enter(most):
-            raise QuotaUsedUp(f"{most} requests at once are all that this key may have", headers={"Retry-After": "1"})
-        self.inside = True
-        self.spend("requests", 1)
+        if not self.tally.acquire(most):
+            raise QuotaExceeded(f"{most} requests at once are all that this key may have", headers={"Retry-After": "1"})
+        self.acquired = True
+        self.consume("requests", 1)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Go, if it ever came in."""
-        if self.inside:
-            self.tally.leave()
-            self.inside = False
+        if self.acquired:
+            self.tally.release()
+            self.acquired = False
 
-    def spend(self, which: str, cost: int) -> None:
+    def consume(self, which: str, cost: int) -> None:
         """Take `cost` off what the key may have of a rate. Raises QuotaUsedUp where there is less."""
-        rate: Rate | None = getattr(self.key, which)
+        rate: RateLimit | None = getattr(self.key, which)
         if rate is None:
             return
         if cost > rate.amount:
-            raise QuotaUsedUp(f"{cost} {which} at once are more than this key may ever have; ask for {rate.amount}")
-        wait = self.tally.spend(which, rate, cost, time.monotonic())
+            raise QuotaExceeded(f"{cost} {which} at once are more than this key may ever have; ask for {rate.amount}")
+        wait = self.tally.consume(which, rate, cost, time.monotonic())
         if wait:
             retry = math.ceil(wait)
-            raise QuotaUsedUp(
+            raise QuotaExceeded(
                 f"this key may have {rate.amount} {which} in {rate.seconds:g} s; ask again in {retry} s",
                 headers={"Retry-After": str(retry)},
                 retry_after=retry,
             )
 
-    def give_back(self, which: str, cost: int) -> None:
+    def refund(self, which: str, cost: int) -> None:
         """Undo a `spend` of what was refused all the same."""
         if (rate := getattr(self.key, which)) is not None:
-            self.tally.spend(which, rate, -cost, time.monotonic())
+            self.tally.consume(which, rate, -cost, time.monotonic())
 
     def headers(self) -> Iterator[tuple[bytes, bytes]]:
         """What is left (draft-ietf-httpapi-ratelimit-headers-10)."""
@@ -127,35 +127,40 @@ class Guest:
         if rates:
             now = time.monotonic()
             policy = (f'"{which}";q={rate.amount};w={rate.seconds:.0f}' for which, rate in rates.items())
-            left = {which: self.tally.left(which, rate, now) for which, rate in rates.items()}
+            left = {which: self.tally.remaining(which, rate, now) for which, rate in rates.items()}
             yield b"ratelimit-policy", ", ".join(policy).encode()
             yield b"ratelimit", ", ".join(f'"{which}";r={r};t={t}' for which, (r, t) in left.items()).encode()
 
 
-class Gate:
+class Authenticator:
     """Knows keys, and what each has had; `shared` is a directory of all `count` workers, of which this is `number`."""
 
     def __init__(self, keys: Keys, shared: Path, number: int, count: int) -> None:
         self.keys, self.shared, self.number, self.count = keys, shared, number, count
         # Those that there are say what the worker had under way that was this one before it died.
-        self.tallies = {path.name.removeprefix(FILE): Tally(path, number, count) for path in shared.glob(f"{FILE}*")}
+        self.counters = {
+            path.name.removeprefix(COUNTER_FILE_PREFIX): UsageCounter(path, number, count)
+            for path in shared.glob(f"{COUNTER_FILE_PREFIX}*")
+        }
 
-    def admit(self, scope: Scope, path: str) -> Guest | None:
+    def authenticate(self, scope: Scope, path: str) -> QuotaLease | None:
         """Whoever asks with a key for `path`; nobody in particular where none is needed. Raises Unauthorized."""
-        if path in OPEN or path.startswith(OPEN_UNDER) or "door" in scope:
+        if path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIXES) or "door" in scope:
             return None
-        secret = _shown(scope)
+        secret = _presented_key(scope)
         if not secret:
             raise Unauthorized("send a key: Authorization: Bearer KEY, or X-API-Key: KEY", headers=CHALLENGE)
         key = self.keys.find(secret)
         if key is None:
             raise Unauthorized("no such key; ask whoever runs the service for one", headers=CHALLENGE)
-        if key.name not in self.tallies:
-            self.tallies[key.name] = Tally(self.shared / f"{FILE}{key.name}", self.number, self.count)
-        return Guest(key, self.tallies[key.name])
+        if key.name not in self.counters:
+            self.counters[key.name] = UsageCounter(
+                self.shared / f"{COUNTER_FILE_PREFIX}{key.name}", self.number, self.count
+            )
+        return QuotaLease(key, self.counters[key.name])
 
 
-def _shown(scope: Scope) -> str:
+def _presented_key(scope: Scope) -> str:
     """The key in the headers, if there is one."""
     for name, value in scope["headers"]:
         text = value.decode("latin-1")

@@ -24,12 +24,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import PydanticCustomError
 
 PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
-PREFIX = "db_"
+KEY_PREFIX = "db_"
 """Of every key, so that one is known for what it is wherever it turns up."""
 
 
 @dataclass(frozen=True)
-class Rate:
+class RateLimit:
     """So many in so many seconds."""
 
     amount: int
@@ -51,14 +51,14 @@ class Key(BaseModel):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    requests: Rate | None = None
-    images: Rate | None = None
+    requests: RateLimit | None = None
+    images: RateLimit | None = None
     concurrent: Annotated[int, Field(ge=1)] | None = None
 
     @field_validator("requests", "images", mode="before")
     @classmethod
     def _rate(cls, value: object) -> object:
-        return Rate.parse(value) if isinstance(value, str) else value
+        return RateLimit.parse(value) if isinstance(value, str) else value
 
 
 class Keys(BaseModel):
@@ -101,7 +101,7 @@ def read(path: Path) -> Keys:
 
 def add(path: Path, name: str, limits: dict[str, str | int]) -> str:
     """Put a new key into the file, and return it. Raises ValueError where it would not read afterwards."""
-    secret = PREFIX + secrets.token_urlsafe(32)
+    secret = KEY_PREFIX + secrets.token_urlsafe(32)
     entry = {"name": name, "sha256": hashlib.sha256(secret.encode()).hexdigest(), **limits}
     before = path.read_text() if path.exists() else ""
     lines = [f"{field} = {json.dumps(value)}" for field, value in entry.items()]

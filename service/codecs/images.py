@@ -21,14 +21,14 @@ from service.errors import InvalidParameter, NotAcceptable
 Images = NDArray[np.uint8]
 
 
-class Drawn(NamedTuple):
+class ImageBatch(NamedTuple):
     """What goes into a file."""
 
     images: Images
     """[n, 28, 28]."""
     labels: NDArray[np.int64]
     """[n], -1 where there is none."""
-    about: dict[str, Any]
+    metadata: dict[str, Any]
     """`model`, `seed` and whatever else tells how to draw it again."""
     errors: NDArray[np.float64] | None = None
     """[n], of images that are to be like others: the mean squared difference of their pixels, in [0, 1]."""
@@ -47,7 +47,7 @@ class Codes:
 T = TypeVar("T")
 
 
-class Packer(Protocol):
+class StreamEncoder(Protocol):
     """Puts images into a file one at a time: the parts that `begin`, each `add` and `end` return, joined, are it."""
 
     def begin(self) -> bytes:
@@ -67,7 +67,7 @@ class Format(Generic[T]):
     name: str
     media_type: str
     encode: Callable[[T], bytes]
-    pack: Callable[[int, dict[str, Any]], Packer] | None = None
+    stream_encoder: Callable[[int, dict[str, Any]], StreamEncoder] | None = None
     """A packer of so many images and what is said `about` them, where the format allows one."""
 
     @cached_property
@@ -114,7 +114,7 @@ def grid(images: Images, columns: int | None = None) -> Images:
     return sheet.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
 
 
-class _Pipe:
+class _Buffer:
     """A file that can only be written, and what was written since one last looked."""
 
     def __init__(self) -> None:
@@ -133,7 +133,7 @@ class _Pipe:
         return data
 
 
-class _Tape(_Pipe):
+class _SeekableBuffer(_Buffer):
     """A pipe that can be wound back as far as nobody has looked yet.
 
     To `zipfile` that makes a difference: a member's size and checksum come before it, and not after it, where only
@@ -165,7 +165,7 @@ class _Zip:
     """A PNG an image, called by its number and label."""
 
     def __init__(self, count: int, about: dict[str, Any]) -> None:
-        self.pipe, self.count = _Tape(), 0
+        self.pipe, self.count = _SeekableBuffer(), 0
         self.archive = zipfile.ZipFile(self.pipe, "w")  # type: ignore[call-overload]  # all that it does is write
 
     def begin(self) -> bytes:
@@ -186,7 +186,7 @@ class _Npz:
     """`images` uint8 [n, 28, 28], `labels` int64 [n], and `errors` float64 [n] where there are any."""
 
     def __init__(self, count: int, about: dict[str, Any]) -> None:
-        self.pipe, self.count = _Pipe(), count
+        self.pipe, self.count = _Buffer(), count
         self.labels: list[int] = []
         self.errors: list[float] = []
         self.archive = zipfile.ZipFile(self.pipe, "w")  # type: ignore[call-overload]
@@ -276,10 +276,10 @@ def _codes_json(codes: Codes) -> bytes:
     return json.dumps({**codes.about, "codes": codes.codes.tolist()}).encode()
 
 
-def _animation(kind: str) -> Callable[[Drawn], bytes]:
+def _animation(kind: str) -> Callable[[ImageBatch], bytes]:
     """There and back, a quarter of a second a frame at the ends and less between."""
 
-    def encode(drawn: Drawn) -> bytes:
+    def encode(drawn: ImageBatch) -> bytes:
         frames = [Image.fromarray(image) for image in (*drawn.images, *drawn.images[-2:0:-1])]
         durations = [120] * len(frames)
         durations[0] = durations[len(drawn.images) - 1] = 480
@@ -290,9 +290,9 @@ def _animation(kind: str) -> Callable[[Drawn], bytes]:
     return encode
 
 
-def _packed(name: str, media_type: str, pack: Callable[[int, dict[str, Any]], Packer]) -> Format[Drawn]:
-    def encode(drawn: Drawn) -> bytes:
-        packer = pack(len(drawn.images), drawn.about)
+def _packed(name: str, media_type: str, pack: Callable[[int, dict[str, Any]], StreamEncoder]) -> Format[ImageBatch]:
+    def encode(drawn: ImageBatch) -> bytes:
+        packer = pack(len(drawn.images), drawn.metadata)
         errors = [None] * len(drawn.images) if drawn.errors is None else drawn.errors.tolist()
         added = map(packer.add, drawn.images, drawn.labels.tolist(), errors)
         return b"".join((packer.begin(), *added, packer.end()))
@@ -301,19 +301,19 @@ def _packed(name: str, media_type: str, pack: Callable[[int, dict[str, Any]], Pa
 
 
 EVENTS = _packed("events", "text/event-stream", _Events)
-_PACKED: tuple[Format[Drawn], ...] = (
+_PACKED: tuple[Format[ImageBatch], ...] = (
     _packed("zip", "application/zip", _Zip),
     _packed("npz", "application/x-npz", _Npz),
     _packed("json", "application/json", _Json),
     EVENTS,
 )
-STILLS: tuple[Format[Drawn], ...] = (
+IMAGE_FORMATS: tuple[Format[ImageBatch], ...] = (
     Format("png", "image/png", lambda drawn: png(grid(drawn.images))),
     Format("webp", "image/webp", lambda drawn: _file(Image.fromarray(grid(drawn.images)), "WEBP", lossless=True)),
     *_PACKED,
 )
 """How /generate can answer: one image as it is, several as a grid, or each by itself in a package."""
-FRAMES: tuple[Format[Drawn], ...] = (
+ANIMATION_FORMATS: tuple[Format[ImageBatch], ...] = (
     Format("png", "image/png", lambda drawn: png(grid(drawn.images, len(drawn.images)))),
     Format("gif", "image/gif", _animation("GIF")),
     Format("webp", "image/webp", _animation("WEBP")),
@@ -322,14 +322,14 @@ FRAMES: tuple[Format[Drawn], ...] = (
 """How /interpolate can answer: a strip, an animation, or frames."""
 
 
-CODES: tuple[Format[Codes], ...] = (
+CODE_FORMATS: tuple[Format[Codes], ...] = (
     Format("json", "application/json", _codes_json),
     Format("npz", "application/x-npz", _codes_npz),
 )
 """How /encode can answer."""
 
 
-def choose(formats: Sequence[Format[T]], name: str | None, accept: str | None) -> Format[T]:
+def negotiate(formats: Sequence[Format[T]], name: str | None, accept: str | None) -> Format[T]:
     """The format called `name`, else the one that the Accept header likes best (RFC 9110, 12.5.1), else the first.
 
     Raises InvalidParameter or NotAcceptable with what there is.

@@ -17,9 +17,9 @@ from models.pixels import to_unit
 from service.errors import InvalidParameter
 
 FORMATS = ("PNG", "JPEG")
-SCANS = 64
+MAX_JPEG_SCANS = 64
 """Passes over a JPEG's pixels. Encoders make ten or so; a file has room for a hundred thousand."""
-UNPACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+NPZ_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """How numpy packs arrays. What is packed otherwise, `zipfile` unpacks in pieces of any size."""
 
 Image.MAX_IMAGE_PIXELS = None  # `Budget` bounds them, where Pillow would warn at first
@@ -35,11 +35,11 @@ async def read(files: Sequence[bytes], *, max_images: int, max_pixels: int) -> l
     by mass (LeCun et al. 1998, section III.A). Raises InvalidParameter for what is no picture, or empty, and where
     there are more than `max_images`, or `max_pixels` in all.
     """
-    return await asyncio.to_thread(_read, files, Budget(max_images, max_pixels))
+    return await asyncio.to_thread(_read, files, UploadBudget(max_images, max_pixels))
 
 
 @dataclass
-class Budget:
+class UploadBudget:
     """What the files of one request may still hold."""
 
     images: int
@@ -55,7 +55,7 @@ class Budget:
         self.images, self.pixels = self.images - count, self.pixels - pixels
 
 
-def _read(files: Sequence[bytes], budget: Budget) -> list[Tensor]:
+def _read(files: Sequence[bytes], budget: UploadBudget) -> list[Tensor]:
     found: list[Tensor] = []
     for data in files:
         try:
@@ -65,15 +65,15 @@ def _read(files: Sequence[bytes], budget: Budget) -> list[Tensor]:
         except Exception:
             # Decoders of hostile files raise whatever they like: struct.error, EOFError, tokenize.TokenError, ...
             raise InvalidParameter(f"image: does not read as {', '.join(FORMATS)} or npz with `images`") from None
-        fitting = [pixels if pixels.shape == (28, 28) else normalised(pixels) for pixels in pictures]
+        fitting = [pixels if pixels.shape == (28, 28) else mnist_normalize(pixels) for pixels in pictures]
         found += [to_unit(torch.from_numpy(pixels.copy()))[None] for pixels in fitting]
     return found
 
 
-def _picture(data: bytes, budget: Budget) -> Pixels:
+def _picture(data: bytes, budget: UploadBudget) -> Pixels:
     """The grey values [H, W] of a PNG or JPEG, on black where it is transparent."""
-    if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > SCANS:
-        raise InvalidParameter(f"image: a JPEG in more than {SCANS} scans; write it anew, not progressive")
+    if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
+        raise InvalidParameter(f"image: a JPEG in more than {MAX_JPEG_SCANS} scans; write it anew, not progressive")
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         budget.spend((1, image.height, image.width))
         upright = ImageOps.exif_transpose(image)
@@ -84,10 +84,10 @@ def _picture(data: bytes, budget: Budget) -> Pixels:
     return np.asarray(Image.alpha_composite(paper, grey).convert("L"))
 
 
-def _archived(data: bytes, budget: Budget) -> list[Pixels]:
+def _archived(data: bytes, budget: UploadBudget) -> list[Pixels]:
     """The pictures of an npz, whose header is read before its pixels are unpacked."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open("images.npy") as member:
-        if archive.getinfo("images.npy").compress_type not in UNPACKED:
+        if archive.getinfo("images.npy").compress_type not in NPZ_COMPRESSIONS:
             raise InvalidParameter("image: an npz is to be packed as numpy.savez or savez_compressed does it")
         if np.lib.format.read_magic(member) != (1, 0):  # in later ones a header may be as long as memory
             raise InvalidParameter("image: `images` in an npz is to be of version 1.0, as numpy writes it")
@@ -99,7 +99,7 @@ def _archived(data: bytes, budget: Budget) -> list[Pixels]:
     return list(flat.reshape(shape, order="F" if fortran else "C"))
 
 
-def normalised(pixels: Pixels) -> Pixels:
+def mnist_normalize(pixels: Pixels) -> Pixels:
     """[H, W] uint8 of a drawing -> [28, 28] uint8, white on black, its mass in the middle."""
     border = np.concatenate((pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]))
     if np.median(border) > 127:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from service import VERSION
 from service.api import openapi_schema, schemas
-from service.api.context import State
+from service.api.context import AppContext
 from service.codecs import images
 from service.engine.catalog import Model
 from service.errors import InvalidParameter, Problem, UnsupportedBody
@@ -121,7 +121,7 @@ async def ready(request: Request, name: str, version: str | None = None) -> dict
 @router.post("/models/{name}/versions/{version}/infer", openapi_extra=DESCRIBED)
 async def infer(request: Request, name: str, version: str | None = None) -> Response:
     """Draw."""
-    state: State = request.app.state.service
+    state: AppContext = request.app.state.service
     model = _find(request, name, version)
     asked, binary = await _read(request)
     said = _tensors(asked, binary)
@@ -138,7 +138,7 @@ async def infer(request: Request, name: str, version: str | None = None) -> Resp
         if words.setdefault("n", len(said["digit"])) != len(said["digit"]):
             raise InvalidParameter("n: as many as there are digits, or left out")
     parameters = schemas.validate(schemas.Generate, {"model": model.key, **words})
-    draw = plan.generate(parameters, model, images.STILLS[0], state.settings.max_images, state.new_seed)
+    draw = plan.plan_generation(parameters, model, images.IMAGE_FORMATS[0], state.settings.max_images, state.new_seed)
     result = (await state.draw(draw.request, model, request, seed=draw.seed)).result()
     told = {"model_name": name, "model_version": model.version, "parameters": {"seed": draw.seed}}
     if asked.id is not None:
@@ -152,7 +152,7 @@ def error(problem: Problem) -> tuple[int, dict[str, Any]]:
 
 
 def _find(request: Request, name: str, version: str | None) -> Model:
-    return plan.find(request.app.state.service.engine.catalog, f"{name}@{version or ''}")
+    return plan.find_model(request.app.state.service.engine.catalog, f"{name}@{version or ''}")
 
 
 async def _read(request: Request) -> tuple[Asked, memoryview]:

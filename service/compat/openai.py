@@ -17,8 +17,8 @@ from fastapi import APIRouter, Request, Response
 from PIL import Image
 
 from service.api import openapi_schema, schemas
-from service.api.context import Awaited, State
-from service.api.generate import Streamed, encoded
+from service.api.context import AppContext, AwaitedGeneration
+from service.api.generate import ImageStream, encoded
 from service.api.schemas import Generations
 from service.codecs import images
 from service.codecs.images import Images
@@ -44,20 +44,20 @@ SAVED: dict[str, dict[str, Any]] = {"png": {}, "webp": {"lossless": True}, "jpeg
 @router.get("/models")
 async def models(request: Request) -> dict[str, Any]:
     """The models, as that API lists them."""
-    state: State = request.app.state.service
+    state: AppContext = request.app.state.service
     return {"object": "list", "data": [_described(model) for model in state.catalog.models.values()]}
 
 
 @router.get("/models/{name}")
 async def model(request: Request, name: str) -> dict[str, Any]:
     """One of them."""
-    return _described(plan.find(request.app.state.service.engine.catalog, name))
+    return _described(plan.find_model(request.app.state.service.engine.catalog, name))
 
 
 @router.post("/images/generations", openapi_extra=DESCRIBED)
 async def generations(request: Request) -> Response:
     """Draw the digit that the prompt names."""
-    state: State = request.app.state.service
+    state: AppContext = request.app.state.service
     asked, files = await schemas.read(request, Generations)
     if files:
         raise InvalidParameter("image: only a prompt is taken here")
@@ -67,11 +67,11 @@ async def generations(request: Request) -> Response:
         "steps": asked.num_inference_steps, "guidance": asked.guidance_scale,
     }  # fmt: skip
     parameters = schemas.validate(schemas.Generate, words)
-    found = plan.choose(state.catalog, state.settings, parameters)
-    draw = plan.generate(parameters, found, images.STILLS[0], state.settings.max_images, state.new_seed)
+    found = plan.choose_model(state.catalog, state.settings, parameters)
+    draw = plan.plan_generation(parameters, found, images.IMAGE_FORMATS[0], state.settings.max_images, state.new_seed)
     pencil = Pencil(size, asked.output_format)
     if asked.stream:
-        watched = plan.previewed(draw.request) if asked.partial_images else draw.request
+        watched = plan.with_previews(draw.request) if asked.partial_images else draw.request
         drawing = state.drawing(watched, found, request, seed=draw.seed)
         return Partial(drawing, pencil, asked.partial_images)
     result = (await state.draw(draw.request, found, request, seed=draw.seed)).result()
@@ -152,15 +152,15 @@ class Pencil:
         return b""
 
 
-class Partial(Streamed):
+class Partial(ImageStream):
     """Images as they are drawn, and of each so many before it is finished, as evenly as there are steps for it."""
 
-    def __init__(self, drawing: Awaited, pencil: Pencil, partial_images: int) -> None:
+    def __init__(self, drawing: AwaitedGeneration, pencil: Pencil, partial_images: int) -> None:
         super().__init__(drawing, pencil, images.EVENTS, [(b"cache-control", b"no-store")])
         self.pencil, self.wanted, self.shown = pencil, partial_images, 0
 
     def under_way(self, ticket: Ticket) -> bytes:
-        gone = 1 - ticket.links / (len(ticket.images) * ticket.request.links)
+        gone = 1 - ticket.remaining_steps / (len(ticket.images) * ticket.request.steps_per_row)
         if self.shown == self.wanted or gone * (self.wanted + 1) < self.shown + 1:
             return b""
         looks = [(i, ticket.previews.pop(i, None)) for i in sorted(ticket.previews)]

@@ -19,7 +19,7 @@ from service.engine.runner import Runner
 
 log = logging.getLogger(__name__)
 
-GUIDANCE = (
+GUIDANCE_HELP = (
     "More makes the digit surer (precision and label accuracy rise) and the draws more alike (recall falls); by "
     "default they are nearest to real images. 1 is the model as it learned, 0 forgets the digit; anything but 1 runs "
     "the net on twice the rows."
@@ -88,7 +88,7 @@ class Model:
         if family.samplers:
             takes[family.sampler_parameter] = {"one_of": list(family.samplers), "default": self.sampler}
         if family.guidance is not None:
-            takes["guidance"] = {**_range(family.guidance, self.guidance), "trades": GUIDANCE}
+            takes["guidance"] = {**_range(family.guidance, self.guidance), "trades": GUIDANCE_HELP}
         if family.classes:
             takes["digit"] = {"one_of": list(range(family.classes)), "names": list(self.manifest.classes)}
         return {

@@ -12,44 +12,54 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from service.engine.request import EngineError, Hopeless, Late, QueueFull, Request, Retired, Stopping, Ticket, nobody
+from service.engine.request import (
+    DeadlineExceeded,
+    DeadlineUnattainable,
+    EngineError,
+    ModelUnloaded,
+    QueueFull,
+    Request,
+    ShuttingDown,
+    Ticket,
+    noop,
+)
 from service.engine.runner import Row, Runner
 from service.engine.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
-MEMORY = 0.99
+DECAY = 0.99
 """What a measured rate keeps of its past at each turn."""
 
 
-class Rate:
+class StepRate:
     """Links gone and device seconds spent of late, older ones counting less."""
 
     def __init__(self) -> None:
-        self.links = self.seconds = 0.0
+        self.steps = self.seconds = 0.0
 
     def add(self, links: int, seconds: float) -> None:
         """A step took so many rows a link further."""
-        self.links = MEMORY * self.links + links
-        self.seconds = MEMORY * self.seconds + seconds
+        self.steps = DECAY * self.steps + links
+        self.seconds = DECAY * self.seconds + seconds
 
-    def expect(self, links: int) -> float:
+    def seconds_for(self, links: int) -> float:
         """Seconds that `links` take at this rate; 0 before anything was measured."""
-        return links * self.seconds / self.links if self.links else 0.0
+        return links * self.seconds / self.steps if self.steps else 0.0
 
 
-class Watcher:
+class EngineObserver:
     """Is told what the engine does, from its thread, and does nothing about it; others do more."""
 
-    def stepped(self, model: str, rows: int, places: int, seconds: float) -> None:
+    def on_batch(self, model: str, rows: int, places: int, seconds: float) -> None:
         """`rows` rows, in a batch of so many `places`, went a link further."""
 
-    def turned(self, came: int, ended: list[Ticket], outstanding: int) -> None:
+    def on_step(self, came: int, ended: list[Ticket], outstanding: int) -> None:
         """A turn is over. So many requests were accepted since the last one, these have ended, as they say, and so many
         images go on.
         """
 
-    def recovered(self) -> None:
+    def on_recovery(self) -> None:
         """A turn broke, and the engine starts anew."""
 
 
@@ -65,97 +75,97 @@ class Engine:
         *,
         queue_images: int,
         clock: Callable[[], float],
-        watcher: Watcher | None = None,
+        observer: EngineObserver | None = None,
     ) -> None:
         self.runners, self.clock, self.queue_images = dict(runners), clock, queue_images
-        self.watcher = watcher or Watcher()
-        self.scheduler: Scheduler[Ticket] = Scheduler(self._seats())
+        self.watcher = observer or EngineObserver()
+        self.scheduler: Scheduler[Ticket] = Scheduler(self._batch_sizes())
         self.rows: dict[Ticket, list[Row]] = {}
-        self.mail: queue.SimpleQueue[tuple[Ticket, bool]] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[tuple[Ticket, bool]] = queue.SimpleQueue()
         """Tickets that come, and (True) those that leave."""
-        self.news: dict[Ticket, None] = {}
+        self.updated: dict[Ticket, None] = {}
         """Tickets that have something to be told."""
         self.wake: Callable[[], None] = lambda: None
-        self.tell: Callable[[list[Ticket]], None] = tell
+        self.notify: Callable[[list[Ticket]], None] = notify
         """Calls each ticket's `told`, where its caller is."""
         self.lock = threading.Lock()
         self.outstanding = 0
         """Images accepted and not ended."""
-        self.links = 0
+        self.remaining_steps = 0
         """Links of their chains that are still to go."""
-        self.held: Counter[str] = Counter()
+        self.requests_by_model: Counter[str] = Counter()
         """Requests accepted and not ended, by model."""
-        self.retired: set[str] = set()
+        self.unloading: set[str] = set()
         """Models that take no more requests, and go with the last that they have."""
-        self.stepping: float | None = None
+        self.step_started_at: float | None = None
         """Since when the device has been at a step."""
         self.ended: Counter[str] = Counter()
         """Requests by how they ended, and all of them under `accepted`."""
-        self.came = 0
+        self.accepted_since_step = 0
         """Requests accepted since the last turn's end."""
         self.deadlines: list[tuple[float, int, Ticket]] = []
         """A heap of the tickets that have one, with a number that settles ties."""
         self.numbers = itertools.count()
-        self.rate = Rate()
-        self.rates = {model: Rate() for model in self.runners}
+        self.rate = StepRate()
+        self.rates = {model: StepRate() for model in self.runners}
         self.stopping = False
 
     # -- the callers' side ---------------------------------------------------------------------------------------------
 
-    def submit(self, request: Request, told: Callable[[], None] = nobody, owner: str = "") -> Ticket:
+    def submit(self, request: Request, on_update: Callable[[], None] = noop, owner: str = "") -> Ticket:
         """Accept `request` of `owner`, whose ticket will end. Raises QueueFull, Hopeless, Retired or Stopping."""
         model, count = request.model, len(request.samples)
-        links = count * request.links
+        links = count * request.steps_per_row
         runner = self.runners.get(model)
         if runner is None:
-            raise Retired
+            raise ModelUnloaded
         if request.timeout is not None:
-            alone = self.rates.get(model, self.rate).expect(links)
+            alone = self.rates.get(model, self.rate).seconds_for(links)
             if alone > request.timeout:
-                raise Hopeless(alone, request.timeout)
+                raise DeadlineUnattainable(alone, request.timeout)
         labels = runner.labels(request)
         with self.lock:
             if self.stopping:
-                raise Stopping("the service is shutting down; try another instance, or again in a moment")
-            if model in self.retired or model not in self.runners:
-                raise Retired
+                raise ShuttingDown("the service is shutting down; try another instance, or again in a moment")
+            if model in self.unloading or model not in self.runners:
+                raise ModelUnloaded
             if self.outstanding + count > self.queue_images:
-                raise QueueFull(max(1, math.ceil(self.expect())))
+                raise QueueFull(max(1, math.ceil(self.seconds_behind())))
             ahead = self.outstanding
             self.outstanding += count
-            self.links += links
-            self.held[model] += 1
+            self.remaining_steps += links
+            self.requests_by_model[model] += 1
             self.ended["accepted"] += 1
-            self.came += 1
+            self.accepted_since_step += 1
         now = self.clock()
         deadline = math.inf if request.timeout is None else now + request.timeout
         ticket = Ticket(
-            request, owner, [None] * count, labels, count, links, ahead, told, deadline=deadline, accepted=now
+            request, owner, [None] * count, labels, count, links, ahead, on_update, deadline=deadline, accepted_at=now
         )
-        self._post(ticket, leaving=False)
+        self._enqueue(ticket, leaving=False)
         return ticket
 
-    def expect(self) -> float:
+    def seconds_behind(self) -> float:
         """Seconds after which all that is accepted should be drawn, at the rate of late."""
-        return self.rate.expect(self.links)
+        return self.rate.seconds_for(self.remaining_steps)
 
     def cancel(self, ticket: Ticket) -> None:
         """Give `ticket` up: its rows leave before the next step. Without effect where it has ended."""
-        self._post(ticket, leaving=True)
+        self._enqueue(ticket, leaving=True)
 
     def add(self, model: str, runner: Runner) -> None:
         """Take requests to `model` from now on."""
         with self.lock:
-            self.retired.discard(model)
-            self.rates.setdefault(model, Rate())
+            self.unloading.discard(model)
+            self.rates.setdefault(model, StepRate())
             if model not in self.runners:
-                self.scheduler.open(model, runner.seats)
+                self.scheduler.add_model(model, runner.max_batch_size)
             self.runners = {**self.runners, model: runner}
 
-    def retire(self, model: str) -> None:
+    def unload(self, model: str) -> None:
         """Take no more requests to `model`, and let go of it once those that it has are over."""
         with self.lock:
-            self.retired.add(model)
+            self.unloading.add(model)
         self.wake()
 
     def stop(self) -> None:
@@ -166,39 +176,39 @@ class Engine:
     def abandon(self) -> None:
         """End what is still there with Stopping. Called where no turn will follow."""
         self.stop()
-        self._end_all("stopped", Stopping("the service shut down before this was drawn; ask again"))
+        self._end_all("stopped", ShuttingDown("the service shut down before this was drawn; ask again"))
 
     def recover(self, error: Exception) -> None:
         """End what is still there, after a turn that raised `error`: whatever it left behind, nobody waits for it."""
         log.error("a turn broke; all that waited goes", exc_info=error)
-        self.stepping = None
-        self.watcher.recovered()
-        self.scheduler = Scheduler(self._seats())
+        self.step_started_at = None
+        self.watcher.on_recovery()
+        self.scheduler = Scheduler(self._batch_sizes())
         self._end_all("failed", EngineError(f"the engine broke and was started anew ({error!r}); ask again"))
 
     # -- the driver's side ---------------------------------------------------------------------------------------------
 
-    def turn(self) -> bool:
+    def step(self) -> bool:
         """Read the mail, take one device step for whoever it is due to, deliver. False where nobody waits."""
-        self._read_mail()
-        self._end_late()
-        choice = self.scheduler.pick()
+        self._read_inbox()
+        self._expire()
+        choice = self.scheduler.schedule()
         if choice is not None:
             model, riders = choice
-            before = self.stepping = self.clock()
-            gone, places = self._advance(self.runners[model], riders)
+            before = self.step_started_at = self.clock()
+            gone, places = self._run_batch(self.runners[model], riders)
             seconds = self.clock() - before
-            self.stepping = None
+            self.step_started_at = None
             self.scheduler.charge(seconds)
             for rate in (self.rate, self.rates[model]):
                 rate.add(gone, seconds)
-            self.watcher.stepped(model, gone, places, seconds)
-        if self.retired:
-            self._let_go()
-        self._tell()
+            self.watcher.on_batch(model, gone, places, seconds)
+        if self.unloading:
+            self._remove_unloaded()
+        self._notify()
         return choice is not None
 
-    def _advance(self, runner: Runner, riders: list[tuple[Ticket, int]]) -> tuple[int, int]:
+    def _run_batch(self, runner: Runner, riders: list[tuple[Ticket, int]]) -> tuple[int, int]:
         """One step for `riders`, and images to those that are done.
 
         Returns how many went a link further, and the places that there were for them.
@@ -219,62 +229,62 @@ class Engine:
                 return 0, 0
         if images is None:
             middle = len(riders) // 2
-            halves = [self._advance(runner, half) for half in (riders[:middle], riders[middle:])]
+            halves = [self._run_batch(runner, half) for half in (riders[:middle], riders[middle:])]
             return sum(gone for gone, _ in halves), sum(places for _, places in halves)
         with self.lock:
-            self.links -= len(riders)
+            self.remaining_steps -= len(riders)
         watched = []
         for (ticket, i), image in zip(riders, images, strict=True):
-            if ticket.began is None:
-                ticket.began = self.stepping
-            ticket.links -= 1
-            ticket.companions = max(ticket.companions, len(riders))
+            if ticket.started_at is None:
+                ticket.started_at = self.step_started_at
+            ticket.remaining_steps -= 1
+            ticket.max_batch_seen = max(ticket.max_batch_seen, len(riders))
             if image is not None:
                 self._deliver(ticket, i, image)
             elif ticket.request.previews:
                 watched.append((ticket, i))
         if watched:
-            self._show(runner, watched)
+            self._update_previews(runner, watched)
         return len(riders), runner.size(len(riders))
 
-    def _show(self, runner: Runner, watched: list[tuple[Ticket, int]]) -> None:
+    def _update_previews(self, runner: Runner, watched: list[tuple[Ticket, int]]) -> None:
         """Let the callers see where these stand. If that fails they see nothing, and are drawn all the same."""
         try:
-            looks = runner.look([self.rows[ticket][i] for ticket, i in watched])
+            looks = runner.preview([self.rows[ticket][i] for ticket, i in watched])
         except Exception as error:
             log.error("images under way could not be shown: %r", error)
             return
         for (ticket, i), image in zip(watched, looks, strict=True):
             ticket.previews[i] = image
-            self.news[ticket] = None
+            self.updated[ticket] = None
 
     def _deliver(self, ticket: Ticket, i: int, image: NDArray[Any]) -> None:
         ticket.images[i] = image
         ticket.previews.pop(i, None)
-        ticket.missing -= 1
+        ticket.remaining_images -= 1
         self.scheduler.finish(ticket, i)
-        self.news[ticket] = None
-        if ticket.missing == 0:
+        self.updated[ticket] = None
+        if ticket.remaining_images == 0:
             self._end(ticket, "delivered")
 
-    def _post(self, ticket: Ticket, *, leaving: bool) -> None:
-        self.mail.put((ticket, leaving))
+    def _enqueue(self, ticket: Ticket, *, leaving: bool) -> None:
+        self.inbox.put((ticket, leaving))
         self.wake()
 
-    def _read_mail(self) -> None:
-        while not self.mail.empty():
-            ticket, leaving = self.mail.get()
+    def _read_inbox(self) -> None:
+        while not self.inbox.empty():
+            ticket, leaving = self.inbox.get()
             if not leaving:
                 self._admit(ticket)
             elif ticket in self.rows:
                 self._end(ticket, "cancelled")
 
-    def _end_late(self) -> None:
+    def _expire(self) -> None:
         """Let those go whose time is up."""
         while self.deadlines and (self.deadlines[0][2] not in self.rows or self.deadlines[0][0] <= self.clock()):
             _, _, ticket = heapq.heappop(self.deadlines)
             if ticket in self.rows:
-                self._end(ticket, "late", Late(f"it was not drawn within {ticket.request.timeout:g} s"))
+                self._end(ticket, "late", DeadlineExceeded(f"it was not drawn within {ticket.request.timeout:g} s"))
 
     def _admit(self, ticket: Ticket) -> None:
         self.rows[ticket] = []
@@ -285,7 +295,7 @@ class Engine:
             self._end(ticket, "failed", EngineError(f"it cannot be planned: {error!r}"))
         else:
             request = ticket.request
-            self.scheduler.add(request.model, ticket, ticket.missing, request.priority, ticket.owner)
+            self.scheduler.add(request.model, ticket, ticket.remaining_images, request.priority, ticket.owner)
             if request.timeout is not None:
                 heapq.heappush(self.deadlines, (ticket.deadline, next(self.numbers), ticket))
 
@@ -295,50 +305,50 @@ class Engine:
         del self.rows[ticket]
         with self.lock:
             self.outstanding -= len(ticket.request.samples)
-            self.links -= ticket.links
-            self.held[ticket.request.model] -= 1
+            self.remaining_steps -= ticket.remaining_steps
+            self.requests_by_model[ticket.request.model] -= 1
             self.ended[how] += 1
         ticket.error = error  # first: a caller on another thread reads it once the ticket has ended
-        ticket.ended = how
-        self.news[ticket] = None
+        ticket.outcome = how
+        self.updated[ticket] = None
 
-    def _seats(self) -> dict[str, int]:
-        return {model: runner.seats for model, runner in self.runners.items()}
+    def _batch_sizes(self) -> dict[str, int]:
+        return {model: runner.max_batch_size for model, runner in self.runners.items()}
 
-    def _let_go(self) -> None:
+    def _remove_unloaded(self) -> None:
         """Forget the retired models that nobody waits for."""
         with self.lock:
-            for model in [model for model in self.retired if not self.held[model]]:
+            for model in [model for model in self.unloading if not self.requests_by_model[model]]:
                 self.runners = {name: runner for name, runner in self.runners.items() if name != model}
-                self.scheduler.close(model)
-                self.retired.remove(model)
-                del self.rates[model], self.held[model]
+                self.scheduler.remove_model(model)
+                self.unloading.remove(model)
+                del self.rates[model], self.requests_by_model[model]
 
     def _end_all(self, how: str, error: EngineError) -> None:
-        self._read_mail()
+        self._read_inbox()
         for ticket in list(self.rows):
             self._end(ticket, how, error)
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
-        news, self.news = self.news, {}
-        ended = [ticket for ticket in news if ticket.ended]
+    def _notify(self) -> None:
+        news, self.updated = self.updated, {}
+        ended = [ticket for ticket in news if ticket.outcome]
         now = self.clock()
         for ticket in ended:
-            ticket.over = now
+            ticket.finished_at = now
         with self.lock:
-            came, self.came = self.came, 0
+            came, self.accepted_since_step = self.accepted_since_step, 0
         try:
-            self.watcher.turned(came, ended, self.outstanding)
+            self.watcher.on_step(came, ended, self.outstanding)
         finally:  # whatever becomes of a count, nobody waits for ever
             if news:
-                self.tell(list(news))
+                self.notify(list(news))
 
 
-def tell(tickets: list[Ticket]) -> None:
+def notify(tickets: list[Ticket]) -> None:
     """Call each one's `told`. One that raises is its caller's trouble alone."""
     for ticket in tickets:
         try:
-            ticket.told()
+            ticket.on_update()
         except Exception:
             log.exception("a caller could not be told")

@@ -15,7 +15,7 @@ Record = Callable[[Callable[[], Tensors]], tuple[Callable[[], Any], Tensors]]
 """Calls a function, and returns what calls it again and where that puts what comes out."""
 
 
-class Graphs:
+class CudaGraphs:
     """Calls functions of `subject` and of tensors, by recordings that `record` makes of them.
 
     The functions return tensors, decide nothing by what is in those that they take, and leave the device alone but for
@@ -38,7 +38,7 @@ class Graphs:
         return tuple(x.clone() for x in found)
 
 
-def recorder(device: torch.device) -> Record:
+def cuda_recorder(device: torch.device) -> Record:
     """Records on a GPU; what it records shares memory, so that one runs at a time."""
     pool = torch.cuda.graph_pool_handle()
 

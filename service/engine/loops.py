@@ -13,18 +13,18 @@ import threading
 import time
 from typing import Protocol
 
-from service.engine.engine import Engine, tell
+from service.engine.engine import Engine, notify
 from service.engine.request import Ticket
 
 log = logging.getLogger(__name__)
 
-ROUNDS = 3
+LOOP_PASSES = 3
 """Rounds of the event loop between two turns, for those who go ASGI's way: on the fast path one would do. In the first,
 those who were told answer, and then sockets are read: of callers who ask again at once, too. In the second, what these
 brought begins, so that the third finds it in the mail."""
 
 
-class Driver(Protocol):
+class EngineLoop(Protocol):
     """Calls turns from `start` to `stop`, and tickets' `told` on the loop that started it."""
 
     async def start(self) -> None:
@@ -34,7 +34,7 @@ class Driver(Protocol):
         """Let the engine finish what it accepted, for at most `grace` seconds; end the rest."""
 
 
-class LoopDriver:
+class EventLoopEngine:
     """Turns on the event loop."""
 
     def __init__(self, engine: Engine) -> None:
@@ -46,7 +46,7 @@ class LoopDriver:
         self.task = asyncio.create_task(self._run(), name="engine")
 
     async def stop(self, grace: float) -> None:
-        await _drained(self.engine, grace)
+        await _drain(self.engine, grace)
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
         self.engine.abandon()
@@ -54,14 +54,14 @@ class LoopDriver:
     async def _run(self) -> None:
         while True:
             self.ready.clear()  # before the turn: whom it tells may ask again in it
-            if _turn(self.engine):
-                for _ in range(ROUNDS):
+            if _step(self.engine):
+                for _ in range(LOOP_PASSES):
                     await asyncio.sleep(0)
             else:
                 await self.ready.wait()
 
 
-class ThreadDriver:
+class ThreadEngine:
     """Turns on a thread."""
 
     def __init__(self, engine: Engine) -> None:
@@ -74,14 +74,14 @@ class ThreadDriver:
         loop = asyncio.get_running_loop()
 
         def tell_there(tickets: list[Ticket]) -> None:
-            loop.call_soon_threadsafe(tell, tickets)
+            loop.call_soon_threadsafe(notify, tickets)
 
-        self.engine.tell = tell_there
+        self.engine.notify = tell_there
         self.engine.wake = self.ready.set
         self.thread.start()
 
     async def stop(self, grace: float) -> None:
-        await _drained(self.engine, grace)
+        await _drain(self.engine, grace)
         self.running = False
         self.ready.set()
         await asyncio.to_thread(self.thread.join)
@@ -89,14 +89,14 @@ class ThreadDriver:
 
     def _run(self) -> None:
         while self.running:
-            if not _turn(self.engine):
+            if not _step(self.engine):
                 self.ready.wait()
                 self.ready.clear()
 
 
-def _turn(engine: Engine) -> bool:
+def _step(engine: Engine) -> bool:
     try:
-        return engine.turn()
+        return engine.step()
     except Exception as error:
         try:
             engine.recover(error)
@@ -105,7 +105,7 @@ def _turn(engine: Engine) -> bool:
         return False
 
 
-async def _drained(engine: Engine, grace: float) -> None:
+async def _drain(engine: Engine, grace: float) -> None:
     """Return when the engine has nothing left to draw, or `grace` seconds have gone."""
     engine.stop()
     end = time.monotonic() + grace

@@ -15,7 +15,7 @@ from torch import Tensor
 from service.engine.scheduler import Priority
 
 
-class Point(NamedTuple):
+class StartState(NamedTuple):
     """Where a chain starts: the noise of (seed, index), an image to encode, or a code; and the digit it is drawn as."""
 
     seed: int
@@ -31,8 +31,8 @@ class Point(NamedTuple):
 class Sample(NamedTuple):
     """One image of a request: drawn from `start`, or from `weight` of the way between `start` and `end`."""
 
-    start: Point
-    end: Point | None = None
+    start: StartState
+    end: StartState | None = None
     weight: float = 0.0
     spherical: bool = True
     """Along the sphere, as noise lies on one (White 2016, arXiv 1609.04468), or on the straight line."""
@@ -46,9 +46,9 @@ class Request(NamedTuple):
     steps: int
     sampler: str | None = None
     guidance: float = 1.0
-    back: int = 0
+    inversion_steps: int = 0
     """Links from an image to where the chains start."""
-    codes: bool = False
+    codes_only: bool = False
     """Whether the states where the chains start are all that is wanted."""
     priority: Priority = "interactive"
     timeout: float | None = None
@@ -57,9 +57,9 @@ class Request(NamedTuple):
     """Whether its caller looks at images under way."""
 
     @property
-    def links(self) -> int:
+    def steps_per_row(self) -> int:
         """Device steps that a row of it takes."""
-        return max(1, self.back + (0 if self.codes else self.steps))
+        return max(1, self.inversion_steps + (0 if self.codes_only else self.steps))
 
 
 class Result(NamedTuple):
@@ -83,7 +83,7 @@ class QueueFull(EngineError):
         self.retry_after = retry_after
 
 
-class Hopeless(EngineError):
+class DeadlineUnattainable(EngineError):
     """Refused at once: it takes about `seconds` by itself, which is more than its timeout."""
 
     def __init__(self, seconds: float, timeout: float) -> None:
@@ -91,22 +91,22 @@ class Hopeless(EngineError):
         self.seconds = seconds
 
 
-class Retired(EngineError):
+class ModelUnloaded(EngineError):
     """Refused at once: what it asks for was replaced in the meantime."""
 
     def __init__(self) -> None:
         super().__init__("these weights were replaced just now; ask again")
 
 
-class Late(EngineError):
+class DeadlineExceeded(EngineError):
     """Its time was up before it was drawn."""
 
 
-class Stopping(EngineError):
+class ShuttingDown(EngineError):
     """The engine is being shut down."""
 
 
-def nobody() -> None:
+def noop() -> None:
     """Is told where nobody waits."""
 
 
@@ -120,24 +120,24 @@ class Ticket:
     images: list[NDArray[Any] | None]
     """One a sample, None until it is drawn."""
     labels: NDArray[np.int64]
-    missing: int
+    remaining_images: int
     """Images not drawn yet."""
-    links: int
+    remaining_steps: int
     """Links of their chains that are still to go."""
-    ahead: int = 0
+    images_ahead: int = 0
     """Images that were accepted before and not ended then."""
-    told: Callable[[], None] = nobody
-    ended: str = ""
+    on_update: Callable[[], None] = noop
+    outcome: str = ""
     """How: delivered, cancelled, failed, late, stopped; empty while it goes on."""
     error: EngineError | None = None
     """Why it failed, was late or stopped."""
     deadline: float = math.inf
     """By the engine's clock, like the following."""
-    accepted: float = 0.0
-    began: float | None = None
+    accepted_at: float = 0.0
+    started_at: float | None = None
     """When its first row took a seat."""
-    over: float | None = None
-    companions: int = 0
+    finished_at: float | None = None
+    max_batch_seen: int = 0
     """The largest number of rows that a step of this request had on the device."""
     previews: dict[int, NDArray[Any]] = field(default_factory=dict)
     """Where the images under way stand, of those that have gone on since one last looked and took them out."""

@@ -12,39 +12,39 @@ from torch import Tensor
 
 from models.base import Range
 from service.api.schemas import Decode, Encode, Generate, Interpolate
-from service.codecs.images import EVENTS, Drawn, Format
+from service.codecs.images import EVENTS, Format, ImageBatch
 from service.engine.catalog import Catalog, Model
-from service.engine.request import Point, Request, Sample
+from service.engine.request import Request, Sample, StartState
 from service.errors import InvalidParameter, UnknownModel
 from service.settings import Settings
 
 
-class Draw(NamedTuple):
+class GenerationPlan(NamedTuple):
     """A request that the model can answer, and the words that ask for exactly it."""
 
     model: Model
     request: Request
-    words: tuple[str, str]
+    url_parts: tuple[str, str]
     """Its URL with every parameter that counts spelled out, before and after the value of the (first) seed."""
     seed: int
-    pinned: bool
+    version_pinned: bool
     """Whether it was asked for with its model's version, so that the same words never mean another draw."""
-    repeatable: bool = True
+    reproducible: bool = True
     """Whether the words alone are enough to draw it again; an uploaded image is not among them."""
 
     @property
     def location(self) -> str:
         """The URL of the draw."""
-        return f"{self.words[0]}{self.seed}{self.words[1]}"
+        return f"{self.url_parts[0]}{self.seed}{self.url_parts[1]}"
 
-    def about(self, root: str) -> dict[str, Any]:
+    def metadata(self, root: str) -> dict[str, Any]:
         """What files say of it, of a service that is at `root`."""
-        repeat = {"seed": self.seed, "url": root + self.location} if self.repeatable else {}
+        repeat = {"seed": self.seed, "url": root + self.location} if self.reproducible else {}
         return {"model": self.model.name, **repeat}
 
-    def at(self, seed: int) -> "Draw":
+    def with_seed(self, seed: int) -> "GenerationPlan":
         """The same of /generate, at another seed."""
-        samples = tuple(Sample(Point(seed, one.start.index, one.start.label)) for one in self.request.samples)
+        samples = tuple(Sample(StartState(seed, one.start.index, one.start.label)) for one in self.request.samples)
         return self._replace(request=self.request._replace(samples=samples), seed=seed)
 
     def etag(self, scope: str) -> str:
@@ -53,7 +53,7 @@ class Draw(NamedTuple):
         return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
 
 
-def find(catalog: Catalog, name: str) -> Model:
+def find_model(catalog: Catalog, name: str) -> Model:
     """The model called `name`, or, by `name@digest`, that version of it; the first letters of a digest will do.
 
     Raises UnknownModel with those that there are.
@@ -71,30 +71,32 @@ def find(catalog: Catalog, name: str) -> Model:
     raise UnknownModel(f"{why}; there are: {', '.join(names) or 'none'}", models=names)
 
 
-def choose(catalog: Catalog, settings: Settings, parameters: Generate | Interpolate, *, uploads: bool = False) -> Model:
+def choose_model(
+    catalog: Catalog, settings: Settings, parameters: Generate | Interpolate, *, uploads: bool = False
+) -> Model:
     """The model that `parameters` name, else the default one. Raises UnknownModel, and InvalidParameter where a model
     has to be named.
     """
     if parameters.model is not None:
-        return find(catalog, parameters.model)
+        return find_model(catalog, parameters.model)
     if uploads:
         raise InvalidParameter("model: name one that `encodes` the uploads; GET /models says which do")
-    default = defaults(catalog, settings)["conditional" if parameters.digit else "unconditional"]
+    default = default_models(catalog, settings)["conditional" if parameters.digit else "unconditional"]
     if default is None:
         names = ", ".join(sorted(catalog.models)) or "none"
         raise InvalidParameter(f"model: the default one is not among the weights, so name one; there are: {names}")
     return catalog.models[default]
 
 
-def defaults(catalog: Catalog, settings: Settings) -> dict[str, str | None]:
+def default_models(catalog: Catalog, settings: Settings) -> dict[str, str | None]:
     """Which model draws where none is named, without a digit and with one; None where it is not there."""
     wanted = {"unconditional": settings.unconditional_model, "conditional": settings.conditional_model}
     return {kind: name if name in catalog.models else None for kind, name in wanted.items()}
 
 
-def generate(
-    parameters: Generate, model: Model, format_: Format[Drawn], max_images: int, new_seed: Callable[[], int]
-) -> Draw:
+def plan_generation(
+    parameters: Generate, model: Model, format_: Format[ImageBatch], max_images: int, new_seed: Callable[[], int]
+) -> GenerationPlan:
     """The draw that `parameters` ask of `model`, at a new seed where they name none. Raises InvalidParameter."""
     if parameters.n > max_images:
         raise InvalidParameter(
@@ -104,27 +106,27 @@ def generate(
         raise InvalidParameter("previews: only with format=events, where there is a place for them")
     if len(parameters.digit) > max_images:
         raise InvalidParameter(f"digit: at most {max_images}, one for each image")
-    check_digits(model, parameters.digit)
+    check_labels(model, parameters.digit)
     seed = new_seed() if parameters.seed is None else parameters.seed
     digits = parameters.digit or [-1]
     indices = range(parameters.first, parameters.first + parameters.n)
-    samples = tuple(Sample(Point(seed, i, digits[i % len(digits)])) for i in indices)
+    samples = tuple(Sample(StartState(seed, i, digits[i % len(digits)])) for i in indices)
     plan, words = _plan(model, parameters)
     rest = [("first", parameters.first), ("n", parameters.n), *(("digit", digit) for digit in parameters.digit)]
     request = _request(model, samples, plan, parameters)
     written = _words("/generate", model, [*rest, *words, ("format", format_.name)])
-    return Draw(model, request, written, seed, _pinned(parameters, model))
+    return GenerationPlan(model, request, written, seed, _pinned(parameters, model))
 
 
-def interpolate(
+def plan_interpolation(
     parameters: Interpolate,
     model: Model,
-    format_: Format[Drawn],
+    format_: Format[ImageBatch],
     images: Sequence[Tensor],
     new_seed: Callable[[], int],
-) -> Draw:
+) -> GenerationPlan:
     """The draw of the way between two ends, likewise. `images` are the uploads, [1, 28, 28] each."""
-    check_digits(model, parameters.digit)
+    check_labels(model, parameters.digit)
     seeds = parameters.seed or [new_seed()]
     if images and not model.family.encodes:
         raise InvalidParameter(f"image: {model.name} has no encoder; GET /models says which do (`encodes`)")
@@ -133,8 +135,8 @@ def interpolate(
     if not images and len(seeds) < 2 and len(parameters.digit) < 2:
         raise InvalidParameter("give two ends: `seed` twice, or `digit` twice, or two uploads called `image`")
     digits = parameters.digit or [-1]
-    start = Point(seeds[0], 0, digits[0], images[0] if images else None)
-    end = Point(seeds[-1], 0, digits[-1], images[-1] if images else None)
+    start = StartState(seeds[0], 0, digits[0], images[0] if images else None)
+    end = StartState(seeds[-1], 0, digits[-1], images[-1] if images else None)
     last = parameters.frames - 1
     spherical = parameters.path == "spherical"
     samples = tuple(Sample(start, end, i / last, spherical) for i in range(parameters.frames))
@@ -149,18 +151,18 @@ def interpolate(
     rest += [("frames", parameters.frames), ("path", parameters.path), *words, ("format", format_.name)]
     request = _request(model, samples, plan, parameters)
     written = _words("/interpolate", model, rest)
-    return Draw(model, request, written, seeds[0], _pinned(parameters, model), not images)
+    return GenerationPlan(model, request, written, seeds[0], _pinned(parameters, model), not images)
 
 
-def ends(draw: Draw) -> Request:
+def encode_endpoints(draw: GenerationPlan) -> Request:
     """What the engine is to do before a walk between two uploads: find their codes."""
     first = draw.request.samples[0]
     assert first.end is not None
-    points, back = (Sample(first.start), Sample(first.end)), len(draw.model.runner.back)
-    return draw.request._replace(samples=points, back=back, codes=True)
+    points, back = (Sample(first.start), Sample(first.end)), len(draw.model.runner.inversion_schedule)
+    return draw.request._replace(samples=points, inversion_steps=back, codes_only=True)
 
 
-def between(draw: Draw, codes: NDArray[np.float32]) -> Draw:
+def with_endpoint_codes(draw: GenerationPlan, codes: NDArray[np.float32]) -> GenerationPlan:
     """The walk between two uploads, with their codes [2, *S] in their place."""
     first = draw.request.samples[0]
     assert first.end is not None
@@ -172,7 +174,7 @@ def between(draw: Draw, codes: NDArray[np.float32]) -> Draw:
     return draw._replace(request=draw.request._replace(samples=samples))
 
 
-def encode(parameters: Encode, model: Model, images: Sequence[Tensor], *, codes: bool) -> Request:
+def plan_encoding(parameters: Encode, model: Model, images: Sequence[Tensor], *, codes: bool) -> Request:
     """What the engine is to do with uploads [1, 28, 28] each: give their codes, or walk back from them to images."""
     _check_encoder(model, parameters)
     if not images:
@@ -180,12 +182,12 @@ def encode(parameters: Encode, model: Model, images: Sequence[Tensor], *, codes:
     return _inverted(model, parameters, [{"image": image} for image in images], codes=codes)
 
 
-def previewed(request: Request) -> Request:
+def with_previews(request: Request) -> Request:
     """The same, with its images to be seen under way."""
     return request._replace(previews=True)
 
 
-def decode(parameters: Decode, model: Model, max_images: int) -> Request:
+def plan_decoding(parameters: Decode, model: Model, max_images: int) -> Request:
     """What the engine is to do with codes: walk from them to images. Raises InvalidParameter."""
     _check_encoder(model, parameters)
     if len(parameters.codes) > max_images:
@@ -201,7 +203,7 @@ def decode(parameters: Decode, model: Model, max_images: int) -> Request:
 
 def _check_encoder(model: Model, parameters: Encode | Decode) -> None:
     """Raises InvalidParameter where the model has no encoder, or takes no such digits."""
-    check_digits(model, parameters.digit)
+    check_labels(model, parameters.digit)
     if not model.family.encodes:
         raise InvalidParameter(f"model: {model.name} has no encoder; GET /models says which do (`encodes`)")
 
@@ -211,13 +213,13 @@ def _inverted(
 ) -> Request:
     """Chains from images or codes, by the plan that brings images back."""
     digits = parameters.digit or [-1]
-    samples = tuple(Sample(Point(0, i, digits[i % len(digits)], **start)) for i, start in enumerate(starts))
+    samples = tuple(Sample(StartState(0, i, digits[i % len(digits)], **start)) for i, start in enumerate(starts))
     plan = {"steps": model.steps, "sampler": model.sampler, **model.family.inversion}
-    back = len(model.runner.back) if "image" in starts[0] else 0
-    return Request(model.key, samples, **plan, back=back, codes=codes)
+    back = len(model.runner.inversion_schedule) if "image" in starts[0] else 0
+    return Request(model.key, samples, **plan, inversion_steps=back, codes_only=codes)
 
 
-def check_digits(model: Model, digits: Sequence[int]) -> None:
+def check_labels(model: Model, digits: Sequence[int]) -> None:
     """Raises InvalidParameter where the model takes no digit, or not these."""
     count = model.family.classes
     if digits and not count:

@@ -7,15 +7,15 @@ import socket
 import struct
 import termios
 
-ROOM = 4096
+INITIAL_SIZE = 4096
 """Bytes that a journal has at first, and again once it held more."""
-HEAD = struct.Struct("<IIQQQ")
+HEADER = struct.Struct("<IIQQQ")
 """What it says of itself: `tries`, `length`, `begin`, `before`, `after`."""
-HEADS = (1, 1 + HEAD.size)
+HEADER_OFFSETS = (1, 1 + HEADER.size)
 """Where: the first byte tells which of the two counts, so that all of it changes from one moment to the next."""
-START = 1 + 2 * HEAD.size
+DATA_OFFSET = 1 + 2 * HEADER.size
 
-TORN = 2**64 - 1
+INVALID = 2**64 - 1
 """`before`, where that is no number that a caller was ever answered."""
 ACKNOWLEDGED = 120
 """Where `struct tcp_info` has tcpi_bytes_acked, and after it tcpi_bytes_received (linux/tcp.h); first is the state."""
@@ -34,27 +34,27 @@ class Journal:
     def __init__(self, file: int) -> None:
         """That behind the descriptor of a `blank` one. Raises OSError where there is no descriptor left to keep it."""
         self.memory = mmap.mmap(file, 0)
-        head = HEAD.unpack_from(self.memory, HEADS[self.memory[0]])
+        head = HEADER.unpack_from(self.memory, HEADER_OFFSETS[self.memory[0]])
         self.tries, self.length, self.begin, self.before, self.after = head
 
-    def room(self) -> memoryview:
+    def get_buffer(self) -> memoryview:
         """Where the kernel is to put what is sent next: behind what is held, or after an answer in its place."""
         if self.after:
             self._begin(self.begin + self.length)
-            if len(self.memory) > ROOM:
-                self.memory.resize(ROOM)
-        end = START if self.before == TORN else START + self.length
+            if len(self.memory) > INITIAL_SIZE:
+                self.memory.resize(INITIAL_SIZE)
+        end = DATA_OFFSET if self.before == INVALID else DATA_OFFSET + self.length
         if end == len(self.memory):
             try:
                 self.memory.resize(16 * end)  # what nothing is put into takes none
             except OSError:  # no memory; it is answered all the same, by this worker or by none
-                self.tear()
-                end = START
+                self.invalidate()
+                end = DATA_OFFSET
         return memoryview(self.memory)[end:]
 
-    def keep(self, count: int) -> bytes:
+    def commit(self, count: int) -> bytes:
         """What so many bytes are that came into the `room`."""
-        begin = START if self.before == TORN else START + self.length
+        begin = DATA_OFFSET if self.before == INVALID else DATA_OFFSET + self.length
         self.length += count
         return self.memory[begin : begin + count]
 
@@ -63,14 +63,14 @@ class Journal:
         self.after = written
         self._note()
 
-    def tear(self) -> None:
+    def invalidate(self) -> None:
         """From what is held nobody else could go on."""
-        self.before = TORN
+        self.before = INVALID
         self._note()
 
     def take_over(self, connection: socket.socket) -> bool:
         """Make it that of the next worker. False where an answer has begun, which only the first could have ended."""
-        read, written = exchanged(connection)
+        read, written = tcp_byte_counts(connection)
         if self.after and written == self.after:
             self._begin(read)
         elif written == self.before:
@@ -84,7 +84,7 @@ class Journal:
     @property
     def sent(self) -> bytes:
         """What is held."""
-        return self.memory[START : START + self.length]
+        return self.memory[DATA_OFFSET : DATA_OFFSET + self.length]
 
     def close(self) -> None:
         """Let go of it."""
@@ -98,39 +98,39 @@ class Journal:
     def _note(self) -> None:
         other = 1 - self.memory[0]
         head = (self.tries, self.length, self.begin, self.before, self.after)
-        HEAD.pack_into(self.memory, HEADS[other], *head)
+        HEADER.pack_into(self.memory, HEADER_OFFSETS[other], *head)
         self.memory[0] = other
 
 
-def blank() -> int:
+def create() -> int:
     """The descriptor of an empty one. Raises OSError where there is none left."""
     file = os.memfd_create("journal")
-    os.ftruncate(file, ROOM)
+    os.ftruncate(file, INITIAL_SIZE)
     return file
 
 
-def exchanged(connection: socket.socket) -> tuple[int, int]:
+def tcp_byte_counts(connection: socket.socket) -> tuple[int, int]:
     """Bytes that were ever read from a connection that nobody uses any more, and that the kernel was given for it.
 
     The caller may go on meanwhile: what he acknowledges or sends between two looks would count twice, or not at all.
     """
-    told = _told(connection)
+    told = _tcp_info(connection)
     while True:
-        unread, unacknowledged = (_waiting(connection, where) for where in (termios.FIONREAD, termios.TIOCOUTQ))
-        before, told = told, _told(connection)
+        unread, unacknowledged = (_queued_bytes(connection, where) for where in (termios.FIONREAD, termios.TIOCOUTQ))
+        before, told = told, _tcp_info(connection)
         if told == before:
             state, acknowledged, received = told
             return received - (state == CLOSE_WAIT) - unread, acknowledged + unacknowledged  # an end counts as a byte
 
 
-def _told(connection: socket.socket) -> tuple[int, int, int]:
+def _tcp_info(connection: socket.socket) -> tuple[int, int, int]:
     """The state of a connection, and the bytes of it that are acknowledged and received."""
     told = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, ACKNOWLEDGED + 16)
     acknowledged, received = struct.unpack_from("=QQ", told, ACKNOWLEDGED)
     return told[0], acknowledged, received
 
 
-def _waiting(connection: socket.socket, where: int) -> int:
+def _queued_bytes(connection: socket.socket, where: int) -> int:
     """Bytes in one of the kernel's queues."""
     (count,) = struct.unpack("=i", fcntl.ioctl(connection, where, bytes(4)))
     return int(count)

@@ -19,7 +19,7 @@ from ray.serve.config import AutoscalingContext
 from models import store
 from service.app import Application, create_app
 from service.auth import keys
-from service.auth.authenticator import Gate
+from service.auth.authenticator import Authenticator
 from service.settings import Settings
 from service.telemetry import log
 
@@ -48,8 +48,8 @@ class Replica:
         log.configure(self.settings)
         gate = None
         if self.settings.keys is not None:
-            gate = Gate(keys.read(self.settings.keys), Path(tempfile.mkdtemp(prefix="drawbridge-")), 0, 1)
-        self.application = create_app(self.settings, gate=gate, only=model)
+            gate = Authenticator(keys.read(self.settings.keys), Path(tempfile.mkdtemp(prefix="drawbridge-")), 0, 1)
+        self.application = create_app(self.settings, authenticator=gate, only=model)
         self.weights: Any = None
 
     def __serve_build_asgi_app__(self) -> Application:
@@ -67,9 +67,9 @@ class Replica:
     async def check_health(self) -> None:
         """Raises RuntimeError where a step on the device does not end; where the event loop is held up, Ray sees it."""
         began = self.application.state.service.engine.stepping
-        if began is not None and time.perf_counter() - began > self.settings.stall_seconds:
-            raise RuntimeError(f"a step on the device has taken {self.settings.stall_seconds:g} s and goes on")
-        self.application.metrics.measure(self.application.device)
+        if began is not None and time.perf_counter() - began > self.settings.watchdog_timeout:
+            raise RuntimeError(f"a step on the device has taken {self.settings.watchdog_timeout:g} s and goes on")
+        self.application.metrics.sample_memory(self.application.device)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What `scale` decides by."""
@@ -88,15 +88,15 @@ def build(arguments: dict[str, Any]) -> Deployed:
 
     An application of one model draws from it where a request names none. Raises ValueError for settings that there are
     not, and for a model that there is not. Ray's proxies listen where its own config says, which replicas
-    cannot see, so it has to be said whether everybody may draw: `open`, or a file of `keys` that every machine has.
+    cannot see, so it has to be said whether everybody may draw: `allow_anonymous`, or a file of `keys` that every machine has.
     """
     try:
         asked = Arguments(**arguments)
         settings = Settings(**asked.settings)
     except ValidationError as error:
         raise ValueError("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
-    if not settings.open and settings.keys is None:
-        raise ValueError("settings: set `open: true`, or `keys` to a file of keys")
+    if not settings.allow_anonymous and settings.keys is None:
+        raise ValueError("settings: set `allow_anonymous: true`, or `keys` to a file of keys")
     names = store.list_weights(settings.weights)
     if asked.model is not None and asked.model not in names:
         raise ValueError(f"model: no {asked.model!r} in {settings.weights}; there are: {', '.join(names) or 'none'}")

@@ -27,30 +27,30 @@ from service.api.direct import Fast
 from service.api.generate import Headers
 from service.app import Application, choose_device, create_app
 from service.auth import keys
-from service.auth.authenticator import Gate
-from service.engine.request import nobody
+from service.auth.authenticator import Authenticator
+from service.engine.request import noop
 from service.engine.runner import Runner
 from service.errors import MEDIA_TYPE, BadRequest, HeadTooLarge, HeadTooSlow, Problem
 from service.server.journal import Journal
-from service.server.supervisor import CLOSED, DRAIN, HANDED, MESSAGE, OPERATIONS, READY, RELOAD, said
+from service.server.supervisor import ADMIN_CONNECTION, CLOSED, CONNECTION, DRAIN, MESSAGE, READY, RELOAD, pack
 from service.settings import Settings
 from service.telemetry import log
 
-LINGER = 1.0
+MIN_DRAIN = 1.0
 """Seconds that a worker goes on answering at least once it drains: who is about to ask is told, and not cut off."""
-HEAD_BYTES = 32 * 1024
+MAX_HEADER_BYTES = 32 * 1024
 """Bytes that the head of a request may have, its trailers too."""
-TOO_LARGE = HeadTooLarge(f"send at most {HEAD_BYTES} bytes of headers")
+TOO_LARGE = HeadTooLarge(f"send at most {MAX_HEADER_BYTES} bytes of headers")
 
 
-class Server(uvicorn.Server):
+class WorkerServer(uvicorn.Server):
     """Uvicorn without a port: connections come, one a message, through `control`."""
 
     def __init__(self, app: Application, control: socket.socket) -> None:
         settings = app.settings
         super().__init__(configured(app, settings))
         self.app, self.control = app, control
-        self.doors = {HANDED: self.config, OPERATIONS: configured(app.operations, settings)}
+        self.server_configs = {CONNECTION: self.config, ADMIN_CONNECTION: configured(app.operations, settings)}
         self.gone: deque[int] = deque()
         """Numbers of connections that are gone, and the front has not been told."""
 
@@ -58,11 +58,11 @@ class Server(uvicorn.Server):
         await super().startup(sockets=[])
         self.loop = asyncio.get_running_loop()
         self.tasks: set[asyncio.Task[Any]] = set()
-        self.doors[OPERATIONS].load()
+        self.server_configs[ADMIN_CONNECTION].load()
         self.control.setblocking(False)
         self.loop.add_reader(self.control, self._listen)
         self.watch = self.loop.create_task(self.app.watch())
-        self.control.send(said(READY))
+        self.control.send(pack(READY))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve what was handed over until now, and nothing more."""
@@ -75,7 +75,7 @@ class Server(uvicorn.Server):
 
     async def _drain(self) -> None:
         """Refuse draws and end those under way, while whoever comes is told so; then go."""
-        await asyncio.gather(self.app.drain(), asyncio.sleep(LINGER))
+        await asyncio.gather(self.app.drain(), asyncio.sleep(MIN_DRAIN))
         self.should_exit = True
 
     def _listen(self) -> None:
@@ -87,7 +87,7 @@ class Server(uvicorn.Server):
             elif what == RELOAD:
                 task = self.loop.create_task(self.app.reload())
             elif len(descriptors) == 2:
-                task = self.loop.create_task(self._take(self.doors[what], number, *descriptors))
+                task = self.loop.create_task(self._take(self.server_configs[what], number, *descriptors))
             else:  # this process has none left
                 for descriptor in descriptors:
                     os.close(descriptor)
@@ -114,9 +114,11 @@ class Server(uvicorn.Server):
         finally:
             os.close(file)
 
-    def _protocol(self, config: uvicorn.Config, journal: Journal, lost: Callable[[], None]) -> "Inlet":
+    def _protocol(self, config: uvicorn.Config, journal: Journal, lost: Callable[[], None]) -> "JournaledReader":
         app = self.app if config is self.config else None
-        return Inlet(Connection(config, self.server_state, self.lifespan.state, journal, lost, self.app.settings, app))
+        return JournaledReader(
+            HttpProtocol(config, self.server_state, self.lifespan.state, journal, lost, self.app.settings, app)
+        )
 
     def _messages(self) -> Iterator[tuple[bytes, int, list[int]]]:
         """What waits, with descriptors; without a front, there is nothing more to serve."""
@@ -138,7 +140,7 @@ class Server(uvicorn.Server):
         """Tell the front of all that are gone, at once or when it listens again."""
         try:
             while self.gone:
-                self.control.send(said(CLOSED, self.gone[0]))
+                self.control.send(pack(CLOSED, self.gone[0]))
                 self.gone.popleft()
         except BlockingIOError:
             self.loop.add_writer(self.control, self._tell)
@@ -158,12 +160,12 @@ def configured(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         access_log=False,
         ws="none",
         server_header=False,
-        timeout_keep_alive=settings.keep_alive_seconds,
-        timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
+        timeout_keep_alive=settings.keep_alive_timeout,
+        timeout_graceful_shutdown=int(settings.drain_timeout) + 1,
     )
 
 
-class Connection(HttpToolsProtocol):
+class HttpProtocol(HttpToolsProtocol):
     """One that says when it is lost, and that nobody can hold by sending or reading slowly, or sending too much.
 
     What was sent and not answered is in `journal`.
@@ -201,9 +203,9 @@ class Connection(HttpToolsProtocol):
         """How long a body is waited for, whether anybody reads it or not."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self.outlet = Outlet(transport, self.journal.before, self.loop)
+        self.outlet = BufferedTransport(transport, self.journal.before, self.loop)
         super().connection_made(self.outlet)  # type: ignore[arg-type]
-        self._wait(self.settings.head_seconds, transport.close)
+        self._wait(self.settings.header_timeout, transport.close)
         if self.journal.length:
             self.data_received(self.journal.sent)
 
@@ -239,7 +241,7 @@ class Connection(HttpToolsProtocol):
         content += b"" if cycle.keep_alive else b"connection: close\r\n", b"\r\n", body
         self.outlet.hold(b"".join(content))
         cycle.response_started = cycle.response_complete = True
-        cycle.on_response = nobody  # as it does at its end: it and this would hold one another
+        cycle.on_response = noop  # as it does at its end: it and this would hold one another
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
@@ -253,7 +255,7 @@ class Connection(HttpToolsProtocol):
         if self.parser is None:  # the connection is lost, and uvicorn tells only the last of its requests
             return
         if self.pipeline or self.coming or self.cycle.more_body:
-            self.journal.tear()  # what is held is answered in part
+            self.journal.invalidate()  # what is held is answered in part
         else:
             self.journal.answered(self.outlet.written)
         self.outlet.flush()
@@ -267,12 +269,12 @@ class Connection(HttpToolsProtocol):
             if not self.slow:
                 self.slow = True
                 slow = HeadTooSlow("send the whole head at once")
-                self._wait(self.settings.head_seconds, partial(self._refuse, slow))
+                self._wait(self.settings.header_timeout, partial(self._refuse, slow))
             self.begun += len(data)
-            if self.begun > HEAD_BYTES:
+            if self.begun > MAX_HEADER_BYTES:
                 self._refuse(TOO_LARGE)
         elif self.coming == "body" and self.rest is None:
-            self.rest = self.loop.call_later(self.settings.body_seconds + LINGER, self.transport.close)
+            self.rest = self.loop.call_later(self.settings.body_timeout + MIN_DRAIN, self.transport.close)
 
     def on_message_begin(self) -> None:
         self.head, self.begun, self.coming = 0, 0, "head"
@@ -290,7 +292,7 @@ class Connection(HttpToolsProtocol):
     def _count(self, more: int) -> None:
         """Raises HeadTooLarge, which the caller is told by then, and which ends the parser."""
         self.head += more
-        if self.head > HEAD_BYTES:
+        if self.head > MAX_HEADER_BYTES:
             self._refuse(TOO_LARGE)
             raise TOO_LARGE
 
@@ -311,7 +313,7 @@ class Connection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._wait(self.settings.read_seconds, self.transport.abort)
+        self._wait(self.settings.write_timeout, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -342,17 +344,17 @@ class Connection(HttpToolsProtocol):
             self.patience = None
 
 
-class Inlet(asyncio.BufferedProtocol):
+class JournaledReader(asyncio.BufferedProtocol):
     """What a connection comes in by: the kernel puts it into the journal, and it is never in this process alone."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: HttpProtocol) -> None:
         self.connection, self.journal = connection, connection.journal
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self.journal.room()
+        return self.journal.get_buffer()
 
     def buffer_updated(self, count: int) -> None:
-        self.connection.data_received(self.journal.keep(count))
+        self.connection.data_received(self.journal.commit(count))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.connection.connection_made(cast(asyncio.Transport, transport))
@@ -367,7 +369,7 @@ class Inlet(asyncio.BufferedProtocol):
         self.connection.resume_writing()
 
 
-class Outlet:
+class BufferedTransport:
     """A transport that counts, and keeps what is written until the loop's turn, or the answer, ends.
 
     So the kernel gets a head with its body, and the end of an answer when the journal says that it is one: there is no
@@ -415,9 +417,9 @@ def main(control: str, number: str, count: str, shared: str, *, runner: type[Run
     log.configure(settings)
     gate = None
     if settings.keys is not None:
-        gate = Gate(keys.read(settings.keys), Path(shared), int(number), int(count))
+        gate = Authenticator(keys.read(settings.keys), Path(shared), int(number), int(count))
     app = create_app(settings, choose_device(settings.device, int(number)), gate, runner=runner)
-    Server(app, socket.socket(fileno=int(control))).run()
+    WorkerServer(app, socket.socket(fileno=int(control))).run()
 
 
 if __name__ == "__main__":

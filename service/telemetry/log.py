@@ -15,9 +15,9 @@ from structlog.types import EventDict, Processor
 from service.settings import Settings
 
 if TYPE_CHECKING:  # the front writes lines too, and has no use for torch, which a call knows
-    from service.telemetry.request_context import Call
+    from service.telemetry.request_context import RequestContext
 
-ATOMIC = 4096
+PIPE_BUF = 4096
 """Bytes that a pipe takes in one piece, so that other processes' lines do not get into the middle (PIPE_BUF)."""
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO}
 ENCODER = json.JSONEncoder(default=repr)
@@ -44,22 +44,22 @@ def configure(settings: Settings) -> None:
     logging.captureWarnings(True)  # what libraries warn of are lines too
 
 
-class Requests:
+class RequestLog:
     """Lines of requests, which are many: they take the shortest way, and are written a few at a time."""
 
     def __init__(self, settings: Settings) -> None:
         self.least = getattr(logging, settings.log_level.upper())
         self.render = _renderer(settings, sys.stderr)
 
-    def write(self, calls: "Iterable[Call]") -> None:
+    def write(self, calls: "Iterable[RequestContext]") -> None:
         """A line for each."""
         shift, pid = time.time() - time.perf_counter(), os.getpid()
         lines = []
         for call in calls:
-            level = "debug" if call.watched else "info"
+            level = "debug" if call.is_probe else "info"
             if LEVELS[level] >= self.least:
-                over = datetime.fromtimestamp(shift + call.over, UTC).isoformat()
-                told = {"event": "request", "timestamp": over, **call.summary(), "level": level, "pid": pid}
+                over = datetime.fromtimestamp(shift + call.finished_at, UTC).isoformat()
+                told = {"event": "request", "timestamp": over, **call.log_fields(), "level": level, "pid": pid}
                 lines.append(str(self.render(None, level, told)))
         for piece in _pieces(lines):
             sys.stderr.write(piece)
@@ -70,7 +70,7 @@ def _pieces(lines: Iterable[str]) -> Iterator[str]:
     """Whole lines, as many at a time as a pipe takes in one piece."""
     piece = ""
     for line in lines:
-        if piece and len(piece) + len(line) >= ATOMIC:
+        if piece and len(piece) + len(line) >= PIPE_BUF:
             yield piece
             piece = ""
         piece += f"{line}\n"

@@ -12,26 +12,26 @@ from typing import Any
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from service.auth.authenticator import Guest
-from service.auth.keys import PREFIX
+from service.auth.authenticator import QuotaLease
+from service.auth.keys import KEY_PREFIX
 from service.engine.request import Ticket
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 """What a caller may call a request; any other name is replaced, and so is what may be a key."""
-KEY = PREFIX.encode()
-WATCHED = ("/livez", "/readyz", "/metrics")
+KEY = KEY_PREFIX.encode()
+PROBE_PATHS = ("/livez", "/readyz", "/metrics")
 """What watchers ask for every few seconds."""
 IDS = map(f"{secrets.token_hex(4)}{{:08x}}".format, itertools.count())
 """Names for requests that come without one: this process's, which is random, with a number."""
 
 
 @dataclass(slots=True)
-class Call:
+class RequestContext:
     """One HTTP request. Times are seconds of `time.perf_counter`, which is the engine's clock too."""
 
     id: str
     method: str
-    begun: float
+    started_at: float
     root: str
     """Under which path the application is mounted, by Ray Serve or a proxy; "" where it has all of them."""
     path: str
@@ -39,7 +39,7 @@ class Call:
     client: str
     """The address that asks; "" where there is none."""
     traceparent: str = ""
-    guest: Guest | None = None
+    lease: QuotaLease | None = None
     """With which key it came in."""
     route: str = "other"
     """Template of its path; one of few, whatever callers ask for."""
@@ -48,83 +48,83 @@ class Call:
     """Of the weights."""
     seed: int | None = None
     ticket: Ticket | None = None
-    encoding_begun: float | None = None
-    encoding: float = 0.0
+    encoding_started_at: float | None = None
+    encoding_seconds: float = 0.0
     """Seconds spent on making files of images."""
     status: int = 0
     problem: str = ""
     """What was wrong, by the name of its kind."""
-    over: float = 0.0
+    finished_at: float = 0.0
 
     @contextmanager
-    def encodes(self) -> Iterator[None]:
+    def time_encoding(self) -> Iterator[None]:
         """For the time that goes into a file, or a part of it."""
         begun = time.perf_counter()
-        self.encoding_begun = self.encoding_begun or begun
+        self.encoding_started_at = self.encoding_started_at or begun
         try:
             yield
         finally:
-            self.encoding += time.perf_counter() - begun
+            self.encoding_seconds += time.perf_counter() - begun
 
     def spans(self) -> list[tuple[str, float, float]]:
         """The parts of it that are known by now, each with the time it began and its seconds."""
         ticket, found = self.ticket, []
-        if ticket is not None and ticket.began is not None:
-            found.append(("queue", ticket.accepted, ticket.began - ticket.accepted))
-            if ticket.over is not None:
-                found.append(("device", ticket.began, ticket.over - ticket.began))
-        if self.encoding_begun is not None:
-            found.append(("encode", self.encoding_begun, self.encoding))
+        if ticket is not None and ticket.started_at is not None:
+            found.append(("queue", ticket.accepted_at, ticket.started_at - ticket.accepted_at))
+            if ticket.finished_at is not None:
+                found.append(("device", ticket.started_at, ticket.finished_at - ticket.started_at))
+        if self.encoding_started_at is not None:
+            found.append(("encode", self.encoding_started_at, self.encoding_seconds))
         return found
 
-    def gone(self) -> None:
+    def client_disconnected(self) -> None:
         """Its caller hung up: nobody reads this status; the log does."""
         self.status, self.problem = 499, "client-gone"
 
     @property
     def owner(self) -> str:
         """Whose it is among those who share the device: its key's, else its address's."""
-        return self.client if self.guest is None else self.guest.key.name
+        return self.client if self.lease is None else self.lease.key.name
 
     @property
-    def watched(self) -> bool:
+    def is_probe(self) -> bool:
         """Whether a watcher asked."""
-        return self.route in WATCHED
+        return self.route in PROBE_PATHS
 
     def headers(self) -> Iterator[tuple[bytes, bytes]]:
         """What every answer says besides its own."""
         yield b"x-request-id", self.id.encode()
         yield b"x-content-type-options", b"nosniff"
-        if self.guest is not None:
-            yield from self.guest.headers()
+        if self.lease is not None:
+            yield from self.lease.headers()
         if spans := self.spans():
             yield b"server-timing", ", ".join([f"{name};dur={1e3 * took:.2f}" for name, _, took in spans]).encode()
 
-    def summary(self) -> dict[str, Any]:
+    def log_fields(self) -> dict[str, Any]:
         """Its line in the log. Of what a caller wrote there are only words that are known here, and numbers."""
         ticket = self.ticket
         told: dict[str, Any] = {
             "request_id": self.id, "method": self.method, "route": self.route, "status": self.status,
-            "ms": round(1e3 * (self.over - self.begun), 2),
+            "ms": round(1e3 * (self.finished_at - self.started_at), 2),
         }  # fmt: skip
         told |= {f"{name}_ms": round(1e3 * seconds, 2) for name, _, seconds in self.spans()}
-        if self.guest is not None:
-            told["key"] = self.guest.key.name
+        if self.lease is not None:
+            told["key"] = self.lease.key.name
         told |= {"model": self.model, "digest": self.digest[:12]} if self.model else {}
         if self.seed is not None:
             told["seed"] = self.seed
         if ticket is not None:
-            told |= {"images": len(ticket.images), "batch": ticket.companions, "ended": ticket.ended}
+            told |= {"images": len(ticket.images), "batch": ticket.max_batch_seen, "ended": ticket.outcome}
         return told | ({"problem": self.problem} if self.problem else {})
 
 
-def begin(scope: Scope) -> Call:
+def begin(scope: Scope) -> RequestContext:
     """A call for an HTTP `scope`, which from now on has it with it."""
     root, path = scope.get("root_path", ""), scope["path"]
     if root and f"{path}/".startswith(f"{root}/"):  # a proxy may have taken it off, and Starlette asks likewise
         path = path[len(root) :] or "/"
     client = scope["client"][0] if scope.get("client") else ""
-    call = Call("", scope["method"], time.perf_counter(), root, path, client)
+    call = RequestContext("", scope["method"], time.perf_counter(), root, path, client)
     for name, value in scope["headers"]:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value) and KEY not in value:
             call.id = value.decode()
@@ -135,7 +135,7 @@ def begin(scope: Scope) -> Call:
     return call
 
 
-def of(connection: HTTPConnection) -> Call:
+def of(connection: HTTPConnection) -> RequestContext:
     """The call that belongs to a request."""
-    call: Call = connection.scope["call"]
+    call: RequestContext = connection.scope["call"]
     return call

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from service import VERSION
-from service.telemetry.request_context import Call
+from service.telemetry.request_context import RequestContext
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -37,9 +37,9 @@ class Tracer:
         self.provider.add_span_processor(BatchSpanProcessor(exporter or OTLPSpanExporter()))
         self.tracer = self.provider.get_tracer("drawbridge", VERSION)
 
-    def answered(self, call: Call) -> None:
+    def record_request(self, call: RequestContext) -> None:
         """Tell of a call that is over, as a child of what its caller named in `traceparent` (W3C Trace Context)."""
-        shift = time.time() - call.over
+        shift = time.time() - call.finished_at
 
         def wall(seconds: float) -> int:
             return int(1e9 * (shift + seconds))
@@ -57,20 +57,20 @@ class Tracer:
             attributes["drawbridge.seed"] = str(call.seed)  # some need more bits than a span's numbers have
         if call.ticket is not None:
             attributes["drawbridge.images"] = len(call.ticket.images)
-            attributes["drawbridge.batch"] = call.ticket.companions
+            attributes["drawbridge.batch"] = call.ticket.max_batch_seen
         whole = self.tracer.start_span(
             f"{call.method} {call.route}",
             context,
             kind=self.trace.SpanKind.SERVER,
             attributes=attributes,
-            start_time=wall(call.begun),
+            start_time=wall(call.started_at),
         )
         if call.status >= 500:
             whole.set_status(self.trace.StatusCode.ERROR)
         inside = self.trace.set_span_in_context(whole)
         for name, begun, seconds in call.spans():
             self.tracer.start_span(name, inside, start_time=wall(begun)).end(wall(begun + seconds))
-        whole.end(wall(call.over))
+        whole.end(wall(call.finished_at))
 
     def close(self) -> None:
         """Send what is still here."""

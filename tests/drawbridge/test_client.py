@@ -18,7 +18,7 @@ from torchvision import datasets
 
 from drawbridge import dataset
 from drawbridge.cli import main, shown
-from drawbridge.client import AsyncClient, Client, Draws, ServiceError, Unreachable
+from drawbridge.client import AsyncClient, Client, Samples, ServiceError, Unreachable
 from harness.server import ROOT, Server, environment
 from tests.serving import serving
 
@@ -142,7 +142,7 @@ def command(*arguments: str, **settings: object) -> subprocess.CompletedProcess[
 
 def test_draw_gives_the_same_here_as_from_a_service(server: Server, weights: Path, tmp_path: Path) -> None:
     asked = ["cgan", "--digit", "3", "--digit", "5", "-n", "4", "--seed", "6"]
-    here = command("draw", *asked, "-o", str(tmp_path / "here.npz"), weights=weights, seats=8)
+    here = command("draw", *asked, "-o", str(tmp_path / "here.npz"), weights=weights, max_batch_size=8)
     assert here.returncode == 0, here.stderr
     assert main(["draw", *asked, "-o", str(tmp_path / "there.npz"), "--url", server.url]) == 0
     one, two = (np.load(tmp_path / f"{name}.npz") for name in ("here", "there"))
@@ -155,7 +155,7 @@ def test_draw_gives_the_same_here_as_from_a_service(server: Server, weights: Pat
 
 
 def test_a_terminal_shows_it() -> None:
-    drawn = Draws(np.full((3, 28, 28), 255, np.uint8), np.zeros(3, np.int64), 0, "", "")
+    drawn = Samples(np.full((3, 28, 28), 255, np.uint8), np.zeros(3, np.int64), 0, "", "")
     lines = shown(drawn, 60).split("\n")
     assert len(lines) == 28  # two rows of images, two pixels a line
     assert lines[0].count("▀") == 56

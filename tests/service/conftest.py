@@ -18,7 +18,9 @@ from service.settings import Settings
 @pytest.fixture(scope="module")
 def settings(weights: Path) -> Settings:
     """Limits low enough to be met."""
-    return Settings(weights=weights, device="cpu", seats=8, max_images=64, queue_images=200, max_body_bytes=50_000)
+    return Settings(
+        weights=weights, device="cpu", max_batch_size=8, max_images=64, queue_images=200, max_body_bytes=50_000
+    )
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

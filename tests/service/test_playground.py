@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with serving(ROOT / "weights", seats=16) as running:
+    with serving(ROOT / "weights", max_batch_size=16) as running:
         yield running
 
 
@@ -41,7 +41,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, s
     """A service that wants a key, and the key."""
     file = tmp_path_factory.mktemp("keys") / "keys.toml"
     secret = keys.add(file, "lab", {})
-    with serving(ROOT / "weights", seats=16, keys=file) as running:
+    with serving(ROOT / "weights", max_batch_size=16, keys=file) as running:
         yield running, secret
 
 

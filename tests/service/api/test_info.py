@@ -83,7 +83,7 @@ async def test_broken_weights_are_named_and_the_others_served(weights: Path, tmp
         shutil.copytree(weights / name, tmp_path / name)
     with (tmp_path / "vae" / store.TENSORS).open("ab") as file:
         file.write(b"x")
-    app = create_app(Settings(weights=tmp_path, device="cpu", seats=4))
+    app = create_app(Settings(weights=tmp_path, device="cpu", max_batch_size=4))
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://drawbridge") as client,
@@ -101,7 +101,7 @@ async def test_weights_that_draw_nonsense_are_named_and_the_others_served(weight
     for parameter in family.decoder.parameters():
         parameter.fill_(torch.nan)
     store.save(tmp_path / "vae", family, manifest, b"")
-    app = create_app(Settings(weights=tmp_path, device="cpu", seats=4))
+    app = create_app(Settings(weights=tmp_path, device="cpu", max_batch_size=4))
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://drawbridge") as client,

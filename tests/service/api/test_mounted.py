@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from service.app import Application, create_app
 from service.auth import keys
-from service.auth.authenticator import Gate
+from service.auth.authenticator import Authenticator
 from service.settings import Settings
 from tests.service.conftest import pixels, problem
 
@@ -84,8 +84,8 @@ async def test_requests_are_counted_by_their_route(app: Application) -> None:
 
 async def test_what_is_open_without_a_key_is_so_under_a_root(weights: Path, tmp_path: Path) -> None:
     key = keys.add(tmp_path / "keys.toml", "physics", {})
-    gate = Gate(keys.read(tmp_path / "keys.toml"), tmp_path, 0, 1)
-    app = create_app(Settings(weights=weights, device="cpu"), gate=gate, only="cgan")
+    gate = Authenticator(keys.read(tmp_path / "keys.toml"), tmp_path, 0, 1)
+    app = create_app(Settings(weights=weights, device="cpu"), authenticator=gate, only="cgan")
     async with app.router.lifespan_context(app):
         mounted = under(app)
         for path in ("", "/", "/livez", "/readyz", "/docs", "/playground/main.js"):
@@ -96,7 +96,7 @@ async def test_what_is_open_without_a_key_is_so_under_a_root(weights: Path, tmp_
 
 
 async def test_operations_stay_at_their_own_port_under_a_root(weights: Path) -> None:
-    app = create_app(Settings(weights=weights, device="cpu", operations_port=1), only="cgan")
+    app = create_app(Settings(weights=weights, device="cpu", admin_port=1), only="cgan")
     async with app.router.lifespan_context(app):
         for path in ("/livez", "/readyz", "/metrics"):
             problem(await under(app).get(ROOT + path), 404)

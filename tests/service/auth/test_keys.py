@@ -17,9 +17,9 @@ from fastapi import FastAPI
 from harness.server import ROOT
 from service.app import create_app
 from service.auth import keys
-from service.auth.authenticator import Gate, Guest, Tally
-from service.auth.keys import Key, Rate
-from service.errors import QuotaUsedUp
+from service.auth.authenticator import Authenticator, QuotaLease, UsageCounter
+from service.auth.keys import Key, RateLimit
+from service.errors import QuotaExceeded
 from service.settings import Settings
 from tests.serving import serving
 
@@ -44,7 +44,7 @@ def test_a_key_is_found_by_its_hash_alone(file: Path) -> None:
     one, two = keys.add(file, "one", {}), keys.add(file, "two", {"requests": "5/minute", "concurrent": 2})
     held = keys.read(file)
     assert held.find(one).name == "one"
-    assert held.find(two).requests == Rate(5, 60.0)
+    assert held.find(two).requests == RateLimit(5, 60.0)
     assert held.find(one[:-1]) is None
     assert held.find(held.keys[0].sha256) is None
     text = file.read_text()
@@ -82,20 +82,20 @@ def test_a_name_twice_leaves_the_file_as_it_was(file: Path) -> None:
 
 
 def test_a_rate_is_used_up_at_once_and_given_back_evenly(tmp_path: Path) -> None:
-    here, there = (Tally(tmp_path / "t", number, 2) for number in (0, 1))
-    rate = Rate(10, 60.0)
-    assert [tally.spend("images", rate, 4, 100.0) for tally in (here, there)] == [0.0, 0.0]
-    assert here.left("images", rate, 100.0) == (2, 48)
-    assert there.spend("images", rate, 4, 100.0) == pytest.approx(12.0)
-    assert here.left("images", rate, 100.0) == (2, 48), "what is refused costs nothing"
-    assert here.spend("images", rate, 4, 112.0) == 0.0
-    assert there.left("images", rate, 200.0) == (10, 0)
-    assert here.spend("requests", rate, 10, 112.0) == 0.0, "each rate by itself"
+    here, there = (UsageCounter(tmp_path / "t", number, 2) for number in (0, 1))
+    rate = RateLimit(10, 60.0)
+    assert [tally.consume("images", rate, 4, 100.0) for tally in (here, there)] == [0.0, 0.0]
+    assert here.remaining("images", rate, 100.0) == (2, 48)
+    assert there.consume("images", rate, 4, 100.0) == pytest.approx(12.0)
+    assert here.remaining("images", rate, 100.0) == (2, 48), "what is refused costs nothing"
+    assert here.consume("images", rate, 4, 112.0) == 0.0
+    assert there.remaining("images", rate, 200.0) == (10, 0)
+    assert here.consume("requests", rate, 10, 112.0) == 0.0, "each rate by itself"
 
 
 def test_a_rate_holds_however_many_workers_count(tmp_path: Path) -> None:
-    tallies = [Tally(tmp_path / "t", number, 8) for number in range(8)]
-    rate = Rate(100, 1e6)
+    tallies = [UsageCounter(tmp_path / "t", number, 8) for number in range(8)]
+    rate = RateLimit(100, 1e6)
     with ThreadPoolExecutor(8) as pool:
         spent = pool.map(lambda tally: sum(tally.spend("requests", rate, 1, 5.0) == 0.0 for _ in range(50)), tallies)
     assert sum(spent) == 100
@@ -103,15 +103,15 @@ def test_a_rate_holds_however_many_workers_count(tmp_path: Path) -> None:
 
 def test_no_more_come_in_at_once_than_may_however_many_workers_look(tmp_path: Path) -> None:
     shown = Key(name="lab", sha256="0" * 64, requests="1000000/second", concurrent=3)
-    tallies = [Tally(tmp_path / "t", number, 8) for number in range(8)]
+    tallies = [UsageCounter(tmp_path / "t", number, 8) for number in range(8)]
     start = threading.Barrier(len(tallies))
 
-    def came_in(tally: Tally) -> Guest | None:
-        guest = Guest(shown, tally)
+    def came_in(tally: UsageCounter) -> QuotaLease | None:
+        guest = QuotaLease(shown, tally)
         start.wait()
         try:
-            guest.enter()
-        except QuotaUsedUp:
+            guest.acquire()
+        except QuotaExceeded:
             return None
         return guest
 
@@ -120,22 +120,22 @@ def test_no_more_come_in_at_once_than_may_however_many_workers_look(tmp_path: Pa
             inside = [guest for guest in pool.map(came_in, tallies) if guest is not None]
             assert len(inside) == 3
             for guest in inside:
-                guest.leave()
+                guest.release()
     assert tallies[0].under_way() == 0
 
 
 def test_what_a_dead_worker_had_under_way_is_forgotten_by_its_successor(tmp_path: Path) -> None:
-    first, other = (Tally(tmp_path / "t", number, 2) for number in (0, 1))
+    first, other = (UsageCounter(tmp_path / "t", number, 2) for number in (0, 1))
     for tally in (first, first, other):
         tally.numbers[tally.own] += 1
     assert other.under_way() == 3
-    Tally(tmp_path / "t", 0, 2)
+    UsageCounter(tmp_path / "t", 0, 2)
     assert other.under_way() == 1
 
 
 async def test_who_has_no_key_sees_the_pages_and_nothing_else(settings: Settings, tmp_path: Path, file: Path) -> None:
     secret = keys.add(file, "lab", {})
-    app = create_app(settings, gate=Gate(keys.read(file), tmp_path, 0, 1))
+    app = create_app(settings, authenticator=Authenticator(keys.read(file), tmp_path, 0, 1))
     async with app.router.lifespan_context(app), asked(app) as client:
         for path in ("/", "/docs", "/openapi.json", "/livez", "/readyz", "/playground/main.js"):
             assert (await client.get(path)).status_code == 200, path
@@ -155,7 +155,7 @@ async def test_who_has_no_key_sees_the_pages_and_nothing_else(settings: Settings
 
 async def test_limits_are_kept_and_told(settings: Settings, tmp_path: Path, file: Path) -> None:
     secret = keys.add(file, "lab", {"requests": "5/hour", "images": "20/day"})
-    app = create_app(settings, gate=Gate(keys.read(file), tmp_path, 0, 1))
+    app = create_app(settings, authenticator=Authenticator(keys.read(file), tmp_path, 0, 1))
     async with app.router.lifespan_context(app), asked(app) as client:
         client.headers = bearer(secret)
         first = await client.post("/generate?model=gan&n=15")
@@ -177,14 +177,14 @@ async def test_limits_are_kept_and_told(settings: Settings, tmp_path: Path, file
 
 async def test_what_the_engine_refuses_costs_nothing(settings: Settings, tmp_path: Path, file: Path) -> None:
     secret = keys.add(file, "lab", {"images": "100/day", "concurrent": 2})
-    app = create_app(settings, gate=Gate(keys.read(file), tmp_path, 0, 1))
+    app = create_app(settings, authenticator=Authenticator(keys.read(file), tmp_path, 0, 1))
     async with app.router.lifespan_context(app), asked(app) as client:
         client.headers = bearer(secret)
         app.state.service.engine.queue_images = 4
         full = await client.post("/generate?model=gan&n=5")
         assert full.json()["type"].endswith("queue-is-full")
         assert full.headers["ratelimit"].startswith('"images";r=100;')
-        app.gate.tallies["lab"].numbers[-1] = 2
+        app.authenticator.counters["lab"].numbers[-1] = 2
         crowded = await client.post("/generate?model=gan")
         assert crowded.status_code == 429
         assert "2 requests at once" in crowded.json()["detail"]

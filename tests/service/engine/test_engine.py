@@ -12,9 +12,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.base import Rows
-from service.engine.engine import Engine, Watcher
-from service.engine.loops import LoopDriver, ThreadDriver
-from service.engine.request import EngineError, Hopeless, Late, Point, QueueFull, Request, Sample, Stopping, Ticket
+from service.engine.engine import Engine, EngineObserver
+from service.engine.loops import EventLoopEngine, ThreadEngine
+from service.engine.request import (
+    DeadlineExceeded,
+    DeadlineUnattainable,
+    EngineError,
+    QueueFull,
+    Request,
+    Sample,
+    ShuttingDown,
+    StartState,
+    Ticket,
+)
 from tests.service.engine.walk import SEATS, Walk, ask, finish, images
 
 
@@ -35,7 +45,7 @@ def test_the_same_seed_gives_the_same_image_in_any_company(
         if i == before:
             again = engine.submit(ask(3, seed=7))
         engine.submit(ask(n, seed=seed, steps=steps, label=label))
-        engine.turn()
+        engine.step()
     if before >= len(company):
         again = engine.submit(ask(3, seed=7))
     finish(engine)
@@ -53,29 +63,29 @@ def test_n_images_are_those_that_calls_for_one_each_give(engine: Engine) -> None
 def test_a_short_request_beside_a_long_one_takes_as_many_turns_as_alone(engine: Engine) -> None:
     long = engine.submit(ask(900, steps=100))
     for _ in range(3):
-        engine.turn()
+        engine.step()
     short = engine.submit(ask(1, steps=10))
     turns = 0
-    while not short.ended:
-        engine.turn()
+    while not short.outcome:
+        engine.step()
         turns += 1
     assert turns == 10
-    assert not long.ended
+    assert not long.outcome
 
 
 def test_requests_that_come_while_a_step_runs_ride_the_next_one_together(engine: Engine) -> None:
     tickets = [engine.submit(ask(1, seed=i, steps=4)) for i in range(SEATS)]
     assert finish(engine) == 4
-    assert {ticket.companions for ticket in tickets} == {SEATS}
+    assert {ticket.max_batch_seen for ticket in tickets} == {SEATS}
 
 
 def test_who_gives_up_frees_his_seats_at_the_next_step(engine: Engine) -> None:
     large, small = engine.submit(ask(100, steps=50)), engine.submit(ask(8, steps=1))
-    engine.turn()
+    engine.step()
     engine.cancel(large)
     finish(engine)
-    assert large.ended == "cancelled"
-    assert small.ended
+    assert large.outcome == "cancelled"
+    assert small.outcome
     assert engine.outstanding == 0
     assert engine.ended == {"accepted": 2, "cancelled": 1, "delivered": 1}
 
@@ -92,7 +102,7 @@ def test_giving_up_what_is_done_changes_nothing(engine: Engine) -> None:
 @pytest.mark.parametrize(("label", "why"), [(9, "nobody walks with a nine"), (8, "not a number")])
 def test_only_the_guilty_row_s_request_fails(engine: Engine, label: int, why: str) -> None:
     good = [engine.submit(ask(2, seed=i)) for i in range(2)]
-    guilty = engine.submit(Request("walk", (Sample(Point(0, 0, 1)), Sample(Point(0, 1, label))), 2))
+    guilty = engine.submit(Request("walk", (Sample(StartState(0, 0, 1)), Sample(StartState(0, 1, label))), 2))
     later = engine.submit(ask(1, seed=5))
     finish(engine)
     alone = [engine.submit(ask(2, seed=i)) for i in range(2)]
@@ -112,13 +122,13 @@ def test_a_request_that_cannot_be_planned_fails_alone(engine: Engine, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(engine.runners["walk"], "rows", broken)
         ticket = engine.submit(ask(2))
-        engine.turn()
+        engine.step()
     with pytest.raises(EngineError, match="no such sampler"):
         ticket.result()
     later = engine.submit(ask(2))
     finish(engine)
     assert len(images(later)) == 2
-    assert engine.outstanding == engine.links == 0
+    assert engine.outstanding == engine.remaining_steps == 0
 
 
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_again(make_engine: Callable[..., Engine]) -> None:
@@ -146,7 +156,7 @@ def test_what_takes_longer_by_itself_than_it_may_is_refused_at_once(engine: Engi
     engine.submit(timed(1, steps=100, timeout=1000))  # nothing was measured yet
     finish(engine)
     # By the clock a turn takes a second, and so does each link of a lone row.
-    with pytest.raises(Hopeless) as refusal:
+    with pytest.raises(DeadlineUnattainable) as refusal:
         engine.submit(timed(1, steps=50, timeout=30))
     assert refusal.value.seconds == pytest.approx(50, rel=0.1)
     assert engine.outstanding == 0
@@ -158,8 +168,8 @@ def test_what_takes_longer_by_itself_than_it_may_is_refused_at_once(engine: Engi
 def test_who_is_late_leaves_at_the_next_step_and_frees_his_seats(engine: Engine) -> None:
     late, neighbour = engine.submit(timed(SEATS, steps=90, timeout=15)), engine.submit(ask(2, steps=4))
     for _ in range(20):
-        engine.turn()
-    with pytest.raises(Late, match="not drawn within 15 s"):
+        engine.step()
+    with pytest.raises(DeadlineExceeded, match="not drawn within 15 s"):
         late.result()
     assert engine.outstanding == 0
     assert not engine.deadlines
@@ -259,9 +269,9 @@ def test_a_caller_who_cannot_be_told_is_nobody_else_s_trouble(engine: Engine) ->
     assert engine.outstanding == 0
 
 
-@pytest.mark.parametrize("kind", [LoopDriver, ThreadDriver])
+@pytest.mark.parametrize("kind", [EventLoopEngine, ThreadEngine])
 async def test_a_turn_that_breaks_ends_everybody_and_the_next_is_as_if_nothing_had_been(
-    make_engine: Callable[..., Engine], kind: type[LoopDriver | ThreadDriver], monkeypatch: pytest.MonkeyPatch
+    make_engine: Callable[..., Engine], kind: type[EventLoopEngine | ThreadEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = make_engine()
     driver = kind(engine)
@@ -273,15 +283,15 @@ async def test_a_turn_that_breaks_ends_everybody_and_the_next_is_as_if_nothing_h
         patch.setattr(engine.scheduler, "pick", broken)
         tickets = [engine.submit(ask(3, seed=i)) for i in range(3)]
         await driver.start()
-        await until(lambda: all(ticket.ended for ticket in tickets))
+        await until(lambda: all(ticket.outcome for ticket in tickets))
     for ticket in tickets:
         with pytest.raises(EngineError, match="broke and was started anew"):
             ticket.result()
     after = engine.submit(ask(3))
-    await until(lambda: bool(after.ended))
+    await until(lambda: bool(after.outcome))
     assert len(images(after)) == 3
     await driver.stop(grace=1)
-    assert engine.outstanding == engine.links == 0
+    assert engine.outstanding == engine.remaining_steps == 0
     assert engine.ended == {"accepted": 4, "failed": 3, "delivered": 1}
 
 
@@ -298,17 +308,17 @@ def test_one_model_does_not_starve_the_other(make_engine: Callable[..., Engine])
     engine = make_engine("a", "b")
     engine.submit(ask(900, model="a", steps=100))
     for _ in range(20):
-        engine.turn()
+        engine.step()
     other = engine.submit(ask(1, model="b", steps=1))
-    engine.turn()
-    engine.turn()
-    assert other.ended
+    engine.step()
+    engine.step()
+    assert other.outcome
 
 
 def test_after_stop_what_was_accepted_is_drawn_and_the_rest_refused(engine: Engine) -> None:
     ticket = engine.submit(ask(3))
     engine.stop()
-    with pytest.raises(Stopping):
+    with pytest.raises(ShuttingDown):
         engine.submit(ask())
     finish(engine)
     assert len(images(ticket)) == 3
@@ -316,19 +326,19 @@ def test_after_stop_what_was_accepted_is_drawn_and_the_rest_refused(engine: Engi
 
 def test_what_is_abandoned_ends_too(engine: Engine) -> None:
     begun, waiting = engine.submit(ask(20, steps=50)), None
-    engine.turn()
+    engine.step()
     waiting = engine.submit(ask(1))
     engine.abandon()
     for ticket in (begun, waiting):
-        with pytest.raises(Stopping):
+        with pytest.raises(ShuttingDown):
             ticket.result()
     assert engine.outstanding == 0
     assert engine.ended["stopped"] == 2
 
 
-@pytest.mark.parametrize("kind", [LoopDriver, ThreadDriver])
+@pytest.mark.parametrize("kind", [EventLoopEngine, ThreadEngine])
 async def test_a_driver_draws_what_many_threads_ask_and_ends_what_it_cannot(
-    make_engine: Callable[..., Engine], kind: type[LoopDriver | ThreadDriver]
+    make_engine: Callable[..., Engine], kind: type[EventLoopEngine | ThreadEngine]
 ) -> None:
     engine = make_engine()
     driver = kind(engine)
@@ -339,27 +349,27 @@ async def test_a_driver_draws_what_many_threads_ask_and_ends_what_it_cannot(
     def ask_often() -> None:
         tickets.extend(engine.submit(ask(1, seed=i), lambda: told.append(threading.get_ident())) for i in range(10))
 
-    if kind is ThreadDriver:
+    if kind is ThreadEngine:
         threads = [threading.Thread(target=ask_often) for _ in range(4)]
         for thread in threads:
             thread.start()
         await asyncio.to_thread(lambda: [thread.join() for thread in threads])
     else:
         ask_often()
-    await until(lambda: all(ticket.ended for ticket in tickets))
+    await until(lambda: all(ticket.outcome for ticket in tickets))
     assert all(len(images(ticket)) == 1 for ticket in tickets)
     await asyncio.sleep(0.01)
     assert len(told) == len(tickets)  # each in one turn: all of them on the loop's thread
     assert set(told) == {threading.get_ident()}
     endless = engine.submit(ask(900, steps=100))
     await driver.stop(grace=0.05)
-    with pytest.raises(Stopping):
+    with pytest.raises(ShuttingDown):
         endless.result()
     assert engine.outstanding == 0
     assert engine.ended["accepted"] == sum(engine.ended.values()) - engine.ended["accepted"]
 
 
-class Broken(Watcher):
+class Broken(EngineObserver):
     """One whose first count of a kind goes wrong."""
 
     def __init__(self, kind: str) -> None:
@@ -378,9 +388,9 @@ class Broken(Watcher):
 
 
 @pytest.mark.parametrize("kind", ["stepped", "turned"])
-@pytest.mark.parametrize("driver", [LoopDriver, ThreadDriver])
+@pytest.mark.parametrize("driver", [EventLoopEngine, ThreadEngine])
 def test_where_a_count_fails_everybody_is_told_and_who_asks_again_at_once_is_drawn(
-    make_engine: Callable[..., Engine], driver: type[LoopDriver] | type[ThreadDriver], kind: str
+    make_engine: Callable[..., Engine], driver: type[EventLoopEngine] | type[ThreadEngine], kind: str
 ) -> None:
     async def main() -> list[str]:
         engine = make_engine()
@@ -388,9 +398,9 @@ def test_where_a_count_fails_everybody_is_told_and_who_asks_again_at_once_is_dra
         done, tickets = asyncio.Event(), list[Ticket]()
 
         def told() -> None:
-            if tickets[-1].ended and len(tickets) < 3:
+            if tickets[-1].outcome and len(tickets) < 3:
                 tickets.append(engine.submit(ask(steps=1), told))
-            elif tickets[-1].ended:
+            elif tickets[-1].outcome:
                 done.set()
 
         driving = driver(engine)
@@ -398,7 +408,7 @@ def test_where_a_count_fails_everybody_is_told_and_who_asks_again_at_once_is_dra
         tickets.append(engine.submit(ask(steps=1), told))
         await asyncio.wait_for(done.wait(), 20)
         await driving.stop(1)
-        return [ticket.ended for ticket in tickets]
+        return [ticket.outcome for ticket in tickets]
 
     *others, last = asyncio.run(main())
     assert set(others) <= {"delivered", "failed"}  # whoever was there as it broke

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from models import families
-from service.engine.graphs import Graphs, Record, Tensors, recorder
-from service.engine.request import Point, Request, Sample
+from service.engine.graphs import CudaGraphs, Record, Tensors, cuda_recorder
+from service.engine.request import Request, Sample, StartState
 from service.engine.runner import Runner
 from tests.conftest import small
 
@@ -36,7 +36,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 @pytest.fixture
 def record(device: torch.device) -> Record:
     """What records there."""
-    return recorder(device) if device.type == "cuda" else imitated
+    return cuda_recorder(device) if device.type == "cuda" else imitated
 
 
 def powers(base: int, exponent: torch.Tensor, x: torch.Tensor) -> Tensors:
@@ -44,7 +44,7 @@ def powers(base: int, exponent: torch.Tensor, x: torch.Tensor) -> Tensors:
 
 
 def test_what_is_returned_belongs_to_the_caller(device: torch.device, record: Record) -> None:
-    call = Graphs(2, record)
+    call = CudaGraphs(2, record)
     x = torch.zeros(3, device=device)
     first = call(powers, torch.tensor([1, 2, 3], device=device), x)
     second = call(powers, torch.tensor([4, 5, 6], device=device), x + 1)
@@ -62,7 +62,7 @@ def test_each_function_and_shape_is_recorded_once(device: torch.device, record: 
         recorded.append(function)
         return record(function)
 
-    call = Graphs(3, counting)
+    call = CudaGraphs(3, counting)
     for size in (1, 2, 2, 1, 2):
         call(powers, torch.ones(size, dtype=torch.int64, device=device), torch.ones(size, device=device))
     assert len(recorded) == 2
@@ -72,12 +72,12 @@ def test_each_function_and_shape_is_recorded_once(device: torch.device, record: 
 def test_recordings_draw_what_functions_draw(name: str, device: torch.device, record: Record) -> None:
     plain, replayed = (Runner(small(name).for_sampling().to(device), device, 8) for _ in range(2))
     plain.call = lambda function, *inputs: function(plain.family, *inputs)
-    replayed.call = Graphs(replayed.family, record)
+    replayed.call = CudaGraphs(replayed.family, record)
     images = []
     for runner in (plain, replayed):
         steps = min(4, runner.family.steps.maximum)
         requests = [
-            Request("m", tuple(Sample(Point(seed, i, seed)) for i in range(count)), steps, guidance=guidance)
+            Request("m", tuple(Sample(StartState(seed, i, seed)) for i in range(count)), steps, guidance=guidance)
             for seed, count, guidance in ((1, 8, 1.0), (2, 3, 1.5), (3, 8, 1.0))
         ]
         rows = [row for request in requests for row in runner.rows(request)]

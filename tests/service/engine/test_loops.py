@@ -7,7 +7,7 @@ from typing import cast
 import uvloop
 
 from service.engine.engine import Engine
-from service.engine.loops import LoopDriver
+from service.engine.loops import EventLoopEngine
 
 
 class Turns:
@@ -46,7 +46,7 @@ def test_what_comes_during_a_step_or_as_it_is_answered_rides_the_next() -> None:
                     self.task = asyncio.ensure_future(arrive())  # as a server begins to answer
 
             transport, _ = await asyncio.get_running_loop().create_connection(Connection, sock=here)
-            driver = LoopDriver(cast(Engine, turns))
+            driver = EventLoopEngine(cast(Engine, turns))
             await driver.start()
             await asyncio.sleep(0.05)
             await driver.stop(1)

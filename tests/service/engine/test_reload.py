@@ -16,7 +16,7 @@ import pytest
 import torch
 from prometheus_client import generate_latest
 
-from harness.scraping import number, scraped
+from harness.scraping import metric_value, parse_metrics
 from harness.server import Server
 from models import families, store
 from service.app import Application, create_app
@@ -49,7 +49,7 @@ def asked(app: Application) -> httpx.AsyncClient:
 
 
 async def test_new_weights_come_beside_the_old_which_can_still_be_asked_for(root: Path) -> None:
-    app = create_app(Settings(weights=root, device="cpu", seats=4))
+    app = create_app(Settings(weights=root, device="cpu", max_batch_size=4))
     async with app.router.lifespan_context(app), asked(app) as client:
         first = await client.get("/generate?model=cgan&seed=1&digit=7")
         old = first.headers["x-model-digest"]
@@ -80,7 +80,7 @@ async def test_new_weights_come_beside_the_old_which_can_still_be_asked_for(root
 
 
 async def test_to_put_the_old_weights_back_is_to_go_back(root: Path) -> None:
-    app = create_app(Settings(weights=root, device="cpu", seats=4))
+    app = create_app(Settings(weights=root, device="cpu", max_batch_size=4))
     async with app.router.lifespan_context(app), asked(app) as client:
         before = (await client.get("/generate?model=vae&seed=1")).content
         shutil.copytree(root / "vae", root / ".kept")
@@ -96,7 +96,7 @@ async def test_to_put_the_old_weights_back_is_to_go_back(root: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
 async def test_what_is_damaged_where_it_lies_is_named_before_a_restart_finds_it(root: Path, damage: str) -> None:
-    app = create_app(Settings(weights=root, device="cpu", seats=4))
+    app = create_app(Settings(weights=root, device="cpu", max_batch_size=4))
     async with app.router.lifespan_context(app), asked(app) as client:
         before = await client.get("/generate?model=cgan&seed=1&digit=7")
         tensors = root / "cgan" / store.TENSORS
@@ -117,7 +117,7 @@ async def test_what_is_damaged_where_it_lies_is_named_before_a_restart_finds_it(
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "no manifest", "nonsense"])
 async def test_what_is_broken_changes_nothing_and_is_named(root: Path, damage: str) -> None:
-    app = create_app(Settings(weights=root, device="cpu", seats=4))
+    app = create_app(Settings(weights=root, device="cpu", max_batch_size=4))
     async with app.router.lifespan_context(app), asked(app) as client:
         before = await client.get("/generate?model=cgan&seed=1&digit=7")
         renewed(root, "cgan", 1)
@@ -142,12 +142,12 @@ async def test_what_is_broken_changes_nothing_and_is_named(root: Path, damage: s
         ready = await client.get("/readyz")
         assert ready.status_code == 200
         assert "cgan" in ready.json()["broken"]
-        page = scraped(generate_latest(app.metrics.registry).decode())
-        assert number(page, "weights_reloads_total", outcome="broken") == 1
+        page = parse_metrics(generate_latest(app.metrics.registry).decode())
+        assert metric_value(page, "weights_reloads_total", outcome="broken") == 1
 
 
 async def test_weights_that_are_replaced_leave_no_memory_behind(root: Path) -> None:
-    app = create_app(Settings(weights=root, device="cpu", seats=4))
+    app = create_app(Settings(weights=root, device="cpu", max_batch_size=4))
     async with app.router.lifespan_context(app), asked(app) as client:
         gone = [weakref.ref(model.family) for model in app.state.service.engine.catalog.models.values()]
         for seed in range(2):
@@ -166,7 +166,7 @@ async def test_weights_that_are_replaced_leave_no_memory_behind(root: Path) -> N
 
 @pytest.fixture
 def server(root: Path) -> Iterator[Server]:
-    with serving(root, workers=2, watch_seconds=0.2) as running:
+    with serving(root, workers=2, weights_poll_interval=0.2) as running:
         yield running
 
 

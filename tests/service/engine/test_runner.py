@@ -8,7 +8,7 @@ import torch
 
 from models import families
 from models.base import invert
-from service.engine.request import Point, Request, Sample
+from service.engine.request import Request, Sample, StartState
 from service.engine.runner import Runner, slerp
 from tests.conftest import small
 
@@ -27,14 +27,14 @@ def chain(runner: Runner, samples: list[Sample], steps: int, guidance: float = 1
     """The images of `samples` drawn in one batch."""
     request = Request("m", tuple(samples), steps, guidance=guidance, **asked)
     rows = runner.rows(request)
-    images = [runner.advance(rows) for _ in range(request.links)][-1]
+    images = [runner.advance(rows) for _ in range(request.steps_per_row)][-1]
     return [image.tobytes() for image in images if image is not None]
 
 
 def test_an_image_is_the_same_bytes_in_a_batch_of_every_size(runner: Runner) -> None:
     label = 3 if runner.family.classes else -1
     steps = min(4, runner.family.steps.maximum)
-    samples = [Sample(Point(11, i, label)) for i in range(16)]
+    samples = [Sample(StartState(11, i, label)) for i in range(16)]
     together = chain(runner, samples, steps)
     for size in (1, 2, 3, 5, 7, 8, 13):
         assert chain(runner, samples[:size], steps) == together[:size]
@@ -45,10 +45,10 @@ def test_neighbours_with_other_plans_change_nothing(runner: Runner) -> None:
     family = runner.family
     if family.steps.maximum == 1:
         pytest.skip("one link is the only plan")
-    alone = chain(runner, [Sample(Point(1, 0, 4))], 6)
-    rows = runner.rows(Request("m", (Sample(Point(1, 0, 4)),), 6))
+    alone = chain(runner, [Sample(StartState(1, 0, 4))], 6)
+    rows = runner.rows(Request("m", (Sample(StartState(1, 0, 4)),), 6))
     others = [
-        runner.rows(Request("m", (Sample(Point(9, k, k)),), 7, sampler, 1.0 + k))
+        runner.rows(Request("m", (Sample(StartState(9, k, k)),), 7, sampler, 1.0 + k))
         for k, sampler in enumerate(family.samplers or (None,))
     ]
     ahead = [other[0] for other in others]
@@ -61,7 +61,7 @@ def test_neighbours_with_other_plans_change_nothing(runner: Runner) -> None:
 
 def test_the_ends_of_a_way_are_the_images_of_its_points(runner: Runner) -> None:
     label = 5 if runner.family.classes else -1
-    a, b = Point(1, 0, label), Point(2, 0, label)
+    a, b = StartState(1, 0, label), StartState(2, 0, label)
     way = chain(runner, [Sample(a, b, weight) for weight in (0.0, 0.5, 1.0)], 1)
     # The seed of fresh noise is the start's, so only a chain of one link is sure to arrive where the other point does.
     assert [way[0], way[2]] == chain(runner, [Sample(a), Sample(b)], 1)
@@ -69,7 +69,7 @@ def test_the_ends_of_a_way_are_the_images_of_its_points(runner: Runner) -> None:
 
 def test_a_family_that_needs_a_class_gets_one_that_the_seed_decides() -> None:
     runner = Runner(small("cgan").for_sampling(), CPU, 8)
-    points = [Point(3, i) for i in range(500)] + [Point(3, 0, 7)]
+    points = [StartState(3, i) for i in range(500)] + [StartState(3, 0, 7)]
     request = Request("m", tuple(Sample(point) for point in points), 1)
     classes = runner.labels(request).tolist()
     assert set(classes) == set(range(10))
@@ -84,11 +84,11 @@ def test_an_image_walks_back_a_link_at_a_time_beside_rows_that_are_drawn(name: s
     runner.warm_up()
     x = torch.rand(2, 1, 28, 28) * 2 - 1
     asked = {"steps": 1, "sampler": None, "guidance": 2.0, **family.inversion}
-    back = len(runner.back)
-    images = tuple(Sample(Point(0, 0, -1, image)) for image in x)
-    coded = runner.rows(Request("m", images, **asked, back=back, codes=True))
-    whole = runner.rows(Request("m", images, **asked, back=back))
-    drawn = runner.rows(Request("m", (Sample(Point(5, 0)),), 3 if back else 1, guidance=3.0 if back else 1.0))
+    back = len(runner.inversion_schedule)
+    images = tuple(Sample(StartState(0, 0, -1, image)) for image in x)
+    coded = runner.rows(Request("m", images, **asked, inversion_steps=back, codes_only=True))
+    whole = runner.rows(Request("m", images, **asked, inversion_steps=back))
+    drawn = runner.rows(Request("m", (Sample(StartState(5, 0)),), 3 if back else 1, guidance=3.0 if back else 1.0))
     found: dict[int, np.ndarray] = {}
     steps, rows = 0, [*coded, *drawn, *whole]
     while rows:
@@ -102,15 +102,17 @@ def test_an_image_walks_back_a_link_at_a_time_beside_rows_that_are_drawn(name: s
         torch.testing.assert_close(codes, invert(family, x, label), atol=1e-4, rtol=1e-4)
     alone = chain(runner, list(images), **asked, back=back)
     assert [found[id(row)].tobytes() for row in whole] == alone
-    plain = chain(runner, [Sample(Point(5, 0))], 3 if back else 1, 3.0 if back else 1.0)
+    plain = chain(runner, [Sample(StartState(5, 0))], 3 if back else 1, 3.0 if back else 1.0)
     assert found[id(drawn[0])].tobytes() == plain[0]
 
 
 def test_a_code_that_is_no_number_leaves_its_neighbours_where_they_were() -> None:
     family = small("vae").for_sampling()
     runner = Runner(family, CPU, 8)
-    (drawn,) = runner.rows(Request("m", (Sample(Point(1, 0)),), 1))
-    (coded,) = runner.rows(Request("m", (Sample(Point(0, 0, -1, torch.full((1, 28, 28), torch.nan))),), 1, codes=True))
+    (drawn,) = runner.rows(Request("m", (Sample(StartState(1, 0)),), 1))
+    (coded,) = runner.rows(
+        Request("m", (Sample(StartState(0, 0, -1, torch.full((1, 28, 28), torch.nan))),), 1, codes_only=True)
+    )
     with pytest.raises(FloatingPointError):
         runner.advance([drawn, coded])
     assert drawn.step == 0

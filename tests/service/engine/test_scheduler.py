@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.scheduler import WEIGHTS, Priority, Scheduler, share
+from service.engine.scheduler import WEIGHTS, Priority, Scheduler, fair_split
 
 WANTED = st.lists(st.integers(1, 200), min_size=1, max_size=30)
 
 
 def ride(scheduler: Scheduler[str]) -> dict[str, list[int]]:
     """One pick, as the rows of each request."""
-    choice = scheduler.pick()
+    choice = scheduler.schedule()
     assert choice is not None
     rows: dict[str, list[int]] = {}
     for request, row in choice[1]:
@@ -25,14 +25,14 @@ def ride(scheduler: Scheduler[str]) -> dict[str, list[int]]:
 
 @given(wanted=WANTED, seats=st.integers(1, 300))
 def test_no_seat_stays_empty_while_a_row_waits_and_none_is_given_twice(wanted: list[int], seats: int) -> None:
-    given_ = share(wanted, seats)
+    given_ = fair_split(wanted, seats)
     assert sum(given_) == min(seats, sum(wanted[:seats]))
     assert all(0 < got <= asked for got, asked in zip(given_, wanted, strict=False))
 
 
 @given(wanted=WANTED, seats=st.integers(1, 300))
 def test_nobody_gets_two_seats_more_than_one_who_wants_more(wanted: list[int], seats: int) -> None:
-    given_ = share(wanted, seats)
+    given_ = fair_split(wanted, seats)
     for got, asked in zip(given_, wanted, strict=False):
         if got < asked:
             assert max(given_) <= got + 1
@@ -44,7 +44,7 @@ def test_everybody_is_done_in_as_few_picks_as_the_seats_allow(counts: list[int],
     for i, count in enumerate(counts):
         scheduler.add("m", f"r{i}", count)
     picks, seen = 0, set()
-    while (choice := scheduler.pick()) is not None:
+    while (choice := scheduler.schedule()) is not None:
         picks += 1
         assert len(choice[1]) <= seats
         for request, row in choice[1]:
@@ -84,7 +84,7 @@ def test_models_share_the_device_by_time_and_not_by_turns() -> None:
     scheduler.add("quick", "b", 100)
     seconds, used = {"slow": 1.0, "quick": 0.1}, {"slow": 0.0, "quick": 0.0}
     for _ in range(110):
-        choice = scheduler.pick()
+        choice = scheduler.schedule()
         assert choice is not None
         scheduler.charge(seconds[choice[0]])
         used[choice[0]] += seconds[choice[0]]
@@ -95,12 +95,12 @@ def test_a_model_that_was_idle_has_saved_nothing_up() -> None:
     scheduler: Scheduler[str] = Scheduler({"busy": 4, "idle": 4})
     scheduler.add("busy", "a", 100)
     for _ in range(50):
-        scheduler.pick()
+        scheduler.schedule()
         scheduler.charge(1.0)
     scheduler.add("idle", "b", 100)
     turns = []
     for _ in range(10):
-        choice = scheduler.pick()
+        choice = scheduler.schedule()
         assert choice is not None
         turns.append(choice[0])
         scheduler.charge(1.0)
@@ -116,7 +116,7 @@ def test_who_leaves_takes_no_seat_and_may_leave_twice() -> None:
     scheduler.remove("a")
     assert ride(scheduler) == {"b": [0]}
     scheduler.finish("b", 0)
-    assert scheduler.pick() is None
+    assert scheduler.schedule() is None
 
 
 def test_owners_share_a_model_s_seats_however_many_requests_they_have() -> None:
@@ -135,7 +135,7 @@ def test_interactive_work_has_its_weight_of_the_device_while_bulk_waits() -> Non
     scheduler.add("b", "interactive", 10**6, "interactive")
     turns: Counter[str] = Counter()
     for _ in range(900):
-        choice = scheduler.pick()
+        choice = scheduler.schedule()
         assert choice is not None
         turns[choice[0]] += 1
         scheduler.charge(0.5)
@@ -186,7 +186,7 @@ class Simulation:
 
     def turn(self) -> bool:
         """One pick, with every promise about it checked."""
-        choice = self.scheduler.pick()
+        choice = self.scheduler.schedule()
         if choice is None:
             assert not self.left, "somebody waits and is not picked"
             return False
@@ -229,7 +229,7 @@ def test_over_thousands_of_steps_nothing_is_lost_nobody_starves_and_no_seat_is_e
     while simulation.turn():
         pass
     assert len(simulation.done) == came
-    assert not simulation.scheduler.places
+    assert not simulation.scheduler.lane_of
     assert not any(lane.owners for lanes in simulation.scheduler.lanes.values() for lane in lanes.values())
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from models import noise
 from models.base import Family, Range, Rows
 from service.engine.engine import Engine
-from service.engine.request import Point, Request, Sample
+from service.engine.request import Request, Sample, StartState
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ SEATS = 8
 
 def ask(n: int = 1, *, seed: int = 0, first: int = 0, steps: int = 5, label: int = 1, model: str = "walk") -> Request:
     """n images of one label."""
-    return Request(model, tuple(Sample(Point(seed, first + i, label)) for i in range(n)), steps)
+    return Request(model, tuple(Sample(StartState(seed, first + i, label)) for i in range(n)), steps)
 
 
 def finish(engine: Engine) -> int:
     """Turn until nobody waits; how many turns that took."""
     turns = 0
-    while engine.turn():
+    while engine.step():
         turns += 1
     return turns
 

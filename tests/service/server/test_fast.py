@@ -16,12 +16,12 @@ import pytest
 import pytest_asyncio
 from uvicorn.server import ServerState
 
-from harness.scraping import number, scraped
+from harness.scraping import metric_value, parse_metrics
 from service.api.direct import Fast
-from service.app import SOON, Application, create_app
+from service.app import TELEMETRY_FLUSH_SECONDS, Application, create_app
 from service.auth import keys
-from service.auth.authenticator import Gate
-from service.engine.loops import ThreadDriver
+from service.auth.authenticator import Authenticator
+from service.engine.loops import ThreadEngine
 from service.engine.request import Ticket
 from service.server import journal, worker
 from service.settings import Settings
@@ -52,10 +52,10 @@ async def listening(app: Application, *, fast: bool) -> AsyncIterator[str]:
     config, state = worker.configured(app, app.settings), ServerState()
     config.load()
 
-    def protocol() -> worker.Inlet:
-        kept = journal.Journal(journal.blank())
+    def protocol() -> worker.JournaledReader:
+        kept = journal.Journal(journal.create())
         path = app if fast else None
-        return worker.Inlet(worker.Connection(config, state, {}, kept, lambda: None, app.settings, path))
+        return worker.JournaledReader(worker.HttpProtocol(config, state, {}, kept, lambda: None, app.settings, path))
 
     server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
     try:
@@ -193,9 +193,9 @@ async def test_a_caller_who_hangs_up_frees_his_seats_at_once(
     assert (await quick.post("/generate?model=gan", timeout=30)).status_code == 200  # a turn later
     assert engine.outstanding == 0
     assert engine.ended["cancelled"] == cancelled + 1
-    await asyncio.sleep(2 * SOON)
-    found = scraped((await quick.get("/metrics")).text)
-    assert number(found, "requests_total", route="/generate", model="ddpm", code="499") == 2
+    await asyncio.sleep(2 * TELEMETRY_FLUSH_SECONDS)
+    found = parse_metrics((await quick.get("/metrics")).text)
+    assert metric_value(found, "requests_total", route="/generate", model="ddpm", code="499") == 2
 
 
 async def test_what_is_refused_or_fails_says_why(
@@ -259,9 +259,11 @@ async def test_it_is_metered_told_of_and_let_go(
 ) -> None:
     file, stream = tmp_path / "keys.toml", io.StringIO()
     secret = keys.add(file, "physics", {"images": "5/day", "concurrent": 2})
-    await asyncio.sleep(2 * SOON)  # other tests' requests are told of
+    await asyncio.sleep(2 * TELEMETRY_FLUSH_SECONDS)  # other tests' requests are told of
     monkeypatch.setattr(sys, "stderr", stream)
-    app = create_app(settings.model_copy(update={"keys": file}), gate=Gate(keys.read(file), tmp_path, 0, 1))
+    app = create_app(
+        settings.model_copy(update={"keys": file}), authenticator=Authenticator(keys.read(file), tmp_path, 0, 1)
+    )
     headers = {"Authorization": f"Bearer {secret}"}
     async with (
         app.router.lifespan_context(app),
@@ -275,12 +277,12 @@ async def test_it_is_metered_told_of_and_let_go(
         problem(await client.get("/generate?model=gan&seed=1&n=2"), 429)
         problem(await client.get("/generate?model=gan&seed=1&n=2", headers={"Authorization": "Bearer nobody"}), 401)
         assert len(begun) == 3
-        assert app.gate is not None
-        assert app.gate.tallies["physics"].under_way() == 0
-        await asyncio.sleep(2 * SOON)
-        found = scraped(app.metrics.page([]).decode())
+        assert app.authenticator is not None
+        assert app.authenticator.counters["physics"].under_way() == 0
+        await asyncio.sleep(2 * TELEMETRY_FLUSH_SECONDS)
+        found = parse_metrics(app.metrics.render([]).decode())
         for code, model, count in (("200", "gan", 2), ("401", "", 1), ("429", "gan", 1)):
-            assert number(found, "requests_total", route="/generate", model=model, code=code) == count
+            assert metric_value(found, "requests_total", route="/generate", model=model, code=code) == count
     lines = [line for line in map(json.loads, stream.getvalue().splitlines()) if line["event"] == "request"]
     assert [line["status"] for line in lines] == [200, 200, 429, 401]
     assert lines[1]["key"] == "physics"
@@ -292,7 +294,9 @@ async def test_requests_in_a_row_come_in_with_a_key_one_after_the_other(
 ) -> None:
     file = tmp_path / "keys.toml"
     secret = keys.add(file, "physics", {"concurrent": 1})
-    app = create_app(settings.model_copy(update={"keys": file}), gate=Gate(keys.read(file), tmp_path, 0, 1))
+    app = create_app(
+        settings.model_copy(update={"keys": file}), authenticator=Authenticator(keys.read(file), tmp_path, 0, 1)
+    )
     async with app.router.lifespan_context(app), listening(app, fast=True) as url:
         reader, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
         ask = f"GET /generate?model=gan&seed=1 HTTP/1.1\r\nX-API-Key: {secret}\r\nHost: x\r\n"
@@ -310,7 +314,7 @@ async def test_an_engine_on_its_own_thread_answers_as_one_on_the_loop_and_an_app
 ) -> None:
     asked = [f"/generate?model=cgan&digit=7&seed={seed}" for seed in range(20)]
     expected = [(await both[1].post(path)).content for path in asked]
-    monkeypatch.setattr("service.app.LoopDriver", ThreadDriver)
+    monkeypatch.setattr("service.app.LoopDriver", ThreadEngine)
     app = create_app(settings)
     for _ in range(2):
         async with (
@@ -323,7 +327,7 @@ async def test_an_engine_on_its_own_thread_answers_as_one_on_the_loop_and_an_app
             answers = await asyncio.gather(*map(client.post, asked))
             assert [answer.content for answer in answers] == expected
             assert len(begun) == 20
-    assert number(scraped(app.metrics.page([]).decode()), "accepted_total") == 2 * 21
+    assert metric_value(parse_metrics(app.metrics.render([]).decode()), "accepted_total") == 2 * 21
 
 
 async def test_answered_requests_leave_nothing_for_the_garbage_collector(app: Application, begun: Begun) -> None:
@@ -336,8 +340,8 @@ async def test_answered_requests_leave_nothing_for_the_garbage_collector(app: Ap
                     await client.get(f"/generate?model=gan&seed={seed}")
             assert len(begun) >= 3
             begun.clear()
-            await asyncio.sleep(2 * SOON)  # the log has them until then
-            assert not [one for one in gc.get_objects() if isinstance(one, Ticket | Fast | worker.Connection)]
+            await asyncio.sleep(2 * TELEMETRY_FLUSH_SECONDS)  # the log has them until then
+            assert not [one for one in gc.get_objects() if isinstance(one, Ticket | Fast | worker.HttpProtocol)]
         finally:
             gc.enable()
 

@@ -29,7 +29,7 @@ def server(weights: Path) -> Iterator[Server]:
 
 
 def test_two_processes_draw_the_same_bytes(server: Server, weights: Path) -> None:
-    with serving(weights, seats=32) as other:
+    with serving(weights, max_batch_size=32) as other:
         for name in families.names():
             query = {"model": name, "seed": 12, "first": 3, "n": 5}
             one, two = (httpx.post(f"{at.url}/generate", params=query, timeout=60) for at in (server, other))
@@ -79,7 +79,7 @@ def test_a_signal_lets_what_was_accepted_end(weights: Path) -> None:
 
 
 def test_what_does_not_end_in_time_after_a_signal_is_answered_all_the_same(weights: Path) -> None:
-    with serving(weights, drain_seconds=0.5) as stopping, ThreadPoolExecutor() as pool:
+    with serving(weights, drain_timeout=0.5) as stopping, ThreadPoolExecutor() as pool:
         call = pool.submit(httpx.post, f"{stopping.url}/generate?model=ddpm&n=64&steps=1000", timeout=60)
         wait_for_accepted(stopping)
         stopping.process.send_signal(signal.SIGTERM)
@@ -145,7 +145,7 @@ def test_a_second_signal_does_not_wait(weights: Path) -> None:
 
 
 def test_health_and_metrics_can_have_a_port_of_their_own(weights: Path) -> None:
-    with serving(weights, operations_port=0) as server:
+    with serving(weights, admin_port=0) as server:
         at = next(found[1] for line in server.lines if (found := re.search(r"operations on (http://[\d.:]+)", line)))
         for path in ("/livez", "/readyz", "/metrics"):
             assert httpx.get(f"{at}{path}", timeout=30).status_code == 200
@@ -154,7 +154,7 @@ def test_health_and_metrics_can_have_a_port_of_their_own(weights: Path) -> None:
 
 
 def test_who_sends_slowly_or_too_much_is_let_go(weights: Path) -> None:
-    with serving(weights, head_seconds=0.3, body_seconds=0.3) as server:
+    with serving(weights, header_timeout=0.3, body_timeout=0.3) as server:
         where = httpx.URL(server.url)
         for sent, expected in (
             (b"", b""),
@@ -172,7 +172,7 @@ def test_who_sends_slowly_or_too_much_is_let_go(weights: Path) -> None:
 
 
 def test_no_more_than_the_bounds_is_read_however_it_comes_and_nobody_holds_a_connection(weights: Path) -> None:
-    bounds = {"head_seconds": 1, "body_seconds": 1, "read_seconds": 2, "keep_alive_seconds": 2, "max_body_bytes": 2**20}
+    bounds = {"header_timeout": 1, "body_timeout": 1, "write_timeout": 2, "keep_alive_timeout": 2, "max_body_bytes": 2**20}
     with serving(weights, unconditional_model="gan", conditional_model="cgan", **bounds) as server:
         with ThreadPoolExecutor(len(SAID)) as pool:
             ends = list(pool.map(lambda said: spoken(server.url, said), SAID))
@@ -184,16 +184,16 @@ def test_no_more_than_the_bounds_is_read_however_it_comes_and_nobody_holds_a_con
     [
         ({"port": "http"}, "DRAWBRIDGE_PORT: "),
         ({"port": 70000}, "DRAWBRIDGE_PORT: "),
-        ({"seats": 0}, "DRAWBRIDGE_SEATS: "),
-        ({"seats": 48}, "48 is no power of two; 32 is"),
+        ({"max_batch_size": 0}, "DRAWBRIDGE_MAX_BATCH_SIZE: "),
+        ({"max_batch_size": 48}, "48 is not a power of two; 32 is"),
         ({"device": "tpu"}, "DRAWBRIDGE_DEVICE: "),
         ({"device": "cuda"}, "torch sees no GPU"),
-        ({"host": "0.0.0.0"}, "DRAWBRIDGE_OPEN=true"),
-        ({"open": "true", "keys": "keys.toml"}, "keep one of them"),
+        ({"host": "0.0.0.0"}, "DRAWBRIDGE_ALLOW_ANONYMOUS=true"),
+        ({"allow_anonymous": "true", "keys": "keys.toml"}, "keep one of them"),
         ({"keys": "/nowhere/keys.toml"}, "service key NAME"),
         ({"weights": "/nowhere"}, "DRAWBRIDGE_WEIGHTS: /nowhere is no directory"),
         ({"max_images": 9000}, "more than DRAWBRIDGE_QUEUE_IMAGES"),
-        ({"operations_port": 8000}, "are both 8000"),
+        ({"admin_port": 8000}, "are both 8000"),
         ({"prot": 8000}, "no such setting; did you mean DRAWBRIDGE_PORT?"),
     ],
 )
@@ -246,7 +246,7 @@ from service.settings import Settings
 app.LoopDriver = {"loop": LoopDriver, "thread": ThreadDriver}[sys.argv[1]]
 
 async def main():
-    settings = Settings(stall_seconds=1)
+    settings = Settings(watchdog_timeout=1)
     log.configure(settings)
     made = app.create_app(settings)
     async with made.router.lifespan_context(made):
@@ -266,7 +266,7 @@ def test_a_step_that_does_not_end_ends_its_worker(weights: Path, driver: str, sa
     done = subprocess.run(
         [sys.executable, "-c", STUCK, driver],
         cwd=ROOT,
-        env=environment(weights=weights, device="cpu", seats=4) | {"PYTHONPATH": str(ROOT)},
+        env=environment(weights=weights, device="cpu", max_batch_size=4) | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=40,

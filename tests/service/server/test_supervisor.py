@@ -16,8 +16,8 @@ import httpx
 import numpy as np
 import pytest
 
-from harness.scraping import number, scraped
-from harness.server import Server, environment, running
+from harness.scraping import metric_value, parse_metrics
+from harness.server import Server, environment, run_server
 from service.codecs.images import png
 from service.server import supervisor
 from service.settings import Settings
@@ -152,7 +152,7 @@ def test_no_moment_to_die_at_loses_a_request_or_its_connection(weights: Path, tm
     moment.touch()
     settings = environment(weights=tmp_path / "weights", port=0, device="cpu", workers=WORKERS)
     with (
-        running([sys.executable, "-c", MORTAL, str(moment)], settings) as here,
+        run_server([sys.executable, "-c", MORTAL, str(moment)], settings) as here,
         httpx.Client(base_url=here.url, timeout=30) as client,
     ):
         first = client.post("/generate?model=gan&seed=1")
@@ -256,7 +256,7 @@ control.recv(1)
 def idle(tmp_path: Path) -> Iterator[Server]:
     """A front whose workers do nothing, and cannot start while there is a file called `broken`."""
     command = [sys.executable, "-c", FRONT, WORKER.format(str(tmp_path / "broken"))]
-    with running(command) as server:
+    with run_server(command) as server:
         yield server
 
 
@@ -310,13 +310,15 @@ def test_a_header_that_comes_in_pieces_is_bounded_too(server: Server) -> None:
 
 @pytest.mark.parametrize(("threads", "expected"), [(1, len(os.sched_getaffinity(0))), (10_000, 1)])
 def test_a_cpu_gets_a_worker_for_each_core_that_a_step_s_threads_leave(threads: int, expected: int) -> None:
-    assert supervisor.workers(Settings(device="cpu", threads=threads)) == min(supervisor.MOST_CORES, expected)
+    assert supervisor.default_worker_count(Settings(device="cpu", threads=threads)) == min(
+        supervisor.MAX_CPU_WORKERS, expected
+    )
 
 
 def test_one_worker_answers_for_all(server: Server) -> None:
     def counted() -> tuple[float, float]:
-        page = scraped(httpx.get(f"{server.url}/metrics", timeout=30).text)
-        return number(page, "images_total", model="gan"), number(page, "worker_deaths_total")
+        page = parse_metrics(httpx.get(f"{server.url}/metrics", timeout=30).text)
+        return metric_value(page, "images_total", model="gan"), metric_value(page, "worker_deaths_total")
 
     wait_for(lambda: len(workers(server)) == WORKERS)
     drawn, deaths = counted()
@@ -343,7 +345,7 @@ while order := control.recv(100):
 def test_a_worker_that_was_starting_when_new_weights_came_is_told_once_it_has(tmp_path: Path) -> None:
     told = tmp_path / "told"
     told.touch()
-    with running([sys.executable, "-c", FRONT, SLOW.format(str(told))]) as server:
+    with run_server([sys.executable, "-c", FRONT, SLOW.format(str(told))]) as server:
         os.kill(dead := max(workers(server)), signal.SIGKILL)
         wait_for(lambda: len(set(workers(server)) - {dead}) == WORKERS)
         os.kill(server.process.pid, signal.SIGHUP)

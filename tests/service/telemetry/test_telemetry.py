@@ -15,10 +15,10 @@ import pytest_asyncio
 from fastapi import FastAPI
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from harness.scraping import number, scraped
-from service.app import SOON, create_app
-from service.auth.keys import PREFIX
-from service.engine.request import Point, Request, Sample
+from harness.scraping import metric_value, parse_metrics
+from service.app import TELEMETRY_FLUSH_SECONDS, create_app
+from service.auth.keys import KEY_PREFIX
+from service.engine.request import Request, Sample, StartState
 from service.settings import Settings
 from service.telemetry import log
 from service.telemetry.tracing import Tracer
@@ -46,21 +46,21 @@ async def test_metrics_count_what_happens(fresh: tuple[FastAPI, httpx.AsyncClien
     await client.post("/generate?model=ddpm&n=64&steps=2&format=zip")
     full = await asyncio.gather(*(client.post("/generate?model=ddpm&n=64&steps=3") for _ in range(4)))
     assert sorted(answer.status_code for answer in full) == [200, 200, 200, 429]
-    found = scraped((await client.get("/metrics")).text)
-    assert number(found, "requests_total", route="/generate", model="cgan", code="200") == 1
-    assert number(found, "requests_total", route="/generate", model="", code="422") == 1
-    assert number(found, "images_total", model="ddpm") == 11 + 64 + 3 * 64
-    assert number(found, "images_total", model="cgan") == 1
-    assert number(found, "rejected_total", reason="queue-is-full") == 1
-    assert number(found, "accepted_total") == number(found, "ended_total", how="delivered") == 6
-    assert number(found, "rows_in_flight") == 0
-    assert number(found, "step_duration_seconds_count", model="cgan") == 1
-    assert number(found, "queue_wait_seconds_count", model="ddpm") == 5
+    found = parse_metrics((await client.get("/metrics")).text)
+    assert metric_value(found, "requests_total", route="/generate", model="cgan", code="200") == 1
+    assert metric_value(found, "requests_total", route="/generate", model="", code="422") == 1
+    assert metric_value(found, "images_total", model="ddpm") == 11 + 64 + 3 * 64
+    assert metric_value(found, "images_total", model="cgan") == 1
+    assert metric_value(found, "rejected_total", reason="queue-is-full") == 1
+    assert metric_value(found, "accepted_total") == metric_value(found, "ended_total", how="delivered") == 6
+    assert metric_value(found, "rows_in_flight") == 0
+    assert metric_value(found, "step_duration_seconds_count", model="cgan") == 1
+    assert metric_value(found, "queue_wait_seconds_count", model="ddpm") == 5
     # Eleven rows ride as eight, then as three with places for three.
-    assert number(found, "batch_rows_sum", model="cgan") == 1
-    assert number(found, "request_duration_seconds_count", route="/generate") == 8
+    assert metric_value(found, "batch_rows_sum", model="cgan") == 1
+    assert metric_value(found, "request_duration_seconds_count", route="/generate") == 8
     digest = (await client.get("/models/cgan")).json()["digest"]
-    assert number(found, "model_info", model="cgan", digest=digest) == 1
+    assert metric_value(found, "model_info", model="cgan", digest=digest) == 1
 
 
 async def test_labels_are_few_whatever_callers_write(fresh: tuple[FastAPI, httpx.AsyncClient]) -> None:
@@ -84,7 +84,7 @@ async def test_who_hangs_up_is_counted_by_how_far_it_was(fresh: tuple[FastAPI, h
     app, client = fresh
     service = app.state.service
     request = Request(
-        service.engine.catalog.models["ddpm"].key, tuple(Sample(Point(1, i)) for i in range(8)), steps=1000
+        service.engine.catalog.models["ddpm"].key, tuple(Sample(StartState(1, i)) for i in range(8)), steps=1000
     )
     drawing, waiting = service.engine.submit(request), service.engine.submit(request)
     service.engine.cancel(waiting)
@@ -93,12 +93,12 @@ async def test_who_hangs_up_is_counted_by_how_far_it_was(fresh: tuple[FastAPI, h
     service.engine.cancel(drawing)
     while not drawing.ended:
         await asyncio.sleep(0.01)
-    found = scraped((await client.get("/metrics")).text)
-    assert {stage: number(found, "cancelled_total", stage=stage) for stage in ("waiting", "drawing")} == {
+    found = parse_metrics((await client.get("/metrics")).text)
+    assert {stage: metric_value(found, "cancelled_total", stage=stage) for stage in ("waiting", "drawing")} == {
         "waiting": 1,
         "drawing": 1,
     }
-    assert number(found, "rows_in_flight") == 0
+    assert metric_value(found, "rows_in_flight") == 0
 
 
 async def test_a_request_has_a_name_and_tells_where_its_time_went(client: httpx.AsyncClient) -> None:
@@ -107,7 +107,7 @@ async def test_a_request_has_a_name_and_tells_where_its_time_went(client: httpx.
     parts = dict(re.findall(r"(\w+);dur=([\d.]+)", answer.headers["server-timing"]))
     assert list(parts) == ["queue", "device", "encode"]
     assert float(parts["device"]) > 0
-    for odd in ("a b", f"{PREFIX}{'A' * 43}"):  # what may be a key would be in the log
+    for odd in ("a b", f"{KEY_PREFIX}{'A' * 43}"):  # what may be a key would be in the log
         answer = await client.post("/generate?model=gan", headers={"X-Request-ID": odd})
         assert re.fullmatch("[0-9a-f]{16}", answer.headers["x-request-id"])
     assert (await client.get("/nothing")).headers["x-request-id"]
@@ -116,7 +116,7 @@ async def test_a_request_has_a_name_and_tells_where_its_time_went(client: httpx.
 async def test_a_request_is_one_line_without_what_its_caller_wrote(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await asyncio.sleep(2 * SOON)  # other tests' requests are told of
+    await asyncio.sleep(2 * TELEMETRY_FLUSH_SECONDS)  # other tests' requests are told of
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     app = create_app(settings)
