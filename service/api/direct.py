@@ -4,11 +4,12 @@ Those cost more than everything else in a request for one small image. A DirectC
 route of /generate: parsing, planning, headers, encoding. Only the waiting differs: the engine calls back.
 """
 
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 from fastapi import Request, Response
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.parsing import ParsedRequest, is_form, parse_generate
 from service.api.responses import (
@@ -25,9 +26,7 @@ from service.api.responses import (
 from service.errors import Problem
 from service.generation.pending import PendingGeneration
 from service.telemetry import request_context
-
-if TYPE_CHECKING:
-    from service.app import Application
+from service.telemetry.request_context import RequestContext
 
 ROUTES = {("GET", "/generate"), ("POST", "/generate")}
 
@@ -42,6 +41,35 @@ class DirectTransport(Protocol):
         """Let an ASGI application respond instead."""
 
 
+class Host(Protocol):
+    """What a DirectCall needs of the application (`service/app.py`)."""
+
+    draining: bool
+
+    @property
+    def state(self) -> Any:
+        """Its state, with the AppContext as `service`."""
+
+    def authorize(self, scope: Scope, context: RequestContext) -> None:
+        """Raises the Problem for which a request is refused."""
+
+    def problem_response(self, scope: Scope, context: RequestContext, error: Exception) -> Response:
+        """The response to an exception."""
+
+    def finish(self, context: RequestContext) -> None:
+        """Record a finished request."""
+
+    async def resume(
+        self,
+        context: RequestContext,
+        endpoint: Callable[[Request], Awaitable[Response]],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Let an endpoint answer, over ASGI, a request that is authorized already."""
+
+
 def is_direct(scope: Scope) -> bool:
     """Whether a DirectCall can answer a request with these headers."""
     return (scope["method"], scope["path"]) in ROUTES and not is_form(scope)
@@ -50,7 +78,7 @@ def is_direct(scope: Scope) -> bool:
 class DirectCall:
     """One complete request to /generate."""
 
-    def __init__(self, app: "Application", scope: Scope, body: bytes, transport: DirectTransport) -> None:
+    def __init__(self, app: Host, scope: Scope, body: bytes, transport: DirectTransport) -> None:
         self.app, self.scope, self.body, self.transport = app, scope, body, transport
         self.pending: PendingGeneration | None = None
 
