@@ -3,6 +3,7 @@
 import difflib
 import ipaddress
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,12 +31,15 @@ RENAMED = {
     "watch_seconds": "weights_poll_interval",
 }
 """Names of version 0.1, which work with a warning until 0.3."""
+KUBERNETES_LINK = re.compile(r"([A-Z0-9_]+_)?(SERVICE_(HOST|PORT(_.*)?)|PORT(_[0-9]+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)")
+"""Variables that Kubernetes adds to every container of a namespace with a Service called drawbridge or drawbridge-*:
+DRAWBRIDGE_SERVICE_HOST, DRAWBRIDGE_PORT_8000_TCP_ADDR, DRAWBRIDGE_WEB_PORT, ..."""
 
 
 class Settings(BaseSettings):
     """All settings, read once at the start."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free port.")
@@ -95,6 +99,11 @@ class Settings(BaseSettings):
         False, description="Export OpenTelemetry spans to OTEL_EXPORTER_OTLP_ENDPOINT; needs the extra `tracing`."
     )
 
+    @field_validator("device", "log_level", "log_format", mode="before")
+    @classmethod
+    def _lower_case(cls, choice: object) -> object:
+        return choice.lower() if isinstance(choice, str) else choice
+
     @field_validator("weights")
     @classmethod
     def _exists(cls, weights: Path) -> Path:
@@ -130,10 +139,16 @@ class Settings(BaseSettings):
 def read_settings() -> Settings:
     """The settings in this process's environment, where renamed variables get their new names.
 
-    Raises ValueError for a variable that is not a setting.
+    An empty variable is not set. Variables of Kubernetes' service links are removed. Raises ValueError for a variable
+    that is not a setting.
     """
     variables = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
-    current = with_current_names({name.removeprefix(PREFIX).lower(): value for name, value in variables.items()})
+    set_here = {
+        name.removeprefix(PREFIX).lower(): value
+        for name, value in variables.items()
+        if value and not _is_service_link(name, value)
+    }
+    current = with_current_names(set_here)
     for name in variables:
         del os.environ[name]
     os.environ |= {PREFIX + name.upper(): value for name, value in current.items()}  # workers inherit them
@@ -158,6 +173,13 @@ def with_current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
         print(f"warning: the setting {old} is now called {new}; version 0.3 drops the old name", file=sys.stderr)
         current[new] = current.pop(old)
     return current
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    """Whether Kubernetes set the variable; DRAWBRIDGE_PORT=8000 is a setting, DRAWBRIDGE_PORT=tcp://... is not."""
+    if name == f"{PREFIX}PORT" or name == f"{PREFIX}ADMIN_PORT":
+        return value.startswith(("tcp://", "udp://"))
+    return KUBERNETES_LINK.fullmatch(name.removeprefix(PREFIX)) is not None
 
 
 def _is_loopback(host: str) -> bool:
