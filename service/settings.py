@@ -9,6 +9,8 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.data_files import default_directory
+
 ROOT = Path(__file__).parent.parent
 PREFIX = "DRAWBRIDGE_"
 KEY_VARIABLE = "DRAWBRIDGE_KEY"
@@ -36,8 +38,8 @@ class Settings(BaseSettings):
     allow_anonymous: bool = Field(
         False, description="Let whoever reaches an address that is not this machine's own draw."
     )
-    weights: Path = Field(ROOT / "weights", description="Directory of the weights to serve.")
-    lab: Path = Field(ROOT / "docs" / "lab", description="Directory of the lab's page, which is served at /lab.")
+    weights: Path = Field(default_directory("weights"), description="Directory of the weights to serve.")
+    lab: Path = Field(default_directory("lab"), description="Directory of the lab's page, which is served at /lab.")
     unconditional_model: str = Field("dcgan", description="Draws for requests that name no model and no digit.")
     conditional_model: str = Field("cgan", description="Draws for requests that name no model, but a digit.")
     device: Literal["auto", "cpu", "cuda"] = Field(
@@ -85,7 +87,10 @@ class Settings(BaseSettings):
     @classmethod
     def _there(cls, weights: Path) -> Path:
         if not weights.is_dir():
-            raise ValueError(f"{weights} is no directory")
+            raise ValueError(
+                f"{weights} is not a directory; set DRAWBRIDGE_WEIGHTS to a directory of exported weights, "
+                "as `weights/` in a checkout of Drawbridge is"
+            )
         return weights
 
     @field_validator("max_batch_size")
