@@ -27,8 +27,9 @@ lint: $(VENV)/installed  ## run linters and type checks
 chaos: $(VENV)/installed  ## run the fault-injection suite, under 30 minutes; writes its table into docs/reliability.md
 	$(BIN)/python -m chaos --write docs/reliability.md
 
-trust: chaos
-	@echo "make trust is now make chaos; the old name will be removed in the next version" >&2
+trust:
+	@echo "make trust is now called make chaos; the next version removes the old name" >&2
+	$(MAKE) chaos
 
 audit:  ## look for known vulnerabilities of the locked packages; needs the network
 	$(PYTHON) -m venv .venv-audit

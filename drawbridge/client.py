@@ -129,7 +129,7 @@ def _attempts(url: httpx.URL, retries: int) -> Generator[float, Outcome]:
     delay = 0.0
     for attempt in range(retries):
         outcome = yield delay
-        if isinstance(outcome, httpx.Response) and outcome.status_code not in RETRY_STATUSES:
+        if not _is_temporary(outcome):
             break
         delay = _retry_delay(attempt, outcome)
     else:
@@ -138,6 +138,13 @@ def _attempts(url: httpx.URL, retries: int) -> Generator[float, Outcome]:
         raise Unreachable(f"{url} does not respond: {str(outcome) or repr(outcome)}") from outcome
     if outcome.is_error:
         raise ServiceError(outcome.status_code, _problem(outcome))
+
+
+def _is_temporary(outcome: Outcome) -> bool:
+    """Whether the same request may succeed later."""
+    if isinstance(outcome, httpx.Response):
+        return outcome.status_code in RETRY_STATUSES
+    return not isinstance(outcome, httpx.UnsupportedProtocol)
 
 
 def _retry_delay(attempt: int, outcome: Outcome) -> float:
