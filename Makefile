@@ -42,8 +42,8 @@ fit: $(VENV)/installed  ## train MODEL=cgan, or continue; FLAGS='--max-minutes 1
 clean:  ## remove the virtual environments
 	rm -rf $(VENV) .venv-audit
 
-# The stamp is written last: after an interruption, the next run installs again. The project itself is installed editable,
-# by the locked build backend, without the network.
+# The stamp is written last, so that after an interruption the next run installs again. The locked build backend installs
+# the project itself, editable and without the network.
 $(VENV)/installed: requirements.lock pyproject.toml drawbridge/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name one with PYTHON=..., as in: make serve PYTHON=python3.12"; exit 1; }
