@@ -1,44 +1,53 @@
-# The doors of the project. Each sets up what it needs, and is fast the second time.
+# Each target first installs what it needs into .venv; `make help` lists them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?= cgan
 
-.PHONY: help serve test trust check lint audit fit clean
-help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+.PHONY: help serve test test-all chaos trust check lint audit fit clean
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-serve: $(VENV)/installed  ## the service on the committed weights; settings are DRAWBRIDGE_* in the environment
-	$(BIN)/python -m service
+serve: $(VENV)/installed  ## run the service with the committed weights; settings are environment variables DRAWBRIDGE_*
+	$(BIN)/drawbridge serve
 
-test: $(VENV)/installed  ## the tests
+test: $(VENV)/installed  ## run the tests, without the slow ones
 	$(BIN)/python -m pytest
 
-trust: $(VENV)/installed  ## hurt the service and training, under 30 minutes; the table into docs/reliability.md
-	$(BIN)/python -m trust --write docs/reliability.md
+test-all: $(VENV)/installed  ## run all tests
+	$(BIN)/python -m pytest -m ""
 
-check: lint test  ## linters, types and tests
+check: lint test  ## run linters, type checks and tests
 
-lint: $(VENV)/installed
+lint: $(VENV)/installed  ## run linters and type checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-audit:  ## look the pinned packages up among known vulnerabilities; needs the network
+chaos: $(VENV)/installed  ## run the fault-injection suite, under 30 minutes; writes its table into docs/reliability.md
+	$(BIN)/python -m chaos --write docs/reliability.md
+
+trust:
+	@echo "make trust is now called make chaos; the next version removes the old name" >&2
+	$(MAKE) chaos
+
+audit:  ## look for known vulnerabilities of the locked packages; needs the network
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 	.venv-audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip
 
-fit: $(VENV)/installed  ## train MODEL=cgan; again to go on, FLAGS='--max-minutes 10' for more
-	$(BIN)/python -m training fit $(MODEL) $(FLAGS)
+fit: $(VENV)/installed  ## train MODEL=cgan, or continue; FLAGS='--max-minutes 10' adds flags
+	$(BIN)/drawbridge fit $(MODEL) $(FLAGS)
 
-clean:  ## remove the virtual environment
+clean:  ## remove the virtual environments
 	rm -rf $(VENV) .venv-audit
 
-# The stamp is written last, so that an interrupted installation is taken up again.
-$(VENV)/installed: requirements.lock
+# The stamp is written last, so that after an interruption the next run installs again. The locked build backend installs
+# the project itself, editable and without the network.
+$(VENV)/installed: requirements.lock pyproject.toml drawbridge/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name one with PYTHON=..., as in: make serve PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-index --no-build-isolation --editable .
 	touch $@

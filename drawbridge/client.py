@@ -1,25 +1,27 @@
-"""A client of the service: httpx is all that it needs, and NumPy or Pillow for whoever wants arrays or pictures.
+"""Clients of the service. They need httpx; arrays also need NumPy, and images Pillow.
 
     with Client("http://127.0.0.1:8000") as client:
         sevens = client.generate("cgan", digit=7, n=100)
         sevens.arrays                               # uint8 [100, 28, 28]
         for event in client.stream("ddpm", digit=3, previews=True): ...
 
-AsyncClient has the same methods to be awaited. A draw that names no seed gets one here, so that trying again is the
-same draw: answers 429 and 503, and connections that fail, are tried again after what Retry-After says.
+AsyncClient has the same methods as coroutines. Statuses 429 and 503 and failed connections are retried, after the delay
+in Retry-After where the response has one. A request without a seed gets a random one before the first attempt, so every
+attempt requests the same samples.
 """
 
 import asyncio
 import io
-import itertools
 import json
 import secrets
 import time
 from base64 import b64decode
-from collections.abc import AsyncIterator, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 
@@ -28,119 +30,167 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
+DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_RETRIES = 5
+DEFAULT_TIMEOUT = 600.0
+"""Seconds without a byte from the service after which an attempt fails."""
 RETRY_STATUSES = (429, 503)
 MAX_RETRY_DELAY = 30.0
-"""Seconds that are waited at most before another try, whatever the service says."""
-DEFAULT_TIMEOUT = 60.0 * 10
-"""Seconds that an answer may take."""
+"""Seconds; longer delays in Retry-After are cut to this."""
+
+
+T = TypeVar("T")
 
 
 class ServiceError(Exception):
-    """What the service said is wrong: `status`, and `problem`, the members of its problem document (RFC 9457)."""
+    """The service refused the request: `status`, and `problem`, the members of its problem document (RFC 9457)."""
 
     def __init__(self, status: int, problem: dict[str, Any]) -> None:
-        super().__init__(problem.get("detail") or f"the service answered {status}")
+        super().__init__(problem.get("detail") or f"the service responded with status {status}")
         self.status, self.problem = status, problem
 
 
 class Unreachable(Exception):
-    """The service does not answer."""
+    """The service does not respond, or the connection broke during a response."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Images that were drawn."""
+    """The response to `generate`."""
 
-    arrays: "NDArray[np.uint8]"
-    """[n, 28, 28]."""
-    labels: "NDArray[np.int64]"
-    """[n], -1 where the model was told none."""
+    content: bytes = field(repr=False)
+    """The file as the service sent it: an npz, unless another format was requested."""
     seed: int
     digest: str
-    """Of the weights."""
+    """SHA-256 of the weights."""
     url: str
-    """The path that gives the same again."""
+    """Path and query that give the same samples again."""
+
+    @cached_property
+    def arrays(self) -> "NDArray[np.uint8]":
+        """Images [n, 28, 28]. Needs NumPy and the format npz."""
+        return self._read("images")
+
+    @cached_property
+    def labels(self) -> "NDArray[np.int64]":
+        """Labels [n], -1 where the image has none. Needs NumPy and the format npz."""
+        return self._read("labels")
 
     def pictures(self) -> "list[Image]":
-        """The same for Pillow."""
-        from PIL import Image
-
+        """The images for Pillow. Needs NumPy, Pillow and the format npz."""
+        try:
+            from PIL import Image
+        except ModuleNotFoundError:
+            raise ImportError("Samples.pictures needs Pillow: pip install pillow") from None
         return [Image.fromarray(array) for array in self.arrays]
+
+    def _read(self, member: str) -> "NDArray[Any]":
+        try:
+            import numpy as np
+        except ModuleNotFoundError:
+            raise ImportError("the arrays of Samples need NumPy: pip install numpy") from None
+        with np.load(io.BytesIO(self.content)) as archive:
+            array: NDArray[Any] = archive[member]
+        return array
 
 
 @dataclass(frozen=True)
 class Event:
-    """What a stream says: `start`, `progress`, `preview`, `image` or `end`."""
+    """One event of `stream`: its kind is `start`, `progress`, `preview`, `image` or `end`."""
 
     kind: str
     data: dict[str, Any]
 
     @property
     def png(self) -> bytes:
-        """The picture of a `preview` or an `image`."""
+        """The image of a `preview` or an `image` event."""
         return b64decode(self.data["png"])
 
     def array(self) -> "NDArray[np.uint8]":
-        """The same as an array [28, 28]."""
-        import numpy as np
-        from PIL import Image
-
+        """The same image as an array [28, 28]. Needs NumPy and Pillow."""
+        try:
+            import numpy as np
+            from PIL import Image
+        except ModuleNotFoundError:
+            raise ImportError("Event.array needs NumPy and Pillow: pip install numpy pillow") from None
         return np.asarray(Image.open(io.BytesIO(self.png)))
 
 
-class _Shared:
-    """What both clients know: how to ask, how to read the answer, and when to ask again."""
-
-    def __init__(self, retries: int) -> None:
-        self.retries = retries
-
-    def asked(self, model: str | None, how: dict[str, Any], form: str) -> dict[str, Any]:
-        """A request for httpx. Whoever names no seed gets one."""
-        said = {"model": model, "seed": secrets.randbelow(2**53), **how, "format": form}
-        if isinstance(said.get("digit"), int):
-            said["digit"] = [said["digit"]]
-        return {"method": "POST", "url": "/generate", "json": {k: v for k, v in said.items() if v is not None}}
-
-    def pause(self, attempt: int, answer: httpx.Response | None) -> float | None:
-        """Seconds until another try; None where there is none, or none would help or is needed."""
-        if attempt >= self.retries or (answer is not None and answer.status_code not in RETRY_STATUSES):
-            return None
-        said = "" if answer is None else answer.headers.get("retry-after", "")
-        return min(MAX_RETRY_DELAY, float(said) if said.isdigit() else 0.25 * 2**attempt)
+Outcome = httpx.Response | httpx.TransportError
+"""How an attempt to send a request ends."""
 
 
-def _shown(key: str | None) -> dict[str, str]:
-    return {} if key is None else {"Authorization": f"Bearer {key}"}
+def _attempts(url: httpx.URL, retries: int) -> Generator[float, Outcome]:
+    """Decide about retries for both clients, without doing any input or output.
+
+    Yields the seconds to wait before each attempt, and is sent the attempt's outcome. Ends after a success; raises
+    ServiceError or Unreachable where the last attempt failed.
+    """
+    delay = 0.0
+    for attempt in range(retries):
+        outcome = yield delay
+        if not _is_temporary(outcome):
+            break
+        delay = _retry_delay(attempt, outcome)
+    else:
+        outcome = yield delay
+    if isinstance(outcome, httpx.TransportError):
+        raise Unreachable(f"{url} does not respond: {str(outcome) or repr(outcome)}") from outcome
+    if outcome.is_error:
+        raise ServiceError(outcome.status_code, _problem(outcome))
 
 
-def _checked(answer: httpx.Response) -> httpx.Response:
-    """The answer, read to its end. Raises ServiceError where it is a problem."""
-    if answer.is_error:
-        try:
-            problem = answer.json()
-        except ValueError:
-            problem = {}
-        raise ServiceError(answer.status_code, problem if isinstance(problem, dict) else {})
-    return answer
+def _is_temporary(outcome: Outcome) -> bool:
+    """Whether the same request may succeed later."""
+    if isinstance(outcome, httpx.Response):
+        return outcome.status_code in RETRY_STATUSES
+    return not isinstance(outcome, httpx.UnsupportedProtocol)
 
 
-def _draws(answer: httpx.Response) -> Samples:
-    import numpy as np
-
-    held = np.load(io.BytesIO(answer.content))
-    headers = answer.headers
-    seed, digest, url = int(headers["x-seed"]), headers["x-model-digest"], headers["content-location"]
-    return Samples(held["images"], held["labels"], seed, digest, url)
+def _retry_delay(attempt: int, outcome: Outcome) -> float:
+    """Seconds: Retry-After where the response has it, else 0.25 doubled by each attempt."""
+    header = outcome.headers.get("retry-after", "") if isinstance(outcome, httpx.Response) else ""
+    return min(MAX_RETRY_DELAY, float(header) if header.isdigit() else 0.25 * 2**attempt)
 
 
-class _Reader:
-    """Lines of a stream as events."""
+def _problem(response: httpx.Response) -> dict[str, Any]:
+    try:
+        problem = response.json()
+    except ValueError:
+        return {}
+    return problem if isinstance(problem, dict) else {}
+
+
+def _parse(response: httpx.Response, parse: Callable[[httpx.Response], T]) -> T:
+    """`parse(response)`. Raises ServiceError where the response is not what the service sends."""
+    try:
+        return parse(response)
+    except (ValueError, KeyError, TypeError):
+        detail = f"{response.url} does not respond as Drawbridge does"
+        raise ServiceError(response.status_code, {"detail": detail}) from None
+
+
+def _models(response: httpx.Response) -> list[dict[str, Any]]:
+    return list(response.json()["models"])
+
+
+def _model(response: httpx.Response) -> dict[str, Any]:
+    return dict(response.json())
+
+
+def _samples(response: httpx.Response) -> Samples:
+    headers = response.headers
+    return Samples(response.content, int(headers["x-seed"]), headers["x-model-digest"], headers["content-location"])
+
+
+class _EventParser:
+    """Parses the lines of a stream of server-sent events."""
 
     def __init__(self) -> None:
         self.kind, self.ended = "", False
 
-    def read(self, line: str) -> Iterable[Event]:
-        """The event that a line completes. Raises ServiceError where the service says that it cannot go on."""
+    def feed(self, line: str) -> Iterator[Event]:
+        """Yield the event that the line completes. Raises ServiceError for an event of kind `error`."""
         name, _, value = line.partition(": ")
         if name == "event":
             self.kind = value
@@ -152,24 +202,50 @@ class _Reader:
             yield Event(self.kind, data)
 
     def close(self) -> None:
-        """Raises Unreachable where the stream broke off."""
+        """Raise Unreachable if the stream stopped before the event `end`."""
         if not self.ended:
-            raise Unreachable("the stream broke off before its end; ask again")
+            raise Unreachable("the stream broke off before its end; send the request again")
 
 
-class Client(_Shared):
-    """Of the service at `url`, which may want a `key`; a context that closes its connections."""
+_MODELS_REQUEST = {"method": "GET", "url": "/models"}
+
+
+def _model_request(name: str) -> dict[str, Any]:
+    return {"method": "GET", "url": f"/models/{quote(name, safe='')}"}
+
+
+def _generate_request(model: str | None, parameters: dict[str, Any], format: str) -> dict[str, Any]:
+    given = {"model": model, **parameters, "format": format}
+    body = {name: value for name, value in given.items() if value is not None}
+    body.setdefault("seed", secrets.randbelow(2**53))
+    if isinstance(body.get("digit"), int):
+        body["digit"] = [body["digit"]]
+    return {"method": "POST", "url": "/generate", "json": body}
+
+
+def _authorization(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
+
+
+class Client:
+    """A client of the service at `url`; a context manager that closes its connections at the end.
+
+    `key` is the API key, `retries` the number of attempts after the first, `timeout` in seconds, and `transport` one of
+    httpx's. All methods raise ServiceError where the service refuses the request, and Unreachable where it does not
+    respond.
+    """
 
     def __init__(
         self,
-        url: str = "http://127.0.0.1:8000",
+        url: str = DEFAULT_URL,
         *,
         key: str | None = None,
-        retries: int = 5,
+        retries: int = DEFAULT_RETRIES,
         timeout: float = DEFAULT_TIMEOUT,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
-        super().__init__(retries)
-        self.http = httpx.Client(base_url=url, timeout=timeout, headers=_shown(key))
+        self.retries = retries
+        self.http = httpx.Client(base_url=url, timeout=timeout, transport=transport, headers=_authorization(key))
 
     def __enter__(self) -> Self:
         return self
@@ -178,61 +254,61 @@ class Client(_Shared):
         self.http.close()
 
     def models(self) -> list[dict[str, Any]]:
-        """What is served, and what each model takes. Raises ServiceError and Unreachable, as all others do."""
-        found: list[dict[str, Any]] = self._send(method="GET", url="/models").json()["models"]
-        return found
+        """The models that the service has, and the parameters that each takes."""
+        return _parse(self._send(_MODELS_REQUEST), _models)
 
-    def generate(self, model: str | None = None, **how: Any) -> Samples:
-        """Draw: `how` are parameters of /generate, `digit` one or several."""
-        return _draws(self._send(**self.asked(model, how, "npz")))
+    def model(self, name: str) -> dict[str, Any]:
+        """One model, with its manifest."""
+        return _parse(self._send(_model_request(name)), _model)
 
-    def stream(self, model: str | None = None, **how: Any) -> Iterator[Event]:
-        """Draw, and tell of it as it goes; with `previews` images under way are shown."""
-        reader = _Reader()
-        answer = self._send(**self.asked(model, how, "events"), stream=True)
+    def generate(self, model: str | None = None, *, format: str = "npz", **parameters: Any) -> Samples:
+        """Generate samples. `parameters` are those of /generate, None for one left out; `digit` is one or several."""
+        return _parse(self._send(_generate_request(model, parameters, format)), _samples)
+
+    def stream(self, model: str | None = None, **parameters: Any) -> Iterator[Event]:
+        """Generate samples and yield events meanwhile; with `previews=True` also unfinished images."""
+        parser = _EventParser()
+        response = self._send(_generate_request(model, parameters, "events"), stream=True)
         try:
-            for line in answer.iter_lines():
-                yield from reader.read(line)
+            for line in response.iter_lines():
+                yield from parser.feed(line)
         except httpx.TransportError as error:
             raise Unreachable(f"the stream broke off: {error!r}") from None
         finally:
-            answer.close()
-        reader.close()
+            response.close()
+        parser.close()
 
-    def _send(self, stream: bool = False, **request: Any) -> httpx.Response:
-        for attempt in itertools.count():
-            answer, error = None, None
+    def _send(self, request: dict[str, Any], stream: bool = False) -> httpx.Response:
+        attempts = _attempts(self.http.base_url, self.retries)
+        delay = next(attempts)
+        while True:
+            if delay:
+                time.sleep(delay)
             try:
-                answer = self.http.send(self.http.build_request(**request), stream=stream)
-            except httpx.TransportError as failure:
-                error = failure
-            pause = self.pause(attempt, answer)
-            if pause is None:
-                break
-            if answer is not None:
-                answer.close()
-            time.sleep(pause)
-        if answer is None:
-            raise Unreachable(f"{self.http.base_url} does not answer: {error or repr(error)}")
-        if answer.is_error:
-            answer.read()
-        return _checked(answer)
+                response = self.http.send(self.http.build_request(**request), stream=stream)
+                if response.is_error:
+                    response.read()
+                delay = attempts.send(response)
+            except httpx.TransportError as error:
+                delay = attempts.send(error)
+            except StopIteration:
+                return response
 
 
-class AsyncClient(_Shared):
-    """The same, to be awaited. `transport` is httpx's, for a service that is no process of its own."""
+class AsyncClient:
+    """Client with coroutines in place of methods; `stream` is an asynchronous iterator."""
 
     def __init__(
         self,
-        url: str = "http://127.0.0.1:8000",
+        url: str = DEFAULT_URL,
         *,
         key: str | None = None,
-        retries: int = 5,
+        retries: int = DEFAULT_RETRIES,
         timeout: float = DEFAULT_TIMEOUT,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        super().__init__(retries)
-        self.http = httpx.AsyncClient(base_url=url, timeout=timeout, transport=transport, headers=_shown(key))
+        self.retries = retries
+        self.http = httpx.AsyncClient(base_url=url, timeout=timeout, transport=transport, headers=_authorization(key))
 
     async def __aenter__(self) -> Self:
         return self
@@ -241,43 +317,43 @@ class AsyncClient(_Shared):
         await self.http.aclose()
 
     async def models(self) -> list[dict[str, Any]]:
-        """As for Client."""
-        found: list[dict[str, Any]] = (await self._send(method="GET", url="/models")).json()["models"]
-        return found
+        """As Client.models."""
+        return _parse(await self._send(_MODELS_REQUEST), _models)
 
-    async def generate(self, model: str | None = None, **how: Any) -> Samples:
-        """As for Client."""
-        return _draws(await self._send(**self.asked(model, how, "npz")))
+    async def model(self, name: str) -> dict[str, Any]:
+        """As Client.model."""
+        return _parse(await self._send(_model_request(name)), _model)
 
-    async def stream(self, model: str | None = None, **how: Any) -> AsyncIterator[Event]:
-        """As for Client."""
-        reader = _Reader()
-        answer = await self._send(**self.asked(model, how, "events"), stream=True)
+    async def generate(self, model: str | None = None, *, format: str = "npz", **parameters: Any) -> Samples:
+        """As Client.generate."""
+        return _parse(await self._send(_generate_request(model, parameters, format)), _samples)
+
+    async def stream(self, model: str | None = None, **parameters: Any) -> AsyncIterator[Event]:
+        """As Client.stream."""
+        parser = _EventParser()
+        response = await self._send(_generate_request(model, parameters, "events"), stream=True)
         try:
-            async for line in answer.aiter_lines():
-                for event in reader.read(line):
+            async for line in response.aiter_lines():
+                for event in parser.feed(line):
                     yield event
         except httpx.TransportError as error:
             raise Unreachable(f"the stream broke off: {error!r}") from None
         finally:
-            await answer.aclose()
-        reader.close()
+            await response.aclose()
+        parser.close()
 
-    async def _send(self, stream: bool = False, **request: Any) -> httpx.Response:
-        for attempt in itertools.count():
-            answer, error = None, None
+    async def _send(self, request: dict[str, Any], stream: bool = False) -> httpx.Response:
+        attempts = _attempts(self.http.base_url, self.retries)
+        delay = next(attempts)
+        while True:
+            if delay:
+                await asyncio.sleep(delay)
             try:
-                answer = await self.http.send(self.http.build_request(**request), stream=stream)
-            except httpx.TransportError as failure:
-                error = failure
-            pause = self.pause(attempt, answer)
-            if pause is None:
-                break
-            if answer is not None:
-                await answer.aclose()
-            await asyncio.sleep(pause)
-        if answer is None:
-            raise Unreachable(f"{self.http.base_url} does not answer: {error or repr(error)}")
-        if answer.is_error:
-            await answer.aread()
-        return _checked(answer)
+                response = await self.http.send(self.http.build_request(**request), stream=stream)
+                if response.is_error:
+                    await response.aread()
+                delay = attempts.send(response)
+            except httpx.TransportError as error:
+                delay = attempts.send(error)
+            except StopIteration:
+                return response

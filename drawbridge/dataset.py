@@ -1,7 +1,7 @@
-"""A labelled data set, drawn in parts that are kept, so that an interruption costs no more than one of them.
+"""A labelled data set, generated in parts that are saved, so that an interruption loses at most the unfinished parts.
 
-Image i of a seed is a pure function, and its digit is i modulo their number: however often the drawing was broken off,
-what comes out is the same.
+Image i is a pure function of the seed and i, and its digit is i modulo the number of digits. However often generation
+was interrupted, the finished data set is the same.
 """
 
 import asyncio
@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from drawbridge.client import Samples
-from service.codecs.png import png
 
 PART_SIZE = 1000
-"""Images of a part, and of a request."""
+"""Images in a part. One request generates one part."""
 CONCURRENT_REQUESTS = 4
-"""Requests that are under way together, so that every worker has some."""
+"""Requests at the same time, so that every worker has one."""
 METADATA_FILE = "about.json"
 
 Images = NDArray[np.uint8]
@@ -30,93 +29,95 @@ Labels = NDArray[np.int64]
 
 
 class DatasetError(Exception):
-    """It cannot be made where it should be; the message says what to do."""
+    """The data set cannot be written to its output; the message says what to do."""
 
 
-def _npz(output: Path, images: Images, labels: Labels) -> None:
-    """`images` uint8 [n, 28, 28] and `labels` int64 [n]."""
-    fresh = output.with_name(f".{output.name}.new.npz")
-    np.savez_compressed(fresh, images=images, labels=labels)
-    fresh.replace(output)
+def _write_npz(output: Path, images: Images, labels: Labels) -> None:
+    """Write `images` uint8 [n, 28, 28] and `labels` int64 [n]."""
+    temporary = output.with_name(f".{output.name}.new.npz")
+    np.savez_compressed(temporary, images=images, labels=labels)
+    temporary.replace(output)
 
 
-def _idx(output: Path, images: Images, labels: Labels) -> None:
-    """MNIST's own files, as torchvision.datasets.MNIST(root=output) looks for them; the test split is empty."""
+def _write_idx(output: Path, images: Images, labels: Labels) -> None:
+    """Write MNIST's own files, which torchvision.datasets.MNIST(root=output) reads; the test split is empty."""
     raw = output / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for split, size in (("train", len(images)), ("t10k", 0)):
-        pictures = struct.pack(">IIII", 2051, size, *images.shape[1:]) + images[:size].tobytes()
-        (raw / f"{split}-images-idx3-ubyte").write_bytes(pictures)
-        digits = struct.pack(">II", 2049, size) + labels[:size].astype(np.uint8).tobytes()
-        (raw / f"{split}-labels-idx1-ubyte").write_bytes(digits)
+        image_file = struct.pack(">IIII", 2051, size, *images.shape[1:]) + images[:size].tobytes()
+        (raw / f"{split}-images-idx3-ubyte").write_bytes(image_file)
+        label_file = struct.pack(">II", 2049, size) + labels[:size].astype(np.uint8).tobytes()
+        (raw / f"{split}-labels-idx1-ubyte").write_bytes(label_file)
 
 
-def _png(output: Path, images: Images, labels: Labels) -> None:
-    """A directory for each digit, as torchvision.datasets.ImageFolder reads them."""
+def _write_png(output: Path, images: Images, labels: Labels) -> None:
+    """Write a directory for each digit, which torchvision.datasets.ImageFolder(output) reads."""
+    from service.codecs.png import png
+
     for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
         folder = output / str(label)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number:06d}.png").write_bytes(png(image))
 
 
-FORMATS: dict[str, Callable[[Path, Images, Labels], None]] = {"npz": _npz, "idx": _idx, "png": _png}
+FORMATS: dict[str, Callable[[Path, Images, Labels], None]] = {"npz": _write_npz, "idx": _write_idx, "png": _write_png}
 
 
 class Dataset:
-    """To be written to `output` in `form`, one of FORMATS."""
+    """A data set that is to be written to `output` in `format`, one of FORMATS. Its parts are beside it meanwhile."""
 
-    def __init__(self, output: Path, form: str) -> None:
-        self.output, self.form = output, form
+    def __init__(self, output: Path, format: str) -> None:
+        self.output, self.format = output, format
         self.parts = output.with_name(f"{output.name}.parts")
         self.count = 0
 
-    def begin(self, about: dict[str, Any], count: int) -> None:
-        """`count` images of what is said `about` them. Raises DatasetError where others lie there."""
+    def begin(self, description: dict[str, Any], count: int) -> None:
+        """Start or continue. Raises DatasetError where the output exists, or the parts have another description."""
         if self.output.exists():
-            raise DatasetError(f"{self.output} is there already; remove it, or name another")
+            raise DatasetError(f"{self.output} exists already; remove it, or name another output")
         self.count = count
-        told = json.dumps({**about, "count": count, "part": PART_SIZE}, indent=1) + "\n"
+        metadata = json.dumps({**description, "count": count, "part": PART_SIZE}, indent=1) + "\n"
         self.parts.mkdir(parents=True, exist_ok=True)
-        notes = self.parts / METADATA_FILE
-        if notes.exists() and notes.read_text() != told:
+        file = self.parts / METADATA_FILE
+        if file.exists() and file.read_text() != metadata:
             raise DatasetError(f"{self.parts} was begun with other settings; remove it, or name another output")
-        notes.write_text(told)
+        file.write_text(metadata)
 
     def missing(self) -> list[int]:
-        """The first image of each part that is not drawn yet."""
+        """The index of the first image of each part that is not generated yet."""
         return [first for first in range(0, self.count, PART_SIZE) if not self._part(first).exists()]
 
-    def kept(self) -> int:
-        """How many images are drawn."""
+    def generated(self) -> int:
+        """The number of images that are generated."""
         missing = sum(min(PART_SIZE, self.count - first) for first in self.missing())
         return self.count - missing
 
-    async def draw(self, ask: Callable[..., Awaitable[Samples]]) -> None:
-        """Draw the parts that are missing: `ask` takes `first` and `n`."""
-        free = asyncio.Semaphore(CONCURRENT_REQUESTS)
-        with tqdm(total=self.count, initial=self.kept(), unit=" images", smoothing=0.05) as bar:
+    async def generate(self, request: Callable[..., Awaitable[Samples]]) -> None:
+        """Generate the parts that are missing: `request` takes `first` and `n`."""
+        semaphore = asyncio.Semaphore(CONCURRENT_REQUESTS)
+        with tqdm(total=self.count, initial=self.generated(), unit=" images", smoothing=0.05) as progress:
 
-            async def part(first: int) -> None:
-                async with free:
-                    drawn = await ask(first=first, n=min(PART_SIZE, self.count - first))
-                    fresh = self._part(first).with_suffix(".new.npz")
-                    np.savez(fresh, images=drawn.arrays, labels=drawn.labels)
-                    fresh.replace(self._part(first))
-                    bar.update(len(drawn.arrays))
+            async def generate_part(first: int) -> None:
+                async with semaphore:
+                    samples = await request(first=first, n=min(PART_SIZE, self.count - first))
+                    temporary = self._part(first).with_suffix(".new.npz")
+                    temporary.write_bytes(samples.content)
+                    temporary.replace(self._part(first))
+                    progress.update(min(PART_SIZE, self.count - first))
 
             try:
                 async with asyncio.TaskGroup() as group:
                     for first in self.missing():
-                        group.create_task(part(first))
+                        group.create_task(generate_part(first))
             except ExceptionGroup as errors:
-                raise errors.exceptions[0] from None  # the others are mostly the same
+                raise errors.exceptions[0] from None  # the others mostly repeat it
 
     def finish(self) -> None:
-        """Put the parts together, and remove them."""
+        """Join the parts into the output, and remove them."""
         parts = [np.load(self._part(first)) for first in range(0, self.count, PART_SIZE)]
         images, labels = (np.concatenate([part[name] for part in parts]) for name in ("images", "labels"))
         self.output.parent.mkdir(parents=True, exist_ok=True)
-        FORMATS[self.form](self.output, images, labels)
+        FORMATS[self.format](self.output, images, labels)
         shutil.rmtree(self.parts)
 
     def _part(self, first: int) -> Path:

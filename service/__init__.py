@@ -1,3 +1,5 @@
-"""Online: loads weights and draws samples on request, many callers packed into one batch."""
+"""The HTTP service: loads weights and generates samples on request, with the rows of all requests in shared batches."""
 
-VERSION = "0.1.0"
+import importlib.metadata
+
+VERSION = importlib.metadata.version("drawbridge")

@@ -12,7 +12,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-ROOT = Path(__file__).parent.parent
+from service.data_files import default_directory
+
 PREFIX = "DRAWBRIDGE_"
 KEY_VARIABLE = "DRAWBRIDGE_KEY"
 """The variable with a client's API key."""
@@ -55,8 +56,8 @@ class Settings(BaseSettings):
     allow_anonymous: bool = Field(
         False, description="Accept requests without a key on addresses that other machines can reach."
     )
-    weights: Path = Field(ROOT / "weights", description="Directory of the weights to serve.")
-    lab: Path = Field(ROOT / "docs" / "lab", description="Directory of the lab page, served at /lab.")
+    weights: Path = Field(default_directory("weights"), description="Directory of the weights to serve.")
+    lab: Path = Field(default_directory("lab"), description="Directory of the lab page, served at /lab.")
     unconditional_model: str = Field("dcgan", description="Model of requests that name no model and no digit.")
     conditional_model: str = Field("cgan", description="Model of requests that name a digit but no model.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(

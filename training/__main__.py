@@ -1,8 +1,6 @@
-"""`python -m training`."""
+"""`python -m training COMMAND`: the same as `drawbridge COMMAND`."""
 
-from models import memory
-from training.cli import main
+from drawbridge.cli import training_main
 
 if __name__ == "__main__":
-    memory.retain_freed_memory()
-    raise SystemExit(main())
+    raise SystemExit(training_main())

@@ -191,7 +191,7 @@ def test_no_more_than_the_bounds_is_read_however_it_comes_and_nobody_holds_a_con
         ({"host": "0.0.0.0"}, "DRAWBRIDGE_ALLOW_ANONYMOUS=true"),
         ({"allow_anonymous": "true", "keys": "keys.toml"}, "keep one of them"),
         ({"keys": "/nowhere/keys.toml"}, "service key NAME"),
-        ({"weights": "/nowhere"}, "DRAWBRIDGE_WEIGHTS: /nowhere is no directory"),
+        ({"weights": "/nowhere"}, "DRAWBRIDGE_WEIGHTS: /nowhere is not a directory"),
         ({"max_images": 9000}, "more than DRAWBRIDGE_QUEUE_IMAGES"),
         ({"admin_port": 8000}, "are both 8000"),
         ({"prot": 8000}, "no such setting; did you mean DRAWBRIDGE_PORT?"),

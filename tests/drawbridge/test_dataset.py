@@ -1,0 +1,98 @@
+"""`drawbridge dataset`."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torchvision import datasets
+
+from drawbridge.cli import main
+from drawbridge.dataset import Dataset
+from harness.server import ROOT, Server, environment
+
+
+@pytest.mark.slow
+def test_a_data_set_interrupted_twice_is_the_same_as_one_generated_at_once(
+    server: Server, tmp_path: Path, expected: Callable[..., np.ndarray]
+) -> None:
+    arguments = ["dataset", "gmm", "--per-digit", "1200", "--seed", "3", "--url", server.url]
+    interrupted, whole = tmp_path / "interrupted.npz", tmp_path / "whole.npz"
+    parts = tmp_path / "interrupted.npz.parts"
+    saved: dict[str, int] = {}
+    for _ in range(2):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", *arguments, "-o", str(interrupted)],
+            cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while len(list(parts.glob("*[0-9].npz"))) <= len(saved) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 130, error
+        assert "images are saved in" in error
+        assert "Traceback" not in error
+        before, saved = saved, {path.name: path.stat().st_mtime_ns for path in parts.glob("*[0-9].npz")}
+        assert len(before) < len(saved) < 12
+        assert before.items() <= saved.items()
+    assert main([*arguments, "-o", str(interrupted)]) == 0
+    assert main([*arguments, "-o", str(whole)]) == 0
+    assert interrupted.read_bytes() == whole.read_bytes()
+    with np.load(whole) as archive:
+        assert np.bincount(archive["labels"]).tolist() == [1200] * 10
+        assert np.array_equal(archive["images"][:5], expected(model="gmm", digit=list(range(10)), n=5, seed=3))
+    assert not parts.exists()
+    assert main([*arguments, "-o", str(whole)]) == 2  # the output exists
+
+
+def test_a_data_set_with_other_settings_is_not_continued(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "x.npz"
+    Dataset(output, "npz").begin({"model": "cgan"}, 100)
+    assert main(["dataset", "cgan", "--per-digit", "10", "-o", str(output), "--url", server.url]) == 2
+    assert "begun with other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("format", ["idx", "png"])
+def test_torchvision_loads_the_data_set(
+    format: str, server: Server, tmp_path: Path, expected: Callable[..., np.ndarray]
+) -> None:
+    output = tmp_path / "digits"
+    arguments = ["dataset", "flow", "--steps", "2", "--per-digit", "12", "--url", server.url]
+    assert main([*arguments, "--format", format, "-o", str(output)]) == 0
+    loaded = datasets.MNIST(str(output)) if format == "idx" else datasets.ImageFolder(str(output))
+    assert len(loaded) == 120
+    images = expected(model="flow", steps=2, digit=list(range(10)), n=120, seed=0)
+    labels = [label for _, label in loaded]
+    assert np.bincount(labels).tolist() == [12] * 10
+    first, label = loaded[0]
+    assert label == (0 if format == "png" else labels[0])
+    assert np.array_equal(np.asarray(first.convert("L")), images[0])
+    assert not Path(f"{output}.parts").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gan", "-o", "x.npz"], "gan takes no digit"),
+        (["nope", "-o", "x.npz"], "no model 'nope'; there are: acgan"),
+        (["cgan", "--per-digit", "0", "-o", "x.npz"], "at least 1"),
+        (["cgan"], "required: -o/--output"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_status_2(
+    arguments: list[str], message: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert main(["dataset", *arguments, "--url", server.url]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())

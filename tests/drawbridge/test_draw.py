@@ -1,0 +1,131 @@
+"""`drawbridge draw`."""
+
+import io
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from drawbridge import terminal
+from drawbridge.cli import main
+from harness.server import ROOT, Server, environment
+
+FOUR = ["cgan", "--digit", "3", "--digit", "5", "-n", "4", "--seed", "6"]
+
+
+def test_weights_in_this_process_give_the_same_bytes_as_a_service(
+    server: Server, weights: Path, tmp_path: Path
+) -> None:
+    local = subprocess.run(
+        [sys.executable, "-m", "service", "draw", *FOUR, "-o", str(tmp_path / "local.npz")],
+        cwd=ROOT, env=environment(weights=weights, max_batch_size=8), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert local.returncode == 0, local.stderr
+    assert main(["draw", *FOUR, "-o", str(tmp_path / "remote.npz"), "--url", server.url]) == 0
+    assert (tmp_path / "local.npz").read_bytes() == (tmp_path / "remote.npz").read_bytes()
+    with np.load(tmp_path / "local.npz") as archive:
+        assert archive["labels"].tolist() == [3, 5, 3, 5]
+
+
+@pytest.mark.parametrize("name", ["four.png", "four.webp", "FOUR.PNG", "four.NPZ"])
+def test_a_file_has_the_bytes_that_the_service_sends(name: str, server: Server, tmp_path: Path) -> None:
+    assert main(["draw", *FOUR, "-o", str(tmp_path / name), "--url", server.url]) == 0
+    query = {"model": "cgan", "digit": [3, 5], "n": 4, "seed": 6, "format": name[-4:].lower().strip(".")}
+    content = (tmp_path / name).read_bytes()
+    assert content == httpx.get(f"{server.url}/generate", params=query).content
+    if not name.lower().endswith(".npz"):
+        assert Image.open(io.BytesIO(content)).size == (56, 56)
+
+
+def test_the_terminal_gets_two_rows_of_pixels_a_line_and_as_many_images_as_fit() -> None:
+    white, black = [b"\xff" * 28] * 28, [bytes(28)] * 28
+    lines = terminal.render([white, black, white], 60).split("\n")
+    assert len(lines) == 28
+    assert lines[0].count("▀") == 56
+    assert lines[0].startswith("\x1b[38;5;255m\x1b[48;5;255m▀")
+    assert lines[0].endswith("\x1b[38;5;232m\x1b[48;5;232m▀\x1b[0m")
+    assert lines[14].startswith("\x1b[38;5;255m")
+
+
+def test_images_are_read_without_numpy_as_numpy_reads_them(server: Server, expected: Callable[..., np.ndarray]) -> None:
+    npz = httpx.get(f"{server.url}/generate", params={"model": "gan", "n": 3, "seed": 1, "format": "npz"}).content
+    images = np.array([[list(row) for row in image] for image in terminal.read_images(npz)])
+    assert np.array_equal(images, expected(model="gan", n=3, seed=1))
+
+
+@pytest.mark.parametrize("array", [np.zeros((1, 2, 2)), np.zeros((2, 2), np.uint8), np.zeros((2, 3, 4), np.uint8).T])
+def test_other_arrays_are_refused(array: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, images=array)
+    with pytest.raises(ValueError, match="does not read"):
+        terminal.read_images(buffer.getvalue())
+
+
+def test_without_a_file_the_terminal_shows_the_images(server: Server) -> None:
+    parent, child = pty.openpty()
+    with os.fdopen(parent, "rb", buffering=0) as screen:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", "draw", "gan", "--url", server.url],
+            cwd=ROOT, env=environment(), stdout=child, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        os.close(child)
+        shown = b""
+        while chunk := read(screen):
+            shown += chunk
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error
+    assert shown.decode().count("▀") == 28 * 14
+    assert "1 of gan, seed" in error
+
+
+def read(screen: io.FileIO) -> bytes:
+    """The next output; empty after the process has closed its terminal, which Linux reports as an error."""
+    try:
+        return screen.read(65536) or b""
+    except OSError:
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cgan"], "name a file with -o"),
+        (["cgan", "-o", "x.bmp"], "must end in .png"),
+        (["cgan", "-o", "x"], "must end in .png"),
+        (["nope", "-o", "x.png"], "no model 'nope'; there are: acgan"),
+        (["cgan", "--digit", "12", "-o", "x.png"], "digit: "),
+        (["cgan", "-o", "nowhere/x.png"], "No such file"),
+        (["cgan", "--digit", "seven", "-o", "x.png"], "invalid int value: 'seven'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_status_2(
+    arguments: list[str], message: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert main(["draw", *arguments, "--url", server.url]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [("http://127.0.0.1:9", "does not respond"), ("http://a:b", "--url http://a:b"), ("x", "protocol")],
+)
+def test_a_wrong_url_is_one_line_and_exit_status_2(
+    url: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("drawbridge.client.MAX_RETRY_DELAY", 0.0)
+    assert main(["draw", "cgan", "-o", str(tmp_path / "x.png"), "--url", url]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
