@@ -216,8 +216,11 @@ class Application(FastAPI):
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
+        context = request_context.begin(scope)
         scope["app"] = self
-        await self._serve(request_context.begin(scope), self._route, scope, receive, send)
+        if context.method == "HEAD":  # what GET would respond, without its body
+            scope = {**scope, "method": "GET"}
+        await self._serve(context, self._route, scope, receive, send)
 
     async def admin(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The application at the admin port."""
@@ -260,6 +263,8 @@ class Application(FastAPI):
                 message["headers"] = [*message["headers"], *context.headers()]
                 if self.draining:
                     message["headers"].append((b"connection", b"close"))
+            elif context.method == "HEAD":
+                message["body"] = b""
             await send(message)
 
         try:
@@ -348,6 +353,7 @@ def _to_problem(scope: Scope, context: RequestContext, error: Exception) -> Prob
         routes = [route for part in ROUTES for route in part.router.routes if isinstance(route, APIRoute)]
         matching = [route for route in routes if route.matches(scope)[0] is not Match.NONE]
         methods = {method for route in matching for method in route.methods or ()}
+        methods |= {"HEAD"} if "GET" in methods else set()
         allowed = ", ".join(sorted(methods)) or (error.headers or {}).get("Allow", "GET")
         detail = f"{scope['path']} takes {allowed}, not {scope['method']}"
         return errors.MethodNotAllowed(detail, headers={"Allow": allowed})

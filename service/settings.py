@@ -44,6 +44,11 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free port.")
+    root_path: str = Field(
+        "",
+        pattern="^(/[^/?#]+)*$",
+        description="Path at which a reverse proxy serves this service, as /digits; the proxy removes it.",
+    )
     admin_port: int | None = Field(
         None,
         ge=0,

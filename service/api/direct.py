@@ -72,7 +72,8 @@ class Host(Protocol):
 
 def is_direct(scope: Scope) -> bool:
     """Whether a DirectCall can answer a request with these headers."""
-    return (scope["method"], scope["path"]) in ROUTES and not is_form(scope)
+    path = scope["path"].removeprefix(scope["root_path"])
+    return (scope["method"], path) in ROUTES and not is_form(scope)
 
 
 class DirectCall:

@@ -124,6 +124,8 @@ def _merge(schema: type[P], scope: Scope, body: dict[str, Any], *, strict: bool)
     values = _collect(query, schema)
     if twice := sorted(values.keys() & body.keys()):
         raise InvalidParameter(f"in the query and in the body: {', '.join(twice)}; give each parameter once")
+    lists = _list_fields(schema)
+    body = {name: [value] if name in lists and not isinstance(value, list) else value for name, value in body.items()}
     values |= body
     if "timeout" in schema.model_fields:
         for name, value in scope["headers"]:
@@ -136,7 +138,7 @@ def _merge(schema: type[P], scope: Scope, body: dict[str, Any], *, strict: bool)
 
 
 def _json_values(scope: Scope, body: bytes) -> dict[str, Any]:
-    """The members of a JSON body; none of an empty one. Raises InvalidParameter or UnsupportedBody."""
+    """The members of a JSON body that are not null. Raises InvalidParameter or UnsupportedBody."""
     if scope["method"] == "GET":
         if body:
             raise UnsupportedBody("GET takes its parameters in the URL, which caches know it by; send a body with POST")
@@ -154,7 +156,7 @@ def _json_values(scope: Scope, body: bytes) -> dict[str, Any]:
         raise UnsupportedBody("the body has no Content-Type and is not JSON; send application/json") from None
     if not isinstance(values, dict):
         raise InvalidParameter("the JSON body must be an object of parameters")
-    return values
+    return {name: value for name, value in values.items() if value is not None}
 
 
 async def _form_values(request: Request, schema: type[BaseModel], max_files: int) -> tuple[dict[str, Any], list[bytes]]:

@@ -85,7 +85,7 @@ def reproduce_headers(
     headers = [(b"x-model-digest", plan.model.digest.encode()), (b"vary", b"Accept")]
     if plan.reproducible:
         headers += (b"x-seed", b"%d" % plan.seed), (b"content-location", (context.root + plan.location).encode())
-    if context.method == "GET" and deterministic and format_ is not EVENTS:  # events also tell the time
+    if context.method in ("GET", "HEAD") and deterministic and format_ is not EVENTS:  # events also tell the time
         visibility = "public" if context.lease is None else "private"  # a shared cache must not bypass keys
         policy = f"{visibility}, {IMMUTABLE if plan.version_pinned else REVALIDATE}"
         headers += (b"etag", plan.etag(scope + context.root).encode()), (b"cache-control", policy.encode())

@@ -39,6 +39,7 @@ def uvicorn_config(app: ASGIApp, settings: Settings, **options: Any) -> uvicorn.
         access_log=False,
         ws="none",
         server_header=False,
+        root_path=settings.root_path,
         proxy_headers=False,  # HttpProtocol applies them, for direct answers too
         timeout_keep_alive=settings.keep_alive_timeout,
         timeout_graceful_shutdown=int(settings.drain_timeout) + 1,

@@ -91,4 +91,14 @@ def default_worker_count(settings: Settings) -> int:
 
         if choose_device(settings.device).type == "cuda":
             return torch.cuda.device_count()
-    return max(1, min(MAX_CPU_WORKERS, len(os.sched_getaffinity(0)) // settings.threads))
+    return max(1, min(MAX_CPU_WORKERS, available_cpus() // settings.threads))
+
+
+def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """CPU cores that this process may use: those of its affinity, and no more than its cgroup's quota."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):  # no cgroup v2
+        return cores
+    return cores if quota == "max" else max(1, min(cores, round(int(quota) / int(period))))
