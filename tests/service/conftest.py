@@ -41,7 +41,7 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 def asgi_client(app: object, root_path: str = "") -> httpx.AsyncClient:
     """A client that calls an ASGI application, mounted at `root_path`, without a socket."""
-    transport = httpx.ASGITransport(app, root_path=root_path, raise_app_exceptions=False)  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(app, root_path=root_path, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://drawbridge", timeout=60)
 
 
