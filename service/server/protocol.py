@@ -77,6 +77,8 @@ class HttpProtocol(HttpToolsProtocol):
         """The request that is being answered directly."""
         self.finishing = False
         """Whether a response was sent and its request not recorded yet; the next request's quota may depend on it."""
+        self.replaying = False
+        """Whether the next request was accepted by a worker that died."""
         self.parsing = False
         self.completed_while_parsing = False
         """Whether a response was completed before all received bytes were parsed: only then the journal can know
@@ -98,7 +100,9 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(self.output)  # type: ignore[arg-type]
         self._start_header_timer(self.settings.header_timeout, transport.close)
         if self.record.length:
+            self.replaying = True
             self.data_received(self.record.unanswered)
+            self.replaying = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_header_timer()
@@ -212,6 +216,8 @@ class HttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
         """Start a request; uvicorn calls this when earlier requests of the connection are answered."""
         scope = cast(Scope, cycle.scope)
+        if self.replaying:
+            scope["taken_over"], self.replaying = True, False
         direct = self.direct and not (self.finishing or self.flow.write_paused)
         for name, value in scope["headers"]:
             if name.startswith(b"x-forwarded-"):

@@ -8,21 +8,18 @@ import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 import pytest_asyncio
-from uvicorn.server import ServerState
 
 from harness.server import Server
 from service.api.direct import DirectCall
 from service.app import Application
-from service.engine.request import noop
-from service.server.protocol import HttpProtocol, uvicorn_config
 from service.server.transport import NoRecord
+from tests.service.listening import listen
 from tests.serving import serving, wait_for_accepted
 
 module = pytest.mark.asyncio(loop_scope="module")
@@ -45,21 +42,6 @@ class Record(NoRecord):
 
     def invalidate(self) -> None:
         self.calls.append("invalidated")
-
-
-@asynccontextmanager
-async def listen(app: Application, *, direct: bool = True, record: Record | None = None) -> AsyncIterator[int]:
-    """The port of an HTTP server for `app`, with or without direct responses."""
-    config, state = uvicorn_config(app, app.settings), ServerState()
-    config.load()
-    protocol = partial(HttpProtocol, config, state, {}, record or NoRecord(), noop, app, direct=direct)
-    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for connection in list(state.connections):
-            connection.shutdown()
 
 
 @pytest_asyncio.fixture(loop_scope="module", params=["direct", "asgi"])
