@@ -45,7 +45,7 @@ ANY = {"any", "anything", "digit", "digits", "number", "numbers", "numeral", "nu
 """Words of a prompt that asks for any digit."""
 SIZES = re.compile(r"[0-9]+ ?(?:x|×|by) ?[0-9]+|[0-9]+ ?(?:px|pixels?|dpi|bits?|k|%)(?![a-z0-9])")
 """Sizes and the like in a prompt, whose numbers are no digits to generate."""
-TOKENS = re.compile(r"[a-z0-9]+(?:[-'.][a-z0-9]+)*")
+TOKENS = re.compile(r"[a-z0-9]+(?:[-.][a-z0-9]+)*")
 ONE_DIGIT = 'prompt: name one digit from 0 to 9, as a word or a numeral, or ask for "any"'
 MIN_SIDE, MAX_SIDE = 28, 2048
 MAX_PIXELS = 2**28
@@ -157,8 +157,7 @@ async def generations(request: Request) -> Response:
 
 @router.get("/images/file", response_class=Response, openapi_extra=DOCUMENTED_FILE)
 async def image_file(request: Request) -> Response:
-    """The file at a URL in a response of /v1/images/generations: generated when it is requested, since nothing is
-    stored."""
+    """The file at a URL of /v1/images/generations. It is generated now: nothing is stored."""
     service: AppContext = request.app.state.service
     parameters, _ = await parsing.read(request, ImageFile)
     model = choose_model(service.catalog, service.settings, parameters)
@@ -203,7 +202,7 @@ def digits_in(prompt: str) -> list[int]:
     numbers = {token for token in tokens if token in NAMES or _is_other_number(token)}
     if len({NAMES.get(number) for number in numbers}) > 1 or any(number not in NAMES for number in numbers):
         raise InvalidParameter(ONE_DIGIT)
-    if tokens and not numbers and not ANY.intersection(tokens):
+    if prompt.strip() and not numbers and not ANY.intersection(tokens):
         raise InvalidParameter(f"{ONE_DIGIT}; this prompt does neither")
     return [NAMES[number] for number in numbers][:1]
 
