@@ -110,6 +110,11 @@ class Settings(BaseSettings):
     def _lower_case(cls, choice: object) -> object:
         return choice.lower() if isinstance(choice, str) else choice
 
+    @field_validator("host")
+    @classmethod
+    def _without_brackets(cls, host: str) -> str:
+        return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
     @field_validator("weights")
     @classmethod
     def _exists(cls, weights: Path) -> Path:
