@@ -62,7 +62,7 @@ def test_a_write_that_finds_no_room_leaves_the_old_bytes_and_takes_none(tmp_path
     script = (
         "import pathlib, resource, signal, sys; from models import store;"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
-        "store.write(pathlib.Path(sys.argv[1]), bytes(5000))"
+        "store.write_atomic(pathlib.Path(sys.argv[1]), bytes(5000))"
     )
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
     assert "File too large" in done.stderr

@@ -280,7 +280,7 @@ async def test_a_turn_that_breaks_ends_everybody_and_the_next_is_as_if_nothing_h
         raise RuntimeError("a bug")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.scheduler, "pick", broken)
+        patch.setattr(engine.scheduler, "schedule", broken)
         tickets = [engine.submit(ask(3, seed=i)) for i in range(3)]
         await driver.start()
         await until(lambda: all(ticket.outcome for ticket in tickets))
@@ -375,11 +375,11 @@ class Broken(EngineObserver):
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
-    def stepped(self, *_: object) -> None:
-        self._break("stepped")
+    def on_batch(self, *_: object) -> None:
+        self._break("on_batch")
 
-    def turned(self, *_: object) -> None:
-        self._break("turned")
+    def on_step(self, *_: object) -> None:
+        self._break("on_step")
 
     def _break(self, kind: str) -> None:
         if kind == self.kind:
@@ -387,7 +387,7 @@ class Broken(EngineObserver):
             raise OSError("no room to count in")
 
 
-@pytest.mark.parametrize("kind", ["stepped", "turned"])
+@pytest.mark.parametrize("kind", ["on_batch", "on_step"])
 @pytest.mark.parametrize("driver", [EventLoopEngine, ThreadEngine])
 def test_where_a_count_fails_everybody_is_told_and_who_asks_again_at_once_is_drawn(
     make_engine: Callable[..., Engine], driver: type[EventLoopEngine] | type[ThreadEngine], kind: str

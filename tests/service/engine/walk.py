@@ -67,5 +67,5 @@ def finish(engine: Engine) -> int:
 
 
 def images(ticket: Any) -> Any:
-    assert ticket.ended
+    assert ticket.outcome
     return ticket.result().images
