@@ -11,9 +11,9 @@ import time
 from collections.abc import Awaitable, Callable
 
 import numpy as np
-
-from service.codecs import images
 from service.codecs.images import ImageBatch
+
+from service.codecs import formats as images
 
 REPEATS = 200
 COUNTS = (1, 4, 16, 64, 256, 1024)

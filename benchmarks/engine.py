@@ -16,7 +16,7 @@ from benchmarks.serve import BARE, SEEDS, ours
 from harness import workload
 from harness.load import build_request, merge, run_load
 from harness.server import run_service
-from service.codecs.images import png
+from service.codecs.png import png
 from service.engine.engine import Engine
 from service.engine.request import Request, Sample, StartState
 from service.engine.runner import Runner

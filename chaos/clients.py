@@ -23,7 +23,7 @@ import uvloop
 
 from benchmarks.batch_invariance import requests
 from harness.server import SERVICE, environment, run_server
-from service.codecs.images import png
+from service.codecs.png import png
 
 REQUEST_TIMEOUT = 120.0
 """Seconds after which a request counts as one without an end."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from service.codecs.images import png
+from service.codecs.png import png
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ COMMAND = (sys.executable, "-m", "chaos.worker")
 
 def serve() -> int:
     """The front, until a signal."""
-    from service.server import supervisor
+    from service.server import serve
     from service.settings import read_settings
     from service.telemetry import log
 
     settings = read_settings()
     log.configure(settings)
-    return supervisor.serve(settings, COMMAND)
+    return serve.serve(settings, COMMAND)
 
 
 def work(*arguments: str) -> None:

@@ -108,14 +108,14 @@ def how(args: argparse.Namespace) -> dict[str, Any]:
 
 def serve() -> int:
     """The service, until a signal."""
-    from service.server import supervisor
+    from service.server import serve
     from service.telemetry import log
 
     settings = read_settings()
     if settings.keys is not None:
         keys.read(settings.keys)
     log.configure(settings)
-    return supervisor.serve(settings)
+    return serve.serve(settings)
 
 
 def health() -> int:
@@ -181,7 +181,7 @@ def save(drawn: Samples, path: Path) -> None:
     import numpy as np
     from PIL import Image
 
-    from service.codecs.images import grid
+    from models.pixels import image_grid as grid
 
     if path.suffix == ".npz":
         np.savez(path, images=drawn.arrays, labels=drawn.labels)
@@ -191,7 +191,7 @@ def save(drawn: Samples, path: Path) -> None:
 
 def shown(drawn: Samples, columns: int) -> str:
     """The images as lines of half blocks in shades of grey, as many beside one another as fit."""
-    from service.codecs.images import grid
+    from models.pixels import image_grid as grid
 
     sheet = grid(drawn.arrays, max(1, min(len(drawn.arrays), columns // 28)))
     lines = []

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from drawbridge.client import Samples
-from service.codecs.images import png
+from service.codecs.png import png
 
 PART_SIZE = 1000
 """Images of a part, and of a request."""

@@ -11,7 +11,7 @@ from models import batch_invariant, memory, store
 from models.base import Family, sample
 from models.nets import fold_norms
 from models.pixels import to_uint8
-from service.codecs.images import png
+from service.codecs.png import png
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 ImageRequest = tuple[str, int, int]

@@ -1,4 +1,4 @@
-"""The application: parts put together, one error handler, limits on what comes in."""
+"""The application: settings, models, engine, routes and telemetry put together."""
 
 import asyncio
 import faulthandler
@@ -16,19 +16,19 @@ from typing import Any
 import numpy as np
 import torch
 from fastapi import FastAPI, Request, Response
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
-from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
-from swagger_ui_bundle import swagger_ui_path
 
 from models.base import Family
+from models.devices import choose_device
 from service import VERSION, errors
 from service.api import encode, generate, info, openapi_schema
-from service.api.context import AppContext, ClientDisconnected
+from service.api.awaiting import ClientDisconnected
+from service.api.context import AppContext
+from service.api.limits import check_content_length, limited
 from service.api.pages import add_pages
 from service.auth import keys
 from service.auth.authenticator import Authenticator
@@ -48,19 +48,17 @@ from service.telemetry.tracing import Tracer
 log = logging.getLogger(__name__)
 
 COMPAT_APIS = (openai, open_inference)
-"""Routes that speak others' languages, of errors too."""
+"""Routes of other systems' APIs, which have error formats of their own."""
 ROUTES = (generate, encode, info, *COMPAT_APIS)
 
-MAX_BATCH_SIZE = {"cpu": 16, "cuda": 128}
-"""Rows of a step unless set otherwise. On a CPU a row costs less the more there are (`python -m benchmarks engine`),
-but who comes waits for the step that runs; a GPU's number is a guess that nobody has measured yet."""
-MAX_BATCH_SIZE_SINGLE_STEP = {"cpu": 32, "cuda": 128}
-"""Likewise, of models that draw in one step, whose steps are short."""
+MAX_BATCH_SIZE = {"cpu": 16, "cuda": 128, "mps": 128}
+"""Default rows per device step. On a CPU a row costs less the more there are (`python -m benchmarks engine`), but a new
+request waits for the running step. The GPU's numbers are unmeasured."""
+MAX_BATCH_SIZE_SINGLE_STEP = {"cpu": 32, "cuda": 128, "mps": 128}
+"""The same for models that sample in one step, whose steps are short."""
 
 TELEMETRY_FLUSH_SECONDS = 0.02
-"""Seconds after which requests are told of."""
-
-Endpoint = Callable[[Request], Awaitable[Response]]
+"""How long finished requests are buffered before they are logged and counted; many at once cost less."""
 
 
 def create_app(
@@ -70,137 +68,70 @@ def create_app(
     only: str | None = None,
     runner: type[Runner] = Runner,
 ) -> "Application":
-    """The service on the weights that `settings` name, or on `only` one of them; `device` goes before the settings'.
+    """Create the application for the weights that `settings` name, or for `only` one of them.
 
-    Without a `gate`, whoever gets as far as here may draw; `runner` takes batches to the device.
-
-    Raises ValueError for settings that this machine cannot keep.
+    `device` overrides the settings' device. Without an `authenticator` no request needs a key. `runner` runs batches.
+    Raises ValueError for settings that this machine cannot fulfil.
     """
     app = Application(settings, device or choose_device(settings.device), authenticator, only, runner)
     for routes in ROUTES:
         app.include_router(routes.router)
-    app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
-    app.add_api_route("/docs", docs, include_in_schema=False)
     add_pages(app, settings.lab)
     for kind in (Problem, HTTPException, ClientDisconnected, Exception):
         app.add_exception_handler(kind, on_error)
     return app
 
 
-def choose_device(name: str, worker: int = 0) -> torch.device:
-    """The device of a worker, by its number: a GPU where there is one and `name` is not `cpu`."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("DRAWBRIDGE_DEVICE is cuda, and torch sees no GPU; set it to cpu or auto")
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", worker % torch.cuda.device_count())
-
-
-async def docs() -> HTMLResponse:
-    """The API's pages, from the assets that are installed with the service: nothing is fetched from elsewhere."""
-    return get_swagger_ui_html(
-        openapi_url="openapi.json",
-        title="Drawbridge",
-        swagger_js_url="docs/assets/swagger-ui-bundle.js",
-        swagger_css_url="docs/assets/swagger-ui.css",
-        swagger_favicon_url="docs/assets/favicon-32x32.png",
-    )
-
-
 async def on_error(request: Request, error: Exception) -> Response:
-    """Every error as problem+json (RFC 9457). What was not foreseen is logged and told to nobody."""
-    call = request_context.of(request)
-    if isinstance(error, ClientDisconnected):
-        call.client_disconnected()
-        return Response(status_code=call.status)
-    if not isinstance(error, Problem):
-        error = _as_problem(request, error)
-    call.problem = error.kind
-    for other in COMPAT_APIS:
-        if call.path.startswith(other.router.prefix + "/"):
-            status, told = other.error(error)
-            return JSONResponse(told, status, headers=error.headers)
-    body = {**error.body(), "instance": request.url.path}
-    return JSONResponse(body, error.status, headers=error.headers, media_type=errors.MEDIA_TYPE)
-
-
-async def tell_of(error: Exception, request: Request, send: Send) -> None:
-    """Answer a request that came to `error`."""
-    response = await on_error(request, error)
-    await response(request.scope, request.receive, send)
-
-
-def _as_problem(request: Request, error: Exception) -> Problem:
-    if isinstance(error, HTTPException) and error.status_code == 404:
-        return errors.NotFound(f"nothing is at {request.url.path}; see {request_context.of(request).root}/docs")
-    if isinstance(error, HTTPException) and error.status_code == 405:
-        routes = [route for part in ROUTES for route in part.router.routes if isinstance(route, APIRoute)]
-        matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
-        here = {method for route in matching for method in route.methods or ()}
-        allowed = ", ".join(sorted(here)) or (error.headers or {}).get("Allow", "GET")
-        return errors.MethodNotAllowed(
-            f"{request.url.path} takes {allowed}, not {request.method}", headers={"Allow": allowed}
-        )
-    if isinstance(error, HTTPException):  # Starlette's own: a form that does not read as one
-        return errors.InvalidParameter(str(error.detail))
-    log.error("unforeseen error in request %s", request_context.of(request).id, exc_info=error)
-    return Problem("Something broke that should not; the log of the service says what.")
+    """Turn every exception of a route into a response."""
+    app: Application = request.app
+    return app.problem_response(request.scope, request_context.of(request), error)
 
 
 class Application(FastAPI):
-    """FastAPI, but for the routes that draw: these are called straight from here.
+    """The service as an ASGI application.
 
-    They read their parameters themselves, and what FastAPI does on the way costs several times what they do. It
-    documents them, and answers whatever fits none. No body is longer than the settings say, whoever answers; and every
-    request is told of once it has its answer.
+    FastAPI routes requests. This class adds what every request needs: limits, authorization, headers, telemetry.
     """
 
     def __init__(
         self,
         settings: Settings,
         device: torch.device,
-        gate: Authenticator | None,
+        authenticator: Authenticator | None,
         only: str | None,
         runner: type[Runner],
     ) -> None:
         super().__init__(
             title="Drawbridge",
             version=VERSION,
-            description=__doc__,
+            description="Samples from small generative models.",
             lifespan=Application.lifespan,
             docs_url=None,
             redoc_url=None,
         )
-        self.openapi_version = "3.0.3"  # the newest that the bundled Swagger UI draws
-        self.settings, self.device, self.authenticator = settings, device, gate
+        self.openapi_version = "3.0.3"  # the newest version that the bundled Swagger UI renders
+        self.settings, self.device, self.authenticator = settings, device, authenticator
         self.draining = False
-        self.load = partial(
-            load, root=settings.weights, device=device, seats=self.max_batch_size, only=only, runner=runner
-        )
+        self.load = partial(load, root=settings.weights, device=device, seats=self.batch_size, only=only, runner=runner)
         self.log = RequestLog(settings)
         self.finished: list[RequestContext] = []
-        """Requests that are answered, and nobody was told of."""
+        """Finished requests that are not logged and counted yet."""
         self.metrics = Metrics()
         self.reloading = asyncio.Lock()
         self.loader = ThreadPoolExecutor(1, "loader", torch.set_num_threads, (settings.threads,))
-        """One thread for all that is loaded while the service runs, so that what it frees is used again."""
+        """One thread for all reloads, so that memory it frees is used again."""
         self.tracer = Tracer() if settings.tracing else None
-        self.direct: dict[tuple[str, str], Endpoint] = {
-            (method, route.path): route.endpoint
-            for route in (*generate.router.routes, *encode.router.routes)
-            if isinstance(route, APIRoute)
-            for method in route.methods or ()
-        }
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Load what there is, draw until the end, and let go of it."""
-        self.state.service = self._loaded()
+        """Load the weights, serve until the end, and drain."""
+        self.state.service = self._start_service()
         engine: Engine = self.state.service.engine
         self.engine_loop: EngineLoop = EventLoopEngine(engine) if self.device.type == "cpu" else ThreadEngine(engine)
         await self.engine_loop.start()
         gc.collect()
-        gc.freeze()  # what is here stays, and need not be looked through again and again
+        gc.freeze()  # everything that exists now stays; the garbage collector need not visit it again
         yield
         await self.drain()
         self.flush_telemetry()
@@ -208,8 +139,8 @@ class Application(FastAPI):
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)
 
-    def _loaded(self) -> AppContext:
-        """All weights, warm, and an engine for them. Its names end with it, and keep nothing that is replaced."""
+    def _start_service(self) -> AppContext:
+        """Load and warm up all weights, and create an engine for them."""
         if self.device.type == "cpu":
             torch.set_num_threads(self.settings.threads)
         catalog = self.load(Catalog())
@@ -223,178 +154,204 @@ class Application(FastAPI):
         scope = f"{VERSION} {self.device.type} torch {torch.__version__} numpy {np.__version__} {kernels}"
         return AppContext(self.settings, catalog, engine, scope)
 
-    def max_batch_size(self, family: Family) -> int:
-        """Rows that a step of `family` has at most."""
-        usual = MAX_BATCH_SIZE_SINGLE_STEP if family.steps.maximum == 1 else MAX_BATCH_SIZE
-        return self.settings.max_batch_size or usual[self.device.type]
+    def batch_size(self, family: Family) -> int:
+        """Rows per device step of `family`."""
+        defaults = MAX_BATCH_SIZE_SINGLE_STEP if family.steps.maximum == 1 else MAX_BATCH_SIZE
+        return self.settings.max_batch_size or defaults[self.device.type]
+
+    # -- reload and watchdog -------------------------------------------------------------------------------------------
 
     async def reload(self) -> None:
-        """Take up the weights that lie there now, beside what runs. What is broken changes nothing.
+        """Load new weights beside the running ones. Weights that do not load change nothing.
 
-        New ones warm up on a thread, and take requests from one moment to the next; those that they replace end what
-        they have, and can still be asked for by their version until they are replaced again.
+        New weights warm up on a thread and take requests from then on. The weights that they replace finish their
+        requests, and can be requested by version until the next replacement.
         """
         async with self.reloading:
-            state, loop = self.state.service, asyncio.get_running_loop()
-            old = state.catalog
+            service, loop = self.state.service, asyncio.get_running_loop()
+            old = service.catalog
             new = await loop.run_in_executor(self.loader, self.load, old)
             for key in new.versions.keys() - old.versions.keys():
-                state.engine.add(key, new.versions[key].runner)
-            state.serve(new)
+                service.engine.add(key, new.versions[key].runner)
+            service.serve(new)
             for key in old.versions.keys() - new.versions.keys():
-                state.engine.retire(key)
+                service.engine.unload(key)
             before = {model.key for model in old.models.values()}
-            fresh = sorted(model.key for model in new.models.values() if model.key not in before)
+            added = sorted(model.key for model in new.models.values() if model.key not in before)
             if self.authenticator is not None and self.settings.keys is not None:
-                self._renew_keys(self.authenticator, self.settings.keys)
+                self._reload_keys(self.authenticator, self.settings.keys)
             self.metrics.reloads["broken" if new.broken else "done"].inc()
-            log.info("weights: new %s; broken %s", ", ".join(fresh) or "none", ", ".join(new.broken) or "none")
+            log.info("reloaded weights: new %s; broken %s", ", ".join(added) or "none", ", ".join(new.broken) or "none")
 
-    def _renew_keys(self, gate: Authenticator, path: Path) -> None:
+    def _reload_keys(self, authenticator: Authenticator, path: Path) -> None:
         try:
-            gate.keys = keys.read(path)
+            authenticator.keys = keys.read(path)
         except ValueError as error:
-            log.error("the keys stay as they were: %s", error)
+            log.error("keys not reloaded: %s", error)
 
     async def watch(self) -> None:
-        """See to it that a worker which is held up is replaced, and to what is measured now and then."""
-        stall = self.settings.watchdog_timeout
+        """Exit the process if it makes no progress, so that the supervisor replaces it; sample memory now and then."""
+        timeout = self.settings.watchdog_timeout
         engine: Engine = self.state.service.engine
         try:
             while True:
-                # Its thread is one of C, which no lock of Python's holds up.
-                faulthandler.dump_traceback_later(stall, exit=True)
-                if engine.step_started_at is not None and time.perf_counter() - engine.step_started_at > stall:
-                    log.critical("a step on the device has taken %g s and goes on; this worker ends", stall)
+                # This timer is a thread of C, so a held interpreter lock cannot stop it.
+                faulthandler.dump_traceback_later(timeout, exit=True)
+                if engine.step_started_at is not None and time.perf_counter() - engine.step_started_at > timeout:
+                    log.critical("a device step has run for more than %g s; this worker exits", timeout)
                     os._exit(1)
                 self.metrics.sample_memory(self.device)
-                await asyncio.sleep(min(stall / 4, 5))
+                await asyncio.sleep(min(timeout / 4, 5))
         finally:
             faulthandler.cancel_dump_traceback_later()
 
-    async def operations(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The application at its other door."""
-        scope["door"] = "operations"
-        await self(scope, receive, send)
-
-    def openapi(self) -> dict[str, Any]:
-        """The API's description; where keys are needed it says so."""
-        if self.openapi_schema is not None:
-            return self.openapi_schema
-        schema = openapi_schema.completed(super().openapi(), {part.router.prefix: part.error for part in COMPAT_APIS})
-        if self.authenticator is not None:
-            schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-            schema["security"] = [{"key": []}]
-        return schema
-
     async def drain(self) -> None:
-        """Refuse draws from now on, and end those that are under way: with what is drawn, or why it is not."""
+        """Refuse new requests, and finish accepted ones or fail them after the drain timeout."""
         self.draining = True
         await self.engine_loop.stop(self.settings.drain_timeout)
+
+    # -- requests ------------------------------------------------------------------------------------------------------
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
         scope["app"] = self
-        await self._serve(request_context.begin(scope), self._answer, scope, receive, send)
+        await self._serve(request_context.begin(scope), self._route, scope, receive, send)
 
-    async def refuse(self, call: RequestContext, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that the fast path began, and that came to an error there."""
-        await self._serve(call, partial(tell_of, error), scope, receive, send)
+    async def admin(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application at the admin port."""
+        scope["admin"] = True
+        await self(scope, receive, send)
 
-    async def _serve(
+    async def resume(
         self,
-        call: RequestContext,
-        answer: Callable[[Request, Send], Awaitable[None]],
+        context: RequestContext,
+        endpoint: Callable[[Request], Awaitable[Response]],
         scope: Scope,
         receive: Receive,
         send: Send,
     ) -> None:
-        """Answer, with what every answer says, and tell of it."""
+        """Let `endpoint` answer a request that has its context, and is authorized, already."""
 
-        async def told(message: Message) -> None:
+        async def respond(request: Request, send: Send) -> None:
+            try:
+                response = await endpoint(request)
+                await response(scope, request.receive, send)
+            except Exception as error:
+                await self.problem_response(scope, context, error)(scope, request.receive, send)
+
+        scope["app"] = self
+        await self._serve(context, respond, scope, receive, send)
+
+    async def _serve(
+        self,
+        context: RequestContext,
+        respond: Callable[[Request, Send], Awaitable[None]],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Respond with the headers of every response, and record the request."""
+
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                call.status = message["status"]
-                message["headers"] = [*message["headers"], *call.headers()]
+                context.status = message["status"]
+                message["headers"] = [*message["headers"], *context.headers()]
                 if self.draining:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:
-            await answer(Request(scope, limited(receive, self.settings), told), told)
+            await respond(Request(scope, limited(receive, self.settings), send_with_headers), send_with_headers)
         finally:
-            self.finish(call)
+            self.finish(context)
 
-    async def _answer(self, request: Request, send: Send) -> None:
-        scope, call = request.scope, request_context.of(request)
-        endpoint = self.direct.get((call.method, call.path))
-        if endpoint is not None:
-            call.route = call.path
+    async def _route(self, request: Request, send: Send) -> None:
+        scope, context = request.scope, request_context.of(request)
         try:
-            self.authorize(scope, call)
-            if endpoint is not None:
-                response = await endpoint(request)
-                await response(scope, request.receive, send)
-                return
-        except Exception as error:
-            await tell_of(error, request, send)
+            self.authorize(scope, context)
+        except Problem as error:
+            await self.problem_response(scope, context, error)(scope, request.receive, send)
             return
-        await super().__call__(scope, request.receive, send)  # FastAPI answers its own errors
-        call.route = getattr(scope.get("route"), "path", call.route)
+        try:
+            await super().__call__(scope, request.receive, send)
+        except Exception:  # Starlette raises it again after the response
+            if not context.problem:
+                raise
+        finally:
+            context.route = getattr(scope.get("route"), "path", context.route)
 
-    def authorize(self, scope: Scope, call: RequestContext) -> None:
-        """Let a request in. Raises the Problem for which it may not: the wrong port, no key, too long a body."""
-        if self.settings.admin_port is not None and ("door" in scope) != (call.path in PROBE_PATHS):
-            raise errors.NotFound(f"{call.path} is not at this port")
-        if self.authenticator is not None and (guest := self.authenticator.authenticate(scope, call.path)) is not None:
-            call.lease = guest
-            guest.acquire()
-        check_length(scope, self.settings.max_body_bytes)
+    def authorize(self, scope: Scope, context: RequestContext) -> None:
+        """Raises the Problem for which a request is refused: wrong port, no valid key, quota, too long a body."""
+        if self.settings.admin_port is not None and ("admin" in scope) != (context.path in PROBE_PATHS):
+            raise errors.NotFound(f"{context.path} is not served on this port")
+        if self.authenticator is not None:
+            lease = self.authenticator.authenticate(scope, context.path)
+            if lease is not None:
+                context.lease = lease
+                lease.acquire()
+        check_content_length(scope, self.settings.max_body_bytes)
 
-    def finish(self, call: RequestContext) -> None:
-        """A request is answered. Whoever wants to know is told soon: many at once take less time than one by one."""
-        if call.lease is not None:
-            call.lease.release()
-        call.finished_at = time.perf_counter()
-        self.finished.append(call)
+    def finish(self, context: RequestContext) -> None:
+        """Record a finished request: release its quota now, log and count it soon."""
+        if context.lease is not None:
+            context.lease.release()
+        context.finished_at = time.perf_counter()
+        self.finished.append(context)
         if len(self.finished) == 1:
             asyncio.get_running_loop().call_later(TELEMETRY_FLUSH_SECONDS, self.flush_telemetry)
 
     def flush_telemetry(self) -> None:
-        """Tell of all requests that are answered."""
-        told, self.finished = self.finished, []
-        self.metrics.record_requests(told)
+        """Log, count and trace all requests that are finished."""
+        finished, self.finished = self.finished, []
+        self.metrics.record_requests(finished)
         if self.tracer is not None:
-            for call in told:
-                self.tracer.record_request(call)
-        self.log.write(told)
+            for context in finished:
+                self.tracer.record_request(context)
+        self.log.write(finished)
+
+    # -- errors and documentation --------------------------------------------------------------------------------------
+
+    def problem_response(self, scope: Scope, context: RequestContext, error: Exception) -> Response:
+        """The response to an exception: problem+json (RFC 9457), or the error format of the API at the path.
+
+        Unexpected exceptions are logged; the client gets no details.
+        """
+        if isinstance(error, ClientDisconnected):
+            context.client_disconnected()
+            return Response(status_code=context.status)
+        problem = error if isinstance(error, Problem) else _to_problem(scope, context, error)
+        context.problem = problem.kind
+        for api in COMPAT_APIS:
+            if context.path.startswith(api.router.prefix + "/"):
+                status, body = api.error(problem)
+                return JSONResponse(body, status, headers=problem.headers)
+        body = {**problem.body(), "instance": scope["path"]}
+        return JSONResponse(body, problem.status, headers=problem.headers, media_type=errors.MEDIA_TYPE)
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document."""
+        if self.openapi_schema is not None:
+            return self.openapi_schema
+        schema = openapi_schema.complete(super().openapi(), {api.router.prefix: api.error for api in COMPAT_APIS})
+        if self.authenticator is not None:
+            schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            schema["security"] = [{"key": []}]
+        return schema
 
 
-def check_length(scope: Scope, limit: int) -> None:
-    """Raises BodyTooLarge where a request says that its body is longer than `limit` bytes."""
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value) > limit:
-            raise errors.BodyTooLarge(f"{int(value)} bytes; send at most {limit}")
-
-
-def limited(receive: Receive, settings: Settings) -> Receive:
-    """`receive`, which raises BodyTooLarge or BodyTooSlow once a body has, or takes, more than `settings` allow."""
-    seen, whole, begun = 0, False, time.monotonic()
-
-    async def counted() -> Message:
-        nonlocal seen, whole
-        # Once the body is whole, whoever asks on waits for its caller to hang up.
-        left = None if whole else max(0.0, begun + settings.body_timeout - time.monotonic())
-        try:
-            async with asyncio.timeout(left):
-                message = await receive()
-        except TimeoutError:
-            raise errors.BodyTooSlow(f"it did not come within {settings.body_timeout:g} s") from None
-        seen += len(message.get("body", b""))
-        if seen > settings.max_body_bytes:
-            raise errors.BodyTooLarge(f"send at most {settings.max_body_bytes} bytes")
-        whole = not message.get("more_body", False)
-        return message
-
-    return counted
+def _to_problem(scope: Scope, context: RequestContext, error: Exception) -> Problem:
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        return errors.NotFound(f"nothing is at {scope['path']}; see {context.root}/docs")
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        routes = [route for part in ROUTES for route in part.router.routes if isinstance(route, APIRoute)]
+        matching = [route for route in routes if route.matches(scope)[0] is not Match.NONE]
+        methods = {method for route in matching for method in route.methods or ()}
+        allowed = ", ".join(sorted(methods)) or (error.headers or {}).get("Allow", "GET")
+        detail = f"{scope['path']} takes {allowed}, not {scope['method']}"
+        return errors.MethodNotAllowed(detail, headers={"Allow": allowed})
+    if isinstance(error, HTTPException):  # Starlette's own, about a malformed form
+        return errors.InvalidParameter(str(error.detail))
+    log.error("unexpected error in request %s", context.id, exc_info=error)
+    return Problem("the service failed unexpectedly; its log has the details")

@@ -1,24 +1,28 @@
-"""Everything that can be wrong with a request: one class a kind, each an RFC 9457 problem with a status of its own."""
+"""Problems: one exception class per kind of error that a client can meet (RFC 9457)."""
 
+import json
+from http import HTTPStatus
 from typing import Any, ClassVar
+
+from pydantic import ValidationError
 
 MEDIA_TYPE = "application/problem+json"
 
 
 class Problem(Exception):
-    """Answered as problem+json. `detail` says what to do; `extra` are members that a program may read."""
+    """An error that is sent to the client as `application/problem+json`.
+
+    `detail` says what is wrong and what to do; `extra` are members of the document that a program may read.
+    """
 
     status: ClassVar[int] = 500
+    kind: ClassVar[str] = "problem"
+    """Its name in the document's URN, in metrics and in the log. Programs rely on it, so it never changes."""
     title: ClassVar[str] = "Internal error"
 
     def __init__(self, detail: str, *, headers: dict[str, str] | None = None, **extra: Any) -> None:
         super().__init__(detail)
         self.detail, self.headers, self.extra = detail, headers or {}, extra
-
-    @property
-    def kind(self) -> str:
-        """The class's name as a URN has it: `queue-is-full`."""
-        return "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in type(self).__name__)[1:]
 
     def body(self) -> dict[str, Any]:
         """The members of the problem document."""
@@ -30,70 +34,83 @@ class Problem(Exception):
             **self.extra,
         }
 
+    def raw_response(self) -> bytes:
+        """A whole HTTP/1.1 response that closes its connection, for errors that no ASGI application sees."""
+        body = json.dumps(self.body()).encode()
+        headers = {**self.headers, "Content-Type": MEDIA_TYPE, "Content-Length": len(body), "Connection": "close"}
+        lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        return "\r\n".join([*lines, "", ""]).encode() + body
+
 
 class Unauthorized(Problem):
-    status, title = 401, "No key"
+    status, kind, title = 401, "unauthorized", "No valid key"
 
 
 class UnknownModel(Problem):
-    status, title = 404, "No such model"
+    status, kind, title = 404, "unknown-model", "No such model"
 
 
 class NotFound(Problem):
-    status, title = 404, "Not found"
+    status, kind, title = 404, "not-found", "Not found"
 
 
 class MethodNotAllowed(Problem):
-    status, title = 405, "Method not allowed"
+    status, kind, title = 405, "method-not-allowed", "Method not allowed"
 
 
 class NotAcceptable(Problem):
-    status, title = 406, "No format that you accept"
+    status, kind, title = 406, "not-acceptable", "No acceptable format"
 
 
 class BadRequest(Problem):
-    status, title = 400, "No request"
+    status, kind, title = 400, "bad-request", "Malformed request"
 
 
-class HeadTooSlow(Problem):
-    status, title = 408, "Head too slow"
+class HeadersTooSlow(Problem):
+    status, kind, title = 408, "head-too-slow", "Headers too slow"
 
 
-class HeadTooLarge(Problem):
-    status, title = 431, "Head too large"
+class HeadersTooLarge(Problem):
+    status, kind, title = 431, "head-too-large", "Headers too large"
 
 
 class BodyTooSlow(Problem):
-    status, title = 408, "Body too slow"
+    status, kind, title = 408, "body-too-slow", "Body too slow"
 
 
 class BodyTooLarge(Problem):
-    status, title = 413, "Body too large"
+    status, kind, title = 413, "body-too-large", "Body too large"
 
 
 class UnsupportedBody(Problem):
-    status, title = 415, "Unsupported kind of body"
+    status, kind, title = 415, "unsupported-body", "Unsupported body"
 
 
 class InvalidParameter(Problem):
-    status, title = 422, "Invalid parameter"
+    status, kind, title = 422, "invalid-parameter", "Invalid parameter"
 
 
 class QuotaExceeded(Problem):
-    status, title = 429, "Quota used up"
+    status, kind, title = 429, "quota-used-up", "Quota exceeded"
 
 
 class QueueIsFull(Problem):
-    status, title = 429, "Too many images waiting"
+    status, kind, title = 429, "queue-is-full", "Queue full"
 
 
-class DrawFailed(Problem):
-    status, title = 500, "Could not be drawn"
+class GenerationFailed(Problem):
+    status, kind, title = 500, "draw-failed", "Generation failed"
 
 
-class TooLate(Problem):
-    status, title = 504, "Not drawn in time"
+class TimedOut(Problem):
+    status, kind, title = 504, "too-late", "Deadline exceeded"
 
 
 class Unavailable(Problem):
-    status, title = 503, "Not available now"
+    status, kind, title = 503, "unavailable", "Unavailable"
+
+
+def describe(error: ValidationError) -> str:
+    """All errors of a validation in one line, each with the place it is about."""
+    return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())

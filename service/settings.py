@@ -1,10 +1,13 @@
-"""What an operator may set: environment variables with the prefix DRAWBRIDGE_."""
+"""Settings of the service: environment variables with the prefix DRAWBRIDGE_."""
 
 import difflib
 import ipaddress
 import os
+import re
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -12,80 +15,100 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 ROOT = Path(__file__).parent.parent
 PREFIX = "DRAWBRIDGE_"
 KEY_VARIABLE = "DRAWBRIDGE_KEY"
-"""The variable with a caller's key."""
+"""The variable with a client's API key."""
 OTHER_VARIABLES = ("DRAWBRIDGE_DATA", "DRAWBRIDGE_SCREENSHOTS", KEY_VARIABLE)
-"""Variables that are read elsewhere; the first two say where training and tests find data, and put pictures."""
+"""Variables that other parts read: where training and tests find data, where tests write screenshots, and the key."""
+RENAMED = {
+    "open": "allow_anonymous",
+    "operations_port": "admin_port",
+    "seats": "max_batch_size",
+    "drain_seconds": "drain_timeout",
+    "stall_seconds": "watchdog_timeout",
+    "head_seconds": "header_timeout",
+    "body_seconds": "body_timeout",
+    "read_seconds": "write_timeout",
+    "keep_alive_seconds": "keep_alive_timeout",
+    "watch_seconds": "weights_poll_interval",
+}
+"""Names of version 0.1, which work with a warning until 0.3."""
+KUBERNETES_LINK = re.compile(r"([A-Z0-9_]+_)?(SERVICE_(HOST|PORT(_.*)?)|PORT(_[0-9]+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)")
+"""Variables that Kubernetes adds to every container of a namespace with a Service called drawbridge or drawbridge-*:
+DRAWBRIDGE_SERVICE_HOST, DRAWBRIDGE_PORT_8000_TCP_ADDR, DRAWBRIDGE_WEB_PORT, ..."""
 
 
 class Settings(BaseSettings):
-    """Read once, at the start, and passed to whoever needs them."""
+    """All settings, read once at the start."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free port.")
     admin_port: int | None = Field(
         None,
         ge=0,
         le=65535,
-        description="Port of its own for /livez, /readyz and /metrics, then nowhere else.",
+        description="Separate port for /livez, /readyz and /metrics. They are then not on the main port.",
     )
     keys: Path | None = Field(
-        None, description="File of the keys that callers must show one of; `python -m service key` writes it."
+        None, description="File of API keys; clients must send one of them. `drawbridge key` writes it."
     )
     allow_anonymous: bool = Field(
-        False, description="Let whoever reaches an address that is not this machine's own draw."
+        False, description="Accept requests without a key on addresses that other machines can reach."
     )
     weights: Path = Field(ROOT / "weights", description="Directory of the weights to serve.")
-    lab: Path = Field(ROOT / "docs" / "lab", description="Directory of the lab's page, which is served at /lab.")
-    unconditional_model: str = Field("dcgan", description="Draws for requests that name no model and no digit.")
-    conditional_model: str = Field("cgan", description="Draws for requests that name no model, but a digit.")
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="Where models run; auto: the GPU if there is one."
+    lab: Path = Field(ROOT / "docs" / "lab", description="Directory of the lab page, served at /lab.")
+    unconditional_model: str = Field("dcgan", description="Model of requests that name no model and no digit.")
+    conditional_model: str = Field("cgan", description="Model of requests that name a digit but no model.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="Device that models run on; `auto` takes a CUDA GPU if there is one, else the CPU."
     )
     workers: int | None = Field(
-        None, ge=1, description="Processes that draw; else one for each GPU, or for each core of a CPU, at most 8."
+        None, ge=1, description="Worker processes. Default: one per GPU, or one per CPU core up to 8."
     )
-    threads: int = Field(1, ge=1, description="CPU threads of one device step.")
+    threads: int = Field(1, ge=1, description="CPU threads per device step.")
     max_batch_size: int | None = Field(
         None,
         ge=1,
         le=4096,
-        description="Rows of a step at most, a power of two; else 32 of a model of one step, 16 of others; GPU: 128.",
+        description="Rows per device step, a power of two. Default: on a CPU 32 for one-step models and 16 for "
+        "others, on a GPU 128.",
     )
-    max_images: int = Field(1024, ge=1, description="Images that one request may ask for.")
-    queue_images: int = Field(8192, ge=1, description="Images that may wait or be in drawing, in all workers together.")
+    max_images: int = Field(1024, ge=1, description="Images per request.")
+    queue_images: int = Field(8192, ge=1, description="Images queued or in progress in all workers together.")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="Bytes of a request's body.")
-    max_uploads: int = Field(64, ge=2, description="Files that one request may upload.")
-    max_pixels: int = Field(4 * 2**20, ge=784, description="Pixels of an uploaded file.")
-    drain_timeout: float = Field(20.0, ge=0, description="Time that accepted requests get to end at shutdown.")
+    max_uploads: int = Field(64, ge=2, description="Uploaded files per request.")
+    max_pixels: int = Field(4 * 2**20, ge=784, description="Pixels of all pictures in a request.")
+    drain_timeout: float = Field(20.0, ge=0, description="Seconds that accepted requests have to finish at shutdown.")
     watchdog_timeout: float = Field(
-        60.0,
-        ge=1,
-        description="A worker that is held up for longer, by a step or anything else, is replaced.",
+        60.0, ge=1, description="Seconds after which a worker that makes no progress is replaced."
     )
-    header_timeout: float = Field(10.0, gt=0, description="Time that a caller gets to send a request's headers.")
-    body_timeout: float = Field(30.0, gt=0, description="Time that a caller gets to send a request's body.")
-    write_timeout: float = Field(60.0, gt=0, description="Time that a caller may not read while an answer waits.")
-    keep_alive_timeout: int = Field(30, ge=0, description="Time that a connection is kept without a request.")
+    header_timeout: float = Field(10.0, gt=0, description="Seconds that a client has to send a request's headers.")
+    body_timeout: float = Field(30.0, gt=0, description="Seconds that a client has to send a request's body.")
+    write_timeout: float = Field(
+        60.0, gt=0, description="Seconds after which a client that does not read its response is disconnected."
+    )
+    keep_alive_timeout: int = Field(30, ge=0, description="Seconds that an idle connection stays open.")
     weights_poll_interval: float = Field(
-        0.0, ge=0, description="How often to look for new weights; 0: when SIGHUP says that there are some."
+        0.0, ge=0, description="Seconds between checks for new weights; 0 reloads on SIGHUP only."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe log line written."
-    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
     log_format: Literal["auto", "json", "text"] = Field(
-        "auto", description="How log lines are written; auto: text on a terminal, else JSON."
+        "auto", description="Format of log lines; `auto` is text on a terminal and JSON otherwise."
     )
     tracing: bool = Field(
-        False, description="Send a span of each request to where OTEL_EXPORTER_OTLP_ENDPOINT says; needs OpenTelemetry."
+        False, description="Export OpenTelemetry spans to OTEL_EXPORTER_OTLP_ENDPOINT; needs the extra `tracing`."
     )
+
+    @field_validator("device", "log_level", "log_format", mode="before")
+    @classmethod
+    def _lower_case(cls, choice: object) -> object:
+        return choice.lower() if isinstance(choice, str) else choice
 
     @field_validator("weights")
     @classmethod
-    def _there(cls, weights: Path) -> Path:
+    def _exists(cls, weights: Path) -> Path:
         if not weights.is_dir():
-            raise ValueError(f"{weights} is no directory")
+            raise ValueError(f"{weights} is not a directory")
         return weights
 
     @field_validator("max_batch_size")
@@ -96,14 +119,14 @@ class Settings(BaseSettings):
         return size
 
     @model_validator(mode="after")
-    def _agree(self) -> Self:
+    def _consistent(self) -> Self:
         if self.keys is None and not self.allow_anonymous and not _is_loopback(self.host):
             raise ValueError(
-                f"DRAWBRIDGE_HOST is {self.host}, where others may call: name a file of keys with DRAWBRIDGE_KEYS "
-                "(`python -m service key NAME` makes one), or say DRAWBRIDGE_ALLOW_ANONYMOUS=true"
+                f"DRAWBRIDGE_HOST is {self.host}, which other machines can reach: set DRAWBRIDGE_KEYS to a file of "
+                "keys (`drawbridge key NAME` creates one), or DRAWBRIDGE_ALLOW_ANONYMOUS=true"
             )
         if self.keys is not None and self.allow_anonymous:
-            raise ValueError("DRAWBRIDGE_KEYS and DRAWBRIDGE_ALLOW_ANONYMOUS are both set; keep one of them")
+            raise ValueError("DRAWBRIDGE_KEYS and DRAWBRIDGE_ALLOW_ANONYMOUS contradict each other; set one of them")
         if self.max_images > self.queue_images:
             raise ValueError(
                 f"DRAWBRIDGE_MAX_IMAGES is {self.max_images}, more than DRAWBRIDGE_QUEUE_IMAGES, {self.queue_images}"
@@ -114,17 +137,53 @@ class Settings(BaseSettings):
 
 
 def read_settings() -> Settings:
-    """The settings of this process's environment. Raises ValueError where it holds one that there is not."""
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    """The settings in this process's environment, where renamed variables get their new names.
+
+    An empty variable is not set. Variables of Kubernetes' service links are removed. Raises ValueError for a variable
+    that is not a setting.
+    """
+    variables = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+    set_here = {
+        name.removeprefix(PREFIX).lower(): value
+        for name, value in variables.items()
+        if value and not _is_service_link(name, value)
+    }
+    current = with_current_names(set_here)
+    for name in variables:
+        del os.environ[name]
+    os.environ |= {PREFIX + name.upper(): value for name, value in current.items()}  # workers inherit them
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
     for name in os.environ:
         if name.startswith(PREFIX) and name not in known and name not in OTHER_VARIABLES:
             near = difflib.get_close_matches(name, known, 1)
-            raise ValueError(f"{name}: no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+            raise ValueError(f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else ""))
     return Settings()
 
 
+def with_current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` with the names of version 0.1 replaced, each with a warning on stderr.
+
+    Raises ValueError where a setting has both names.
+    """
+    current = dict(settings)
+    for old in RENAMED.keys() & settings.keys():
+        new = RENAMED[old]
+        if new in settings:
+            raise ValueError(f"{PREFIX}{old.upper()} is the old name of {PREFIX}{new.upper()}; set the new one only")
+        print(f"warning: the setting {old} is now called {new}; version 0.3 drops the old name", file=sys.stderr)
+        current[new] = current.pop(old)
+    return current
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    """Whether Kubernetes set the variable; DRAWBRIDGE_PORT=8000 is a setting, DRAWBRIDGE_PORT=tcp://... is not."""
+    if name == f"{PREFIX}PORT" or name == f"{PREFIX}ADMIN_PORT":
+        return value.startswith(("tcp://", "udp://"))
+    return KUBERNETES_LINK.fullmatch(name.removeprefix(PREFIX)) is not None
+
+
 def _is_loopback(host: str) -> bool:
-    """Whether only this machine reaches it."""
+    """Whether only this machine can reach `host`."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""What several parts of the tests stand on."""
+"""Fixtures that several parts of the tests share, and how tests run beside each other."""
 
 import dataclasses
 import fcntl
@@ -9,20 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import scipy.linalg  # noqa: F401  its BLAS is another than NumPy's
+import scipy.linalg  # noqa: F401  it brings a BLAS of its own
 import torch
 from threadpoolctl import threadpool_limits
 
 from models import families, store
 from models.base import Family
 from models.store import Manifest
-from tests import serving
 
-# Of several threads on as many cores as there are processes, one waits for the other. What tests start has its own.
+# The tests run in one process per core, so more threads would only wait for each other.
 torch.set_num_threads(1)
 threadpool_limits(1)
-# That of trio, which selenium brings, warns; nothing here needs any.
+# Selenium brings trio, whose hypothesis plugin warns; no test needs a plugin.
 os.environ["HYPOTHESIS_NO_PLUGINS"] = "1"
+
+FORBID_SKIPS = "PYTEST_FORBID_SKIPS"
+"""CI sets this variable: a test that is skipped for any reason not in ALLOWED_SKIPS fails the run."""
+ALLOWED_SKIPS = ("there is no GPU",)
+
+LOCKS = Path(__file__).parent / "conftest.py", Path(__file__).parent / "__init__.py"
+"""Files to lock: the first for running a test, the second for starting one."""
 
 SMALL: dict[str, dict[str, Any]] = {
     "pca": {"code": 8},
@@ -39,31 +45,57 @@ SMALL: dict[str, dict[str, Any]] = {
     "vae": {"width": 8},
     "ddpm": {"width": 16},
 }
-"""Settings that make a family quick; one that is not named here is tested as it is."""
+"""Configurations that make a family fast; a family that is not listed is tested with its defaults."""
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """A test that is marked `alone` has the machine for itself: other processes of tests wait for its end."""
-    alone = item.get_closest_marker("alone") is not None
-    with Path(__file__).open() as room, Path(serving.__file__).open() as door:
-        fcntl.flock(door, fcntl.LOCK_EX)  # so that whoever waits for all others to end is the next
-        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        fcntl.flock(door, fcntl.LOCK_UN)
+    """Run a test that is marked `alone` while no other process of the run runs one."""
+    mode = fcntl.LOCK_SH if item.get_closest_marker("alone") is None else fcntl.LOCK_EX
+    running, starting = LOCKS
+    with running.open() as test, starting.open() as start:
+        fcntl.flock(start, fcntl.LOCK_EX)  # no other test starts while one waits to run alone
+        fcntl.flock(test, mode)
+        fcntl.flock(start, fcntl.LOCK_UN)
         try:
             return (yield)
         finally:
-            fcntl.flock(room, fcntl.LOCK_UN)  # a forked process may have it open, too
+            fcntl.flock(test, fcntl.LOCK_UN)  # a forked process may have inherited the descriptor
+
+
+def unexpected_skips(config: pytest.Config) -> list[str]:
+    """The skipped tests that this environment should have run, each with the reason of its skip."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or FORBID_SKIPS not in os.environ:
+        return []
+    reports = reporter.stats.get("skipped", [])
+    reasons = {report.nodeid: str(report.longrepr) for report in reports}
+    return [f"{test}: {reason}" for test, reason in reasons.items() if not any(why in reason for why in ALLOWED_SKIPS)]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run that skipped tests which it should have run."""
+    if session.exitstatus == pytest.ExitCode.OK and unexpected_skips(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List the tests whose skip fails the run."""
+    if skips := unexpected_skips(terminalreporter.config):
+        terminalreporter.section(f"skipped, which {FORBID_SKIPS} forbids")
+        for line in skips:
+            terminalreporter.line(line)
 
 
 def small(name: str, data_shape: tuple[int, ...] = (1, 28, 28)) -> Family:
-    """An untrained small instance of the family."""
+    """A small untrained instance of a family."""
     torch.manual_seed(0)
     kind = families.get(name)
-    settings = dict(SMALL.get(name, {}))
-    if "code" in settings:
-        settings["code"] = min(settings["code"], math.prod(data_shape))
-    family = kind(kind.Config(**settings), data_shape)
+    config = dict(SMALL.get(name, {}))
+    if "code" in config:
+        config["code"] = min(config["code"], math.prod(data_shape))
+    family = kind(kind.Config(**config), data_shape)
     # Layers that start at zero would hide half of what a family does.
     for parameter in family.parameters():
         if not parameter.any():
@@ -73,7 +105,7 @@ def small(name: str, data_shape: tuple[int, ...] = (1, 28, 28)) -> Family:
 
 
 def manifest_of(family: Family) -> Manifest:
-    """A manifest that tells the truth about the nets and little else."""
+    """A manifest with the family's identity and little else."""
     return Manifest(
         family=family.name,
         revision=family.revision,
@@ -91,7 +123,7 @@ def manifest_of(family: Family) -> Manifest:
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with small untrained weights of every family, under the family's name."""
+    """A directory with small untrained weights of every family, under the family's name."""
     root = tmp_path_factory.mktemp("weights")
     for name in families.names():
         family = small(name).for_sampling()
@@ -101,8 +133,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def mnist_root() -> Path:
-    """Where MNIST lies; skips where there is none."""
+    """The directory of MNIST; skips the test if there is none."""
     root = Path(os.environ.get("DRAWBRIDGE_DATA", "data"))
     if not (root / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
-        pytest.skip(f"no MNIST under {root}; set DRAWBRIDGE_DATA to a directory that has it")
+        pytest.skip(f"no MNIST in {root}; set DRAWBRIDGE_DATA to a directory that holds it")
     return root

@@ -19,7 +19,7 @@ from models.base import Rows, sample
 from models.families.dcgan import DCGAN
 from models.families.ddpm import DDPM
 from service.engine.loops import ThreadEngine
-from service.server import supervisor, worker
+from service.server import serve, worker
 from service.settings import Settings
 from service.telemetry import log
 
@@ -49,7 +49,7 @@ class Asleep:
 def main() -> None:
     if len(sys.argv) == 1:
         log.configure(Settings())
-        raise SystemExit(supervisor.serve(Settings(), (sys.executable, "-m", "benchmarks.peers.null_model")))
+        raise SystemExit(serve.serve(Settings(), (sys.executable, "-m", "benchmarks.peers.null_model")))
     for model, costs in json.loads(os.environ["DEVICE"]).items():
         family: Any = FAMILIES[model]
         family.costs, family.initial_state = costs, Asleep.initial_state

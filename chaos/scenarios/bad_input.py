@@ -31,7 +31,7 @@ from chaos.scenario import Line, Setting
 from chaos.weights import copied
 from harness.server import SERVICE, Server, environment, memory_mb, run_server
 from service.auth import keys
-from service.codecs.images import png
+from service.codecs.png import png
 from service.settings import Settings
 
 BOUNDS = {"header_timeout": 1, "body_timeout": 1, "write_timeout": 2, "keep_alive_timeout": 2, "max_body_bytes": 2**20}

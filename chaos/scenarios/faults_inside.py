@@ -30,7 +30,7 @@ from chaos.faulty import faulty_seed, healthy_seed
 from chaos.scenario import Line, Setting
 from chaos.weights import copied
 from harness.server import Server, environment, run_server
-from service.codecs.images import png
+from service.codecs.png import png
 from service.errors import MEDIA_TYPE
 
 INNOCENT = 12

@@ -1,94 +1,150 @@
-"""The fast path: a draw that differs from one before in its seed alone, without ASGI.
+"""Requests answered straight from the HTTP parser, without ASGI's tasks and messages.
 
-A task, a request, a response in two messages and what checks each of them cost more than all that is a draw's own.
-Most of what a loaded service is asked is of this kind. All else goes ASGI's way, and so do requests from here that
-come to an error; both ways give the same answers (`tests/service/test_fast.py` holds one against the other).
+Those cost more than everything else in a request for one small image. A DirectCall runs the same functions as the ASGI
+route of /generate: parsing, planning, headers, encoding. Only the waiting differs: the engine calls back.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
-from starlette.types import ASGIApp, Scope
+from fastapi import Request, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api import generate, parsing
-from service.api.context import PendingGeneration
-from service.api.generate import Headers
-from service.api.parsing import ParsedRequest
+from service.api.parsing import ParsedRequest, is_form, parse_generate
+from service.api.responses import (
+    MAX_INLINE_IMAGES,
+    Headers,
+    RawResponse,
+    content_headers,
+    encode_ticket,
+    is_not_modified,
+    is_streamed,
+    reproduce_headers,
+    respond,
+)
+from service.errors import Problem
+from service.generation.pending import PendingGeneration
 from service.telemetry import request_context
+from service.telemetry.request_context import RequestContext
 
-if TYPE_CHECKING:
-    from service.app import Application
-
-SLOW = frozenset((b"expect", b"if-none-match", b"transfer-encoding", b"x-forwarded-for"))
-"""Headers that take more than is done here: what comes through a proxy that sets the last of them goes ASGI's way."""
+ROUTES = {("GET", "/generate"), ("POST", "/generate")}
 
 
-class Fast:
-    """A request on the fast path.
+class DirectTransport(Protocol):
+    """The connection of a request, as the HTTP server offers it to a DirectCall."""
 
-    It ends with `answer`, of headers, a body, and whether it was the connection's last; with `fail`, of who answers
-    in its place; or is `gone`.
-    """
+    def respond(self, status: int, headers: Headers, body: bytes, *, close: bool) -> None:
+        """Send a whole response, and close the connection after it if `close`."""
 
-    def __init__(
+    def run_asgi(self, app: ASGIApp) -> None:
+        """Let an ASGI application respond instead."""
+
+
+class Host(Protocol):
+    """What a DirectCall needs of the application (`service/app.py`)."""
+
+    draining: bool
+
+    @property
+    def state(self) -> Any:
+        """Its state, with the AppContext as `service`."""
+
+    def authorize(self, scope: Scope, context: RequestContext) -> None:
+        """Raises the Problem for which a request is refused."""
+
+    def problem_response(self, scope: Scope, context: RequestContext, error: Exception) -> Response:
+        """The response to an exception."""
+
+    def finish(self, context: RequestContext) -> None:
+        """Record a finished request."""
+
+    async def resume(
         self,
-        app: "Application",
+        context: RequestContext,
+        endpoint: Callable[[Request], Awaitable[Response]],
         scope: Scope,
-        asked: ParsedRequest,
-        answer: Callable[[Headers, bytes, bool], None],
-        fail: Callable[[ASGIApp], None],
+        receive: Receive,
+        send: Send,
     ) -> None:
-        self.app, self.scope, self.asked, self.answer, self.fail = app, scope, asked, answer, fail
+        """Let an endpoint answer, over ASGI, a request that is authorized already."""
 
-    def begin(self) -> None:
-        """Submit it."""
-        drawn, model = self.asked.draw, self.asked.draw.model
-        self.call = call = request_context.begin(self.scope)
-        call.route = call.path
-        self.drawing = PendingGeneration(self.app.state.service.engine, drawn.request, call)
+
+def is_direct(scope: Scope) -> bool:
+    """Whether a DirectCall can answer a request with these headers."""
+    return (scope["method"], scope["path"]) in ROUTES and not is_form(scope)
+
+
+class DirectCall:
+    """One complete request to /generate."""
+
+    def __init__(self, app: Host, scope: Scope, body: bytes, transport: DirectTransport) -> None:
+        self.app, self.scope, self.body, self.transport = app, scope, body, transport
+        self.pending: PendingGeneration | None = None
+
+    def start(self) -> None:
+        """Authorize, parse and submit the request, or respond at once."""
+        self.context = request_context.begin(self.scope)
+        self.context.route = self.context.path
         try:
-            self.app.authorize(self.scope, call)
-            call.model, call.digest, call.seed = model.name, model.digest, drawn.seed
-            self.drawing.begin(self._told)
+            self.app.authorize(self.scope, self.context)
+            self._submit(parse_generate(self.app.state.service, self.scope, self.body))
         except Exception as error:
             self._fail(error)
 
-    def gone(self) -> None:
-        """Its caller hung up."""
-        self.drawing.end()
-        self.call.client_disconnected()
-        self.app.finish(self.call)
+    def reject(self, problem: Problem) -> None:
+        """Respond with a problem instead, and close the connection."""
+        self.context = request_context.begin(self.scope)
+        self.context.route = self.context.path
+        self._respond(self.app.problem_response(self.scope, self.context, problem), close=True)
 
-    def _told(self) -> None:
-        ticket, call, (drawn, format_, fixed) = self.drawing.ticket, self.call, self.asked
-        if not ticket.outcome:
+    def disconnect(self) -> None:
+        """The client disconnected: cancel the request."""
+        if self.pending is not None:
+            self.pending.close()
+        self.context.client_disconnected()
+        self.app.finish(self.context)
+
+    def _submit(self, parsed: ParsedRequest) -> None:
+        (plan, format_, deterministic), context, service = parsed, self.context, self.app.state.service
+        if is_streamed(plan, format_) or len(plan.request.samples) > MAX_INLINE_IMAGES:
+            self.transport.run_asgi(partial(self.app.resume, context, partial(_respond, parsed)))
             return
-        self.drawing.end()
+        headers = reproduce_headers(plan, format_, context, service.scope, deterministic=deterministic)
+        if is_not_modified(self.scope, headers):
+            self._respond(RawResponse(b"", headers, 304))
+            return
+        context.model, context.digest, context.seed = plan.model.name, plan.model.digest, plan.seed
+        pending = PendingGeneration(service.engine, plan.request, context)
+        pending.submit(partial(self._on_update, parsed, headers))
+        self.pending = pending
+
+    def _on_update(self, parsed: ParsedRequest, headers: Headers) -> None:
+        pending, context = self.pending, self.context
+        assert pending is not None
+        if not pending.ticket.outcome:
+            return
+        pending.close()
         try:
-            self.drawing.check()
-            with call.time_encoding():
-                content = generate.file(drawn, format_, ticket, call)
-            headers = generate.described(drawn, format_, call, self.app.state.service.scope, fixed=fixed)
-            headers += generate.filled(content, format_, ticket)
-            headers += call.headers()
+            pending.check()
+            with context.time_encoding():
+                content = encode_ticket(parsed.plan, parsed.format, pending.ticket, context)
+            response = RawResponse(content, headers + content_headers(content, parsed.format, pending.ticket))
         except Exception as error:
             self._fail(error)
         else:
-            call.status = 200
-            self.app.finish(call)
-            self.answer(headers, content, self.app.draining)
+            self._respond(response)
 
     def _fail(self, error: Exception) -> None:
-        self.fail(partial(self.app.refuse, self.call, error))
+        self._respond(self.app.problem_response(self.scope, self.context, error))
+
+    def _respond(self, response: Response, *, close: bool = False) -> None:
+        context = self.context
+        context.status = response.status_code
+        headers = [*response.raw_headers, *context.headers()]
+        self.app.finish(context)
+        self.transport.respond(response.status_code, headers, bytes(response.body), close=close or self.app.draining)
 
 
-def recalled(app: "Application", scope: Scope) -> ParsedRequest | None:
-    """What a request asks for, where the fast path is its way."""
-    if scope["path"] != "/generate" or scope["method"] not in ("GET", "POST"):
-        return None
-    for name, value in scope["headers"]:
-        if name in SLOW or (name == b"content-length" and value != b"0"):
-            return None
-    found = parsing.known(app.state.service, scope)
-    return found if found is not None and generate.at_once(found.draw, found.format) else None
+async def _respond(parsed: ParsedRequest, request: Request) -> Response:
+    return await respond(request, parsed.plan, parsed.format, deterministic=parsed.deterministic)

@@ -10,97 +10,98 @@ from fastapi import APIRouter, Request, Response
 from torch import Tensor
 
 from models.pixels import to_uint8
-from service.api import schemas
+from service.api import parsing, responses
 from service.api.context import AppContext
-from service.api.generate import documented, encoded
-from service.codecs import images, uploads
-from service.codecs.images import Codes, Format, ImageBatch
+from service.api.generate import documented
+from service.codecs import formats, uploads
+from service.codecs.formats import CODE_FORMATS, IMAGE_FORMATS, Codes, Format, ImageBatch
 from service.engine.catalog import Model
 from service.engine.request import Result
 from service.errors import InvalidParameter
-from service.generation import plan
+from service.generation.codes import plan_decoding, plan_encoding
+from service.generation.parameters import Decode, Encode
+from service.generation.selection import find_model
 
 router = APIRouter()
 
 T = TypeVar("T")
 
-HEADER_ERRORS = 64
-"""Errors that fit into a header; the others are in the body."""
+MAX_HEADER_ERRORS = 64
+"""Errors that the X-Error header lists; the body has all of them."""
 
 
-@router.post("/encode", **documented(schemas.Encode, images.CODE_FORMATS, images=True))
+@router.post("/encode", **documented(Encode, CODE_FORMATS, images=True))
 async def encode(request: Request) -> Response:
-    """The codes of uploaded images (form fields `image`: PNG, JPEG, or npz with `images` uint8 [n, H, W])."""
-    asked = await _read(request, images.CODE_FORMATS)
-    codes = (await asked.result(request, codes=True)).images
-    about = {**asked.about, "shape": codes.shape[1:]}
-    content = await encoded(request, lambda: asked.format.encode(Codes(codes, about)), len(codes))
-    return Response(content, media_type=asked.format.media_type, headers=asked.headers)
+    """Encode uploads into latent codes (form fields `image`: PNG, JPEG, or npz with `images` uint8 [n, H, W])."""
+    job = await _read(request, CODE_FORMATS)
+    codes = (await job.run(request, codes_only=True)).images
+    metadata = {**job.metadata, "shape": codes.shape[1:]}
+    content = await responses.encode(request, lambda: job.format.encode(Codes(codes, metadata)), len(codes))
+    return Response(content, media_type=job.format.media_type, headers=_headers(job.model))
 
 
-@router.post("/reconstruct", **documented(schemas.Encode, images.IMAGE_FORMATS, images=True))
+@router.post("/reconstruct", **documented(Encode, IMAGE_FORMATS, images=True))
 async def reconstruct(request: Request) -> Response:
-    """Uploaded images (as for /encode) through the model's code and back.
+    """Encode uploads (as for /encode) and decode them again.
 
-    `X-Error`, and `errors` in npz and JSON, have the mean squared difference of each one's pixels in [0, 1].
+    `X-Error`, and `errors` in npz and JSON, hold the mean squared difference of each image's pixels in [0, 1].
     """
-    asked = await _read(request, images.IMAGE_FORMATS)
-    result = await asked.result(request, codes=False)
-    sent = to_uint8(torch.cat(asked.pictures)).numpy() / 255
-    errors = np.square(result.images / 255 - sent).mean((1, 2))
-    drawn = ImageBatch(result.images, result.labels, asked.about, errors)
-    content = await encoded(request, lambda: asked.format.encode(drawn), len(errors))
-    listed = ", ".join(f"{error:.6f}" for error in errors[:HEADER_ERRORS])
-    return Response(content, media_type=asked.format.media_type, headers={**asked.headers, "X-Error": listed})
+    job = await _read(request, IMAGE_FORMATS)
+    result = await job.run(request, codes_only=False)
+    originals = to_uint8(torch.cat(job.images)).numpy() / 255
+    errors = np.square(result.images / 255 - originals).mean((1, 2))
+    batch = ImageBatch(result.images, result.labels, job.metadata, errors)
+    content = await responses.encode(request, lambda: job.format.encode(batch), len(errors))
+    listed = ", ".join(f"{error:.6f}" for error in errors[:MAX_HEADER_ERRORS])
+    return Response(content, media_type=job.format.media_type, headers={**_headers(job.model), "X-Error": listed})
 
 
-@router.post("/decode", **documented(schemas.Decode, images.IMAGE_FORMATS))
+@router.post("/decode", **documented(Decode, IMAGE_FORMATS))
 async def decode(request: Request) -> Response:
-    """What codes, as /encode gives them or anywhere between, come to."""
-    state: AppContext = request.app.state.service
-    parameters, files = await schemas.read(request, schemas.Decode)
+    """Decode latent codes, such as those of /encode or points between them."""
+    service: AppContext = request.app.state.service
+    parameters, files = await parsing.read(request, Decode)
     if files:
         raise InvalidParameter("image: /decode takes codes; /reconstruct takes images")
-    model = plan.find_model(state.catalog, parameters.model)
-    format_ = images.negotiate(images.IMAGE_FORMATS, parameters.format, request.headers.get("accept"))
-    asked = plan.plan_decoding(parameters, model, state.settings.max_images)
-    result = (await state.draw(asked, model, request)).result()
-    drawn = ImageBatch(result.images, result.labels, {"model": model.name, "digest": model.digest})
-    content = await encoded(request, lambda: format_.encode(drawn), len(result.images))
-    headers = {"X-Model-Digest": model.digest, "Vary": "Accept", "Cache-Control": "no-store"}
-    return Response(content, media_type=format_.media_type, headers=headers)
+    model = find_model(service.catalog, parameters.model)
+    format_ = formats.negotiate(IMAGE_FORMATS, parameters.format, request.headers.get("accept"))
+    engine_request = plan_decoding(parameters, model, service.settings.max_images)
+    result = (await service.generate(engine_request, model, request)).result()
+    batch = ImageBatch(result.images, result.labels, {"model": model.name, "digest": model.digest})
+    content = await responses.encode(request, lambda: format_.encode(batch), len(result.images))
+    return Response(content, media_type=format_.media_type, headers=_headers(model))
 
 
 @dataclass(frozen=True)
-class _Asked(Generic[T]):
-    """What a request asks of an encoder."""
+class _Job(Generic[T]):
+    """A parsed request with uploads."""
 
-    state: AppContext
-    parameters: schemas.Encode
+    service: AppContext
+    parameters: Encode
     model: Model
     format: Format[T]
-    pictures: list[Tensor]
+    images: list[Tensor]
     """[1, 28, 28] each."""
 
-    async def result(self, request: Request, *, codes: bool) -> Result:
-        """Codes, or images, from the engine."""
-        asked = plan.plan_encoding(self.parameters, self.model, self.pictures, codes=codes)
-        return (await self.state.draw(asked, self.model, request)).result()
+    async def run(self, request: Request, *, codes_only: bool) -> Result:
+        """The codes of the images, or their reconstructions."""
+        engine_request = plan_encoding(self.parameters, self.model, self.images, codes_only=codes_only)
+        return (await self.service.generate(engine_request, self.model, request)).result()
 
     @property
-    def about(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         return {"model": self.model.name, "digest": self.model.digest}
 
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"X-Model-Digest": self.model.digest, "Vary": "Accept", "Cache-Control": "no-store"}
+
+async def _read(request: Request, choices: Sequence[Format[T]]) -> _Job[T]:
+    service: AppContext = request.app.state.service
+    settings = service.settings
+    parameters, files = await parsing.read(request, Encode, settings.max_uploads)
+    model = find_model(service.catalog, parameters.model)
+    format_ = formats.negotiate(choices, parameters.format, request.headers.get("accept"))
+    images = await uploads.read(files, max_images=settings.max_images, max_pixels=settings.max_pixels)
+    return _Job(service, parameters, model, format_, images)
 
 
-async def _read(request: Request, formats: Sequence[Format[T]]) -> _Asked[T]:
-    state: AppContext = request.app.state.service
-    parameters, files = await schemas.read(request, schemas.Encode, state.settings.max_uploads)
-    model = plan.find_model(state.catalog, parameters.model)
-    format_ = images.negotiate(formats, parameters.format, request.headers.get("accept"))
-    limits = {"max_images": state.settings.max_images, "max_pixels": state.settings.max_pixels}
-    pictures = await uploads.read(files, **limits)
-    return _Asked(state, parameters, model, format_, pictures)
+def _headers(model: Model) -> dict[str, str]:
+    return {"X-Model-Digest": model.digest, "Vary": "Accept", "Cache-Control": "no-store"}

@@ -1,6 +1,6 @@
-"""The API's description, as far as FastAPI cannot find it: bodies, and what may be wrong with a request.
+"""The parts of the OpenAPI document that FastAPI cannot derive: bodies, and the problems of each route.
 
-OpenAPI 3.0 is older than the JSON Schema that pydantic writes; `plain` brings that down to it.
+`plain` converts pydantic's JSON Schema to the older dialect of OpenAPI 3.0.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -11,18 +11,18 @@ from pydantic import BaseModel
 from service import errors
 from service.errors import MEDIA_TYPE, Problem
 
-ANYWHERE: tuple[type[Problem], ...] = (
-    errors.BadRequest, errors.Unauthorized, errors.HeadTooSlow, errors.BodyTooLarge, errors.HeadTooLarge,
+COMMON: tuple[type[Problem], ...] = (
+    errors.BadRequest, errors.Unauthorized, errors.HeadersTooSlow, errors.BodyTooLarge, errors.HeadersTooLarge,
     errors.QuotaExceeded, Problem,
 )  # fmt: skip
-"""What may be wrong with any request."""
-DRAWING: tuple[type[Problem], ...] = (
+"""Problems of any route."""
+GENERATING: tuple[type[Problem], ...] = (
     errors.UnknownModel, errors.NotAcceptable, errors.BodyTooSlow, errors.UnsupportedBody, errors.InvalidParameter,
-    errors.QueueIsFull, errors.DrawFailed, errors.Unavailable, errors.TooLate,
+    errors.QueueIsFull, errors.GenerationFailed, errors.Unavailable, errors.TimedOut,
 )  # fmt: skip
-"""What else may be wrong where something is drawn."""
+"""Further problems of routes that generate images."""
 INVALID = "422"
-"""What FastAPI thinks of every route with a parameter, and says in words of its own."""
+"""The status that FastAPI documents for every route with a parameter, with its own schema."""
 PROBLEM = {
     "type": "object",
     "description": "RFC 9457; `detail` says what to do.",
@@ -34,19 +34,19 @@ PROBLEM = {
 }  # fmt: skip
 
 
-Dialect = Callable[[Problem], tuple[int, dict[str, Any]]]
-"""Status and body of a problem, as another API tells of it."""
+Translate = Callable[[Problem], tuple[int, dict[str, Any]]]
+"""Status and body of a problem in another API's error format."""
 
 
-def completed(schema: dict[str, Any], dialects: Mapping[str, Dialect]) -> dict[str, Any]:
-    """The description with all that may be wrong; below the prefixes of `dialects` it is told as they tell it."""
+def complete(schema: dict[str, Any], translations: Mapping[str, Translate]) -> dict[str, Any]:
+    """The document with all problems; below a prefix in `translations`, in that API's error format."""
     for path, operations in schema["paths"].items():
-        dialect = next((found for prefix, found in dialects.items() if path.startswith(f"{prefix}/")), None)
+        translate = next((found for prefix, found in translations.items() if path.startswith(f"{prefix}/")), None)
         for operation in operations.values():
-            draws = "requestBody" in operation or "draw" in operation["tags"]
-            kinds = (*ANYWHERE, *(DRAWING if draws else (errors.UnknownModel,) if "{name}" in path else ()))
-            said = {status: answer for status, answer in operation["responses"].items() if status != INVALID}
-            operation["responses"] = {**answers(kinds, dialect), **said}
+            generates = "requestBody" in operation or "generate" in operation["tags"]
+            kinds = (*COMMON, *(GENERATING if generates else (errors.UnknownModel,) if "{name}" in path else ()))
+            documented = {status: item for status, item in operation["responses"].items() if status != INVALID}
+            operation["responses"] = {**problem_responses(kinds, translate), **documented}
     for unused in ("HTTPValidationError", "ValidationError"):
         schema["components"]["schemas"].pop(unused)
     schema["components"]["schemas"]["Problem"] = PROBLEM
@@ -54,25 +54,25 @@ def completed(schema: dict[str, Any], dialects: Mapping[str, Dialect]) -> dict[s
     return schema
 
 
-def answers(kinds: Iterable[type[Problem]], dialect: Dialect | None) -> dict[str, Any]:
-    """The responses that these problems are, by status."""
+def problem_responses(kinds: Iterable[type[Problem]], translate: Translate | None) -> dict[str, Any]:
+    """The responses for these problems, by status."""
     titles: dict[str, list[str]] = {}
     for kind in kinds:
-        status = kind.status if dialect is None else dialect(kind(""))[0]
+        status = kind.status if translate is None else translate(kind(""))[0]
         titles.setdefault(str(status), []).append(kind.title)
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    if dialect is not None:
+    if translate is not None:
         content = {"application/json": {"schema": {"type": "object"}}}
     return {status: {"description": "; ".join(found), "content": content} for status, found in sorted(titles.items())}
 
 
 def body(schema: type[BaseModel], *, images: bool = False) -> dict[str, Any]:
-    """The body of a POST whose parameters may as well be in the query, with or without uploads."""
+    """The body of a POST whose parameters may also be in the query, with or without uploads."""
     forms = {"application/json": {"schema": {**plain(schema), "required": []}}}
     if images:
         files = {"type": "array", "items": {"type": "string", "format": "binary"}}
         forms["multipart/form-data"] = {"schema": {"type": "object", "properties": {"image": files}}}
-    return {"content": forms, "description": "What is not in the query, each parameter once."}
+    return {"content": forms, "description": "Parameters that are not in the query."}
 
 
 def plain(schema: type[BaseModel]) -> dict[str, Any]:

@@ -1,35 +1,39 @@
-"""The pages that people look at: the playground, and what the lab has written."""
+"""Pages for the browser: the playground, the lab, and the API reference."""
 
 from pathlib import Path
 
 from fastapi import FastAPI
-from fastapi.responses import FileResponse
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import FileResponse, HTMLResponse
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
+from swagger_ui_bundle import swagger_ui_path
 
 from service import errors
 
 PLAYGROUND = Path(__file__).parents[1] / "playground"
-POLICY = {
+SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
 }
-"""Nothing from elsewhere, and nothing written into a page that is not a file of its own."""
+"""The pages load nothing from other hosts and run no inline scripts."""
 
 
 class Pages(StaticFiles):
-    """Files under the policy. A browser asks each time whether they are still the same."""
+    """Static files with the security headers. Browsers revalidate them each time."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
-        response.headers.update({**POLICY, "Cache-Control": "no-cache"})
+        response.headers.update({**SECURITY_HEADERS, "Cache-Control": "no-cache"})
         return response
 
 
 def add_pages(app: FastAPI, lab: Path) -> None:
-    """The playground at /, and the lab's page, if one lies in `lab`, at /lab."""
+    """Add the playground at /, the lab page in the directory `lab` at /lab, and the API reference at /docs."""
+    app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
+    app.add_api_route("/docs", api_reference, include_in_schema=False)
     app.mount("/playground", Pages(directory=PLAYGROUND))
     app.add_api_route("/", playground, methods=["GET", "HEAD"], include_in_schema=False, response_class=FileResponse)
     if (lab / "index.html").is_file():
@@ -38,11 +42,22 @@ def add_pages(app: FastAPI, lab: Path) -> None:
         app.add_api_route("/lab", no_lab, include_in_schema=False)
 
 
+async def api_reference() -> HTMLResponse:
+    """Swagger UI, from assets that are installed with the service."""
+    return get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title="Drawbridge",
+        swagger_js_url="docs/assets/swagger-ui-bundle.js",
+        swagger_css_url="docs/assets/swagger-ui.css",
+        swagger_favicon_url="docs/assets/favicon-32x32.png",
+    )
+
+
 async def playground() -> FileResponse:
-    """The playground's one page."""
-    return FileResponse(PLAYGROUND / "index.html", headers={**POLICY, "Cache-Control": "no-cache"})
+    """The playground."""
+    return FileResponse(PLAYGROUND / "index.html", headers={**SECURITY_HEADERS, "Cache-Control": "no-cache"})
 
 
 async def no_lab() -> None:
-    """Where no page of the lab lay at the start."""
-    raise errors.NotFound("the lab has no page yet; write it with `python -m training lab`, and start the service anew")
+    """The response at /lab if there was no lab page at the start."""
+    raise errors.NotFound("there is no lab page yet; write it with `drawbridge lab` and restart the service")

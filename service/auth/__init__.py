@@ -1,1 +1,1 @@
-
+"""API keys, and the quotas that they carry."""

@@ -1,4 +1,4 @@
-"""Keys: who may ask, and how much. A file has their hashes; the keys themselves are nowhere.
+"""API keys and their limits, read from a TOML file that holds only the keys' hashes.
 
     [[keys]]
     name = "physics-101"
@@ -7,7 +7,7 @@
     images = "100000/day"
     concurrent = 16
 
-A key is 32 random bytes, so that its plain SHA-256 is as hard to turn back as any slower hash.
+A key is 32 random bytes, so a plain SHA-256 of it is as hard to invert as a slow hash.
 """
 
 import hashlib
@@ -23,29 +23,31 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
+from service.errors import describe
+
 PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 KEY_PREFIX = "db_"
-"""Of every key, so that one is known for what it is wherever it turns up."""
+"""The prefix of every key, by which a leaked key can be recognized."""
 
 
 @dataclass(frozen=True)
 class RateLimit:
-    """So many in so many seconds."""
+    """An amount per period of seconds."""
 
     amount: int
     seconds: float
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """`50/second`, or of a minute, an hour, a day."""
-        found = re.fullmatch(r"([1-9][0-9]{0,11})/(second|minute|hour|day)", text)
-        if found is None:
-            raise PydanticCustomError("rate", "write it as 50/second, or of a minute, an hour or a day")
-        return cls(int(found[1]), PERIODS[found[2]])
+        """Parse `50/second`, or an amount per minute, hour or day."""
+        match = re.fullmatch(r"([1-9][0-9]{0,11})/(second|minute|hour|day)", text)
+        if match is None:
+            raise PydanticCustomError("rate", "write it as 50/second, or per minute, hour or day")
+        return cls(int(match[1]), PERIODS[match[2]])
 
 
 class Key(BaseModel):
-    """Who it is, the hash of what he has to show, and what he may; without a limit, as much as there is."""
+    """A key's name, hash and limits; a limit that is None does not apply."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,7 +64,7 @@ class Key(BaseModel):
 
 
 class Keys(BaseModel):
-    """All of a file."""
+    """All keys of a file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -77,7 +79,7 @@ class Keys(BaseModel):
         return keys
 
     def find(self, secret: str) -> Key | None:
-        """The key that `secret` is. Takes as long whether there is one, and whichever it is."""
+        """The key that `secret` is, or None. The time it takes does not depend on the result."""
         digest = hashlib.sha256(secret.encode()).hexdigest()
         found = None
         for key in self.keys:
@@ -87,20 +89,19 @@ class Keys(BaseModel):
 
 
 def read(path: Path) -> Keys:
-    """The keys in a file. Raises ValueError, in a line, where it does not read."""
+    """Read the keys in a file. Raises ValueError with one line if they cannot be read."""
     try:
         return Keys(**tomllib.loads(path.read_text()))
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; `python -m service key NAME` makes one") from None
+        raise ValueError(f"{path}: {error.strerror}; create it with `drawbridge key NAME`") from None
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise ValueError(f"{path}: {wrong}") from None
+        raise ValueError(f"{path}: {describe(error)}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as error:
-        raise ValueError(f"{path} does not read as TOML: {error}") from None
+        raise ValueError(f"{path} is not valid TOML: {error}") from None
 
 
 def add(path: Path, name: str, limits: dict[str, str | int]) -> str:
-    """Put a new key into the file, and return it. Raises ValueError where it would not read afterwards."""
+    """Add a new key to the file and return it. Raises ValueError, and changes nothing, if the file would be invalid."""
     secret = KEY_PREFIX + secrets.token_urlsafe(32)
     entry = {"name": name, "sha256": hashlib.sha256(secret.encode()).hexdigest(), **limits}
     before = path.read_text() if path.exists() else ""

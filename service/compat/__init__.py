@@ -1,1 +1,1 @@
-
+"""APIs of other systems, translated to the generation plans of this one."""

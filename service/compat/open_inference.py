@@ -1,8 +1,8 @@
-"""/v2: the Open Inference Protocol with its binary tensors, for clients of Triton, KServe and the like.
+"""/v2: the Open Inference Protocol with binary tensors, for clients of Triton, KServe and similar servers.
 
-Inputs, all INT64: `digit` [n] or `n` [1] says how many, and `seed` [1] which. Parameters of the request: `steps`,
+Inputs, all INT64: `digit` [n] or `n` [1] is the number of images, `seed` [1] their seed. Request parameters: `steps`,
 `sampler`, `prior`, `guidance`, `first`, and `timeout` in microseconds. Outputs: `images` UINT8 [n, 28, 28] and `labels`
-INT64 [n], -1 where the model was told none.
+INT64 [n], -1 for no label.
 """
 
 import json
@@ -16,18 +16,19 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from service import VERSION
-from service.api import openapi_schema, schemas
+from service.api import openapi_schema
 from service.api.context import AppContext
-from service.codecs import images
 from service.engine.catalog import Model
 from service.errors import InvalidParameter, Problem, UnsupportedBody
-from service.generation import plan
+from service.generation.parameters import Generate, validate
+from service.generation.plan import plan_generation
+from service.generation.selection import find_model
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
-BINARY = "Inference-Header-Content-Length"
+JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
 OCTETS = "application/octet-stream"
-KINDS = {"INT64": np.int64, "INT32": np.int32, "UINT8": np.uint8, "UINT64": np.uint64, "UINT32": np.uint32}
+DATATYPES = {"INT64": np.int64, "INT32": np.int32, "UINT8": np.uint8, "UINT64": np.uint64, "UINT32": np.uint32}
 INPUTS = ("digit", "n", "seed")
 
 
@@ -53,7 +54,7 @@ class _Output(BaseModel):
 
 
 class _Options(BaseModel):
-    """Those of /generate have the same bounds there."""
+    """The sampling options have the bounds of /generate."""
 
     steps: int | None = None
     sampler: str | None = None
@@ -64,8 +65,8 @@ class _Options(BaseModel):
     binary_data_output: bool = False
 
 
-class Asked(BaseModel):
-    """The JSON of a request, as the protocol has it; members of it that mean nothing here are passed over."""
+class InferenceRequest(BaseModel):
+    """The JSON of a request; unknown members are ignored."""
 
     id: str | None = None
     inputs: list[_Input]
@@ -73,26 +74,26 @@ class Asked(BaseModel):
     parameters: _Options = _Options()
 
 
-DESCRIBED: dict[str, Any] = {
+DOCUMENTED: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": openapi_schema.plain(Asked)}, OCTETS: {}},
+        "content": {"application/json": {"schema": openapi_schema.plain(InferenceRequest)}, OCTETS: {}},
     },
     "responses": {"200": {"content": {OCTETS: {}}}},
 }
-"""What FastAPI cannot know of a route that reads its body itself."""
+"""OpenAPI of the routes, which read their bodies themselves."""
 
 
 @router.get("")
 async def server() -> dict[str, Any]:
-    """What this is."""
+    """Name and version of this server."""
     return {"name": "drawbridge", "version": VERSION, "extensions": ["binary_tensor_data"]}
 
 
 @router.get("/health/live")
 @router.get("/health/ready")
 async def health() -> dict[str, Any]:
-    """Whether it answers; /readyz tells of every model."""
+    """Whether the server responds; /readyz checks every model."""
     return {"live": True, "ready": True}
 
 
@@ -117,100 +118,104 @@ async def ready(request: Request, name: str, version: str | None = None) -> dict
     return {"name": _find(request, name, version).name, "ready": True}
 
 
-@router.post("/models/{name}/infer", openapi_extra=DESCRIBED)
-@router.post("/models/{name}/versions/{version}/infer", openapi_extra=DESCRIBED)
+@router.post("/models/{name}/infer", openapi_extra=DOCUMENTED)
+@router.post("/models/{name}/versions/{version}/infer", openapi_extra=DOCUMENTED)
 async def infer(request: Request, name: str, version: str | None = None) -> Response:
-    """Draw."""
-    state: AppContext = request.app.state.service
+    """Generate images."""
+    service: AppContext = request.app.state.service
     model = _find(request, name, version)
-    asked, binary = await _read(request)
-    said = _tensors(asked, binary)
-    words = asked.parameters.model_dump(exclude_none=True, exclude={"binary_data_output", "timeout"})
-    if asked.parameters.timeout is not None:
-        words["timeout"] = asked.parameters.timeout / 1e6
-    for key in ("n", "seed"):
-        if key in said:
-            if said[key].size != 1:
-                raise InvalidParameter(f"{key}: a tensor of one number")
-            words[key] = int(said[key][0])
-    if "digit" in said:
-        words["digit"] = said["digit"].tolist()
-        if words.setdefault("n", len(said["digit"])) != len(said["digit"]):
-            raise InvalidParameter("n: as many as there are digits, or left out")
-    parameters = schemas.validate(schemas.Generate, {"model": model.key, **words})
-    draw = plan.plan_generation(parameters, model, images.IMAGE_FORMATS[0], state.settings.max_images, state.new_seed)
-    result = (await state.draw(draw.request, model, request, seed=draw.seed)).result()
-    told = {"model_name": name, "model_version": model.version, "parameters": {"seed": draw.seed}}
-    if asked.id is not None:
-        told["id"] = asked.id
-    return _answer(told, asked, {"images": result.images, "labels": result.labels})
+    body, binary = await _read(request)
+    parameters = validate(Generate, {"model": model.key, **_parameters(body, _tensors(body, binary))})
+    plan = plan_generation(parameters, model, "png", service.settings.max_images, service.new_seed)
+    result = (await service.generate(plan.request, model, request, seed=plan.seed)).result()
+    document = {"model_name": name, "model_version": model.version, "parameters": {"seed": plan.seed}}
+    if body.id is not None:
+        document["id"] = body.id
+    return _response(document, body, {"images": result.images, "labels": result.labels})
 
 
 def error(problem: Problem) -> tuple[int, dict[str, Any]]:
-    """Status and body of a problem, as this protocol tells of it."""
+    """Status and body of a problem in this protocol's error format."""
     return 400 if problem.status == 422 else problem.status, {"error": problem.detail}
 
 
 def _find(request: Request, name: str, version: str | None) -> Model:
-    return plan.find_model(request.app.state.service.engine.catalog, f"{name}@{version or ''}")
+    return find_model(request.app.state.service.catalog, f"{name}@{version or ''}")
 
 
-async def _read(request: Request) -> tuple[Asked, memoryview]:
-    """The JSON head of a request, and what comes after it."""
+async def _read(request: Request) -> tuple[InferenceRequest, memoryview]:
+    """The JSON at the start of the body, and the bytes after it."""
     if request.headers.get("content-encoding", "identity") != "identity":
-        raise UnsupportedBody("send it as it is, without a Content-Encoding")
+        raise UnsupportedBody("send the body without a Content-Encoding")
     body = memoryview(await request.body())
-    length = request.headers.get(BINARY, str(len(body)))
+    length = request.headers.get(JSON_LENGTH_HEADER, str(len(body)))
     if not re.fullmatch("[0-9]{1,10}", length) or int(length) > len(body):
-        raise InvalidParameter(f"{BINARY}: the number of bytes of the JSON that the body begins with")
+        raise InvalidParameter(f"{JSON_LENGTH_HEADER}: send the length in bytes of the JSON at the start of the body")
     try:
-        head = json.loads(bytes(body[: int(length)]))
+        document = json.loads(bytes(body[: int(length)]))
     except (ValueError, RecursionError):
-        raise InvalidParameter("the body does not begin with JSON") from None
-    return schemas.validate(Asked, head, strict=True), body[int(length) :]
+        raise InvalidParameter("the body does not start with valid JSON") from None
+    return validate(InferenceRequest, document, strict=True), body[int(length) :]
 
 
-def _tensors(asked: Asked, binary: memoryview) -> dict[str, NDArray[Any]]:
-    """The inputs by their names, as flat arrays. Raises InvalidParameter."""
-    found: dict[str, NDArray[Any]] = {}
-    for item in asked.inputs:
-        kind, size = np.dtype(KINDS[item.datatype]), item.parameters.binary_data_size
+def _parameters(body: InferenceRequest, tensors: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """Parameters of /generate. Raises InvalidParameter."""
+    values = body.parameters.model_dump(exclude_none=True, exclude={"binary_data_output", "timeout"})
+    if body.parameters.timeout is not None:
+        values["timeout"] = body.parameters.timeout / 1e6
+    for name in ("n", "seed"):
+        if name in tensors:
+            if tensors[name].size != 1:
+                raise InvalidParameter(f"{name}: send a tensor with one number")
+            values[name] = int(tensors[name][0])
+    if "digit" in tensors:
+        values["digit"] = tensors["digit"].tolist()
+        if values.setdefault("n", len(tensors["digit"])) != len(tensors["digit"]):
+            raise InvalidParameter("n: must equal the number of digits, or be left out")
+    return values
+
+
+def _tensors(body: InferenceRequest, binary: memoryview) -> dict[str, NDArray[Any]]:
+    """The inputs by name, as flat arrays. Raises InvalidParameter."""
+    tensors: dict[str, NDArray[Any]] = {}
+    for item in body.inputs:
+        dtype, size = np.dtype(DATATYPES[item.datatype]), item.parameters.binary_data_size
         try:
             if size is None:
                 if np.array(item.data).dtype.kind not in "iu":
-                    raise TypeError("not whole numbers")
-                found[item.name] = np.array(item.data, kind).reshape(-1)
+                    raise TypeError("not integers")
+                tensors[item.name] = np.array(item.data, dtype).reshape(-1)
             else:
-                found[item.name] = np.frombuffer(binary[:size], kind)
+                tensors[item.name] = np.frombuffer(binary[:size], dtype)
                 binary = binary[size:]
         except (TypeError, ValueError, OverflowError):
-            raise InvalidParameter(f"{item.name}: its datatype and data do not go together") from None
+            raise InvalidParameter(f"{item.name}: the data does not match its datatype") from None
         count = math.prod(item.shape)
-        if len(found[item.name]) != count or not count:
-            raise InvalidParameter(f"{item.name}: {len(found[item.name])} numbers, where its shape has {count}")
-    if not found.keys() & {"digit", "n"}:
-        raise InvalidParameter("inputs: give `digit` or `n`")
-    return found
+        if len(tensors[item.name]) != count or not count:
+            raise InvalidParameter(f"{item.name}: {len(tensors[item.name])} numbers, but its shape has {count}")
+    if not tensors.keys() & {"digit", "n"}:
+        raise InvalidParameter("inputs: send `digit` or `n`")
+    return tensors
 
 
-def _answer(told: dict[str, Any], asked: Asked, outputs: dict[str, NDArray[Any]]) -> Response:
-    """The outputs that are asked for, in JSON or behind it."""
-    plain = asked.parameters.binary_data_output
-    wanted: dict[str, bool | None] = {item.name: item.parameters.binary_data for item in asked.outputs}
-    if not wanted:
-        wanted = dict.fromkeys(outputs, plain)
+def _response(document: dict[str, Any], body: InferenceRequest, outputs: dict[str, NDArray[Any]]) -> Response:
+    """The requested outputs, in JSON or as binary data after it."""
+    default = body.parameters.binary_data_output
+    requested: dict[str, bool | None] = {item.name: item.parameters.binary_data for item in body.outputs}
+    if not requested:
+        requested = dict.fromkeys(outputs, default)
     items, parts = [], []
-    for name, binary in wanted.items():
+    for name, binary in requested.items():
         array = outputs[name]
         item: dict[str, Any] = {"name": name, "shape": array.shape}
         item["datatype"] = "UINT8" if array.dtype == np.uint8 else "INT64"
-        if plain if binary is None else binary:
+        if default if binary is None else binary:
             parts.append(array.tobytes())
             item["parameters"] = {"binary_data_size": len(parts[-1])}
         else:
             item["data"] = array.reshape(-1).tolist()
         items.append(item)
-    text = json.dumps({**told, "outputs": items}).encode()
+    text = json.dumps({**document, "outputs": items}).encode()
     if not parts:
         return Response(text, media_type="application/json")
-    return Response(b"".join((text, *parts)), media_type=OCTETS, headers={BINARY: str(len(text))})
+    return Response(b"".join((text, *parts)), media_type=OCTETS, headers={JSON_LENGTH_HEADER: str(len(text))})

@@ -1,82 +1,83 @@
-// What the service can be asked, and how its answers are read.
+// Requests to the service.
 
-/** A problem that the service, or the way to it, has told. */
-export class Problem extends Error {}
+/** A request failed; the message says what to do. */
+export class ApiError extends Error {}
 
-/** The service wants a key, or another one. */
-export class Unauthorized extends Problem {}
+/** The service requires a key, or rejected the one that was sent. */
+export class Unauthorized extends ApiError {}
 
-const KEY = "drawbridge-key";
+const KEY_ITEM = "drawbridge-key";
 
-/** The key that was given, or "". The tab keeps it, and nothing else does. */
-export function key() {
+/** The API key, or "". It is kept in the tab's session storage and nowhere else. */
+export function getKey() {
   try {
-    return sessionStorage.getItem(KEY) ?? "";
+    return sessionStorage.getItem(KEY_ITEM) ?? "";
   } catch {
-    return ""; // where nothing may be kept, a service without keys works all the same
+    return ""; // storage may be blocked; services without keys work all the same
   }
 }
 
-/** Have every request from now on show this key. */
-export const keep = (given) => sessionStorage.setItem(KEY, given);
+/** Send `key` with every request from now on. */
+export const setKey = (key) => sessionStorage.setItem(KEY_ITEM, key);
 
-/** `path` with a query of `words`, pairs of names and values; values that are undefined, null or "" are left out. */
-export function url(path, words) {
-  const said = words.filter(([, value]) => value !== undefined && value !== null && value !== "");
-  return said.length ? `${path}?${new URLSearchParams(said)}` : path;
+/** `path` with `params`, pairs of names and values, as its query. Values that are undefined, null or "" are left out. */
+export function buildUrl(path, params) {
+  const given = params.filter(([, value]) => value !== undefined && value !== null && value !== "");
+  return given.length ? `${path}?${new URLSearchParams(given)}` : path;
 }
 
-/** The answer to a request. Throws a Problem that says what to do. */
-export async function ask(address, options = {}) {
-  const headers = { ...options.headers, ...(key() && { Authorization: `Bearer ${key()}` }) };
-  let answer;
+/** Fetch `address` with the API key. Throws ApiError for a failed connection or an error status. */
+export async function request(address, options = {}) {
+  const headers = { ...options.headers, ...(getKey() && { Authorization: `Bearer ${getKey()}` }) };
+  let response;
   try {
-    answer = await fetch(address, { ...options, headers });
+    response = await fetch(address, { ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem("The service does not answer. Is it running? Try again in a moment.");
+    throw new ApiError("The service does not respond. Check that it is running, then try again.");
   }
-  if (!answer.ok) {
-    const told = await answer.json().catch(() => ({}));
-    const Kind = answer.status === 401 ? Unauthorized : Problem;
-    throw new Kind(told.detail ?? `The service answered ${answer.status}.`);
+  if (!response.ok) {
+    const problem = await response.json().catch(() => ({}));
+    const Kind = response.status === 401 ? Unauthorized : ApiError;
+    throw new Kind(problem.detail ?? `The service returned status ${response.status}.`);
   }
-  return answer;
+  return response;
 }
 
-/** JSON of an answer. */
-export const read = async (address, options) => (await ask(address, options)).json();
+/** The JSON body of a response. */
+export const requestJson = async (address, options) => (await request(address, options)).json();
 
-/** Server-sent events of an answer, one by one: {name, data}. An `error` event is thrown as a Problem. */
-export async function* events(address, options) {
-  const answer = await ask(address, { ...options, headers: { Accept: "text/event-stream" } });
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "", last = "";
+/** Yield the server-sent events of a response as {name, data}. Throws ApiError for an `error` event. */
+export async function* streamEvents(address, options) {
+  const response = await request(address, { ...options, headers: { Accept: "text/event-stream" } });
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let buffer = "", last = "";
   try {
     for (;;) {
       const { value, done } = await reader.read().catch((error) => {
         if (error.name === "AbortError") throw error;
-        throw new Problem("The connection broke off before the end. Draw again.");
+        throw new ApiError("The connection closed before the last image. Try again.");
       });
       if (done) break;
-      const parts = (rest + value).split("\n\n");
-      rest = parts.pop();
-      for (const part of parts) {
-        const [name, data] = part.split("\n").map((line) => line.slice(line.indexOf(":") + 2));
-        const said = { name, data: JSON.parse(data) };
-        if (name === "error") throw new Problem(said.data.detail);
-        yield said;
+      const messages = (buffer + value).split("\n\n");
+      buffer = messages.pop();
+      for (const message of messages) {
+        const [name, text] = message.split("\n").map((line) => line.slice(line.indexOf(":") + 2));
+        const data = JSON.parse(text);
+        if (name === "error") throw new ApiError(data.detail);
+        yield { name, data };
         last = name;
       }
     }
   } finally {
-    reader.cancel().catch(() => {}); // who stops listening wants no more of it drawn
+    reader.cancel().catch(() => {}); // closing the stream cancels the request
   }
-  if (last !== "end") throw new Problem("The connection broke off before the end. Draw again.");
+  if (last !== "end") throw new ApiError("The connection closed before the last image. Try again.");
 }
 
-/** Where a picture or a link finds what is at `address`: there; with a key, which they cannot show, in the page itself. */
-export const source = async (address) => (key() ? URL.createObjectURL(await (await ask(address)).blob()) : address);
+/** An address that an image or a link can load. With a key, which they cannot send, the page fetches it into a blob. */
+export const loadable = async (address) =>
+  getKey() ? URL.createObjectURL(await (await request(address)).blob()) : address;
 
-/** Base64 of a PNG as an address of an image. */
-export const picture = (png) => `data:image/png;base64,${png}`;
+/** A PNG in base64 as a data URL. */
+export const pngUrl = (base64) => `data:image/png;base64,${base64}`;

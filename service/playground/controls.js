@@ -1,84 +1,85 @@
-// The controls of a model, built from what GET /models says that it takes.
+// Form controls, built from the parameters that GET /models lists for a model.
 
-import { make, newSeed, words } from "./page.js";
+import { addressParams, make, randomSeed } from "./page.js";
 
-const HELP = {
-  steps: "steps of its chain",
-  sampler: "how the chain is walked",
-  prior: "what codes are drawn from",
-  guidance: "strength of the digit",
-};
+const LABELS = { steps: "Steps", sampler: "Sampler", prior: "Prior", guidance: "Guidance scale" };
+const MAX_STEPS = 100;
+const MAX_GUIDANCE = 5;
 
-/** A labelled list of the names of `models`; `changed` is called with the model that was chosen. */
-export function modelChoice(models, chosen, changed) {
+/** The model that the page address names, else the default conditional model, else the first. */
+export function selectedModel(catalog) {
+  const find = (wanted) => catalog.models.find(({ name }) => name === wanted);
+  return find(addressParams().get("model")) ?? find(catalog.defaults.conditional) ?? catalog.models[0];
+}
+
+/** A labelled list of models. `onChange` receives the model that the user selects. */
+export function modelSelect(models, selected, onChange) {
   const select = make("select", { id: "model" });
   for (const model of models) {
-    select.append(make("option", { value: model.name, textContent: `${model.name}: ${model.title}`, selected: model === chosen }));
+    select.append(make("option", { value: model.name, textContent: `${model.name}: ${model.title}`, selected: model === selected }));
   }
-  select.onchange = () => changed(models.find((model) => model.name === select.value));
+  select.onchange = () => onChange(models.find((model) => model.name === select.value));
   return make("div", {}, make("label", { for: "model", textContent: "Model" }), select);
 }
 
-/** A slider with its value beside its name. */
-export function slider(name, text, limits, value) {
+/** A slider that shows its value in its label. */
+export function slider(name, label, limits, value) {
   const input = make("input", { type: "range", id: name, name, min: limits.minimum, max: limits.maximum, step: limits.step ?? 1 });
   input.value = value;
   const output = make("output", { for: name, textContent: input.value });
   input.addEventListener("input", () => (output.textContent = input.value));
-  return make("div", {}, make("label", { for: name }, `${text}: `, output), input);
+  return make("div", {}, make("label", { for: name }, `${label}: `, output), input);
 }
 
-/** A number that can be thrown like dice. */
-export function seedField(name = "seed", text = "Seed") {
+/** A number field with a button that sets it to a random seed. */
+export function seedField(name = "seed", label = "Seed") {
   const input = make("input", { type: "number", id: name, name, min: 0, max: 2 ** 53, required: true });
-  input.value = words().get(name) ?? newSeed();
-  const dice = make("button", { type: "button", textContent: "New" });
-  dice.setAttribute("aria-label", `New ${text.toLowerCase()}`);
-  dice.onclick = () => {
-    input.value = newSeed();
+  input.value = addressParams().get(name) ?? randomSeed();
+  const button = make("button", { type: "button", textContent: "Random" });
+  button.setAttribute("aria-label", `Random ${label.toLowerCase()}`);
+  button.onclick = () => {
+    input.value = randomSeed();
     input.dispatchEvent(new Event("change", { bubbles: true }));
   };
-  return make("div", {}, make("label", { for: name, textContent: text }), make("div", { className: "row" }, input, dice));
+  return make("div", {}, make("label", { for: name, textContent: label }), make("div", { className: "row" }, input, button));
 }
 
-/** Buttons of digits, of which one, or with `any` none, is chosen. */
-export function digits(name, text, takes, chosen, any = true) {
+/** One button per digit, of which one is selected; `optional` adds a button for any digit. */
+export function digitButtons(name, label, digit, selected, optional = true) {
   const box = make("div", { className: "digits" });
-  const choices = takes.one_of.map((digit) => [String(digit), takes.names[digit] ?? digit]);
-  if (any) choices.push(["", "any"]);
-  for (const [value, label] of choices) {
-    const input = make("input", { type: "radio", name, value, checked: value === (chosen ?? "") });
-    box.append(make("label", {}, input, make("span", { textContent: label })));
+  const choices = digit.one_of.map((value) => [String(value), digit.names[value] ?? value]);
+  if (optional) choices.push(["", "any"]);
+  for (const [value, text] of choices) {
+    const input = make("input", { type: "radio", name, value, checked: value === (selected ?? "") });
+    box.append(make("label", {}, input, make("span", { textContent: text })));
   }
-  return make("fieldset", {}, make("legend", { textContent: text }), box);
+  return make("fieldset", {}, make("legend", { textContent: label }), box);
 }
 
-/** What the model leaves to choose of how it draws: its steps, sampler or prior, and guidance. */
-export function plan(model) {
-  const said = words();
-  return Object.entries(model.takes).filter(([name]) => name in HELP).map(([name, takes]) => {
-    if (takes.one_of) {
-      const select = make("select", { id: name, name });
-      for (const value of takes.one_of) {
-        select.append(make("option", { value, textContent: value, selected: value === (said.get(name) ?? takes.default) }));
-      }
-      return make("div", {}, make("label", { for: name, textContent: HELP[name] }), select);
+/** Controls for the sampling parameters that the model takes: steps, sampler or prior, guidance scale. */
+export function samplingControls(model) {
+  const params = addressParams();
+  return Object.entries(model.takes).filter(([name]) => name in LABELS).map(([name, parameter]) => {
+    const value = params.get(name) ?? parameter.default;
+    if (parameter.one_of) {
+      const options = parameter.one_of.map((choice) => make("option", { value: choice, textContent: choice, selected: choice === value }));
+      return make("div", {}, make("label", { for: name, textContent: LABELS[name] }), make("select", { id: name, name }, ...options));
     }
-    const whole = Number.isInteger(takes.maximum) && name === "steps";
-    const limits = { minimum: takes.minimum, maximum: Math.min(takes.maximum, whole ? 100 : 5), step: whole ? 1 : 0.1 };
-    return slider(name, HELP[name], limits, said.get(name) ?? takes.default);
+    const [highest, step] = name === "steps" ? [MAX_STEPS, 1] : [MAX_GUIDANCE, 0.1];
+    const limits = { minimum: parameter.minimum, maximum: Math.min(parameter.maximum, highest), step };
+    return slider(name, LABELS[name], limits, value);
   });
 }
 
-/** Names and values of a form, as pairs. */
-export const values = (form) => [...new FormData(form)].filter(([, value]) => value !== "");
+/** The non-empty fields of a form, as pairs of names and values. */
+export const formValues = (form) => [...new FormData(form)].filter(([, value]) => value !== "");
 
-/** What a model is: title, formula, figures, and what goes wrong. */
-export function card(model, manifest) {
+/** A card that describes a model: title, objective, quality figures, limitations, paper. */
+export function modelCard(model, manifest) {
   const metrics = manifest?.metrics ?? {};
   const figures = [
     ["MNIST-CNN-FD", metrics.mnist_cnn_fd, 3], ["precision", metrics.precision, 2], ["recall", metrics.recall, 2],
-    ["coverage", metrics.coverage, 2], ["digit right", metrics.label_accuracy, 3],
+    ["coverage", metrics.coverage, 2], ["label accuracy", metrics.accuracy, 3],
   ].filter(([, value]) => value !== undefined);
   const list = figures.map(([name, value, places]) =>
     make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value.toFixed(places) })));
@@ -86,6 +87,6 @@ export function card(model, manifest) {
     make("h2", { textContent: model.title }),
     make("p", { className: "formula", textContent: model.formula }),
     make("dl", {}, ...list),
-    model.caveat ? make("p", { className: "caveat", textContent: `What goes wrong: ${model.caveat}` }) : null,
+    model.caveat ? make("p", { className: "caveat", textContent: `Limitations: ${model.caveat}` }) : null,
     make("p", { className: "small", textContent: model.paper }));
 }

@@ -1,10 +1,10 @@
-// Elements, what is said to people, and what stands in the address.
+// Page elements, messages to the user, and the page address.
 
-import { keep, key, source, Unauthorized } from "./api.js";
+import { getKey, loadable, setKey, Unauthorized } from "./api.js";
 
-/** An element of `kind` with `properties` (names with a dash are attributes) and children. */
-export function make(kind, properties = {}, ...children) {
-  const element = document.createElement(kind);
+/** An element with properties and children. Properties whose name has a dash, `role` and `for` are set as attributes. */
+export function make(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
     if (name.includes("-") || name === "role" || name === "for") element.setAttribute(name, value);
     else element[name] = value;
@@ -15,81 +15,81 @@ export function make(kind, properties = {}, ...children) {
 
 const byId = (id) => document.getElementById(id);
 
-/** Put `children` into the page's main part. */
-export function show(...children) {
+/** Replace the current view. */
+export function showView(...children) {
   byId("view").replaceChildren(...children);
 }
 
-/** Tell of an error where everybody sees and hears it; null takes it away. */
-export function tell(error) {
+/** Show an error to all users, screen readers included; null hides it. */
+export function showError(error) {
   byId("error").hidden = !error;
   byId("error").textContent = error ? error.message : "";
 }
 
-/** Say something to those who listen to the page. */
-export function say(text) {
-  byId("said").textContent = text;
+/** Announce `text` to screen readers. */
+export function announce(text) {
+  byId("status").textContent = text;
 }
 
-/** Ask for a key in place of the view, which is drawn again with it; `why` is what the service said. */
-function askForKey(why) {
-  const input = make("input", { type: "password", id: "key", required: true, autocomplete: "off", "aria-describedby": "why",
-    pattern: "[ -~]+", title: "letters, digits and signs without accents, as a header can carry" });
+/** Show a form for the API key in place of the view, and reload the page with it. `reason` is the service's message. */
+function requestKey(reason) {
+  const input = make("input", { type: "password", id: "key", required: true, autocomplete: "off", "aria-describedby": "key-reason",
+    pattern: "[ -~]+", title: "ASCII letters, digits and signs only: the key is sent in a header" });
   const form = make("form", {},
-    make("p", { className: "small", id: "why", textContent: why }),
-    make("div", {}, make("label", { for: "key", textContent: "Key" }), input),
-    make("button", { className: "first", textContent: "Open" }));
+    make("p", { className: "small", id: "key-reason", textContent: reason }),
+    make("div", {}, make("label", { for: "key", textContent: "API key" }), input),
+    make("button", { className: "primary", textContent: "Open" }));
   form.onsubmit = (event) => {
     event.preventDefault();
-    guarded(() => {
-      keep(input.value);
+    withErrors(() => {
+      setKey(input.value);
       location.reload();
     });
   };
-  show(form);
+  showView(form);
   input.focus();
 }
 
-/** Run `work`; what it throws is told, unless somebody cancelled it. Where a key is wanted, it is asked for. */
-export async function guarded(work) {
-  tell(null);
+/** Run `task` and show its error, if any. A cancelled request is no error; a missing or rejected key opens the key form. */
+export async function withErrors(task) {
+  showError(null);
   try {
-    await work();
+    await task();
   } catch (error) {
-    if (error instanceof Unauthorized) askForKey(error.message);
-    else if (error.name !== "AbortError") tell(error);
+    if (error instanceof Unauthorized) requestKey(error.message);
+    else if (error.name !== "AbortError") showError(error);
   }
 }
 
-/** What the address says: a URLSearchParams. */
-export const words = () => new URLSearchParams(location.search);
+/** The query of the page address, as URLSearchParams. */
+export const addressParams = () => new URLSearchParams(location.search);
 
-/** Let the address say `pairs`, so that it can be shared; what is empty is left out. */
-export function remember(pairs) {
-  const said = new URLSearchParams(pairs.filter(([, value]) => value !== undefined && value !== null && value !== ""));
-  history.replaceState(null, "", `?${said}`);
+/** Write `params`, pairs of names and values, into the page address, so that it can be shared. Empty values are left out. */
+export function setAddress(params) {
+  const given = new URLSearchParams(params.filter(([, value]) => value !== undefined && value !== null && value !== ""));
+  history.replaceState(null, "", `?${given}`);
 }
 
-/** A new seed, whole in JavaScript's numbers. */
-export const newSeed = () => Math.floor(Math.random() * 2 ** 32);
+/** A random seed that JavaScript represents exactly. */
+export const randomSeed = () => Math.floor(Math.random() * 2 ** 32);
 
-/** Let `link` download what is at `address`; where only a key gets it, the page fetches it at a click. */
-export function lead(link, address) {
+/** Let `link` download `address`. With a key, which a link cannot send, the page fetches the file on click. */
+export function setDownload(link, address) {
   link.href = address;
-  link.onclick = key() ? (event) => {
+  link.onclick = getKey() ? (event) => {
     event.preventDefault();
-    guarded(async () => make("a", { href: await source(address), download: link.download }).click());
+    withErrors(async () => make("a", { href: await loadable(address), download: link.download }).click());
   } : null;
 }
 
-/** A line of text to copy, with a button that does. */
-export function copyable(title, text) {
+/** A collapsed code sample with a button that copies it. */
+export function codeSample(title, text) {
   const button = make("button", { type: "button", textContent: `Copy ${title}` });
   button.onclick = async () => {
     await navigator.clipboard.writeText(text);
-    say(`${title} copied`);
+    announce(`${title} copied`);
     button.textContent = "Copied";
     setTimeout(() => (button.textContent = `Copy ${title}`), 1500);
   };
-  return make("details", {}, make("summary", { textContent: `As ${title}` }), make("pre", { textContent: text }), button);
+  return make("details", {}, make("summary", { textContent: title }), make("pre", { textContent: text }), button);
 }

@@ -1,1 +1,1 @@
-
+"""Processes and sockets: the supervisor, its workers, and the HTTP protocol; no routes."""

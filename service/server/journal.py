@@ -1,4 +1,7 @@
-"""What a caller has sent and was not answered yet, kept where it outlives the worker that was to answer."""
+"""The bytes that a client has sent and got no response to, in memory that outlives the worker that read them.
+
+Linux only: memfd_create, TCP_INFO, and descriptors passed between processes.
+"""
 
 import fcntl
 import mmap
@@ -8,129 +11,134 @@ import struct
 import termios
 
 INITIAL_SIZE = 4096
-"""Bytes that a journal has at first, and again once it held more."""
+"""Bytes of a new journal; a larger one shrinks to this after the response."""
 HEADER = struct.Struct("<IIQQQ")
-"""What it says of itself: `tries`, `length`, `begin`, `before`, `after`."""
+"""`tries`, `length`, `start`, `response_start`, `response_end`."""
 HEADER_OFFSETS = (1, 1 + HEADER.size)
-"""Where: the first byte tells which of the two counts, so that all of it changes from one moment to the next."""
+"""There are two headers. The first byte of the memory says which one is valid, so that all fields change at once."""
 DATA_OFFSET = 1 + 2 * HEADER.size
 
 INVALID = 2**64 - 1
-"""`before`, where that is no number that a caller was ever answered."""
-ACKNOWLEDGED = 120
-"""Where `struct tcp_info` has tcpi_bytes_acked, and after it tcpi_bytes_received (linux/tcp.h); first is the state."""
+"""`response_start` of a journal that no other worker can continue from."""
+BYTES_ACKED_OFFSET = 120
+"""Offset of tcpi_bytes_acked, then tcpi_bytes_received, in `struct tcp_info` (linux/tcp.h); the state is first."""
 CLOSE_WAIT = 8
-"""The state in which the other end has said its last."""
+"""The TCP state after the other end has closed."""
 
 
 class Journal:
-    """Memory that the front and a worker have in common, one piece for each connection.
+    """Shared memory of one connection, mapped by the supervisor and a worker.
 
-    It holds what was sent and not answered, from byte `begin` on: the kernel puts it there, and knows how much was
-    read. And it says how many bytes the caller was answered `before`, so that anybody can see how far an answer has
-    come: the kernel knows what it was given for him. A worker can be killed at any moment.
+    The kernel writes received bytes into it, and knows how many were read and how many response bytes it was given. So
+    the supervisor can tell, after a worker was killed at any moment, which bytes are unanswered and whether a response
+    has started.
+
+    `tries` counts the workers that died with these bytes; `length` bytes are held, from position `start` of the
+    client's byte stream; the connection had carried `response_start` response bytes before their response and
+    `response_end` after it (0 until there is one).
     """
 
     def __init__(self, file: int) -> None:
-        """That behind the descriptor of a `blank` one. Raises OSError where there is no descriptor left to keep it."""
+        """Map the journal behind a descriptor that `create` made. Raises OSError if no descriptor is left."""
         self.memory = mmap.mmap(file, 0)
-        head = HEADER.unpack_from(self.memory, HEADER_OFFSETS[self.memory[0]])
-        self.tries, self.length, self.begin, self.before, self.after = head
+        fields = HEADER.unpack_from(self.memory, HEADER_OFFSETS[self.memory[0]])
+        self.tries, self.length, self.start, self.response_start, self.response_end = fields
 
     def get_buffer(self) -> memoryview:
-        """Where the kernel is to put what is sent next: behind what is held, or after an answer in its place."""
-        if self.after:
-            self._begin(self.begin + self.length)
+        """Memory for the next received bytes: behind the held ones, or in their place if they were answered."""
+        if self.response_end:
+            self._reset(self.start + self.length)
             if len(self.memory) > INITIAL_SIZE:
                 self.memory.resize(INITIAL_SIZE)
-        end = DATA_OFFSET if self.before == INVALID else DATA_OFFSET + self.length
+        end = DATA_OFFSET if self.response_start == INVALID else DATA_OFFSET + self.length
         if end == len(self.memory):
             try:
-                self.memory.resize(16 * end)  # what nothing is put into takes none
-            except OSError:  # no memory; it is answered all the same, by this worker or by none
+                self.memory.resize(16 * end)  # untouched pages take no memory
+            except OSError:  # out of memory: this worker can respond, but no other one can continue
                 self.invalidate()
                 end = DATA_OFFSET
         return memoryview(self.memory)[end:]
 
     def commit(self, count: int) -> bytes:
-        """What so many bytes are that came into the `room`."""
-        begin = DATA_OFFSET if self.before == INVALID else DATA_OFFSET + self.length
+        """Hold the `count` bytes that were received into the buffer, and return them."""
+        begin = DATA_OFFSET if self.response_start == INVALID else DATA_OFFSET + self.length
         self.length += count
         return self.memory[begin : begin + count]
 
-    def answered(self, written: int) -> None:
-        """All that was sent is answered, and the caller has, or is about to get, `written` bytes in all."""
-        self.after = written
-        self._note()
+    def mark_answered(self, written: int) -> None:
+        """Record that the held bytes are answered, by a response that ends at response byte `written`."""
+        self.response_end = written
+        self._write_header()
 
     def invalidate(self) -> None:
-        """From what is held nobody else could go on."""
-        self.before = INVALID
-        self._note()
+        """Record that no other worker can continue from the held bytes."""
+        self.response_start = INVALID
+        self._write_header()
 
     def take_over(self, connection: socket.socket) -> bool:
-        """Make it that of the next worker. False where an answer has begun, which only the first could have ended."""
+        """Prepare the journal for the next worker. False if a response has started, which nothing can continue."""
         read, written = tcp_byte_counts(connection)
-        if self.after and written == self.after:
-            self._begin(read)
-        elif written == self.before:
-            self.length, self.after = read - self.begin, 0
+        if self.response_end and written == self.response_end:
+            self._reset(read)
+        elif written == self.response_start:
+            self.length, self.response_end = read - self.start, 0
             self.tries += self.length > 0
-            self._note()
+            self._write_header()
         else:
             return False
         return True
 
     @property
-    def sent(self) -> bytes:
-        """What is held."""
+    def unanswered(self) -> bytes:
+        """The held bytes."""
         return self.memory[DATA_OFFSET : DATA_OFFSET + self.length]
 
     def close(self) -> None:
-        """Let go of it."""
+        """Unmap the memory."""
         self.memory.close()
 
-    def _begin(self, read: int) -> None:
-        """Hold nothing: the `read` bytes that were ever sent are answered."""
-        self.tries, self.length, self.begin, self.before, self.after = 0, 0, read, self.after, 0
-        self._note()
+    def _reset(self, read: int) -> None:
+        """Hold nothing: all `read` bytes of the client's stream are answered."""
+        self.tries, self.length, self.start = 0, 0, read
+        self.response_start, self.response_end = self.response_end, 0
+        self._write_header()
 
-    def _note(self) -> None:
+    def _write_header(self) -> None:
         other = 1 - self.memory[0]
-        head = (self.tries, self.length, self.begin, self.before, self.after)
-        HEADER.pack_into(self.memory, HEADER_OFFSETS[other], *head)
+        fields = (self.tries, self.length, self.start, self.response_start, self.response_end)
+        HEADER.pack_into(self.memory, HEADER_OFFSETS[other], *fields)
         self.memory[0] = other
 
 
 def create() -> int:
-    """The descriptor of an empty one. Raises OSError where there is none left."""
+    """Create an empty journal and return its descriptor. Raises OSError if no descriptor is left."""
     file = os.memfd_create("journal")
     os.ftruncate(file, INITIAL_SIZE)
     return file
 
 
 def tcp_byte_counts(connection: socket.socket) -> tuple[int, int]:
-    """Bytes that were ever read from a connection that nobody uses any more, and that the kernel was given for it.
+    """Bytes that were read from a connection, and bytes that the kernel was given to send on it.
 
-    The caller may go on meanwhile: what he acknowledges or sends between two looks would count twice, or not at all.
+    No process may use the connection meanwhile. The client may: the counters are read until two readings agree.
     """
-    told = _tcp_info(connection)
+    info = _tcp_info(connection)
     while True:
-        unread, unacknowledged = (_queued_bytes(connection, where) for where in (termios.FIONREAD, termios.TIOCOUTQ))
-        before, told = told, _tcp_info(connection)
-        if told == before:
-            state, acknowledged, received = told
-            return received - (state == CLOSE_WAIT) - unread, acknowledged + unacknowledged  # an end counts as a byte
+        unread, unacknowledged = (_queued_bytes(connection, queue) for queue in (termios.FIONREAD, termios.TIOCOUTQ))
+        before, info = info, _tcp_info(connection)
+        if info == before:
+            state, acknowledged, received = info
+            return received - (state == CLOSE_WAIT) - unread, acknowledged + unacknowledged  # a FIN counts as a byte
 
 
 def _tcp_info(connection: socket.socket) -> tuple[int, int, int]:
-    """The state of a connection, and the bytes of it that are acknowledged and received."""
-    told = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, ACKNOWLEDGED + 16)
-    acknowledged, received = struct.unpack_from("=QQ", told, ACKNOWLEDGED)
-    return told[0], acknowledged, received
+    """The state of a connection, and its acknowledged and received bytes."""
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, BYTES_ACKED_OFFSET + 16)
+    acknowledged, received = struct.unpack_from("=QQ", info, BYTES_ACKED_OFFSET)
+    return info[0], acknowledged, received
 
 
-def _queued_bytes(connection: socket.socket, where: int) -> int:
-    """Bytes in one of the kernel's queues."""
-    (count,) = struct.unpack("=i", fcntl.ioctl(connection, where, bytes(4)))
+def _queued_bytes(connection: socket.socket, queue: int) -> int:
+    """Bytes in the kernel's receive or send queue."""
+    (count,) = struct.unpack("=i", fcntl.ioctl(connection, queue, bytes(4)))
     return int(count)

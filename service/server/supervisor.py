@@ -1,200 +1,56 @@
-"""The front: one port, and a worker for each device that draws.
+"""The supervisor: it listens on the port and passes each connection to a worker process.
 
-The front listens, and hands every connection to the worker that has the fewest; it never stands between a request and
-its answer. A worker is a process with an engine of its own: HTTP, the batch and the model on one event loop where the
-device is a CPU core, the model on a thread where it is a GPU. One worker on one GPU, one for each of eight, and one for
-each core of a CPU are the same picture. (Two threads of one process that want a core each collapse.)
+The supervisor never reads a byte of a connection. A worker has HTTP, queue and engine in one process, on one event loop
+if the device is a CPU core, with a thread for the engine on a GPU. There is one worker per GPU, or one per CPU core:
+two threads of one process that each need a core slow each other down.
 
-A worker that dies is started anew, and others go on with what it had accepted: the front keeps every connection too,
-with a journal of what was sent and not answered, which the worker writes. Draws are functions of their seeds, so that
-nobody can tell. Only an answer that had begun is cut off. A request whose second worker dies as well is told so: it may
-be what kills them. A connection that no worker can take waits. The front needs no torch: it is there at once, and
-small.
+If a worker dies, the supervisor starts another, and the remaining workers take over its connections: the supervisor
+keeps each connection and its journal (`service/server/journal.py`). Images are functions of their seeds, so the client
+cannot tell. Only a response that has started is cut off. A request that was in two dying workers gets 503 and is not
+retried. Connections wait while no worker can take them. The supervisor does not import torch: it starts at once and
+stays small.
 
-SIGTERM or SIGINT ends it: workers end what they have and refuse the rest, and until they are gone connections still
-come to them. A second one ends it at once. SIGHUP has the workers take up new weights.
+SIGTERM and SIGINT drain the workers, which refuse new requests until they exit; a second signal exits at once. SIGHUP
+reloads the weights.
 """
 
 import contextlib
-import json
 import logging
-import os
 import resource
 import selectors
 import signal
 import socket
-import struct
-import subprocess
-import sys
-import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from glob import glob
-from itertools import count
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from service.errors import MEDIA_TYPE, Unavailable
-from service.server import journal
+from service.errors import Unavailable
 from service.server.journal import Journal
-from service.settings import Settings
+from service.server.listen import address
+from service.server.messages import ADMIN_CONNECTION, CLOSED, CONNECTION, DRAIN, READY, RELOAD
+from service.server.weights_poll import WeightsPoll
+from service.server.worker_process import WORKER_COMMAND, Connection, WorkerMetrics, WorkerProcess, accept
 
 log = logging.getLogger(__name__)
 
-READY, CLOSED = b"r", b"-"
-"""What workers say: that they draw, that a connection is gone."""
-CONNECTION, ADMIN_CONNECTION, DRAIN, RELOAD = b"+", b"o", b"d", b"w"
-"""What they are told: here is a connection, or one to the operations' port; end; take up new weights."""
-MESSAGE = struct.Struct(">cQ")
-"""What is said, and the number of the connection that it is about. With a connection come two descriptors: it, and its
-journal."""
-WORKER_COMMAND = (sys.executable, "-m", "service.server.worker")
-"""What a worker is; it gets its end of a socket pair, its number, how many there are, and a directory for all."""
-SHUTTING_DOWN = "the service is shutting down; try another instance, or again in a moment"
-POISON_REQUEST = (
-    "two workers ended while they had this request, which may be why; ask for something else, or again later"
-)
-LISTEN_BACKLOG = 2048
+SHUTTING_DOWN = "the service is shutting down; try another instance, or retry in a moment"
+POISON_REQUEST = "two workers crashed while running this request; it is not retried"
 RESERVED_DESCRIPTORS = 128
-"""Descriptors that are left for other things than connections, of which each takes two."""
+"""Descriptors that are not used for connections, each of which takes two."""
 ACCEPT_BACKOFF = 0.02
-"""Seconds without looking at the port, where no connection can be taken."""
+"""Seconds without accepting connections after no worker could take one."""
 RESTART_DELAY = 5.0
-"""Seconds before a worker that could not start is tried again."""
+"""Seconds until a worker that failed to start is started again."""
 SHUTDOWN_GRACE = 5.0
-"""Seconds that workers get beyond those in which they should have ended."""
-MAX_CPU_WORKERS = 8
-"""Workers that a CPU gets unless told: each holds all weights."""
-
-
-def pack(what: bytes, number: int = 0) -> bytes:
-    """A message."""
-    return MESSAGE.pack(what, number)
-
-
-@dataclass(eq=False)
-class Connection:
-    """A caller's, until it is closed; `port` is HANDED or OPERATIONS."""
-
-    socket: socket.socket
-    port: bytes
-    file: int
-    """Its journal's descriptor."""
-    number: int = field(default_factory=count().__next__)
-
-    def close(self) -> None:
-        os.close(self.file)
-        self.socket.close()
-
-    def reject(self, why: str) -> None:
-        """Answer what was asked of it with 503, and close it."""
-        body = json.dumps(Unavailable(why).body()).encode()
-        head = (
-            f"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Type: {MEDIA_TYPE}\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        )
-        with contextlib.suppress(OSError):
-            self.socket.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                self.socket.recv(65536)  # what is left unread would take the answer with it
-            self.socket.send(head.encode() + body)
-        self.close()
-
-
-def accept(listener: socket.socket, port: bytes) -> Connection:
-    """The next connection that waits. Raises BlockingIOError where there is none, OSError where no more can be had."""
-    file = journal.create()
-    try:
-        return Connection(listener.accept()[0], port, file)
-    except OSError:
-        os.close(file)
-        raise
-
-
-class Worker:
-    """A process that connections are handed to."""
-
-    def __init__(self, command: Sequence[str], number: int, count: int, shared: Path) -> None:
-        self.number, self.connections = number, dict[int, Connection]()
-        self.ready = self.draining = self.stale = False
-        """Whether it draws, takes no more connections, began before there were new weights."""
-        self.control, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
-        self.process = subprocess.Popen(
-            [*command, str(theirs.fileno()), str(number), str(count), str(shared)],
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,  # a terminal's Ctrl-C is for the front alone, which tells them
-        )
-        theirs.close()
-        self.control.setblocking(False)
-
-    def fileno(self) -> int:
-        return self.control.fileno()
-
-    @property
-    def accepts_connections(self) -> bool:
-        """Whether it is there for connections."""
-        return self.ready and not self.draining
-
-    def recv(self) -> Iterator[tuple[bytes, int]]:
-        """What it says. Raises EOFError where it is dead."""
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                try:
-                    message = self.control.recv(MESSAGE.size)
-                except ConnectionError:
-                    message = b""
-                if not message:
-                    raise EOFError
-                yield MESSAGE.unpack(message)
-
-    def send_connection(self, connection: Connection) -> bool:
-        """Pass a connection to it, if it has room for one more now and takes any."""
-        descriptors = [connection.socket.fileno(), connection.file]
-        try:
-            socket.send_fds(self.control, [pack(connection.port, connection.number)], descriptors)
-        except BlockingIOError:
-            return False
-        except OSError:
-            self.draining = True
-            return False
-        self.connections[connection.number] = connection
-        return True
-
-    def send_command(self, what: bytes) -> bool:
-        """Tell it DRAIN or RELOAD. False where it hears nothing."""
-        try:
-            self.control.send(pack(what))
-        except OSError:
-            return False
-        return True
-
-
-class WorkerMetrics:
-    """Workers that ended and what became of their requests, as metrics beside theirs."""
-
-    def __init__(self) -> None:
-        # It decides when it is imported whether several processes count, by PROMETHEUS_MULTIPROC_DIR.
-        from prometheus_client import CollectorRegistry, Counter, multiprocess
-
-        self.registry = CollectorRegistry()
-        self.count = Counter("drawbridge_worker_deaths", "Workers that ended.", registry=self.registry)
-        taken_over = "Requests that another worker took over from one that ended."
-        self.taken_over = Counter("drawbridge_taken_over", taken_over, registry=self.registry)
-        self.multiprocess = multiprocess
-
-    def add(self, pid: int, taken_over: int) -> None:
-        """What that process held is gone; what it counted stays counted."""
-        self.count.inc()
-        self.taken_over.inc(taken_over)
-        self.multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+"""Seconds beyond the drain timeout after which workers are killed."""
 
 
 class Supervisor:
-    """Listens on sockets, each with what its connections are handed over as, and keeps `count` workers.
+    """Listens on sockets, each with the kind of its connections, and keeps `count` workers.
 
-    `shared` is a directory for all of them; workers that are told to end get `grace` seconds. With `look` seconds,
-    what lies in `weights` is looked at so often.
+    `shared` is a directory that all workers share. Workers have `drain_timeout` seconds to drain. `weights` says when
+    to reload without a signal.
     """
 
     def __init__(
@@ -203,40 +59,36 @@ class Supervisor:
         count: int,
         shared: Path,
         *,
-        grace: float,
-        weights: Path | None = None,
-        poll_interval: float = 0.0,
-        metrics: "WorkerMetrics | None" = None,
+        drain_timeout: float,
+        weights: WeightsPoll | None = None,
+        metrics: WorkerMetrics | None = None,
         command: Sequence[str] = WORKER_COMMAND,
     ) -> None:
-        self.listeners, self.count, self.shared, self.grace = listeners, count, shared, grace
-        self.weights, self.look, self.deaths, self.command = weights, poll_interval, metrics, command
+        self.listeners, self.count, self.shared, self.drain_timeout = listeners, count, shared, drain_timeout
+        self.weights, self.metrics, self.command = weights, metrics, command
         self.signals = signal_socket((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.signals, selectors.EVENT_READ)
-        self.workers: list[Worker] = []
+        self.workers: list[WorkerProcess] = []
         self.restart_at: dict[int, float] = {}
-        """Numbers of workers that could not start, and when each is tried again."""
+        """When to restart workers that failed to start, by index."""
         self.waiting: deque[Connection] = deque()
         """Connections that no worker could take yet."""
         self.max_connections = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_DESCRIPTORS) // 2
-        """Connections that there can be at once; others wait in the kernel's queue."""
+        """Connections at once; more wait in the kernel's queue."""
         self.accept_after = 0.0
-        """Until when the port is not looked at."""
+        """No connection is accepted before this time."""
         self.shutdown_deadline: float | None = None
-        """When the last worker has to be gone, since a signal said so."""
-        self.looked, self.due = self._weights_fingerprint(), time.monotonic() + poll_interval
-        self.seen = self.looked
-        """The weights that workers have, and those at the last look."""
+        """When remaining workers are killed, once a signal has started the shutdown."""
         self.listening = self.announced = self.startup_failed = False
 
     def run(self) -> int:
-        """Serve until a signal, and return 0; or 1 where workers cannot start, or do not end in time."""
-        for number in range(self.count):
-            self._start(number)
+        """Serve until a signal. Returns the exit status: 0, or 1 if workers cannot start or do not exit in time."""
+        for index in range(self.count):
+            self._start(index)
         while not self.startup_failed:
             for key, _ in self.selector.select(self._select_timeout()):
-                if isinstance(key.fileobj, Worker):
+                if isinstance(key.fileobj, WorkerProcess):
                     self._read_worker(key.fileobj)
                 elif key.fileobj is not self.signals:
                     self._accept(key.fileobj, key.data)  # type: ignore[arg-type]  # a listener
@@ -245,127 +97,136 @@ class Supervisor:
             now = time.monotonic()
             if self.shutdown_deadline is not None and (not self.workers or now >= self.shutdown_deadline):
                 return 1 if self.workers else 0
-            for number in [number for number, due in self.restart_at.items() if due <= now]:
-                del self.restart_at[number]
-                self._start(number)
-            if self.look and now >= self.due:
-                self._poll_weights()
+            for index in [index for index, due in self.restart_at.items() if due <= now]:
+                del self.restart_at[index]
+                self._start(index)
+            if self.weights is not None and self.weights.changed():
+                self._reload()
             if self.waiting and now >= self.accept_after:
                 self._assign_connections()
             self._listen()
         return 1
 
     def stop(self) -> None:
-        """End what is still there. Connections that nobody took any more are told so."""
+        """Kill remaining workers, and respond with 503 on connections that no worker has."""
         for connection in self.waiting:
-            connection.reject(SHUTTING_DOWN)
-        for port, listener in self.listeners.items():
+            connection.reject(Unavailable(SHUTTING_DOWN, headers={"Retry-After": "5"}))
+        for kind, listener in self.listeners.items():
             with contextlib.suppress(OSError):
                 while True:
-                    accept(listener, port).reject(SHUTTING_DOWN)
+                    accept(listener, kind).reject(Unavailable(SHUTTING_DOWN, headers={"Retry-After": "5"}))
             listener.close()
         for worker in self.workers:
-            log.error("worker %d is killed", worker.number)
+            log.error("killing worker %d", worker.index)
             worker.process.kill()
             worker.process.wait()
             self._take_over(worker)
 
     def _select_timeout(self) -> float | None:
-        """Seconds until there is something to do unasked."""
+        """Seconds until something is due."""
         now = time.monotonic()
-        times = [*self.restart_at.values(), *([self.accept_after] if self.accept_after > now or self.waiting else [])]
-        times += [self.due] if self.look else []
+        times = [*self.restart_at.values()]
+        times += [self.accept_after] if self.accept_after > now or self.waiting else []
+        times += [self.weights.due] if self.weights is not None and self.weights.interval else []
         times += [] if self.shutdown_deadline is None else [self.shutdown_deadline]
         return max(0.0, min(times) - now) if times else None
 
+    # -- signals -------------------------------------------------------------------------------------------------------
+
     def _handle_signals(self, numbers: bytes) -> bool:
-        """Do what signals say; True where one says to end at once."""
+        """Act on signals; True if one of them means to exit at once."""
         for number in numbers:
             if number == signal.SIGHUP:
                 self._reload()
             elif self.shutdown_deadline is not None:
-                log.error("a second signal: what runs is not waited for")
+                log.error("second signal: exiting without waiting for requests in progress")
                 return True
             else:
                 self._drain()
         return False
 
     def _drain(self) -> None:
-        """Have all workers end what they have."""
-        log.info("draining; at most %g s", self.grace)
-        self.shutdown_deadline = time.monotonic() + self.grace + SHUTDOWN_GRACE
+        """Start the shutdown."""
+        log.info("draining for at most %g s", self.drain_timeout)
+        self.shutdown_deadline = time.monotonic() + self.drain_timeout + SHUTDOWN_GRACE
         self.restart_at.clear()
         for worker in self.workers:
             if not (worker.ready and worker.send_command(DRAIN)):
                 worker.process.terminate()
 
     def _reload(self) -> None:
-        """Have all workers take up the weights that lie there now; those that start, once they have."""
-        self.looked = self.seen = self._weights_fingerprint()
+        """Make all workers reload their weights; a starting worker does so once it is ready."""
+        if self.weights is not None:
+            self.weights.mark_loaded()
         for worker in self.workers:
             worker.stale = not worker.ready
             if worker.ready and not worker.send_command(RELOAD):
-                log.error("worker %d could not be told of new weights", worker.number)
+                log.error("worker %d did not receive the command to reload weights", worker.index)
 
-    def _poll_weights(self) -> None:
-        """Take up new weights once nobody is changing them any more."""
-        self.due = time.monotonic() + self.look
-        before, self.seen = self.seen, self._weights_fingerprint()
-        if self.seen == before and self.seen != self.looked:
-            self._reload()
+    # -- connections ---------------------------------------------------------------------------------------------------
 
-    def _weights_fingerprint(self) -> list[tuple[str, int, int]]:
-        """What tells whether weights have changed: the manifests, which come last and by a rename."""
-        found = []
-        for path in sorted(self.weights.glob("[!.]*/manifest.json")) if self.weights is not None and self.look else ():
-            try:
-                at = path.stat()
-            except OSError:  # it went away just now
-                continue
-            found.append((path.parent.name, at.st_ino, at.st_mtime_ns))
-        return found
+    def _listen(self) -> None:
+        """Accept connections while a worker can take them; otherwise they wait in the kernel's queue."""
+        ready = [worker.ready for worker in self.workers]
+        able = any(worker.accepts_connections for worker in self.workers) and (self.announced or all(ready))
+        if able and not self.announced:
+            self.announced = True
+            addresses = {kind: address(listener) for kind, listener in self.listeners.items()}
+            if ADMIN_CONNECTION in addresses:
+                log.info("admin port on http://%s", addresses[ADMIN_CONNECTION])
+            log.info("running on http://%s (%d workers)", addresses[CONNECTION], self.count)
+        able = able and not self.waiting and self._has_capacity() and time.monotonic() >= self.accept_after
+        if able != self.listening:
+            for kind, listener in self.listeners.items():
+                if able:
+                    self.selector.register(listener, selectors.EVENT_READ, kind)
+                else:
+                    self.selector.unregister(listener)
+        self.listening = able
 
-    def _start(self, number: int) -> None:
-        worker = Worker(self.command, number, self.count, self.shared)
-        self.workers.append(worker)
-        self.selector.register(worker, selectors.EVENT_READ)
-
-    def _accept(self, listener: socket.socket, port: bytes) -> None:
-        """Hand out every connection that waits."""
+    def _accept(self, listener: socket.socket, kind: bytes) -> None:
+        """Accept all new connections and pass them to workers."""
         while not self.waiting and self._has_capacity():
             try:
-                connection = accept(listener, port)
+                connection = accept(listener, kind)
             except BlockingIOError:
                 return
-            except OSError as error:  # it went away in the meantime, or there are too many
-                log.warning("a connection could not be accepted: %s", error)
+            except OSError as error:  # the client closed it already, or there are too many descriptors
+                log.warning("could not accept a connection: %s", error)
                 self.accept_after = time.monotonic() + ACCEPT_BACKOFF
                 return
             self.waiting.append(connection)
             self._assign_connections()
 
     def _has_capacity(self) -> bool:
-        """Whether there can be one more connection."""
         return sum(len(worker.connections) for worker in self.workers) < self.max_connections
 
     def _assign_connections(self) -> None:
-        """Give each connection that waits to the worker that has the fewest, until none takes any now."""
+        """Pass each waiting connection to the worker with the fewest, until no worker can take one."""
         while self.waiting:
             takers = sorted(
-                (worker for worker in self.workers if worker.accepts_connections), key=lambda one: len(one.connections)
+                (worker for worker in self.workers if worker.accepts_connections),
+                key=lambda worker: len(worker.connections),
             )
             if not any(worker.send_connection(self.waiting[0]) for worker in takers):
                 self.accept_after = time.monotonic() + ACCEPT_BACKOFF
                 return
             self.waiting.popleft()
 
-    def _read_worker(self, worker: Worker) -> None:
-        """What a worker has to say, or that it is dead."""
+    # -- workers -------------------------------------------------------------------------------------------------------
+
+    def _start(self, index: int) -> None:
+        worker = WorkerProcess(self.command, index, self.count, self.shared)
+        self.workers.append(worker)
+        self.selector.register(worker, selectors.EVENT_READ)
+
+    def _read_worker(self, worker: WorkerProcess) -> None:
+        """Act on a worker's messages, or on its exit."""
         try:
-            for what, number in worker.recv():
-                if what == CLOSED and number in worker.connections:
+            for kind, number in worker.recv():
+                if kind == CLOSED and number in worker.connections:
                     worker.connections.pop(number).close()
-                elif what == READY:
+                elif kind == READY:
                     worker.ready = True
         except EOFError:
             self._on_worker_exit(worker)
@@ -373,133 +234,64 @@ class Supervisor:
         if worker.ready and worker.stale:
             worker.stale = not worker.send_command(RELOAD)
 
-    def _on_worker_exit(self, worker: Worker) -> None:
-        """Start another in the place of a dead worker: at once, or after a pause where it could not start.
+    def _on_worker_exit(self, worker: WorkerProcess) -> None:
+        """Replace a worker: at once, or after a delay if it had never been ready.
 
-        It is hopeless if that happens before the service has begun, or when there is no other.
+        The service fails if a worker cannot start before any has served, or while there is no other.
         """
         self.selector.unregister(worker)
         self.workers.remove(worker)
         worker.control.close()
         status = worker.process.wait()
         taken_over = self._take_over(worker)
-        if self.deaths is not None:
-            self.deaths.add(worker.process.pid, taken_over)
+        if self.metrics is not None:
+            self.metrics.record_exit(worker.process.pid, taken_over)
         if self.shutdown_deadline is not None:
             return
         if worker.ready:
             log.error(
-                "worker %d ended with status %d, and is started anew; requests that others take over: %d",
-                worker.number,
+                "worker %d exited with status %d and is restarted; requests taken over by other workers: %d",
+                worker.index,
                 status,
                 taken_over,
             )
-            self._start(worker.number)
+            self._start(worker.index)
             return
-        log.error("worker %d could not start; it ended with status %d", worker.number, status)
-        self.restart_at[worker.number] = time.monotonic() + RESTART_DELAY
+        log.error("worker %d failed to start; it exited with status %d", worker.index, status)
+        self.restart_at[worker.index] = time.monotonic() + RESTART_DELAY
         self.startup_failed = not (self.announced and self.workers)
 
-    def _take_over(self, worker: Worker) -> int:
-        """Have others go on with what a dead worker had, and return how many requests that are."""
+    def _take_over(self, worker: WorkerProcess) -> int:
+        """Let other workers continue with a dead worker's connections. Returns the number of requests taken over."""
         requests = 0
+        shutting_down = self.shutdown_deadline is not None
         for connection in worker.connections.values():
-            held = Journal(connection.file)
-            if not held.take_over(connection.socket) or (self.shutdown_deadline is not None and not held.length):
+            journal = Journal(connection.journal)
+            if not journal.take_over(connection.socket) or (shutting_down and not journal.length):
                 connection.close()
-            elif self.shutdown_deadline is not None:
-                connection.reject(SHUTTING_DOWN)
-            elif held.length and held.tries > 1:
-                connection.reject(POISON_REQUEST)
+            elif shutting_down:
+                connection.reject(Unavailable(SHUTTING_DOWN, headers={"Retry-After": "5"}))
+            elif journal.length and journal.tries > 1:
+                connection.reject(Unavailable(POISON_REQUEST, headers={"Retry-After": "5"}))
             else:
                 self.waiting.append(connection)
-                requests += held.length > 0
-            held.close()
+                requests += journal.length > 0
+            journal.close()
         worker.connections.clear()
         return requests
 
-    def _listen(self) -> None:
-        """Accept connections while there is a worker for them; else they wait in the kernel's queue."""
-        ready = [worker.ready for worker in self.workers]
-        able = any(worker.accepts_connections for worker in self.workers) and (self.announced or all(ready))
-        if able and not self.announced:
-            self.announced = True
-            at = {port: address(listener) for port, listener in self.listeners.items()}
-            if ADMIN_CONNECTION in at:
-                log.info("operations on http://%s", at[ADMIN_CONNECTION])
-            log.info("running on http://%s (%d workers)", at[CONNECTION], self.count)
-        able = able and not self.waiting and self._has_capacity() and time.monotonic() >= self.accept_after
-        if able != self.listening:
-            for port, listener in self.listeners.items():
-                if able:
-                    self.selector.register(listener, selectors.EVENT_READ, port)
-                else:
-                    self.selector.unregister(listener)
-        self.listening = able
-
-
-def address(listener: socket.socket) -> str:
-    """Host and port, as a URL has them."""
-    host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def serve(settings: Settings, command: Sequence[str] = WORKER_COMMAND) -> int:
-    """Serve as `settings` say until a signal, by workers that `command` starts, and return the status to exit with.
-
-    Raises ValueError for a device that is not there.
-    """
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    count = settings.workers or default_worker_count(settings)
-    ports = {CONNECTION: settings.port}
-    if settings.admin_port is not None:
-        ports[ADMIN_CONNECTION] = settings.admin_port
-    listeners = {}
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    for kind, port in ports.items():
-        try:
-            listeners[kind] = socket.create_server((settings.host, port), family=family, backlog=LISTEN_BACKLOG)
-        except OSError as error:
-            why = os.strerror(error.errno) if error.errno else str(error)
-            log.error("cannot listen on %s port %d: %s", settings.host, port, why)
-            return 1
-        listeners[kind].setblocking(False)
-    with tempfile.TemporaryDirectory(prefix="drawbridge-") as shared:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
-        front = Supervisor(
-            listeners,
-            count,
-            Path(shared),
-            grace=settings.drain_timeout,
-            weights=settings.weights,
-            poll_interval=settings.weights_poll_interval,
-            metrics=WorkerMetrics(),
-            command=command,
-        )
-        try:
-            return front.run()
-        finally:
-            front.stop()
-
-
-def default_worker_count(settings: Settings) -> int:
-    """How many there are unless told: one for each GPU, else for each CPU core that a step's threads leave."""
-    if settings.device == "cuda" or (settings.device == "auto" and any(map(glob, ("/dev/nvidia[0-9]*", "/dev/dxg")))):
-        import torch  # only where there may be one: it takes seconds
-
-        if torch.cuda.is_available():
-            return torch.cuda.device_count()
-        if settings.device == "cuda":
-            raise ValueError("DRAWBRIDGE_DEVICE is cuda, and torch sees no GPU; set it to cpu or auto")
-    return max(1, min(MAX_CPU_WORKERS, len(os.sched_getaffinity(0)) // settings.threads))
-
 
 def signal_socket(numbers: Iterable[signal.Signals]) -> socket.socket:
-    """A socket that has the number of each of these signals that comes, a byte each."""
+    """A socket that receives the number of each of these signals, as a byte."""
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     signal.set_wakeup_fd(theirs.detach())
     for number in numbers:
         signal.signal(number, lambda *_: None)
     return ours
+
+
+def raise_descriptor_limit() -> None:
+    """Allow this process and its workers as many descriptors as the system permits."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))

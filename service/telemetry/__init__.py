@@ -1,1 +1,1 @@
-
+"""Metrics, logs and traces of requests."""

@@ -1,4 +1,4 @@
-"""What a request was: gathered while it is answered; for its caller's headers, the log, metrics and traces."""
+"""What is known about one HTTP request, for its response headers, the log, metrics and traces."""
 
 import itertools
 import re
@@ -17,125 +17,126 @@ from service.auth.keys import KEY_PREFIX
 from service.engine.request import Ticket
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-"""What a caller may call a request; any other name is replaced, and so is what may be a key."""
+"""A request id that a client may choose. Any other is replaced, and so is one that could contain a key."""
 KEY = KEY_PREFIX.encode()
 PROBE_PATHS = ("/livez", "/readyz", "/metrics")
-"""What watchers ask for every few seconds."""
+"""Paths that monitoring requests every few seconds."""
 IDS = map(f"{secrets.token_hex(4)}{{:08x}}".format, itertools.count())
-"""Names for requests that come without one: this process's, which is random, with a number."""
+"""Generated request ids: a random prefix per process and a counter."""
 
 
 @dataclass(slots=True)
 class RequestContext:
-    """One HTTP request. Times are seconds of `time.perf_counter`, which is the engine's clock too."""
+    """One HTTP request. Times are seconds of `time.perf_counter`, as the engine's are."""
 
     id: str
     method: str
     started_at: float
     root: str
-    """Under which path the application is mounted, by Ray Serve or a proxy; "" where it has all of them."""
+    """The path that the application is mounted at, by Ray Serve or a proxy; usually empty."""
     path: str
-    """What is asked for below that."""
+    """The requested path below `root`."""
     client: str
-    """The address that asks; "" where there is none."""
+    """The client's address, or an empty string."""
     traceparent: str = ""
     lease: QuotaLease | None = None
-    """With which key it came in."""
+    """The quota lease of the request's key."""
     route: str = "other"
-    """Template of its path; one of few, whatever callers ask for."""
+    """The template of the path, one of few."""
     model: str = ""
     digest: str = ""
-    """Of the weights."""
+    """Digest of the model's weights."""
     seed: int | None = None
     ticket: Ticket | None = None
     encoding_started_at: float | None = None
     encoding_seconds: float = 0.0
-    """Seconds spent on making files of images."""
+    """Seconds spent on encoding images into files."""
     status: int = 0
     problem: str = ""
-    """What was wrong, by the name of its kind."""
+    """The kind of the problem that the response reports."""
     finished_at: float = 0.0
 
     @contextmanager
     def time_encoding(self) -> Iterator[None]:
-        """For the time that goes into a file, or a part of it."""
-        begun = time.perf_counter()
-        self.encoding_started_at = self.encoding_started_at or begun
+        """Add the time that the block takes to the time spent on encoding."""
+        started_at = time.perf_counter()
+        self.encoding_started_at = self.encoding_started_at or started_at
         try:
             yield
         finally:
-            self.encoding_seconds += time.perf_counter() - begun
+            self.encoding_seconds += time.perf_counter() - started_at
 
     def spans(self) -> list[tuple[str, float, float]]:
-        """The parts of it that are known by now, each with the time it began and its seconds."""
-        ticket, found = self.ticket, []
+        """The phases that are known so far: name, start time, seconds."""
+        ticket, spans = self.ticket, []
         if ticket is not None and ticket.started_at is not None:
-            found.append(("queue", ticket.accepted_at, ticket.started_at - ticket.accepted_at))
+            spans.append(("queue", ticket.accepted_at, ticket.started_at - ticket.accepted_at))
             if ticket.finished_at is not None:
-                found.append(("device", ticket.started_at, ticket.finished_at - ticket.started_at))
+                spans.append(("device", ticket.started_at, ticket.finished_at - ticket.started_at))
         if self.encoding_started_at is not None:
-            found.append(("encode", self.encoding_started_at, self.encoding_seconds))
-        return found
+            spans.append(("encode", self.encoding_started_at, self.encoding_seconds))
+        return spans
 
     def client_disconnected(self) -> None:
-        """Its caller hung up: nobody reads this status; the log does."""
+        """Record that the client disconnected. Only the log and metrics show this status."""
         self.status, self.problem = 499, "client-gone"
 
     @property
     def owner(self) -> str:
-        """Whose it is among those who share the device: its key's, else its address's."""
+        """The party that shares the device fairly with others: the key's name, or else the address."""
         return self.client if self.lease is None else self.lease.key.name
 
     @property
     def is_probe(self) -> bool:
-        """Whether a watcher asked."""
+        """Whether monitoring made this request."""
         return self.route in PROBE_PATHS
 
     def headers(self) -> Iterator[tuple[bytes, bytes]]:
-        """What every answer says besides its own."""
+        """The headers that every response gets."""
         yield b"x-request-id", self.id.encode()
         yield b"x-content-type-options", b"nosniff"
         if self.lease is not None:
             yield from self.lease.headers()
         if spans := self.spans():
-            yield b"server-timing", ", ".join([f"{name};dur={1e3 * took:.2f}" for name, _, took in spans]).encode()
+            timing = [f"{name};dur={1e3 * seconds:.2f}" for name, _, seconds in spans]
+            yield b"server-timing", ", ".join(timing).encode()
 
     def log_fields(self) -> dict[str, Any]:
-        """Its line in the log. Of what a caller wrote there are only words that are known here, and numbers."""
+        """The fields of its log line. None of them holds free text from the client."""
         ticket = self.ticket
-        told: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "request_id": self.id, "method": self.method, "route": self.route, "status": self.status,
             "ms": round(1e3 * (self.finished_at - self.started_at), 2),
         }  # fmt: skip
-        told |= {f"{name}_ms": round(1e3 * seconds, 2) for name, _, seconds in self.spans()}
+        fields |= {f"{name}_ms": round(1e3 * seconds, 2) for name, _, seconds in self.spans()}
         if self.lease is not None:
-            told["key"] = self.lease.key.name
-        told |= {"model": self.model, "digest": self.digest[:12]} if self.model else {}
+            fields["key"] = self.lease.key.name
+        fields |= {"model": self.model, "digest": self.digest[:12]} if self.model else {}
         if self.seed is not None:
-            told["seed"] = self.seed
+            fields["seed"] = self.seed
         if ticket is not None:
-            told |= {"images": len(ticket.images), "batch": ticket.max_batch_seen, "ended": ticket.outcome}
-        return told | ({"problem": self.problem} if self.problem else {})
+            fields |= {"images": len(ticket.images), "batch": ticket.max_batch_seen, "ended": ticket.outcome}
+        return fields | ({"problem": self.problem} if self.problem else {})
 
 
 def begin(scope: Scope) -> RequestContext:
-    """A call for an HTTP `scope`, which from now on has it with it."""
+    """Create the context of an HTTP `scope` and attach it to the scope."""
     root, path = scope.get("root_path", ""), scope["path"]
-    if root and f"{path}/".startswith(f"{root}/"):  # a proxy may have taken it off, and Starlette asks likewise
+    if root and f"{path}/".startswith(f"{root}/"):  # a proxy may have removed it already; Starlette checks likewise
         path = path[len(root) :] or "/"
     client = scope["client"][0] if scope.get("client") else ""
-    call = RequestContext("", scope["method"], time.perf_counter(), root, path, client)
+    context = RequestContext("", scope["method"], time.perf_counter(), root, path, client)
     for name, value in scope["headers"]:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value) and KEY not in value:
-            call.id = value.decode()
+            context.id = value.decode()
         elif name == b"traceparent":
-            call.traceparent = value.decode("latin-1")
-    call.id = call.id or next(IDS)
-    scope["call"] = call
-    return call
+            context.traceparent = value.decode("latin-1")
+    context.id = context.id or next(IDS)
+    scope["context"] = context
+    return context
 
 
 def of(connection: HTTPConnection) -> RequestContext:
-    """The call that belongs to a request."""
-    call: RequestContext = connection.scope["call"]
-    return call
+    """The context of a request."""
+    context: RequestContext = connection.scope["context"]
+    return context

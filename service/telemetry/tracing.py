@@ -1,6 +1,6 @@
-"""Traces: a span for each request, and in it those of the queue, the device and the encoding (OpenTelemetry).
+"""OpenTelemetry traces: a span for each request, with child spans for the queue, the device and the encoding.
 
-Needs the extra `tracing`. Where spans go is said by OpenTelemetry's own variables, as OTEL_EXPORTER_OTLP_ENDPOINT.
+Needs the extra `tracing`. OpenTelemetry's own variables, such as OTEL_EXPORTER_OTLP_ENDPOINT, set the destination.
 """
 
 import time
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class Tracer:
-    """Tells `exporter` of calls, from a thread of its own; else the collector that the environment names.
+    """Sends spans to `exporter`, by default the collector that the environment names, from a thread.
 
-    Raises ValueError where OpenTelemetry is not installed.
+    Raises ValueError if OpenTelemetry is not installed.
     """
 
     def __init__(self, exporter: "SpanExporter | None" = None) -> None:
@@ -37,41 +37,41 @@ class Tracer:
         self.provider.add_span_processor(BatchSpanProcessor(exporter or OTLPSpanExporter()))
         self.tracer = self.provider.get_tracer("drawbridge", VERSION)
 
-    def record_request(self, call: RequestContext) -> None:
-        """Tell of a call that is over, as a child of what its caller named in `traceparent` (W3C Trace Context)."""
-        shift = time.time() - call.finished_at
+    def record_request(self, request: RequestContext) -> None:
+        """Export the spans of a finished request, as children of its `traceparent` (W3C Trace Context)."""
+        clock_offset = time.time() - request.finished_at
 
         def wall(seconds: float) -> int:
-            return int(1e9 * (shift + seconds))
+            return int(1e9 * (clock_offset + seconds))
 
-        context = self.propagator.extract({"traceparent": call.traceparent})
+        context = self.propagator.extract({"traceparent": request.traceparent})
         attributes: dict[str, str | int] = {
-            "http.request.method": call.method,
-            "http.route": call.route,
-            "http.response.status_code": call.status,
-            "drawbridge.request_id": call.id,
+            "http.request.method": request.method,
+            "http.route": request.route,
+            "http.response.status_code": request.status,
+            "drawbridge.request_id": request.id,
         }
-        if call.model:
-            attributes |= {"drawbridge.model": call.model, "drawbridge.digest": call.digest}
-        if call.seed is not None:
-            attributes["drawbridge.seed"] = str(call.seed)  # some need more bits than a span's numbers have
-        if call.ticket is not None:
-            attributes["drawbridge.images"] = len(call.ticket.images)
-            attributes["drawbridge.batch"] = call.ticket.max_batch_seen
-        whole = self.tracer.start_span(
-            f"{call.method} {call.route}",
+        if request.model:
+            attributes |= {"drawbridge.model": request.model, "drawbridge.digest": request.digest}
+        if request.seed is not None:
+            attributes["drawbridge.seed"] = str(request.seed)  # seeds can have more bits than span numbers
+        if request.ticket is not None:
+            attributes["drawbridge.images"] = len(request.ticket.images)
+            attributes["drawbridge.batch"] = request.ticket.max_batch_seen
+        span = self.tracer.start_span(
+            f"{request.method} {request.route}",
             context,
             kind=self.trace.SpanKind.SERVER,
             attributes=attributes,
-            start_time=wall(call.started_at),
+            start_time=wall(request.started_at),
         )
-        if call.status >= 500:
-            whole.set_status(self.trace.StatusCode.ERROR)
-        inside = self.trace.set_span_in_context(whole)
-        for name, begun, seconds in call.spans():
-            self.tracer.start_span(name, inside, start_time=wall(begun)).end(wall(begun + seconds))
-        whole.end(wall(call.finished_at))
+        if request.status >= 500:
+            span.set_status(self.trace.StatusCode.ERROR)
+        parent = self.trace.set_span_in_context(span)
+        for name, started_at, seconds in request.spans():
+            self.tracer.start_span(name, parent, start_time=wall(started_at)).end(wall(started_at + seconds))
+        span.end(wall(request.finished_at))
 
     def close(self) -> None:
-        """Send what is still here."""
+        """Send the remaining spans."""
         self.provider.shutdown()

@@ -1,0 +1,109 @@
+"""Waiting for the engine while watching whether the client is still connected."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from typing import Any
+
+from service.engine.engine import Engine
+from service.engine.request import Request, Ticket
+from service.errors import Problem
+from service.generation.pending import PendingGeneration
+from service.telemetry.request_context import RequestContext
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+WATCH_AFTER = 0.05
+"""Seconds after which a request's connection is watched. For shorter requests watching costs more than it saves."""
+
+
+class ClientDisconnected(Exception):
+    """The client closed its connection before the response."""
+
+
+class DisconnectMonitor:
+    """Starts to watch the connections of requests that are still running after WATCH_AFTER seconds.
+
+    One timer serves all requests: most are finished by then and never needed one.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[float, AwaitedGeneration]] = deque()
+
+    def add(self, pending: "AwaitedGeneration") -> None:
+        """Watch the connection of `pending` if it still runs in a while."""
+        if not self.waiting:
+            pending.loop.call_later(WATCH_AFTER, self._check, pending.loop)
+        self.waiting.append((pending.loop.time() + WATCH_AFTER, pending))
+
+    def _check(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        while self.waiting and self.waiting[0][0] <= now:
+            self.waiting.popleft()[1].watch_connection()
+        if self.waiting:
+            loop.call_later(self.waiting[0][0] - now, self._check, loop)
+
+
+class AwaitedGeneration(PendingGeneration):
+    """A pending generation as an async context whose value is the ticket.
+
+    The request ends with the block, or when its client disconnects.
+    """
+
+    def __init__(
+        self, engine: Engine, request: Request, context: RequestContext, receive: Receive, monitor: DisconnectMonitor
+    ) -> None:
+        super().__init__(engine, request, context)
+        self.receive, self.monitor = receive, monitor
+        self.loop = asyncio.get_running_loop()
+        self.watcher: asyncio.Task[None] | None = None
+        self.update: asyncio.Future[None] | None = None
+        self.disconnected = self.closed = False
+
+    async def __aenter__(self) -> Ticket:
+        """Submit the request. Raises the Problem with which the engine refuses it."""
+        self.submit(self._on_update)
+        self.monitor.add(self)
+        return self.ticket
+
+    async def __aexit__(self, *_: object) -> None:
+        self.closed = True
+        if self.watcher is not None:
+            self.watcher.cancel()
+        self.close()
+
+    async def finished(self) -> None:
+        """Wait until the request has ended. Raises the Problem that it ended with, or ClientDisconnected."""
+        while not self.ticket.outcome:
+            await self.updated()
+        self.check()
+
+    async def updated(self) -> None:
+        """Wait until more images are finished. Raises what `finished` raises."""
+        if not (self.disconnected or self.ticket.outcome):
+            self.update = self.loop.create_future()
+            await self.update
+        self.check()
+
+    def check(self) -> None:
+        """Raises the Problem that the request ended with, or ClientDisconnected."""
+        if self.disconnected:
+            raise ClientDisconnected
+        super().check()
+
+    def watch_connection(self) -> None:
+        """Watch for a disconnect, unless the request is closed."""
+        if not self.closed:
+            self.watcher = self.loop.create_task(self._await_disconnect())
+
+    def _on_update(self) -> None:
+        if self.update is not None and not self.update.done():
+            self.update.set_result(None)
+
+    async def _await_disconnect(self) -> None:
+        with suppress(Problem):  # about a body that nothing reads
+            while (await self.receive())["type"] != "http.disconnect":
+                pass
+            self.disconnected = True
+            self._on_update()

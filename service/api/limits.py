@@ -1,0 +1,38 @@
+"""Limits on the size and the duration of request bodies."""
+
+import asyncio
+import time
+
+from starlette.types import Message, Receive, Scope
+
+from service.errors import BodyTooLarge, BodyTooSlow
+from service.settings import Settings
+
+
+def check_content_length(scope: Scope, limit: int) -> None:
+    """Raises BodyTooLarge if the request announces a body of more than `limit` bytes."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > limit:
+            raise BodyTooLarge(f"the body has {int(value)} bytes; send at most {limit}")
+
+
+def limited(receive: Receive, settings: Settings) -> Receive:
+    """`receive` that raises BodyTooLarge or BodyTooSlow once a body exceeds the `settings`."""
+    received, complete, started_at = 0, False, time.monotonic()
+
+    async def receive_within_limits() -> Message:
+        nonlocal received, complete
+        # After the body, `receive` waits for the client to disconnect.
+        remaining = None if complete else max(0.0, started_at + settings.body_timeout - time.monotonic())
+        try:
+            async with asyncio.timeout(remaining):
+                message = await receive()
+        except TimeoutError:
+            raise BodyTooSlow(f"the body did not arrive within {settings.body_timeout:g} s") from None
+        received += len(message.get("body", b""))
+        if received > settings.max_body_bytes:
+            raise BodyTooLarge(f"send at most {settings.max_body_bytes} bytes")
+        complete = not message.get("more_body", False)
+        return message
+
+    return receive_within_limits

@@ -1,0 +1,226 @@
+"""Responses: their headers, whole files, and images streamed while the engine goes on."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from fastapi import Request, Response
+from starlette.types import Receive, Scope, Send
+
+from service.api.awaiting import AwaitedGeneration, ClientDisconnected
+from service.api.context import AppContext
+from service.codecs import streams
+from service.codecs.formats import EVENTS, Format, ImageBatch
+from service.codecs.streams import StreamEncoder
+from service.engine.request import Ticket
+from service.errors import Problem
+from service.generation.plan import GenerationPlan
+from service.telemetry import request_context
+from service.telemetry.request_context import RequestContext
+
+log = logging.getLogger(__name__)
+
+MAX_BUFFERED_IMAGES = 16
+"""Images of the largest response that is sent at once; a larger one is streamed if its format allows that."""
+MAX_INLINE_IMAGES = 16
+"""Images that are encoded on the event loop. That takes less than a millisecond in every format. A thread would save
+nothing for a single client, and the switch to it costs time (`python -m benchmarks encoding`)."""
+MAX_PART_IMAGES = 16
+"""Images per part of a streamed response."""
+
+IMMUTABLE = "max-age=31536000, immutable"
+"""For URLs that name their model's version."""
+REVALIDATE = "max-age=0, s-maxage=1, must-revalidate"
+"""For URLs that name only a model, whose weights may be replaced. Clients keep the response and revalidate it each
+time, shared caches once a second. `no-cache` would tell clients the same, but shared caches would not store it."""
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class RawResponse(Response):
+    """A response whose headers are sent as they are; Starlette would encode and complete them."""
+
+    def __init__(self, content: bytes, headers: Headers, status: int = 200) -> None:
+        self.status_code, self.body, self.raw_headers, self.background = status, content, headers, None
+
+
+async def respond(
+    request: Request, plan: GenerationPlan, format_: Format[ImageBatch], *, deterministic: bool
+) -> Response:
+    """Run a plan and respond in `format_`. Raises the Problem that it ended with."""
+    service: AppContext = request.app.state.service
+    context = request_context.of(request)
+    headers = reproduce_headers(plan, format_, context, service.scope, deterministic=deterministic)
+    if is_not_modified(request.scope, headers):
+        return RawResponse(b"", headers, 304)
+    if is_streamed(plan, format_):
+        assert format_.stream_encoder is not None
+        pending = service.pending(plan.request, plan.model, request, seed=plan.seed)
+        encoder = format_.stream_encoder(len(plan.request.samples), plan.metadata(context.root))
+        return (EventStream if format_ is EVENTS else ImageStream)(pending, encoder, format_, headers)
+    ticket = await service.generate(plan.request, plan.model, request, seed=plan.seed)
+    content = await encode(request, lambda: encode_ticket(plan, format_, ticket, context), len(ticket.images))
+    return RawResponse(content, headers + content_headers(content, format_, ticket))
+
+
+async def encode(request: Request, encoder: Callable[[], bytes], count: int) -> bytes:
+    """Call `encoder` for `count` images, on a thread if they are many."""
+    with request_context.of(request).time_encoding():
+        return encoder() if count <= MAX_INLINE_IMAGES else await asyncio.to_thread(encoder)
+
+
+def is_streamed(plan: GenerationPlan, format_: Format[ImageBatch]) -> bool:
+    """Whether the response is sent in parts."""
+    return format_ is EVENTS or (format_.stream_encoder is not None and len(plan.request.samples) > MAX_BUFFERED_IMAGES)
+
+
+def reproduce_headers(
+    plan: GenerationPlan, format_: Format[ImageBatch], context: RequestContext, scope: str, *, deterministic: bool
+) -> Headers:
+    """Headers that say how to reproduce the images and how long to cache them. `scope` is the service's.
+
+    Only a deterministic GET may be cached.
+    """
+    headers = [(b"x-model-digest", plan.model.digest.encode()), (b"vary", b"Accept")]
+    if plan.reproducible:
+        headers += (b"x-seed", b"%d" % plan.seed), (b"content-location", (context.root + plan.location).encode())
+    if context.method == "GET" and deterministic and format_ is not EVENTS:  # events also tell the time
+        visibility = "public" if context.lease is None else "private"  # a shared cache must not bypass keys
+        policy = f"{visibility}, {IMMUTABLE if plan.version_pinned else REVALIDATE}"
+        headers += (b"etag", plan.etag(scope + context.root).encode()), (b"cache-control", policy.encode())
+    else:
+        headers.append((b"cache-control", b"no-store"))
+    return headers
+
+
+def is_not_modified(scope: Scope, headers: Headers) -> bool:
+    """Whether an If-None-Match header matches the ETag (RFC 9110, 13.1.2, with weak comparison)."""
+    fields = [value.decode("latin-1") for name, value in scope["headers"] if name == b"if-none-match"]
+    if not fields or (etag := dict(headers).get(b"etag")) is None:
+        return False
+    tags = {tag.strip().removeprefix("W/") for field in fields for tag in field.split(",")}
+    return "*" in tags or etag.decode() in tags
+
+
+def encode_ticket(plan: GenerationPlan, format_: Format[ImageBatch], ticket: Ticket, context: RequestContext) -> bytes:
+    """The file of a finished request. Raises the EngineError that it ended with."""
+    result = ticket.result()
+    return format_.encode(ImageBatch(result.images, result.labels, plan.metadata(context.root)))
+
+
+def content_headers(content: bytes, format_: Format[ImageBatch], ticket: Ticket) -> Headers:
+    """Headers that are known once the file exists."""
+    return [
+        (b"x-batch", b"%d" % ticket.max_batch_seen),
+        (b"content-length", b"%d" % len(content)),
+        (b"content-type", format_.content_type),
+    ]
+
+
+class ImageStream(RawResponse):
+    """Images in order, each sent as soon as it and those before it are finished; sent images are not kept.
+
+    A problem before the first image gets a normal error response. After that the status is already sent: the body ends
+    incomplete, which every client detects, and event streams send an `error` event.
+    """
+
+    def __init__(
+        self, pending: AwaitedGeneration, encoder: StreamEncoder, format_: Format[ImageBatch], headers: Headers
+    ) -> None:
+        super().__init__(b"", [*headers, (b"content-type", format_.content_type)])
+        self.pending, self.encoder = pending, encoder
+        if format_ is EVENTS:
+            self.headers["X-Accel-Buffering"] = "no"  # nginx then passes each event on at once
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self.pending as ticket:
+            await self.wait_for_first(ticket)
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            end: bytes | None
+            try:
+                await _send_part(send, self.encoder.begin() + self.first_events(ticket))
+                sent = 0
+                while sent < len(ticket.images):
+                    parts = list(islice(self._finished_images(ticket, sent), MAX_PART_IMAGES))
+                    sent += len(parts)
+                    data = self.progress_events(ticket) + b"".join(parts)
+                    if not data:
+                        await self.pending.updated()
+                        continue
+                    await _send_part(send, data)
+                    await asyncio.sleep(0)  # let other requests run between the parts
+                end = self.encoder.end()
+            except ClientDisconnected:
+                return
+            except Problem as problem:
+                log.error("a streamed response ended early: %s", problem.detail)
+                end = self.error_event(problem)
+            if end is not None:
+                await send({"type": "http.response.body", "body": end})
+
+    async def wait_for_first(self, ticket: Ticket) -> None:
+        """Wait until there is something to send. Problems until then are raised."""
+        await self.pending.updated()
+        self.headers["X-Batch"] = str(ticket.max_batch_seen)
+
+    def first_events(self, ticket: Ticket) -> bytes:
+        """Bytes before the first image."""
+        return b""
+
+    def progress_events(self, ticket: Ticket) -> bytes:
+        """Bytes about images that are not finished."""
+        return b""
+
+    def error_event(self, problem: Problem) -> bytes | None:
+        """The end of a body that cannot be completed; None leaves it incomplete."""
+        return None
+
+    def _finished_images(self, ticket: Ticket, first: int) -> Iterator[bytes]:
+        """Encode the finished images from `first` on, up to one that is not finished."""
+        for i in range(first, len(ticket.images)):
+            image = ticket.images[i]
+            if image is None:
+                return
+            ticket.images[i] = None
+            with self.pending.context.time_encoding():
+                part = self.encoder.add(image, int(ticket.labels[i]), None)
+            yield part
+
+
+class EventStream(ImageStream):
+    """Server-sent events, which start at once and report progress.
+
+    `progress`: `ahead`, images accepted earlier and not finished; `gone` of `links`, device steps done and in total;
+    `seconds`, the expected time to the end. `preview`: image `index` in its current state. A slow reader misses
+    previews and nothing else.
+    """
+
+    async def wait_for_first(self, ticket: Ticket) -> None:
+        self.total_steps = self.seen_steps = ticket.remaining_steps
+        self.started_at = self.pending.loop.time()
+
+    def first_events(self, ticket: Ticket) -> bytes:
+        return self._progress(ticket, self.pending.engine.seconds_behind())
+
+    def progress_events(self, ticket: Ticket) -> bytes:
+        if not ticket.request.previews or ticket.remaining_steps == self.seen_steps:
+            return b""
+        self.seen_steps = ticket.remaining_steps
+        seconds_per_step = (self.pending.loop.time() - self.started_at) / (self.total_steps - self.seen_steps)
+        # An engine on another thread may add previews meanwhile.
+        previews = [(i, ticket.previews.pop(i, None)) for i in sorted(ticket.previews)]
+        events = (streams.preview(i, image) for i, image in previews if image is not None)
+        return self._progress(ticket, seconds_per_step * self.seen_steps) + b"".join(events)
+
+    def error_event(self, problem: Problem) -> bytes:
+        return streams.event("error", problem.body())
+
+    def _progress(self, ticket: Ticket, seconds: float) -> bytes:
+        done = self.total_steps - ticket.remaining_steps
+        fields = {"ahead": ticket.images_ahead, "gone": done, "links": self.total_steps, "seconds": round(seconds, 3)}
+        return streams.event("progress", fields)
+
+
+async def _send_part(send: Send, data: bytes) -> None:
+    await send({"type": "http.response.body", "body": data, "more_body": True})

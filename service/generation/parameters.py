@@ -1,0 +1,97 @@
+"""Parameters of requests, as pydantic models."""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.noise import MAX_SEED
+from service.engine.scheduler import Priority
+from service.errors import InvalidParameter
+
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Digit = Annotated[int, Field(ge=0)]
+
+
+class Parameters(BaseModel):
+    """Base of all parameters: unknown names are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Sampling(Parameters):
+    """Parameters that /generate and /interpolate share."""
+
+    model: str | None = Field(
+        None, description="Name of the weights, see GET /models, which also names the defaults for requests without it."
+    )
+    steps: int | None = Field(None, ge=1, description="Sampling steps, for models that take more than one.")
+    sampler: str | None = Field(None, description="Sampler, for models that offer several.")
+    prior: str | None = Field(None, description="Prior of the latent codes, for models that offer several.")
+    guidance: float | None = Field(None, allow_inf_nan=False, description="Guidance scale; 1 is the plain model.")
+    priority: Priority = Field(
+        "interactive",
+        description="While both kinds of requests wait, `bulk` gets an eighth of the device time of `interactive`.",
+    )
+    timeout: float | None = Field(
+        None,
+        gt=0,
+        le=3600,
+        description="Seconds until the request fails with 504; requests that cannot finish in time are refused at "
+        "once. The header X-Timeout says the same; the parameter takes precedence.",
+    )
+    format: str | None = Field(None, description="Format of the response; takes precedence over the Accept header.")
+
+
+class Generate(_Sampling):
+    """Parameters of /generate."""
+
+    digit: list[Digit] = Field([], description="Digit to generate; may repeat: image i takes the i-th, cycling.")
+    n: int = Field(1, ge=1, description="Number of images.")
+    seed: Seed | None = Field(None, description="The same seed gives the same images. Default: a random seed.")
+    previews: bool = Field(False, description="With format `events`: send unfinished images and the progress.")
+    first: int = Field(0, ge=0, le=2**53, description="Index of the first image: n images are first .. first + n - 1.")
+
+
+class Interpolate(_Sampling):
+    """Parameters of /interpolate: two seeds, or two digits at one seed, or two uploaded images."""
+
+    seed: list[Seed] = Field([], max_length=2, description="Two seeds are the ends; one seed is that of both digits.")
+    digit: list[Digit] = Field([], max_length=2, description="Two digits are the ends; one digit is that of all.")
+    frames: int = Field(8, ge=2, le=256, description="Number of images, both ends included.")
+    path: Literal["spherical", "linear"] = Field("spherical", description="Path between the ends.")
+
+
+class Encode(Parameters):
+    """Parameters of /encode and /reconstruct, beside the uploaded images."""
+
+    model: str = Field(description="Name of weights with an encoder (`encodes` in GET /models).")
+    digit: list[Digit] = Field([], description="Labels of the images, for conditional models; cycles.")
+    format: str | None = Field(None, description="Format of the response; takes precedence over the Accept header.")
+
+
+class Decode(Parameters):
+    """Parameters of /decode."""
+
+    model: str = Field(description="Name of weights with an encoder (`encodes` in GET /models).")
+    codes: list[Any] = Field(min_length=1, description="Latent codes of the model's `code_shape`, as /encode returns.")
+    digit: list[Digit] = Field([], description="Labels of the codes, for conditional models; cycles.")
+    format: str | None = Field(None, description="Format of the response; takes precedence over the Accept header.")
+
+
+P = TypeVar("P", bound=BaseModel)
+
+
+def validate(schema: type[P], values: dict[str, Any], *, strict: bool = False) -> P:
+    """`values` as a `schema`, with numbers as strings unless `strict`. Raises InvalidParameter with all errors."""
+    try:
+        return schema.model_validate(values, strict=strict)
+    except ValidationError as error:
+        names = ", ".join(schema.model_fields)
+        errors = []
+        for item in error.errors(include_url=False, include_context=False):
+            parameter = ".".join(str(part) for part in item["loc"]) or "body"
+            unknown = item["type"] == "extra_forbidden"
+            message = f"unknown parameter; the parameters are: {names}" if unknown else item["msg"]
+            errors.append({"parameter": parameter, "message": message})
+        detail = "; ".join(f"{item['parameter']}: {item['message']}" for item in errors)
+        raise InvalidParameter(detail, errors=errors) from None

@@ -1,0 +1,67 @@
+"""A request in the engine, from its submission to its end."""
+
+from collections.abc import Callable
+
+from service.engine.engine import Engine
+from service.engine.request import (
+    DeadlineExceeded,
+    DeadlineUnattainable,
+    EngineError,
+    ModelUnloaded,
+    QueueFull,
+    Request,
+    ShuttingDown,
+    noop,
+)
+from service.errors import GenerationFailed, Problem, QueueIsFull, TimedOut, Unavailable
+from service.telemetry.request_context import RequestContext
+
+
+class PendingGeneration:
+    """A request in the engine, on behalf of an HTTP request."""
+
+    def __init__(self, engine: Engine, request: Request, context: RequestContext) -> None:
+        self.engine, self.request, self.context = engine, request, context
+
+    def submit(self, on_update: Callable[[], None]) -> None:
+        """Submit the request. The engine calls `on_update` after each step that finishes images or ends the request.
+
+        Images count towards the key's quota; a request that the engine refuses is refunded. Raises the Problem.
+        """
+        context, count = self.context, len(self.request.samples)
+        if context.lease is not None:
+            context.lease.consume("images", count)
+        try:
+            self.ticket = context.ticket = self.engine.submit(self.request, on_update, context.owner)
+        except (QueueFull, DeadlineUnattainable, ModelUnloaded, ShuttingDown) as error:
+            if context.lease is not None:
+                context.lease.refund("images", count)
+            raise to_problem(error) from None
+
+    def check(self) -> None:
+        """Raises the Problem that the request ended with."""
+        if self.ticket.error is not None:
+            raise to_problem(self.ticket.error)
+
+    def close(self) -> None:
+        """Cancel the request if it has not ended: its rows leave the batch before the next step."""
+        if not self.ticket.outcome:
+            self.engine.cancel(self.ticket)
+        # The ticket referred to this object: one reference cycle per request would burden the garbage collector.
+        self.ticket.on_update = noop
+
+
+def to_problem(error: EngineError) -> Problem:
+    """The problem that tells a client about an engine error."""
+    if isinstance(error, QueueFull):
+        retry = {"Retry-After": str(error.retry_after)}
+        return QueueIsFull(f"{error}, or request fewer images", headers=retry, retry_after=error.retry_after)
+    if isinstance(error, DeadlineUnattainable):
+        return TimedOut(f"{error}; raise `timeout`, or request fewer images or steps", seconds=error.seconds)
+    if isinstance(error, DeadlineExceeded):
+        return TimedOut(f"{error}; retry later, or raise `timeout`")
+    if isinstance(error, ModelUnloaded):
+        return Unavailable(str(error), headers={"Retry-After": "1"})
+    if isinstance(error, ShuttingDown):
+        return Unavailable(str(error), headers={"Retry-After": "5"})
+    return GenerationFailed(str(error))

@@ -1,0 +1,104 @@
+// View "Generate": a grid of samples from one model, which appear as they are generated.
+
+import { buildUrl, getKey, pngUrl, requestJson, streamEvents } from "./api.js";
+import { digitButtons, formValues, modelCard, modelSelect, samplingControls, seedField, selectedModel, slider } from "./controls.js";
+import { addressParams, announce, codeSample, make, setAddress, setDownload, showView, withErrors } from "./page.js";
+
+const MAX_IMAGES = 64;
+
+export default async function showGenerate(catalog) {
+  const params = addressParams();
+  const model = selectedModel(catalog);
+  const onModelChange = (selected) => {
+    setAddress([["view", "generate"], ["model", selected.name], ["digit", selected.takes.digit && params.get("digit")]]);
+    withErrors(() => showGenerate(catalog));
+  };
+  const submit = make("button", { className: "primary", textContent: "Generate" });
+  const cancel = make("button", { type: "button", textContent: "Cancel", disabled: true });
+  const form = make("form", {},
+    modelSelect(catalog.models, model, onModelChange),
+    model.takes.digit ? digitButtons("digit", "Digit", model.takes.digit, params.get("digit")) : null,
+    slider("n", "Images", { minimum: 1, maximum: MAX_IMAGES }, params.get("n") ?? 16),
+    seedField(),
+    ...samplingControls(model),
+    make("div", { className: "row" }, submit, cancel));
+  const grid = make("div", { className: "grid", role: "group", "aria-label": "Generated images" });
+  const progress = make("progress", { value: 0, max: 1 });
+  progress.setAttribute("aria-label", "Progress");
+  const status = make("p", { className: "small", textContent: "No images generated yet." });
+  const links = make("section", { className: "card", hidden: true });
+  showView(form, make("div", { className: "result" },
+    make("section", { className: "card" }, grid, progress, status), links,
+    modelCard(model, (await requestJson(`models/${model.name}`)).manifest)));
+
+  let running = null;
+  form.onsubmit = (event) => {
+    event.preventDefault();
+    running?.abort();
+    const controller = (running = new AbortController());
+    submit.disabled = true;
+    cancel.disabled = false;
+    const request = [["model", model.name], ...formValues(form)];
+    setAddress([["view", "generate"], ...request]);
+    withErrors(() => generate(request, controller.signal, { grid, progress, status, links })).finally(() => {
+      if (controller.signal.aborted) status.textContent = "Cancelled. The service has stopped generating these images.";
+      if (running !== controller) return;
+      submit.disabled = false;
+      cancel.disabled = true;
+    });
+  };
+  cancel.onclick = () => running?.abort();
+  form.requestSubmit();
+}
+
+/** Send the request, and show each image from its first preview on. */
+async function generate(request, signal, { grid, progress, status, links }) {
+  const count = Number(Object.fromEntries(request).n);
+  const cells = Array.from({ length: count }, (_, i) => make("img", { className: "pending", alt: `image ${i + 1}, in progress` }));
+  grid.replaceChildren(...cells);
+  grid.className = count === 1 ? "grid single" : "grid";
+  links.hidden = true;
+  progress.value = 0;
+  status.textContent = "Waiting for the service…";
+  const startedAt = performance.now();
+  for await (const { name, data } of streamEvents(buildUrl("generate", [...request, ["previews", true]]), { method: "POST", signal })) {
+    if (!grid.isConnected) return; // the user opened another view
+    if (name === "progress") {
+      progress.value = data.gone / data.links;
+      const queued = !data.gone && data.ahead ? `${data.ahead} images ahead in the queue; ` : "";
+      status.textContent = `${queued}about ${data.seconds.toFixed(1)} s left`;
+    } else if (name === "preview") {
+      cells[data.index].src = pngUrl(data.png);
+    } else if (name === "image") {
+      cells[data.index].src = pngUrl(data.png);
+      cells[data.index].alt = data.label < 0 ? `generated image ${data.index + 1}` : `generated digit ${data.label}`;
+      cells[data.index].classList.remove("pending");
+    }
+  }
+  progress.value = 1;
+  const seconds = ((performance.now() - startedAt) / 1000).toFixed(2);
+  status.textContent = `${count} ${count === 1 ? "image" : "images"} in ${seconds} s`;
+  announce(status.textContent);
+  links.replaceChildren(...reproduceLinks(request));
+  links.hidden = false;
+}
+
+/** Downloads and code samples that reproduce the images. */
+function reproduceLinks(request) {
+  const base = new URL(".", location.href);
+  const urlFor = (format) => buildUrl("generate", [...request, ["format", format]]);
+  const downloads = [["png", "PNG"], ["zip", "zip"], ["npz", "npz"]].map(([format, text]) => {
+    const link = make("a", { className: "button", download: `digits.${format}`, textContent: text });
+    setDownload(link, urlFor(format));
+    return link;
+  });
+  const withKey = (text) => (getKey() ? text : "");
+  const params = request.map(([name, value]) => `${JSON.stringify(name)}: ${JSON.stringify(value)}`).join(", ");
+  return [
+    make("h2", { textContent: "Reproduce" }),
+    make("div", { className: "row" }, make("span", { className: "small", textContent: "Download" }), ...downloads),
+    make("p", { className: "small", textContent: "The address of this page reproduces these images." }),
+    codeSample("curl", `curl -X POST${withKey(" -H 'Authorization: Bearer KEY'")} '${base}${urlFor("png")}' -o digits.png`),
+    codeSample("Python", `import httpx\n\nresponse = httpx.post("${base}generate", params={${params}, "format": "png"}${withKey(', headers={"Authorization": "Bearer KEY"}')})\nopen("digits.png", "wb").write(response.content)`),
+  ];
+}

@@ -1,0 +1,98 @@
+// View "Latent space": a plane through the codes of three samples, decoded at every point.
+
+import { buildUrl, pngUrl, request, requestJson } from "./api.js";
+import { modelSelect, seedField } from "./controls.js";
+import { addressParams, announce, make, setAddress, showView, withErrors } from "./page.js";
+
+const SIDE = 11; // rows and columns of the background grid
+const RANGE = [-0.25, 1.25]; // of the plane's coordinates: 0 and 1 are the corners with the samples' codes
+const KEY_STEP = 1 / 20; // share of the plane that an arrow key moves the point by
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+const CORNER_DIGITS = [3, 8, 0];
+
+export default function showLatent(catalog) {
+  const models = catalog.models.filter(({ encodes, takes }) => encodes && !takes.steps);
+  if (!models.length) {
+    showView(make("p", { textContent: "No served model has a latent space to explore." }));
+    return;
+  }
+  const find = (wanted) => models.find(({ name }) => name === wanted);
+  const model = find(addressParams().get("model")) ?? find("vae") ?? models[0];
+  const form = make("form", {},
+    modelSelect(models, model, (selected) => {
+      setAddress([["view", "latent"], ["model", selected.name]]);
+      withErrors(() => showLatent(catalog));
+    }),
+    seedField(),
+    make("button", { className: "primary", textContent: "New plane" }),
+    make("p", { className: "small", textContent: "The model generates and encodes three samples. Their latent codes span this plane; every point of it is a code, decoded on the right." }));
+  const background = make("img", { alt: "images decoded from a grid of codes" });
+  const marker = make("i");
+  const pad = make("div", { className: "latent-plane", tabIndex: 0, role: "application", "aria-label": "Plane of latent codes; the arrow keys move the point" }, background, marker);
+  const image = make("img", { className: "large", alt: "the image decoded at the point" });
+  const coordinates = make("p", { className: "small" });
+  showView(form, make("div", { className: "result" },
+    make("section", { className: "card columns" }, pad, make("div", {}, image, coordinates))));
+
+  let corners = null, point = [0.5, 0.5], busy = false, changed = false;
+  const codeAt = ([x, y]) => corners[0].map((value, i) => value + x * (corners[1][i] - value) + y * (corners[2][i] - value));
+  const coordinate = (share) => RANGE[0] + share * (RANGE[1] - RANGE[0]);
+  const decode = (codes, format) => request("decode", {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ model: model.name, codes, format }),
+  });
+  /** Decode the code at the point. While a request runs, later moves are merged into one request for the last point. */
+  const update = async () => {
+    marker.style.left = `${100 * point[0]}%`;
+    marker.style.top = `${100 * point[1]}%`;
+    changed = true;
+    if (busy || !corners) return;
+    busy = true;
+    try {
+      while (changed) {
+        changed = false;
+        const [x, y] = point.map(coordinate);
+        const decoded = await (await decode([codeAt([x, y])], "json")).json();
+        image.src = pngUrl(decoded.images[0].png);
+        coordinates.textContent = `right ${x.toFixed(2)}, down ${y.toFixed(2)}`;
+      }
+    } finally {
+      busy = false;
+    }
+  };
+  const moveTo = (x, y) => {
+    point = [x, y].map((value) => Math.min(1, Math.max(0, value)));
+    withErrors(update);
+  };
+  const followPointer = (event) => {
+    const box = pad.getBoundingClientRect();
+    moveTo((event.clientX - box.x) / box.width, (event.clientY - box.y) / box.height);
+  };
+  pad.onpointerdown = (event) => {
+    pad.setPointerCapture(event.pointerId);
+    followPointer(event);
+  };
+  pad.onpointermove = (event) => pad.hasPointerCapture(event.pointerId) && followPointer(event);
+  pad.onkeydown = (event) => {
+    if (!(event.key in ARROWS)) return;
+    event.preventDefault();
+    moveTo(...ARROWS[event.key].map((direction, axis) => point[axis] + direction * KEY_STEP));
+  };
+  form.onsubmit = (event) => {
+    event.preventDefault();
+    const seed = new FormData(form).get("seed");
+    setAddress([["view", "latent"], ["model", model.name], ["seed", seed]]);
+    withErrors(async () => {
+      const digits = model.takes.digit ? CORNER_DIGITS.map((digit) => ["digit", digit]) : [];
+      const url = buildUrl("generate", [["model", model.name], ["seed", seed], ["n", 3], ...digits, ["format", "npz"]]);
+      const upload = new FormData();
+      upload.append("image", await (await request(url)).blob(), "samples.npz");
+      corners = (await requestJson(buildUrl("encode", [["model", model.name], ["format", "json"]]), { method: "POST", body: upload })).codes;
+      const line = Array.from({ length: SIDE }, (_, i) => coordinate((i + 0.5) / SIDE));
+      const codes = line.flatMap((y) => line.map((x) => codeAt([x, y])));
+      background.src = URL.createObjectURL(await (await decode(codes, "png")).blob());
+      announce("The plane is ready; move the point.");
+      await update();
+    });
+  };
+  form.requestSubmit();
+}

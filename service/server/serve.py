@@ -1,0 +1,94 @@
+"""Start the service: a supervisor with workers, or one process where the system does not support that."""
+
+import logging
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Sequence
+from glob import glob
+from pathlib import Path
+
+from service.server.listen import create_listeners
+from service.server.messages import ADMIN_CONNECTION, CONNECTION
+from service.server.weights_poll import WeightsPoll
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+MAX_CPU_WORKERS = 8
+"""Default limit of workers on a CPU, each of which holds all weights."""
+TCP_INFO_BYTES = 136
+"""Size of `struct tcp_info` up to tcpi_bytes_received."""
+
+
+def serve(settings: Settings, command: Sequence[str] | None = None) -> int:
+    """Serve until a signal and return the exit status. `command` starts a worker in place of the default.
+
+    Raises ValueError if the device does not exist.
+    """
+    try:
+        main, admin = create_listeners(settings)
+    except OSError as error:
+        log.error("%s", error)
+        return 1
+    if (missing := missing_support()) is not None:
+        from service.server import single_process
+
+        log.warning("serving from one process: %s, so requests are lost if it dies", missing)
+        return single_process.serve(settings, main, admin)
+    return _supervise(settings, main, admin, command)
+
+
+def missing_support() -> str | None:
+    """What the system lacks for a supervisor, or None if it lacks nothing."""
+    if sys.platform != "linux":
+        return f"{sys.platform} has no connection hand-over between processes"
+    try:
+        os.close(os.memfd_create("journal"))
+        for end in socket.socketpair(type=socket.SOCK_SEQPACKET):
+            end.close()
+        with socket.socket() as connection:
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+    except (AttributeError, OSError) as error:
+        return f"this system does not allow connection hand-over between processes ({error})"
+    return None if len(info) == TCP_INFO_BYTES else "this kernel does not count a connection's bytes"
+
+
+def _supervise(
+    settings: Settings, main: socket.socket, admin: socket.socket | None, command: Sequence[str] | None
+) -> int:
+    from service.server.supervisor import Supervisor, raise_descriptor_limit
+    from service.server.worker_process import WORKER_COMMAND, WorkerMetrics
+
+    raise_descriptor_limit()
+    listeners = {CONNECTION: main} | ({} if admin is None else {ADMIN_CONNECTION: admin})
+    count = settings.workers or default_worker_count(settings)
+    with tempfile.TemporaryDirectory(prefix="drawbridge-") as shared:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
+        supervisor = Supervisor(
+            listeners,
+            count,
+            Path(shared),
+            drain_timeout=settings.drain_timeout,
+            weights=WeightsPoll(settings.weights, settings.weights_poll_interval),
+            metrics=WorkerMetrics(),
+            command=command or WORKER_COMMAND,
+        )
+        try:
+            return supervisor.run()
+        finally:
+            supervisor.stop()
+
+
+def default_worker_count(settings: Settings) -> int:
+    """One worker per GPU, or one per `threads` CPU cores. Raises ValueError if the GPU does not exist."""
+    gpu_files = any(map(glob, ("/dev/nvidia[0-9]*", "/dev/dxg")))
+    if settings.device == "cuda" or (settings.device == "auto" and gpu_files):
+        import torch  # only if there may be a GPU: it takes seconds
+
+        from models.devices import choose_device
+
+        if choose_device(settings.device).type == "cuda":
+            return torch.cuda.device_count()
+    return max(1, min(MAX_CPU_WORKERS, len(os.sched_getaffinity(0)) // settings.threads))

@@ -1,0 +1,36 @@
+"""Polling the weights directory for changes."""
+
+import time
+from pathlib import Path
+
+
+class WeightsPoll:
+    """Notices changed weights under `root`, at most every `interval` seconds; never with an interval of 0."""
+
+    def __init__(self, root: Path, interval: float) -> None:
+        self.root, self.interval = root, interval
+        self.loaded = self.last_seen = self._fingerprint()
+        self.due = time.monotonic() + interval
+
+    def mark_loaded(self) -> None:
+        """The weights in their current state are loaded, or about to be."""
+        self.loaded = self.last_seen = self._fingerprint()
+
+    def changed(self) -> bool:
+        """Whether a poll is due and the weights have changed. A change counts once two polls in a row see it."""
+        if not self.interval or time.monotonic() < self.due:
+            return False
+        self.due = time.monotonic() + self.interval
+        before, self.last_seen = self.last_seen, self._fingerprint()
+        return self.last_seen == before and self.last_seen != self.loaded
+
+    def _fingerprint(self) -> list[tuple[str, int, int]]:
+        """Identifies a state of the weights by their manifests, which an export renames into place last."""
+        fingerprint = []
+        for path in sorted(self.root.glob("[!.]*/manifest.json")) if self.interval else ():
+            try:
+                stat = path.stat()
+            except OSError:  # it was removed just now
+                continue
+            fingerprint.append((path.parent.name, stat.st_ino, stat.st_mtime_ns))
+        return fingerprint

@@ -1,0 +1,134 @@
+"""The supervisor's view of a worker process and of a client's connection."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+from service.errors import Problem
+from service.server import journal
+from service.server.messages import MESSAGE, pack
+
+WORKER_COMMAND = (sys.executable, "-m", "service.server.worker")
+"""Starts a worker. Its arguments: a descriptor of its end of the socket pair, its index, the number of workers, and
+the shared directory."""
+
+
+@dataclass(eq=False)
+class Connection:
+    """A client's connection, until it is closed."""
+
+    socket: socket.socket
+    kind: bytes
+    """CONNECTION or ADMIN_CONNECTION, by the port."""
+    journal: int
+    """Descriptor of the journal."""
+    number: int = field(default_factory=count().__next__)
+
+    def close(self) -> None:
+        """Close the connection."""
+        os.close(self.journal)
+        self.socket.close()
+
+    def reject(self, problem: Problem) -> None:
+        """Respond with a problem to the request on the connection, and close it."""
+        with contextlib.suppress(OSError):
+            self.socket.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                self.socket.recv(65536)  # unread bytes would reset the connection before the response arrives
+            self.socket.send(problem.raw_response())
+        self.close()
+
+
+def accept(listener: socket.socket, kind: bytes) -> Connection:
+    """The next connection. Raises BlockingIOError if none waits, OSError if none can be accepted."""
+    file = journal.create()
+    try:
+        return Connection(listener.accept()[0], kind, file)
+    except OSError:
+        os.close(file)
+        raise
+
+
+class WorkerProcess:
+    """A worker process and its control socket."""
+
+    def __init__(self, command: Sequence[str], index: int, count: int, shared: Path) -> None:
+        self.index, self.connections = index, dict[int, Connection]()
+        self.ready = self.draining = self.stale = False
+        """Whether it serves; whether it takes no more connections; whether it loaded weights that are replaced now."""
+        self.control, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        self.process = subprocess.Popen(
+            [*command, str(theirs.fileno()), str(index), str(count), str(shared)],
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,  # a terminal's Ctrl-C goes to the supervisor alone, which drains the workers
+        )
+        theirs.close()
+        self.control.setblocking(False)
+
+    def fileno(self) -> int:
+        """The descriptor of the control socket, for selectors."""
+        return self.control.fileno()
+
+    @property
+    def accepts_connections(self) -> bool:
+        """Whether it can take new connections."""
+        return self.ready and not self.draining
+
+    def recv(self) -> Iterator[tuple[bytes, int]]:
+        """Its messages. Raises EOFError if it is dead."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                try:
+                    message = self.control.recv(MESSAGE.size)
+                except ConnectionError:
+                    message = b""
+                if not message:
+                    raise EOFError
+                yield MESSAGE.unpack(message)
+
+    def send_connection(self, connection: Connection) -> bool:
+        """Pass a connection to the worker. False if it cannot take it now."""
+        descriptors = [connection.socket.fileno(), connection.journal]
+        try:
+            socket.send_fds(self.control, [pack(connection.kind, connection.number)], descriptors)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self.draining = True
+            return False
+        self.connections[connection.number] = connection
+        return True
+
+    def send_command(self, kind: bytes) -> bool:
+        """Send DRAIN or RELOAD. False if the worker does not receive it."""
+        try:
+            self.control.send(pack(kind))
+        except OSError:
+            return False
+        return True
+
+
+class WorkerMetrics:
+    """Counts worker exits, in metrics beside those of the workers."""
+
+    def __init__(self) -> None:
+        # At its import, prometheus_client reads PROMETHEUS_MULTIPROC_DIR, which is set by now.
+        from prometheus_client import CollectorRegistry, Counter, multiprocess
+
+        self.registry = CollectorRegistry()
+        self.deaths = Counter("drawbridge_worker_deaths", "Workers that exited.", registry=self.registry)
+        help_ = "Requests of a worker that exited, taken over by another worker."
+        self.taken_over = Counter("drawbridge_taken_over", help_, registry=self.registry)
+        self.multiprocess = multiprocess
+
+    def record_exit(self, pid: int, taken_over: int) -> None:
+        """Count an exit, and drop the gauges of that process; its counters stay."""
+        self.deaths.inc()
+        self.taken_over.inc(taken_over)
+        self.multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
