@@ -8,8 +8,9 @@ import torch
 
 from models import families
 from models.base import invert
+from service.engine.interpolation import slerp
 from service.engine.request import Request, Sample, StartState
-from service.engine.runner import Runner, slerp
+from service.engine.runner import Runner
 from tests.conftest import small
 
 CPU = torch.device("cpu")
