@@ -39,7 +39,7 @@ class Stipple(Family):
         target = (x + 1) / 2
         return {"loss": torch.nn.functional.binary_cross_entropy_with_logits(logits, target)}
 
-    def start(self, seed, index, label, link):
+    def initial_state(self, seed, index, label, coefficients):
         return noise.normal(seed, index, torch.zeros_like(seed), self.data_shape)
 
     def step(self, rows):

@@ -19,7 +19,7 @@ def test_z_is_shorter_in_drawing_than_in_training(name):
     assert z.std().item() == pytest.approx(family.config.truncation, rel=0.02)
     seen = []
     family.generate = lambda z, _: seen.append(z)
-    family.generated(family.one_hot(index % 10))
+    family.generate_batch(family.one_hot(index % 10))
     assert seen[0].std().item() == pytest.approx(1, rel=0.02)
 
 

@@ -76,7 +76,7 @@ def test_draws_have_the_mixture_s_shares_means_and_covariances():
     room = Mixture(8, 2)
     room.load_fit(found)
     generator = torch.Generator().manual_seed(1)
-    drawn = room.draw(torch.rand(40_000, generator=generator).double(), torch.randn(40_000, 2, generator=generator))
+    drawn = room.sample(torch.rand(40_000, generator=generator).double(), torch.randn(40_000, 2, generator=generator))
     nearest = torch.cdist(drawn.double(), found.means).argmin(1)
     torch.testing.assert_close(torch.bincount(nearest) / 40_000, found.weights.float(), atol=0.01, rtol=0)
     torch.testing.assert_close(torch.cov(drawn.T), torch.cov(x.T), atol=0.15, rtol=0)
@@ -89,7 +89,7 @@ def test_only_components_that_have_a_share_are_drawn():
     for k in range(3):
         share = torch.zeros(4)
         share[k] = 0.1
-        assert torch.equal(room.draw(choice, eps, share), room.means[k].expand(1001, 2))
+        assert torch.equal(room.sample(choice, eps, share), room.means[k].expand(1001, 2))
 
 
 def test_a_class_that_was_never_seen_is_drawn_as_any():

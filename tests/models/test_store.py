@@ -62,7 +62,7 @@ def test_a_write_that_finds_no_room_leaves_the_old_bytes_and_takes_none(tmp_path
     script = (
         "import pathlib, resource, signal, sys; from models import store;"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
-        "store.write(pathlib.Path(sys.argv[1]), bytes(5000))"
+        "store.write_atomic(pathlib.Path(sys.argv[1]), bytes(5000))"
     )
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
     assert "File too large" in done.stderr
@@ -93,13 +93,13 @@ def test_a_missing_file_is_named(saved):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"family": "nope"}, "no family is called 'nope'"),
-        ({"config": {"latent": 7}}, "does not fit its manifest"),
-        ({"config": {"wrong": 1}}, "does not fit its manifest"),
+        ({"family": "nope"}, "unknown family 'nope'"),
+        ({"config": {"latent": 7}}, "does not match its manifest"),
+        ({"config": {"wrong": 1}}, "does not match its manifest"),
         ({"config": {}}, "its config lacks .*latent.*; export it again"),
         ({"revision": 0}, "made for revision 0 of gan, this is 1"),
         ({"classes": ["a"]}, "describes other nets"),
-        ({"surprise": 1}, "does not read as a manifest"),
+        ({"surprise": 1}, "is not a valid manifest"),
     ],
 )
 def test_a_manifest_that_does_not_fit_is_refused(saved, change, complaint):
@@ -117,7 +117,7 @@ def test_a_pickle_in_place_of_the_tensors_is_never_opened(saved):
     manifest = json.loads((saved / store.MANIFEST).read_text())
     manifest["digest"] = hashlib.sha256(bomb.read_bytes()).hexdigest()
     (saved / store.MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(WeightsError, match="does not fit"):
+    with pytest.raises(WeightsError, match="does not match"):
         store.load(saved)
 
 

@@ -46,5 +46,5 @@ def test_the_discriminator_judges_the_image_as_a_whole(dcgan):
     top[..., :4, :], bottom[..., -4:, :] = 3.0, 3.0
     nothing = torch.zeros_like(top)
     with torch.no_grad():
-        both, one, other, none = (dcgan.judge(x).item() for x in (top + bottom, top, bottom, nothing))
+        both, one, other, none = (dcgan.discriminate(x).item() for x in (top + bottom, top, bottom, nothing))
     assert abs(both - one - other + none) > 1e-3

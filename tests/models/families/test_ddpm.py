@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.base import Rows, invert, sample
-from models.families.ddpm import DDPM, LEAST_SIGMA, DDPMConfig, cosine_schedule
+from models.families.ddpm import DDPM, MIN_SIGMA, DDPMConfig, cosine_schedule
 from models.nets import guided
 
 
@@ -117,8 +117,8 @@ def test_its_loss_is_the_velocitys_squared_error():
         return alpha * (x_t - alpha * x_0) / sigma - sigma * x_0
 
     each = (velocity(x) - velocity(torch.full_like(x, 0.2))).square().mean((1, 2, 3))
-    late = sigma.flatten() < LEAST_SIGMA
-    weight = torch.where(late, (sigma.flatten() / LEAST_SIGMA) ** 2, 1.0)
+    late = sigma.flatten() < MIN_SIGMA
+    weight = torch.where(late, (sigma.flatten() / MIN_SIGMA) ** 2, 1.0)
     assert loss == pytest.approx(float((weight * each).mean()), rel=1e-3)
     assert 0.02 < float(late.float().mean()) < 0.15
 
@@ -152,7 +152,7 @@ def test_a_short_chain_works_like_a_long_one(timesteps):
 
 
 def test_a_chain_too_short_to_denoise_is_refused():
-    with pytest.raises(ValueError, match="timesteps 5: fewer than 50"):
+    with pytest.raises(ValueError, match="timesteps is 5; the minimum is 50"):
         DDPM(DDPMConfig(width=8, timesteps=5))
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from models.base import Rows, invert, sample
-from models.families.flow import LEAST_GAP, Flow, FlowConfig
+from models.families.flow import MIN_REMAINING_TIME, Flow, FlowConfig
 
 MEAN, STD = -0.3, 0.15
 
@@ -113,8 +113,8 @@ def test_its_loss_is_the_slopes_squared_error():
     x_t, t = seen[0]
     slope, guessed = (x - x_t) / (1 - t), (0.2 - x_t) / (1 - t)  # x - eps, and v of the guess
     each = (guessed - slope).square().mean((1, 2, 3))
-    late = (1 - t).flatten() < LEAST_GAP
-    weight = torch.where(late, ((1 - t).flatten() / LEAST_GAP) ** 2, 1.0)
+    late = (1 - t).flatten() < MIN_REMAINING_TIME
+    weight = torch.where(late, ((1 - t).flatten() / MIN_REMAINING_TIME) ** 2, 1.0)
     assert loss == pytest.approx(float((weight * each).mean()), rel=1e-3)
     assert 0.02 < float(late.float().mean()) < 0.15
 

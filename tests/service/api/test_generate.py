@@ -339,7 +339,7 @@ async def test_a_stream_that_breaks_off_says_so_in_events_and_stays_unfinished_e
     if told:
         name, data = events(finished[0]["body"])[-1]
         assert name == "error"
-        assert "broke and was started anew" in data["detail"]
+        assert "failed and was restarted" in data["detail"]
     assert engine.outstanding == 0
 
 

@@ -106,7 +106,7 @@ async def test_weights_that_draw_nonsense_are_named_and_the_others_served(weight
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://drawbridge") as client,
     ):
-        assert "does not draw" in (await client.get("/readyz")).json()["broken"]["vae"]
+        assert "cannot generate samples" in (await client.get("/readyz")).json()["broken"]["vae"]
         assert (await client.post("/generate?model=gan")).status_code == 200
 
 

@@ -99,7 +99,7 @@ def test_giving_up_what_is_done_changes_nothing(engine: Engine) -> None:
     assert engine.outstanding == 0
 
 
-@pytest.mark.parametrize(("label", "why"), [(9, "nobody walks with a nine"), (8, "not a number")])
+@pytest.mark.parametrize(("label", "why"), [(9, "label 9 is not allowed"), (8, "not finite")])
 def test_only_the_guilty_row_s_request_fails(engine: Engine, label: int, why: str) -> None:
     good = [engine.submit(ask(2, seed=i)) for i in range(2)]
     guilty = engine.submit(Request("walk", (Sample(StartState(0, 0, 1)), Sample(StartState(0, 1, label))), 2))
@@ -110,7 +110,7 @@ def test_only_the_guilty_row_s_request_fails(engine: Engine, label: int, why: st
     for ticket, reference in zip(good, alone, strict=True):
         assert np.array_equal(images(ticket), images(reference))
     assert len(images(later)) == 1
-    with pytest.raises(EngineError, match=f"image 1 could not be drawn: .*{why}"):
+    with pytest.raises(EngineError, match=f"image 1 could not be generated: .*{why}"):
         guilty.result()
     assert engine.outstanding == 0
 
@@ -169,7 +169,7 @@ def test_who_is_late_leaves_at_the_next_step_and_frees_his_seats(engine: Engine)
     late, neighbour = engine.submit(timed(SEATS, steps=90, timeout=15)), engine.submit(ask(2, steps=4))
     for _ in range(20):
         engine.step()
-    with pytest.raises(DeadlineExceeded, match="not drawn within 15 s"):
+    with pytest.raises(DeadlineExceeded, match="not finished within 15 s"):
         late.result()
     assert engine.outstanding == 0
     assert not engine.deadlines
@@ -210,7 +210,7 @@ def test_one_row_that_finds_no_memory_fails_by_itself(engine: Engine, monkeypatc
         patch.setattr(engine.runners["walk"].family, "step", full)
         ticket = engine.submit(ask(2))
         finish(engine)
-    with pytest.raises(EngineError, match="no memory for 1 rows"):
+    with pytest.raises(EngineError, match="not enough memory for a batch of 1"):
         ticket.result()
     again = engine.submit(ask(2))
     finish(engine)
@@ -231,7 +231,7 @@ def test_a_row_that_finds_no_memory_even_alone_makes_nobody_s_batches_smaller(
     monkeypatch.setattr(runner.family, "step", full)
     guilty, innocent = engine.submit(ask(1, seed=13)), engine.submit(ask(SEATS - 1, seed=4))
     finish(engine)
-    with pytest.raises(EngineError, match="no memory for 1 rows"):
+    with pytest.raises(EngineError, match="not enough memory for a batch of 1"):
         guilty.result()
     assert len(images(innocent)) == SEATS - 1
     assert runner.sizes == sizes
@@ -280,12 +280,12 @@ async def test_a_turn_that_breaks_ends_everybody_and_the_next_is_as_if_nothing_h
         raise RuntimeError("a bug")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.scheduler, "pick", broken)
+        patch.setattr(engine.scheduler, "schedule", broken)
         tickets = [engine.submit(ask(3, seed=i)) for i in range(3)]
         await driver.start()
         await until(lambda: all(ticket.outcome for ticket in tickets))
     for ticket in tickets:
-        with pytest.raises(EngineError, match="broke and was started anew"):
+        with pytest.raises(EngineError, match="failed and was restarted"):
             ticket.result()
     after = engine.submit(ask(3))
     await until(lambda: bool(after.outcome))
@@ -375,11 +375,11 @@ class Broken(EngineObserver):
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
-    def stepped(self, *_: object) -> None:
-        self._break("stepped")
+    def on_batch(self, *_: object) -> None:
+        self._break("on_batch")
 
-    def turned(self, *_: object) -> None:
-        self._break("turned")
+    def on_step(self, *_: object) -> None:
+        self._break("on_step")
 
     def _break(self, kind: str) -> None:
         if kind == self.kind:
@@ -387,14 +387,14 @@ class Broken(EngineObserver):
             raise OSError("no room to count in")
 
 
-@pytest.mark.parametrize("kind", ["stepped", "turned"])
+@pytest.mark.parametrize("kind", ["on_batch", "on_step"])
 @pytest.mark.parametrize("driver", [EventLoopEngine, ThreadEngine])
 def test_where_a_count_fails_everybody_is_told_and_who_asks_again_at_once_is_drawn(
     make_engine: Callable[..., Engine], driver: type[EventLoopEngine] | type[ThreadEngine], kind: str
 ) -> None:
     async def main() -> list[str]:
         engine = make_engine()
-        engine.watcher = Broken(kind)
+        engine.observer = Broken(kind)
         done, tickets = asyncio.Event(), list[Ticket]()
 
         def told() -> None:

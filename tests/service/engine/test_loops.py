@@ -19,7 +19,7 @@ class Turns:
         self.caller, self.here = caller, 0
         self.found: list[int] = []
 
-    def turn(self) -> bool:
+    def step(self) -> bool:
         self.found.append(self.here)
         if len(self.found) == 1:
             self.caller.sendall(b"a request")

@@ -86,12 +86,12 @@ async def test_to_put_the_old_weights_back_is_to_go_back(root: Path) -> None:
         shutil.copytree(root / "vae", root / ".kept")
         renewed(root, "vae", 1)
         await app.reload()
-        runner = app.state.service.engine.catalog.previous["vae"].runner
+        runner = app.state.service.catalog.previous["vae"].runner
         shutil.rmtree(root / "vae")
         (root / ".kept").rename(root / "vae")
         await app.reload()
         assert (await client.get("/generate?model=vae&seed=1")).content == before
-        assert app.state.service.engine.catalog.models["vae"].runner is runner, "it was still warm"
+        assert app.state.service.catalog.models["vae"].runner is runner, "it was still warm"
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
@@ -149,7 +149,7 @@ async def test_what_is_broken_changes_nothing_and_is_named(root: Path, damage: s
 async def test_weights_that_are_replaced_leave_no_memory_behind(root: Path) -> None:
     app = create_app(Settings(weights=root, device="cpu", max_batch_size=4))
     async with app.router.lifespan_context(app), asked(app) as client:
-        gone = [weakref.ref(model.family) for model in app.state.service.engine.catalog.models.values()]
+        gone = [weakref.ref(model.family) for model in app.state.service.catalog.models.values()]
         for seed in range(2):
             for name in ("cgan", "ddpm", "vae"):
                 renewed(root, name, seed)

@@ -8,8 +8,9 @@ import torch
 
 from models import families
 from models.base import invert
+from service.engine.interpolation import slerp
 from service.engine.request import Request, Sample, StartState
-from service.engine.runner import Runner, slerp
+from service.engine.runner import Runner
 from tests.conftest import small
 
 CPU = torch.device("cpu")
@@ -100,7 +101,7 @@ def test_an_image_walks_back_a_link_at_a_time_beside_rows_that_are_drawn(name: s
     label = torch.zeros(2, family.classes)
     with torch.inference_mode():
         torch.testing.assert_close(codes, invert(family, x, label), atol=1e-4, rtol=1e-4)
-    alone = chain(runner, list(images), **asked, back=back)
+    alone = chain(runner, list(images), **asked, inversion_steps=back)
     assert [found[id(row)].tobytes() for row in whole] == alone
     plain = chain(runner, [Sample(StartState(5, 0))], 3 if back else 1, 3.0 if back else 1.0)
     assert found[id(drawn[0])].tobytes() == plain[0]

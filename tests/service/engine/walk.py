@@ -30,7 +30,7 @@ class Walk(Family):
     def step(self, rows: Rows) -> Tensor:
         label = rows.label.argmax(1)
         if bool((rows.label[:, 9] == 1).any()):
-            raise RuntimeError("nobody walks with a nine")
+            raise RuntimeError("label 9 is not allowed")
         pushed = rows.state * 0.8 + 0.1 * label.view(-1, 1, 1)
         walked = pushed + 0.3 * noise.normal(rows.seed, rows.index, rows.step, (28, 28))
         return torch.where((rows.label[:, 8] == 1).view(-1, 1, 1), torch.inf, walked)
@@ -67,5 +67,5 @@ def finish(engine: Engine) -> int:
 
 
 def images(ticket: Any) -> Any:
-    assert ticket.ended
+    assert ticket.outcome
     return ticket.result().images

@@ -87,7 +87,7 @@ def test_what_does_not_end_in_time_after_a_signal_is_answered_all_the_same(weigh
         assert stopping.process.wait(30) == 0
     assert answer.status_code == 503
     assert answer.headers["content-type"] == "application/problem+json"
-    assert "shut down before this was drawn" in answer.json()["detail"]
+    assert "shut down before this request was finished" in answer.json()["detail"]
 
 
 def test_whoever_comes_while_it_ends_is_told_so_and_not_cut_off(weights: Path) -> None:
