@@ -92,7 +92,7 @@ def test_what_needs_no_gradients_is_fitted_at_once_and_once(family, tmp_path, ca
 def test_a_run_in_two_parts_is_the_straight_run_to_the_bit(family, tmp_path, monkeypatch):
     flags = ["--epochs", "0.25", "--every", "200"]
     assert fit(family, tmp_path / "straight", *flags) == 0
-    monkeypatch.setattr("training.cli.stopper", lambda _: StopAfter(2))
+    monkeypatch.setattr("training.cli.stop_reason", lambda _: StopAfter(2))
     assert fit(family, tmp_path / "split", *flags) != 0
     middle = weights_of(tmp_path / "split")["images"]
     monkeypatch.undo()
@@ -107,7 +107,7 @@ def test_a_run_in_two_parts_is_the_straight_run_to_the_bit(family, tmp_path, mon
 
 
 def test_the_log_of_a_resumed_run_has_no_line_twice(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.cli.stopper", lambda _: StopAfter(80))
+    monkeypatch.setattr("training.cli.stop_reason", lambda _: StopAfter(80))
     fit("gan", tmp_path / "run", "--epochs", "3")
     log = tmp_path / "run" / "log.jsonl"
     with log.open("a") as file:

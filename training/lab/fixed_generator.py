@@ -46,5 +46,5 @@ class FixedGeneratorWGANGP(WGANGP):
     def update_order(self) -> tuple[str, ...]:
         return ("critic",)
 
-    def generated(self, label: Tensor) -> Tensor:
+    def generate_batch(self, label: Tensor) -> Tensor:
         return self.given(torch.randn(len(label), self.config.latent))
