@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -167,9 +168,10 @@ class Client(_Shared):
         key: str | None = None,
         retries: int = 5,
         timeout: float = DEFAULT_TIMEOUT,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         super().__init__(retries)
-        self.http = httpx.Client(base_url=url, timeout=timeout, headers=_shown(key))
+        self.http = httpx.Client(base_url=url, timeout=timeout, transport=transport, headers=_shown(key))
 
     def __enter__(self) -> Self:
         return self
@@ -181,6 +183,11 @@ class Client(_Shared):
         """What is served, and what each model takes. Raises ServiceError and Unreachable, as all others do."""
         found: list[dict[str, Any]] = self._send(method="GET", url="/models").json()["models"]
         return found
+
+    def model(self, name: str) -> dict[str, Any]:
+        """The document of GET /models/{name}: the model's description and its manifest."""
+        document: dict[str, Any] = self._send(method="GET", url=f"/models/{quote(name, safe='')}").json()
+        return document
 
     def generate(self, model: str | None = None, **how: Any) -> Samples:
         """Draw: `how` are parameters of /generate, `digit` one or several."""
@@ -244,6 +251,11 @@ class AsyncClient(_Shared):
         """As for Client."""
         found: list[dict[str, Any]] = (await self._send(method="GET", url="/models")).json()["models"]
         return found
+
+    async def model(self, name: str) -> dict[str, Any]:
+        """As for Client."""
+        document: dict[str, Any] = (await self._send(method="GET", url=f"/models/{quote(name, safe='')}")).json()
+        return document
 
     async def generate(self, model: str | None = None, **how: Any) -> Samples:
         """As for Client."""

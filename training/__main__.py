@@ -1,4 +1,4 @@
-"""`python -m training`."""
+"""The command `python -m training`."""
 
 from models import memory
 from training.cli import main

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import math
 import struct
 import zipfile
 import zlib
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from models.pixels import image_grid
 from service.errors import InvalidParameter, NotAcceptable
 
 Images = NDArray[np.uint8]
@@ -104,14 +104,7 @@ _TAIL = _chunk(b"IEND", b"")
 
 def grid(images: Images, columns: int | None = None) -> Images:
     """[n, H, W] as one image, row by row, as near to a square as n allows; what is left of the last row stays black."""
-    n, height, width = images.shape
-    if n == 1:
-        return images.reshape(height, width)
-    columns = columns or math.ceil(math.sqrt(n))
-    rows = -(-n // columns)
-    sheet = np.zeros((rows * columns, height, width), np.uint8)
-    sheet[:n] = images
-    return sheet.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
+    return image_grid(images, columns)
 
 
 class _Buffer:

@@ -21,8 +21,9 @@ from torch.nn import functional as F
 from models.base import Family, Recipe
 from models.families.ae import AE, AEConfig
 from models.families.supervised_ae import SupervisedAE, SupervisedAEConfig
-from models.families.swae import SWAE, SWAEConfig, sliced_wasserstein
+from models.families.swae import SWAE, SWAEConfig
 from models.families.vae import VAE, VAEConfig
+from models.losses import sliced_wasserstein
 from models.pixels import to_unit
 from training import data
 from training.data import Dataset
