@@ -144,7 +144,7 @@ def add_fit_flags(command: argparse.ArgumentParser, family: type[Family]) -> Non
 
 
 def run_fit(args: argparse.Namespace) -> int:
-    """Start or resume a run, as one of several processes where `torchrun` started this one."""
+    """Start or resume a run, as one of several processes if `torchrun` started this one."""
     with parallel.process_group() as number:
         return fit(args, number)
 

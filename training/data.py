@@ -114,8 +114,8 @@ def _torchvision(name: str, root: Path, split: Split) -> Dataset:
         except (RuntimeError, OSError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise DataError(
-                f"{name} is not under {root} and cannot be downloaded ({reason}); set --data-root or DRAWBRIDGE_DATA to a "
-                "directory that has it in torchvision's layout, or use --data digits, which needs no download"
+                f"{name} is not under {root} and cannot be downloaded ({reason}); set --data-root or DRAWBRIDGE_DATA "
+                "to a directory that has it in torchvision's layout, or use --data digits, which needs no download"
             ) from None
     classes = tuple(str(i) for i in range(10)) if name == "mnist" else tuple(dataset.classes)
     return make(name, dataset.data[:, None].contiguous(), dataset.targets.to(torch.int64), classes)

@@ -86,7 +86,7 @@ class Evaluator:
         return figures
 
     def least_confident(self, samples: SampleSet) -> Tensor:
-        """The samples with the lowest probability of the requested digit, or of any digit where none was requested.
+        """The samples with the lowest probability of the requested digit, or of any digit if none was requested.
 
         [30, 1, 28, 28], lowest first.
         """
@@ -167,7 +167,7 @@ def over_seeds(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def command(args: argparse.Namespace, options: dict[str, Any]) -> int:
-    """Measure weights, print a table, and compare it with the manifests; return 1 where a figure differs.
+    """Measure weights, print a table, and compare it with the manifests; return 1 if a figure differs.
 
     `options` override the manifests' defaults: `steps`, `sampler`, `guidance`. With `--write` the figures are written
     into the manifests instead of compared.

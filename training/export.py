@@ -24,7 +24,7 @@ def export(run: Path, directory: Path, which: str, defaults: dict[str, Any], dat
     """Write the averaged weights of checkpoint `which` (`best` or `latest`) of `run` to `directory`.
 
     `defaults` override the family's `steps`, `sampler` and `guidance` for requests that name none. Raises ConfigError
-    where the run has no such checkpoint, is of another revision of its family, or `defaults` are out of range.
+    if the run has no such checkpoint, is of another revision of its family, or `defaults` are out of range.
     """
     config = RunConfig.read(run / CONFIG)
     path = run / f"{which}.pt"

@@ -32,7 +32,7 @@ class InceptionDistance:
     """The literature's FID: the Frechet distance in 2048 features of the Inception network (Heusel et al. 2017).
 
     The network is torch-fidelity's, and `weights` the file `weights-inception-2015-12-05-6726825d.pth`. Raises
-    RuntimeError where the file holds other tensors, ImportError without torch-fidelity. Costs 11 GFLOP per image.
+    RuntimeError if the file holds other tensors, ImportError without torch-fidelity. Costs 11 GFLOP per image.
     """
 
     def __init__(self, weights: Path) -> None:
@@ -113,7 +113,7 @@ def nearest(x: Tensor, y: Tensor) -> Tensor:
 
 
 def entropy(labels: Tensor, classes: int) -> float:
-    """Entropy of the labels' histogram in nats; log(classes) where all are equally frequent."""
+    """Entropy of the labels' histogram in nats; log(classes) if all are equally frequent."""
     share = torch.bincount(labels, minlength=classes).double() / len(labels)
     return float(-torch.special.xlogy(share, share).sum())
 
