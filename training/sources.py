@@ -87,7 +87,7 @@ class Service:
     def published_metrics(self, name: str) -> dict[str, Any]:
         self._check(name)
         try:
-            with self._client() as client:
+            with self._client(RETRIES) as client:
                 metrics: dict[str, Any] = client.model(name)["manifest"]["metrics"]
         except (Unreachable, ServiceError) as error:
             raise self._error(error) from None
@@ -101,7 +101,7 @@ class Service:
             options["prior"] = options.pop("sampler")
         images = []
         try:
-            with self._client() as client:
+            with self._client(RETRIES) as client:
                 for first in range(0, count, BATCH):
                     n = min(BATCH, count - first)
                     samples = client.generate(name, seed=seed, first=first, n=n, digit=digits, **options)
@@ -114,7 +114,7 @@ class Service:
         if name not in self.parameters:
             raise ConfigError(f"{self.url} has no model {name!r}; it has {', '.join(self.names())}")
 
-    def _client(self, retries: int = RETRIES) -> Client:
+    def _client(self, retries: int) -> Client:
         key = os.environ.get("DRAWBRIDGE_KEY") or None
         try:
             return Client(self.url, key=key, retries=retries, timeout=TIMEOUT_SECONDS, transport=self.transport)
