@@ -26,6 +26,11 @@ def squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:
     return (x - reconstruction).square().flatten(1).sum(1).mean()
 
 
+def sliced_wasserstein(a: Tensor, b: Tensor, theta: Tensor) -> Tensor:
+    """SW_2^2 of clouds a and b [N, D] over directions theta [D, P] of length 1: scalar (Bonneel et al. 2015)."""
+    return ((a @ theta).sort(dim=0).values - (b @ theta).sort(dim=0).values).square().mean()
+
+
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """-log softmax(logits)_label, averaged over the rows with a known label (not -1): [B, C] and [B] -> scalar."""
     known = label >= 0

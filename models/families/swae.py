@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from models import parallel
 from models.autoencoder import Autoencoder
 from models.base import About, Recipe, Terms
-from models.losses import squared_error
+from models.losses import sliced_wasserstein, squared_error
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,3 @@ class SWAE(Autoencoder):
         distance = sliced_wasserstein(codes, torch.randn_like(codes), theta)
         loss = reconstruction + self.config.weight * distance
         return {"loss": loss, "reconstruction": reconstruction, "sliced_wasserstein": distance}
-
-
-def sliced_wasserstein(a: Tensor, b: Tensor, theta: Tensor) -> Tensor:
-    """SW_2^2 of clouds a and b [N, D] over directions theta [D, P] of length 1: scalar (Bonneel et al. 2015)."""
-    return ((a @ theta).sort(dim=0).values - (b @ theta).sort(dim=0).values).square().mean()
