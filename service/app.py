@@ -19,6 +19,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
@@ -26,7 +27,6 @@ from models.base import Family
 from models.devices import choose_device
 from service import VERSION, errors
 from service.api import encode, generate, info, openapi_schema
-from service.api.awaiting import ClientDisconnected
 from service.api.context import AppContext
 from service.api.limits import check_content_length, limited
 from service.api.pages import add_pages
@@ -77,7 +77,7 @@ def create_app(
     for routes in ROUTES:
         app.include_router(routes.router)
     add_pages(app, settings.lab)
-    for kind in (Problem, HTTPException, ClientDisconnected, Exception):
+    for kind in (Problem, HTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, on_error)
     return app
 
@@ -325,7 +325,7 @@ class Application(FastAPI):
 
         Unexpected exceptions are logged; the client gets no details.
         """
-        if isinstance(error, ClientDisconnected):
+        if isinstance(error, ClientDisconnect):
             context.client_disconnected()
             return Response(status_code=context.status)
         problem = error if isinstance(error, Problem) else _to_problem(scope, context, error)

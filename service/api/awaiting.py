@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any
 
+from starlette.requests import ClientDisconnect
+
 from service.engine.engine import Engine
 from service.engine.request import Request, Ticket
 from service.errors import Problem
@@ -16,10 +18,6 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 WATCH_AFTER = 0.05
 """Seconds after which a request's connection is watched. For shorter requests watching costs more than it saves."""
-
-
-class ClientDisconnected(Exception):
-    """The client closed its connection before the response."""
 
 
 class DisconnectMonitor:
@@ -74,7 +72,7 @@ class AwaitedGeneration(PendingGeneration):
         self.close()
 
     async def finished(self) -> None:
-        """Wait until the request has ended. Raises the Problem that it ended with, or ClientDisconnected."""
+        """Wait until the request has ended. Raises the Problem that it ended with, or ClientDisconnect."""
         while not self.ticket.outcome:
             await self.updated()
         self.check()
@@ -87,9 +85,9 @@ class AwaitedGeneration(PendingGeneration):
         self.check()
 
     def check(self) -> None:
-        """Raises the Problem that the request ended with, or ClientDisconnected."""
+        """Raises the Problem that the request ended with, or ClientDisconnect."""
         if self.disconnected:
-            raise ClientDisconnected
+            raise ClientDisconnect
         super().check()
 
     def watch_connection(self) -> None:

@@ -40,7 +40,7 @@ class AppContext:
         return secrets.randbelow(2**53)
 
     async def generate(self, request: Request, model: Model, http: HTTPRequest, seed: int | None = None) -> Ticket:
-        """Run `request` to its end. Raises the Problem that it ended with, or ClientDisconnected."""
+        """Run `request` to its end. Raises the Problem that it ended with, or ClientDisconnect."""
         pending = self.pending(request, model, http, seed)
         async with pending as ticket:
             await pending.finished()

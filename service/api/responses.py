@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 from fastapi import Request, Response
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from service.api.awaiting import AwaitedGeneration, ClientDisconnected
+from service.api.awaiting import AwaitedGeneration
 from service.api.context import AppContext
 from service.codecs import streams
 from service.codecs.formats import EVENTS, Format, ImageBatch
@@ -151,7 +152,7 @@ class ImageStream(RawResponse):
                     await _send_part(send, data)
                     await asyncio.sleep(0)  # let other requests run between the parts
                 end = self.encoder.end()
-            except ClientDisconnected:
+            except ClientDisconnect:
                 return
             except Problem as problem:
                 log.error("a streamed response ended early: %s", problem.detail)

@@ -36,7 +36,7 @@ def serve(settings: Settings, command: Sequence[str] | None = None) -> int:
     if (missing := missing_support()) is not None:
         from service.server import single_process
 
-        log.warning("serving from one process: %s, so requests are lost if it dies", missing)
+        log.warning("serving from one process: %s; if the process dies, its requests are lost", missing)
         return single_process.serve(settings, main, admin)
     return _supervise(settings, main, admin, command)
 

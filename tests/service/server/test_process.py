@@ -172,7 +172,13 @@ def test_who_sends_slowly_or_too_much_is_let_go(weights: Path) -> None:
 
 
 def test_no_more_than_the_bounds_is_read_however_it_comes_and_nobody_holds_a_connection(weights: Path) -> None:
-    bounds = {"header_timeout": 1, "body_timeout": 1, "write_timeout": 2, "keep_alive_timeout": 2, "max_body_bytes": 2**20}
+    bounds = {
+        "header_timeout": 1,
+        "body_timeout": 1,
+        "write_timeout": 2,
+        "keep_alive_timeout": 2,
+        "max_body_bytes": 2**20,
+    }
     with serving(weights, unconditional_model="gan", conditional_model="cgan", **bounds) as server:
         with ThreadPoolExecutor(len(SAID)) as pool:
             ends = list(pool.map(lambda said: spoken(server.url, said), SAID))

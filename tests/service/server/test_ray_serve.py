@@ -31,7 +31,10 @@ CONFIGURATIONS = {"ray.yaml": {"/": None}, "ray-models.yaml": {f"/{name}": name 
     [
         ({}, "settings: set `open: true`, or `keys` to a file of keys"),
         ({"settings": {"allow_anonymous": True, "seat": 4}}, "seat: Extra inputs are not permitted"),
-        ({"settings": {"allow_anonymous": True, "max_batch_size": 0}}, "max_batch_size: Input should be greater than or equal to 1"),
+        (
+            {"settings": {"allow_anonymous": True, "max_batch_size": 0}},
+            "max_batch_size: Input should be greater than or equal to 1",
+        ),
         ({"settings": {"allow_anonymous": True}, "model": "none"}, "model: no 'none' in "),
         ({"modell": "cgan"}, "modell: Extra inputs are not permitted"),
     ],
