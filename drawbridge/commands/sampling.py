@@ -16,7 +16,7 @@ KEY_VARIABLE = "DRAWBRIDGE_KEY"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The model, the service, and the sampling parameters."""
-    parser.add_argument("model")
+    parser.add_argument("model", help="name of a model, such as cgan")
     parser.add_argument(
         "--url",
         help=f"address of a running service; its API key, if it needs one, is read from {KEY_VARIABLE} "
