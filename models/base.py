@@ -102,7 +102,9 @@ class Family(nn.Module):
     """Submodules that only training needs; saved and served weights omit them."""
     conditional: ClassVar[bool] = False
     unconditional: ClassVar[bool] = True
-    """Whether a row without a label (zeros) is a sample of the whole distribution; else the engine samples a label."""
+    """Whether a row without a label (zeros) is a sample of the whole distribution."""
+    samples_label: ClassVar[bool] = False
+    """Whether a request that names no label gets one that its seed determines."""
     steps: Range[int] = Range(1, 1, 1)
     samplers: ClassVar[tuple[str, ...]] = ()
     """Sampler names that `schedule` accepts, the default first; empty if there is no choice."""

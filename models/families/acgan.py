@@ -42,6 +42,7 @@ class ACGAN(RelativisticGAN):
     recipe = Recipe(epochs=20, batch=32, lr=2.5e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
     conditional = True
     unconditional = False
+    samples_label = True
     config: ACGANConfig
 
     def __init__(self, config: ACGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:

@@ -52,6 +52,7 @@ class CGAN(RelativisticGAN):
     recipe = Recipe(epochs=32, batch=64, lr=3e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
     conditional = True
     unconditional = False
+    samples_label = True
     config: CGANConfig
 
     def __init__(self, config: CGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:

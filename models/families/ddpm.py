@@ -54,6 +54,7 @@ class DDPM(Family):
     )
     recipe = Recipe(epochs=12, batch=128, lr=1e-3, ema=100_000, warmup=50_000, cosine=True)
     conditional = True
+    samples_label = True  # without one, the unconditional network samples without guidance, which looks worse
     steps = Range(1, 1000, 20)
     samplers = ("dpm++2m", "ddim", "ddpm")
     guidance: Range[float] | None = Range(0.0, 10.0, 1.6)

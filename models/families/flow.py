@@ -49,6 +49,7 @@ class Flow(Family):
     )
     recipe = Recipe(epochs=12, batch=128, lr=1e-3, ema=100_000, warmup=50_000, cosine=True)
     conditional = True
+    samples_label = True  # without one, the unconditional network samples without guidance, which looks worse
     steps = Range(1, 200, 8)
     samplers = ("heun", "euler")
     guidance: Range[float] | None = Range(0.0, 10.0, 1.4)

@@ -90,7 +90,11 @@ class Model:
         if family.guidance is not None:
             takes["guidance"] = {**_range(family.guidance, self.guidance), "trades": GUIDANCE_HELP}
         if family.classes:
-            takes["digit"] = {"one_of": list(range(family.classes)), "names": list(self.manifest.classes)}
+            takes["digit"] = {
+                "one_of": list(range(family.classes)),
+                "names": list(self.manifest.classes),
+                "none": family.unconditional,
+            }
         return {
             "name": self.name,
             "family": family.name,

@@ -14,14 +14,17 @@ from torch import Tensor
 
 from service.engine.scheduler import Priority
 
+ANY_LABEL, NO_LABEL = -1, -2
+"""Labels of a request: any, which its seed determines for families that sample labels; none."""
+
 
 class StartState(NamedTuple):
     """The initial state of a chain, from the noise of (seed, index), an image to encode or a code; and its label."""
 
     seed: int
     index: int  # type: ignore[assignment]  # shadows tuple.index, which is not used
-    label: int = -1
-    """-1: no label."""
+    label: int = ANY_LABEL
+    """A class, ANY_LABEL or NO_LABEL."""
     image: Tensor | None = None
     """[1, 28, 28] float32 in [-1, 1], encoded instead of the noise. Not for `Sample.end`, which takes a code."""
     code: Tensor | None = None

@@ -21,7 +21,7 @@ from models.base import Family, Rows
 from models.pixels import to_uint8
 from service.engine.graphs import CudaGraphs, Tensors, cuda_recorder
 from service.engine.interpolation import slerp
-from service.engine.request import Request, Sample, StartState
+from service.engine.request import ANY_LABEL, Request, Sample, StartState
 
 
 class BatchTooLarge(Exception):
@@ -108,13 +108,13 @@ class Runner:
         return np.where(between, -1, np.where(weight >= 1, end, start))
 
     def _labels_of(self, starts: list[StartState]) -> NDArray[np.int64]:
-        """The requested labels. For a family that needs one, the seed determines a missing label."""
+        """The label of each state, -1 for none. The seed decides about ANY_LABEL if the family samples labels."""
         requested = np.array([start.label for start in starts], np.int64)
-        if not self.family.classes or self.family.unconditional or (requested >= 0).all():
-            return requested
+        if not (self.family.samples_label and (requested == ANY_LABEL).any()):
+            return np.maximum(requested, -1)
         seeds, indices = (torch.tensor([getattr(start, name) for start in starts]) for name in ("seed", "index"))
         sampled: NDArray[np.int64] = noise.classes(seeds, indices, self.family.classes).numpy()
-        return np.where(requested >= 0, requested, sampled)
+        return np.maximum(np.where(requested == ANY_LABEL, sampled, requested), -1)
 
     @torch.inference_mode()
     def advance(self, rows: list[Row]) -> list[NDArray[Any] | None]:
