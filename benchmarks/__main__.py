@@ -5,7 +5,7 @@ import pkgutil
 import sys
 from pathlib import Path
 
-NOT_ONES = {"__main__", "load", "parts", "peers", "scraping", "server", "workload"}
+NOT_ONES = {"__main__", "overhead", "peers"}
 
 
 def main() -> int:

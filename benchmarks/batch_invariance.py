@@ -1,6 +1,6 @@
 """Company changes nothing: requests under load against the bytes that each had alone.
 
-    python -m benchmarks company [--requests 10000]
+    python -m benchmarks batch_invariance [--requests 10000]
 
 A few hundred different requests of all models are each sent alone, to a service that does nothing else. Then as many as
 asked are drawn from them at random and sent to another service by 1 to 64 callers at a time. Exit status 1 if a byte
@@ -86,7 +86,7 @@ async def together(base: str, truth: dict[str, bytes], count: int, source: rando
 
 def main() -> None:
     """Print how many differ."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks company", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks batch_invariance", description=__doc__)
     parser.add_argument("--requests", type=int, default=10_000)
     args = parser.parse_args()
     source = random.Random(0)

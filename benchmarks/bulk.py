@@ -28,21 +28,21 @@ import sys, time
 import numpy as np
 import torch
 from harness import workload
-from models.base import draw
+from models.base import sample
 from models.pixels import to_uint8
-from service.codecs.images import STILLS, Drawn
+from service.codecs.images import IMAGE_FORMATS, ImageBatch
 count, kind, batch = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-pack = next(format_.encode for format_ in STILLS if format_.name == kind)
-family = workload.prepared("dcgan")
+pack = next(format_.encode for format_ in IMAGE_FORMATS if format_.name == kind)
+family = workload.prepared_model("dcgan")
 for _ in range(3):
     before = time.perf_counter()
     parts = []
     with torch.inference_mode():
         for first in range(0, count, batch):
             index = torch.arange(first, min(first + batch, count))
-            x = draw(family, torch.zeros_like(index), index, torch.zeros(len(index), 0), steps=1)
+            x = sample(family, torch.zeros_like(index), index, torch.zeros(len(index), 0), steps=1)
             parts.append(to_uint8(x)[:, 0].numpy())
-    pack(Drawn(np.concatenate(parts), np.full(count, -1), {}))
+    pack(ImageBatch(np.concatenate(parts), np.full(count, -1), {}))
     seconds = time.perf_counter() - before
 print(count / seconds)
 """

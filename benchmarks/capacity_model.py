@@ -1,6 +1,6 @@
 """What the scheduler would make of a GPU, and what a fleet of them would need beside it.
 
-    python -m benchmarks replay [--fixed 0.25 1.5] [--row 0.002 0.012] [--rates 1000 5000] [--fleet 1 10 1000] ...
+    python -m benchmarks capacity_model [--fixed 0.25 1.5] [--row 0.002 0.012] [--rates 1000 5000] [--fleet 1 10 1000] ...
 
 No GPU was measured for this: a step is taken to cost so many milliseconds `--fixed` and so many for each `--row`, a
 GAN's and a U-Net's.
@@ -9,7 +9,7 @@ First real policy and simulated steps. Requests for one image come at random (Po
 to the U-Net in 20 steps, a tenth of these as bulk work. What is real is the policy, and the time that it takes:
 `us/request`.
 
-Then the parts of a request that need no GPU, measured (`benchmarks/parts.py`), and what follows for W1 (the GAN alone)
+Then the parts of a request that need no GPU, measured (`benchmarks/overhead.py`), and what follows for W1 (the GAN alone)
 and W2 (the U-Net alone) on so many GPUs: requests a second that each part could do if the others were free. A worker is
 a core, since its Python has one lock; there is one for each GPU, a front for each machine, and with Ray Serve a proxy.
 """
@@ -179,7 +179,7 @@ def print_fleet(costs: Costs, parts: Parts, counts: list[int], machine: int, pro
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks replay")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks capacity_model")
     parser.add_argument("--rates", type=float, nargs="+", default=[500, 2000, 5000, 10000])
     parser.add_argument("--fixed", type=float, nargs=2, default=(0.25, 1.5), metavar="MS")
     parser.add_argument("--row", type=float, nargs=2, default=(0.002, 0.012), metavar="MS")

@@ -166,14 +166,14 @@ import sys, time
 import torch
 from harness import workload
 model, steps, batch, threads, seconds = sys.argv[1], *map(int, sys.argv[2:5]), float(sys.argv[5])
-workload.prepared(model)
-workload.draw_all([(model, seed, steps) for seed in range(batch)])
+workload.prepared_model(model)
+workload.generate_pngs([(model, seed, steps) for seed in range(batch)])
 torch.set_num_threads(threads)
 print("ready", flush=True)
 sys.stdin.readline()
 start, count = time.perf_counter(), 0
 while time.perf_counter() - start < seconds:
-    workload.draw_all([(model, count + i, steps) for i in range(batch)])
+    workload.generate_pngs([(model, count + i, steps) for i in range(batch)])
     count += batch
 print(count / (time.perf_counter() - start))
 """

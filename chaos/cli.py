@@ -11,7 +11,7 @@ from chaos import scenarios
 from chaos.scenario import Line, Scenario, Setting
 from training.docs import filled
 
-MARK = "trust"
+MARK = "chaos"
 """What the table's place in a page is called."""
 Findings = list[tuple[str, list[Line]]]
 """The title of each trial, and its lines."""
@@ -19,7 +19,7 @@ Findings = list[tuple[str, list[Line]]]
 
 def main(arguments: Sequence[str] | None = None, get: Callable[[str], Scenario] = scenarios.get) -> int:
     """Do the trials that `arguments` name, or all. 1 where anything was lost, 2 for a mistake of the caller's."""
-    parser = argparse.ArgumentParser(prog="python -m trust", description="Hurt the service, and count what is lost.")
+    parser = argparse.ArgumentParser(prog="python -m chaos", description="Hurt the service, and count what is lost.")
     parser.add_argument(
         "trials", nargs="*", metavar="TRIAL", help=f"any of {', '.join(scenarios.NAMES)} (default: all)"
     )
@@ -60,7 +60,7 @@ def done(trial: Scenario, *, quick: bool, seed: int) -> list[Line]:
     """What one trial finds, printed as it comes. One that breaks off has lost something, and the others go on."""
     print(title(trial), flush=True)
     lines = list[Line]()
-    with tempfile.TemporaryDirectory(prefix="trust-") as root:
+    with tempfile.TemporaryDirectory(prefix="chaos-") as root:
         try:
             for line in trial.run(Setting(quick, seed, Path(root))):
                 lines.append(line)

@@ -80,7 +80,7 @@ class Faulty(Runner):
             raise torch.OutOfMemoryError("the device has no memory left")
         return super()._advance(rows)
 
-    def _points(self, points: list[tuple[StartState, NDArray[Any]]]) -> Batch:
+    def _start_states(self, points: list[tuple[StartState, NDArray[Any]]]) -> Batch:
         if any(point.image is not None and marked(point.image) for point, _ in points):
             raise RuntimeError("the encoder failed")
         batch = super()._start_states(points)

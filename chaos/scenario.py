@@ -1,4 +1,4 @@
-"""What a trial is: a module in trust/trials with `run`, which hurts something and says what was lost."""
+"""What a trial is: a module in chaos/scenarios with `run`, which hurts something and says what was lost."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-NAMES = ("bulk", "cache", "cluster", "company", "encoding", "engine", "reload", "replay", "serve", "training_step")
+NAMES = ("batch_invariance", "bulk", "cache", "capacity_model", "cluster", "encoding", "engine", "reload", "serve", "training_step")
 ROOT = Path(__file__).parent.parent
 
 
@@ -37,7 +37,7 @@ def test_each_says_what_it_measures_and_can_be_run(name: str) -> None:
 
 
 def test_a_replayed_gpu_keeps_gans_from_waiting_for_diffusion_and_nothing_is_lost() -> None:
-    done = run("replay", "--rates", "500", "3000", "--seconds", "0.3")
+    done = run("capacity_model", "--rates", "500", "3000", "--seconds", "0.3")
     assert done.returncode == 0, done.stderr
     rows = [list(map(float, line.split())) for line in done.stdout.partition("\n\n")[0].splitlines()[2:]]
     assert len(rows) == 2

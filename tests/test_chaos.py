@@ -46,7 +46,7 @@ class Scripted:
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
     path = tmp_path / "page.md"
-    path.write_text("Before.\n<!-- trust -->\nstale\n<!-- /trust -->\nAfter.\n")
+    path.write_text("Before.\n<!-- chaos -->\nstale\n<!-- /chaos -->\nAfter.\n")
     return path
 
 
@@ -60,8 +60,8 @@ def whole(page: Path, **given: Scripted) -> int:
 def test_the_table_is_put_in_its_place_and_nothing_else_is_touched(page: Path) -> None:
     assert whole(page) == 0
     text = page.read_text()
-    assert text.startswith("Before.\n<!-- trust -->\nThe quick form, seed 0, ")
-    assert text.endswith("\n<!-- /trust -->\nAfter.\n")
+    assert text.startswith("Before.\n<!-- chaos -->\nThe quick form, seed 0, ")
+    assert text.endswith("\n<!-- /chaos -->\nAfter.\n")
     assert text.count("| stood | 3 | 0 | well |") == len(scenarios.NAMES)
     assert "stale" not in text
 

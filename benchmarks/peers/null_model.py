@@ -52,7 +52,7 @@ def main() -> None:
         raise SystemExit(supervisor.serve(Settings(), (sys.executable, "-m", "benchmarks.peers.null_model")))
     for model, costs in json.loads(os.environ["DEVICE"]).items():
         family: Any = FAMILIES[model]
-        family.costs, family.start, family.step, family.decode = costs, Asleep.start, Asleep.step, Asleep.decode
+        family.costs, family.initial_state, family.step, family.decode = costs, Asleep.initial_state, Asleep.step, Asleep.decode
     service.app.EventLoopEngine = ThreadEngine  # type: ignore[misc,assignment]
     worker.main(*sys.argv[1:])
 

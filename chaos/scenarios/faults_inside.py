@@ -1,6 +1,6 @@
 """Faults inside: a step on the device raises, is not a number, finds no memory, stalls or dies; so do others.
 
-Some of the callers are guilty: their requests have the device of `trust/faulty.py` do what their seeds say, at random.
+Some of the callers are guilty: their requests have the device of `chaos/faulty.py` do what their seeds say, at random.
 The others are innocent, ride in the same batches, and are to get their bytes. In the first part no fault ends a worker,
 and nobody has to ask twice. In the second each does: whoever is cut off by it, or told to come again, does.
 """
