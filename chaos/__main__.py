@@ -1,4 +1,4 @@
-"""`python -m chaos [SCENARIO ...]`."""
+"""`python -m chaos [--quick] [--write FILE] [SCENARIO ...]`."""
 
 import sys
 
