@@ -1,6 +1,6 @@
-"""Overload: requests arrive at three times the peak rate, whatever becomes of earlier ones.
+"""Overload: an open loop of requests at three times the peak rate.
 
-The peak is measured before and after each flood, with as many clients as keep the service busy. An accepted request
+A request does not wait for the responses to earlier ones. The peak is measured before and after each flood, with as many clients as keep the service busy. An accepted request
 has at most the whole queue in front of it, so it may take as long as the queue takes at the measured rate, and half as
 long again.
 """
