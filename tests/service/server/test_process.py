@@ -15,7 +15,7 @@ import httpx
 import pytest
 import torch
 
-from chaos.connections import SAID, spoken
+from harness.connections import EXCHANGES, run_exchange
 from harness.server import ROOT, Server, environment
 from models import families
 from service.settings import Settings
@@ -180,9 +180,10 @@ def test_no_more_than_the_bounds_is_read_however_it_comes_and_nobody_holds_a_con
         "max_body_bytes": 2**20,
     }
     with serving(weights, unconditional_model="gan", conditional_model="cgan", **bounds) as server:
-        with ThreadPoolExecutor(len(SAID)) as pool:
-            ends = list(pool.map(lambda said: spoken(server.url, said), SAID))
-        assert not [(said.name, end) for said, end in zip(SAID, ends, strict=True) if end not in said.allowed]
+        with ThreadPoolExecutor(len(EXCHANGES)) as pool:
+            results = list(pool.map(lambda exchange: run_exchange(server.url, exchange), EXCHANGES))
+        pairs = zip(EXCHANGES, results, strict=True)
+        assert not [(exchange.name, result) for exchange, result in pairs if result not in exchange.allowed]
 
 
 @pytest.mark.parametrize(

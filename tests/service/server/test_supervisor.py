@@ -15,10 +15,10 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from service.codecs.images import png
 
 from harness.scraping import metric_value, parse_metrics
 from harness.server import Server, environment, run_server
+from service.codecs.png import png
 from service.server import supervisor
 from service.settings import Settings
 from tests.serving import serving
