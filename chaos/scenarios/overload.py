@@ -1,6 +1,6 @@
 """Overload: an open loop of requests at three times the peak rate.
 
-A request does not wait for the responses to earlier ones. The peak is measured before and after each flood, with as many
+Requests do not wait for earlier responses. The peak is measured before and after each flood, with as many
 clients as keep the service busy. An accepted request has at most the whole queue in front of it, so it may take as long
 as the queue takes at the measured rate, and half as long again.
 """
