@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from service.server.supervisor import WorkerMetrics
-from service.settings import ROOT, Settings
+from service.server.worker_process import WorkerMetrics
+from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
+ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 METRIC = re.compile(r"\bdrawbridge_[a-z_]+")
 SERIES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",), "gauge": ("",)}

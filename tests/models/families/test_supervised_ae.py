@@ -1,5 +1,7 @@
 """The class-supervised auto-encoder separates the codes of the digits."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -7,7 +9,6 @@ from sklearn.linear_model import LogisticRegression
 from models import store
 from models.families.supervised_ae import SupervisedAE, SupervisedAEConfig
 from models.pixels import to_unit
-from service.settings import ROOT
 from training import data
 
 
@@ -45,7 +46,7 @@ def test_images_without_a_label_train_only_the_reconstruction(trained):
 
 @pytest.mark.slow
 def test_a_linear_probe_classifies_the_codes_of_the_committed_weights(mnist_root):
-    directory = ROOT / "weights" / "supervised_ae"
+    directory = Path(__file__).parents[3] / "weights" / "supervised_ae"
     if not directory.exists():
         pytest.skip("no committed weights named supervised_ae")
     family, _ = store.load(directory)
