@@ -94,7 +94,7 @@ def parser() -> Parser:
         command.set_defaults(command=run_fit, family=name)
     add_export(commands.add_parser("export", help="write a run's weights for the service"))
     add_evaluate(commands.add_parser("evaluate", help="measure the quality of exported weights"))
-    strip = commands.add_parser("strip", help="draw a run's progress: the first row of each of its sample grids")
+    strip = commands.add_parser("strip", help="write a picture of a run's progress: the first row of every sample grid")
     strip.add_argument("run", type=Path, help="directory of the run")
     strip.add_argument("output", type=Path, help="PNG file to write")
     strip.add_argument("--every", type=int, default=1, help="use every N-th grid (default: 1)")

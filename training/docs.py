@@ -145,8 +145,8 @@ def default_options(manifest: Manifest) -> list[str]:
 def _card(name: str, manifest: Manifest) -> str:
     training, metrics = manifest.training, manifest.metrics
     lines = [
-        f"Weights `{name}`: {manifest.parameters:,} parameters, trained on {training['images_seen']:,} images of "
-        f"{manifest.dataset['name']} in {training['seconds'] / 60:.0f} minutes on {training['device']}."
+        f"Weights `{name}`: {manifest.parameters:,} parameters; {training['images_seen']:,} images of "
+        f"{manifest.dataset['name']} seen in training, {training['seconds'] / 60:.0f} minutes on {training['device']}."
     ]
     if manifest.defaults:
         lines.append("Defaults: " + ", ".join(default_options(manifest)) + ".")

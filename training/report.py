@@ -90,7 +90,7 @@ def _card(name: str, manifest: Manifest, samples: bytes) -> str:
     picture = base64.b64encode(samples).decode()
     training = manifest.training
     lines = [
-        f"{training['images_seen']:,} images of {manifest.dataset['name']} used in training on {training['device']}",
+        f"{training['images_seen']:,} images of {manifest.dataset['name']} seen in training on {training['device']}",
         ", ".join(default_options(manifest)),
         *(f"{title} {manifest.metrics[key]:.4g}" for key, title in EXTRA.items() if key in manifest.metrics),
     ]

@@ -15,7 +15,7 @@ class Gaussians:
     """[K, D]."""
     deviation: float
 
-    def draw(self, count: int, seed: int) -> Tensor:
+    def sample(self, count: int, seed: int) -> Tensor:
         """Samples [count, D] float32."""
         generator = Generator().manual_seed(seed)
         which = torch.randint(len(self.centres), (count,), generator=generator)

@@ -52,7 +52,7 @@ def gaussian(size: int, correlation: float = 0.0) -> MultivariateNormal:
     return MultivariateNormal(torch.zeros(size, dtype=torch.float64), 0.3**2 * covariance)
 
 
-def draw_from(truth: MultivariateNormal, count: int, seed: int) -> Tensor:
+def sample_from(truth: MultivariateNormal, count: int, seed: int) -> Tensor:
     """Samples [count, D] float32 of `truth`."""
     eps = torch.randn(count, len(truth.loc), generator=Generator().manual_seed(seed), dtype=torch.float64)
     return (truth.loc + eps @ truth.scale_tril.T).float()
@@ -103,14 +103,14 @@ def gaussian_losses(size: int, repeats: int, seed: int) -> dict[int, float]:
     truth = gaussian(size, CORRELATION)
 
     def loss(count: int, k: int) -> float:
-        return float(kl_divergence(truth, likeliest_gaussian(draw_from(truth, count, seed + k))))
+        return float(kl_divergence(truth, likeliest_gaussian(sample_from(truth, count, seed + k))))
 
     return {count: float(np.mean([loss(count, k) for k in range(repeats)])) for count in COUNTS}
 
 
 def plane_losses(seed: int) -> dict[str, Any]:
     """Losses in nats of estimates from one data set in the plane, by bandwidth, by components and as selected."""
-    x, test = PLANE.draw(PLANE_COUNT, seed), PLANE.draw(HELD_OUT, seed + 1)
+    x, test = PLANE.sample(PLANE_COUNT, seed), PLANE.sample(HELD_OUT, seed + 1)
     truth = float(PLANE.log_density(test).mean())
     kde, gmm = kernels(x), components(x, COMPONENTS[-1])
     losses = {
@@ -137,7 +137,7 @@ def dimension_losses(size: int, repeats: int, seed: int) -> tuple[float, float]:
     truth = gaussian(size)
     losses = []
     for k in range(seed, seed + 2 * repeats, 2):
-        x, test = draw_from(truth, CROWD, k), draw_from(truth, HELD_OUT, k + 1)
+        x, test = sample_from(truth, CROWD, k), sample_from(truth, HELD_OUT, k + 1)
         gap = truth.log_prob(test.double()) - kernels(x).log_density(test)
         losses.append((float(gap.mean()), float(kl_divergence(truth, likeliest_gaussian(x)))))
     of_kernels, of_gaussian = np.array(losses).T
@@ -225,9 +225,9 @@ def densities(seed: int) -> dict[str, Any]:
     line = torch.linspace(-REACH, REACH, 4 * BINS)[:, None]
     lattice = distances.lattice(BINS, REACH)
     normal = {size: gaussian(size, CORRELATION) for size in (1, 2)}
-    x = {size: draw_from(truth, SHOWN, seed) for size, truth in normal.items()}
+    x = {size: sample_from(truth, SHOWN, seed) for size, truth in normal.items()}
     estimate = {size: likeliest_gaussian(points_) for size, points_ in x.items()}
-    plane = PLANE.draw(PLANE_COUNT, seed)
+    plane = PLANE.sample(PLANE_COUNT, seed)
     return {
         "points": {**x, "plane": plane},
         "line": {

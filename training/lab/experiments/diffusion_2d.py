@@ -85,7 +85,7 @@ def learned_score(family: DDPM, x: Tensor, time: float) -> Tensor:
 def measure(setting: Setting) -> Findings:
     """Add noise to the data, train both families, and compare their scores and samples with the truth."""
     cloud = QUICK_CLOUD if setting.quick else CLOUD
-    dataset = points(TARGET.draw(POINTS, setting.seed))
+    dataset = points(TARGET.sample(POINTS, setting.seed))
     recipe = Recipe(
         iterations(1500 if setting.quick else 8000, BATCH, dataset), BATCH, 3e-3, ema=40 * BATCH, cosine=True
     )
@@ -156,14 +156,14 @@ def spread(family: DDPM, x: Tensor, time: float, seed: int) -> Tensor:
 
 def data_distance(count: int, seed: int) -> float:
     """W_2 between two sets of `count` data points, the mean of five pairs."""
-    pairs = [wasserstein2(*(TARGET.draw(count, 9000 + 100 * seed + 2 * k + i) for i in (0, 1))) for k in range(5)]
+    pairs = [wasserstein2(*(TARGET.sample(count, 9000 + 100 * seed + 2 * k + i) for i in (0, 1))) for k in range(5)]
     return sum(pairs) / len(pairs)
 
 
 def quality(family: Family, count: int, steps: int, sampler: str) -> float:
     """W_2 between the family's samples and the data, the mean over three sets of data points."""
-    drawn = samples(family, count, steps=steps, sampler=sampler)
-    return sum(wasserstein2(drawn, TARGET.draw(count, 8000 + k)) for k in range(3)) / 3
+    generated = samples(family, count, steps=steps, sampler=sampler)
+    return sum(wasserstein2(generated, TARGET.sample(count, 8000 + k)) for k in range(3)) / 3
 
 
 def sample_error(family: Family, steps: int, sampler: str) -> float:

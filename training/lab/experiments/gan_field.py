@@ -28,8 +28,8 @@ from training.loop import Trainer
 TARGET = ring(6, 0.55, 0.12)
 POINTS = 50_000
 BATCH = 128
-DRAWS = 40_000
-"""Samples of G per histogram."""
+SAMPLES = 40_000
+"""Samples of G in a histogram."""
 BINS, REACH = 40, 1.0
 ARROWS = 90
 CLOUD = 400
@@ -62,15 +62,15 @@ class Field:
     def record(self, family: GAN) -> dict[str, Any]:
         """D and G now, and the optimal D and JS of their distributions."""
         with torch.no_grad():
-            generated_points = family.generate(torch.randn(DRAWS, family.config.latent))
-            q = histogram(generated_points, BINS, REACH).flatten() / DRAWS
+            samples = family.generate(torch.randn(SAMPLES, family.config.latent))
+            q = histogram(samples, BINS, REACH).flatten() / SAMPLES
             logits = family.discriminator(self.x)[:, 0]
-            real, generated = (family.discriminator(side)[:, 0] for side in (TARGET.draw(DRAWS, 1), generated_points))
+            real, generated = (family.discriminator(side)[:, 0] for side in (TARGET.sample(SAMPLES, 1), samples))
         both = self.p + q
         best = torch.where(both > 1e-5, self.p / both, torch.nan)
-        arrows = gradient_field(family, generated_points[:ARROWS])
+        arrows = gradient_field(family, samples[:ARROWS])
         return {
-            "D": logits.sigmoid().half(), "D*": best.half(), "generated": generated_points[:CLOUD].half(),
+            "D": logits.sigmoid().half(), "D*": best.half(), "generated": samples[:CLOUD].half(),
             "arrows": arrows.half(), "js": jensen_shannon(self.p, q),
             "v": float(F.logsigmoid(real).mean() + F.logsigmoid(-generated).mean()),
             "D(x)": float(real.sigmoid().mean()), "D(G(z))": float(generated.sigmoid().mean()),
@@ -87,7 +87,7 @@ def gradient_field(family: GAN, x: Tensor) -> Tensor:
 
 def measure(setting: Setting) -> Findings:
     """Train, record, and compare the records with theory."""
-    dataset = points(TARGET.draw(POINTS, setting.seed))
+    dataset = points(TARGET.sample(POINTS, setting.seed))
     steps = QUICK_ITERATIONS if setting.quick else ITERATIONS
     recipe = Recipe(iterations(steps, BATCH, dataset, REPLIES), BATCH, 1e-3, (0.5, 0.999), cosine=True)
     field = Field()
@@ -142,7 +142,7 @@ def _field(moments: Sequence[Any], width: float) -> Any:
             plots.plane(panel, title, REACH)
             panel.grid(False)
         generated, arrows = moment["generated"].float(), moment["arrows"].float()
-        cloud.scatter(*TARGET.draw(CLOUD, 2).T, s=4, color=plots.DATA, alpha=0.5, linewidths=0)
+        cloud.scatter(*TARGET.sample(CLOUD, 2).T, s=4, color=plots.DATA, alpha=0.5, linewidths=0)
         cloud.scatter(*generated.T, s=4, color=plots.GENERATED, alpha=0.8, linewidths=0)
         scaled = 0.3 * arrows / arrows.norm(dim=1, keepdim=True).clamp(min=4)  # none longer than 0.3
         cloud.quiver(*generated[:ARROWS].T, *scaled.T, angles="xy", scale_units="xy", scale=1, width=0.006)

@@ -75,7 +75,7 @@ class Player:
 
     def train(self, target: Gaussians, seed: int, share: float, watch: Callable[[Trainer], None] | None) -> Family:
         """The family after `share` of its iterations on 50,000 points of `target`."""
-        dataset = fitting.points(target.draw(50_000, seed))
+        dataset = fitting.points(target.sample(50_000, seed))
         batch = 128
         order = self.kind(self.config, (2,), 0).update_order()
         epochs = fitting.iterations(int(share * self.iterations), batch, dataset, order.count(order[0]))

@@ -61,7 +61,7 @@ def divergence(p: Gaussians, q: Gaussians) -> float:
 
 def trained_discriminator(p: Gaussians, q: Gaussians, steps: int, seed: int) -> FixedGeneratorGAN:
     """The family with its D trained for `steps` steps against the fixed G of q."""
-    dataset = points(p.draw(POINTS, seed))
+    dataset = points(p.sample(POINTS, seed))
     recipe = Recipe(iterations(steps, BATCH, dataset), BATCH, 2e-3, (0.5, 0.999), ema=20 * BATCH, cosine=True)
     kind = partial(FixedGeneratorGAN, fixed_generator=lambda z: q.centres + q.deviation * z)
     family = fit(kind, GANConfig(latent=2), dataset, recipe, seed)
@@ -72,7 +72,7 @@ def trained_discriminator(p: Gaussians, q: Gaussians, steps: int, seed: int) -> 
 @torch.inference_mode()
 def value(family: FixedGeneratorGAN, p: Gaussians, q: Gaussians, seed: int) -> float:
     """V of the family's D on unseen points."""
-    real, generated = (family.discriminator(side.draw(FRESH, seed + k)) for k, side in ((1000, p), (2000, q)))
+    real, generated = (family.discriminator(side.sample(FRESH, seed + k)) for k, side in ((1000, p), (2000, q)))
     return float(F.logsigmoid(real).double().mean() + F.logsigmoid(-generated).double().mean())
 
 
