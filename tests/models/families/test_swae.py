@@ -22,9 +22,7 @@ def test_the_distance_of_a_shifted_cloud_is_the_shift():
     a = torch.randn(50, 3)
     theta = torch.eye(3)
     shift = torch.tensor([3.0, 0.0, 0.0])
-    assert float(sliced_wasserstein(a, a + shift, theta)) == pytest.approx(
-        3.0, rel=1e-5
-    )  # 9 in one of three
+    assert float(sliced_wasserstein(a, a + shift, theta)) == pytest.approx(3.0, rel=1e-5)  # 9 in one of three
 
 
 def test_gradient_descent_moves_codes_onto_the_prior():
