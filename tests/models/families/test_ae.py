@@ -15,7 +15,7 @@ def ae():
     family = AE(AEConfig(width=8, latent=8))
     x = to_unit(data.load("digits").images)
     optimizer = torch.optim.Adam(family.parameters(), 3e-3)
-    for i in range(150):
+    for i in range(80):
         loss = family.loss("self", x[i * 64 % 1400 :][:64], torch.zeros(64))["loss"]
         optimizer.zero_grad()
         loss.backward()

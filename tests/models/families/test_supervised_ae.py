@@ -19,8 +19,8 @@ def trained():
     dataset = data.load("digits")
     x, label = to_unit(dataset.images), dataset.labels
     family = SupervisedAE(SupervisedAEConfig(width=8, latent=8))
-    optimizer = torch.optim.Adam(family.parameters(), 3e-3)
-    for i in range(200):
+    optimizer = torch.optim.Adam(family.parameters(), 1e-2)
+    for i in range(120):
         part = slice(i * 64 % 1400, i * 64 % 1400 + 64)
         loss = family.loss("self", x[part], label[part])["loss"]
         optimizer.zero_grad()
