@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
@@ -30,6 +30,7 @@ from service.api import encode, generate, info, openapi_schema
 from service.api.context import AppContext
 from service.api.limits import check_content_length, limited
 from service.api.pages import add_pages
+from service.api.parsing import refuse_get_body
 from service.auth import keys
 from service.auth.authenticator import Authenticator
 from service.compat import open_inference, openai
@@ -107,6 +108,7 @@ class Application(FastAPI):
             version=VERSION,
             description="Samples from small generative models.",
             lifespan=Application.lifespan,
+            dependencies=[Depends(refuse_get_body)],
             docs_url=None,
             redoc_url=None,
         )
@@ -244,6 +246,8 @@ class Application(FastAPI):
                 response = await endpoint(request)
                 await response(scope, request.receive, send)
             except Exception as error:
+                if context.status:  # the response has started
+                    raise
                 await self.problem_response(scope, context, error)(scope, request.receive, send)
 
         scope["app"] = self
@@ -271,6 +275,12 @@ class Application(FastAPI):
 
         try:
             await respond(Request(scope, limited(receive, self.settings), send_with_headers), send_with_headers)
+        except Exception:  # the response has started, and ends incomplete
+            context.failed(Problem(""))
+            raise
+        except asyncio.CancelledError:  # how Ray Serve says that a client disconnected
+            context.client_disconnected()
+            raise
         finally:
             self.finish(context)
 
@@ -329,9 +339,9 @@ class Application(FastAPI):
             context.client_disconnected()
             return Response(status_code=context.status)
         problem = error if isinstance(error, Problem) else _to_problem(scope, context, error)
-        context.problem = problem.kind
+        context.failed(problem)
         for api in COMPAT_APIS:
-            if context.path.startswith(api.router.prefix + "/"):
+            if f"{context.path}/".startswith(f"{api.router.prefix}/"):
                 status, body = api.error(problem)
                 return JSONResponse(body, status, headers=problem.headers)
         body = {**problem.body(), "instance": scope["path"]}
@@ -357,7 +367,7 @@ def _to_problem(scope: Scope, context: RequestContext, error: Exception) -> Prob
         methods = {method for route in matching for method in route.methods or ()}
         methods |= {"HEAD"} if "GET" in methods else set()
         allowed = ", ".join(sorted(methods)) or (error.headers or {}).get("Allow", "GET")
-        detail = f"{scope['path']} takes {allowed}, not {scope['method']}"
+        detail = f"{scope['path']} takes {allowed}, not {context.method}"
         return errors.MethodNotAllowed(detail, headers={"Allow": allowed})
     if isinstance(error, HTTPException):  # Starlette's own, about a malformed form
         return errors.InvalidParameter(str(error.detail))

@@ -37,6 +37,9 @@ KUBERNETES_LINK = re.compile(r"([A-Z0-9_]+_)?(SERVICE_(HOST|PORT(_.*)?)|PORT(_[0
 DRAWBRIDGE_SERVICE_HOST, DRAWBRIDGE_PORT_8000_TCP_ADDR, DRAWBRIDGE_WEB_PORT, ..."""
 
 
+ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*/?")
+
+
 class Settings(BaseSettings):
     """All settings, read once at the start."""
 
@@ -45,9 +48,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free port.")
     root_path: str = Field(
-        "",
-        pattern="^(/[^/?#]+)*$",
-        description="Path at which a reverse proxy serves this service, as /digits; the proxy removes it.",
+        "", description="Path at which a reverse proxy serves this service, as /digits; the proxy removes it."
     )
     admin_port: int | None = Field(
         None,
@@ -114,6 +115,13 @@ class Settings(BaseSettings):
     @classmethod
     def _without_brackets(cls, host: str) -> str:
         return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+    @field_validator("root_path")
+    @classmethod
+    def _path(cls, path: str) -> str:
+        if not ROOT_PATH.fullmatch(path):
+            raise ValueError(f"{path!r} is not a path such as /digits, of letters, digits and . _ ~ -")
+        return path.rstrip("/")
 
     @field_validator("weights")
     @classmethod

@@ -31,10 +31,11 @@ MAX_PART_IMAGES = 16
 """Images per part of a streamed response."""
 
 IMMUTABLE = "max-age=31536000, immutable"
-"""For URLs that name their model's version."""
+"""For URLs that name their model's version and every option that its manifest has a default for."""
 REVALIDATE = "max-age=0, s-maxage=1, must-revalidate"
-"""For URLs that name only a model, whose weights may be replaced. Clients keep the response and revalidate it each
-time, shared caches once a second. `no-cache` would tell clients the same, but shared caches would not store it."""
+"""For URLs that name a model and a seed, whose weights or defaults may be replaced. Clients keep the response and
+revalidate it each time, shared caches once a second. `no-cache` would tell clients the same, but shared caches would
+not store it."""
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -55,6 +56,8 @@ async def respond(
     headers = reproduce_headers(plan, format_, context, service.scope, deterministic=deterministic)
     if is_not_modified(request.scope, headers):
         return RawResponse(b"", headers, 304)
+    if context.method == "HEAD":  # nothing is generated for it, so nothing is known of the body but its type
+        return RawResponse(b"", [*headers, (b"content-type", format_.content_type)])
     if is_streamed(plan, format_):
         assert format_.stream_encoder is not None
         pending = service.pending(plan.request, plan.model, request, seed=plan.seed)
@@ -88,7 +91,7 @@ def reproduce_headers(
         headers += (b"x-seed", b"%d" % plan.seed), (b"content-location", (context.root + plan.location).encode())
     if context.method in ("GET", "HEAD") and deterministic and format_ is not EVENTS:  # events also tell the time
         visibility = "public" if context.lease is None else "private"  # a shared cache must not bypass keys
-        policy = f"{visibility}, {IMMUTABLE if plan.version_pinned else REVALIDATE}"
+        policy = f"{visibility}, {IMMUTABLE if plan.immutable else REVALIDATE}"
         headers += (b"etag", plan.etag(scope + context.root).encode()), (b"cache-control", policy.encode())
     else:
         headers.append((b"cache-control", b"no-store"))
@@ -135,8 +138,10 @@ class ImageStream(RawResponse):
             self.headers["X-Accel-Buffering"] = "no"  # nginx then passes each event on at once
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        context = self.pending.context
         async with self.pending as ticket:
             await self.wait_for_first(ticket)
+            self.pending.watch_connection()
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             end: bytes | None
             try:
@@ -150,12 +155,17 @@ class ImageStream(RawResponse):
                         await self.pending.updated()
                         continue
                     await _send_part(send, data)
+                    if context.lease is not None:
+                        context.lease.undelivered -= len(parts)
                     await asyncio.sleep(0)  # let other requests run between the parts
+                    self.pending.check_connection()
                 end = self.encoder.end()
             except ClientDisconnect:
+                context.client_disconnected()
                 return
             except Problem as problem:
                 log.error("a streamed response ended early: %s", problem.detail)
+                context.failed(problem)
                 end = self.error_event(problem)
             if end is not None:
                 await send({"type": "http.response.body", "body": end})
