@@ -42,7 +42,7 @@ export default function showReconstruct(catalog) {
     event.preventDefault();
     runTask(async (signal) => {
       source = await pad.source();
-      cards = source ? encoders.map((model) => [model, make("section", { className: "card" })]) : [];
+      cards = source ? encoders.map((model) => [model, make("section", { className: "card" }, ...waiting(model))]) : [];
       box.replaceChildren(...cards.map(([, card]) => card));
       if (!source) throw new Error("There is no digit yet. Draw one on the black square, or choose an image.");
       cards[0][1].scrollIntoView({ block: "nearest" }); // on a phone the cards are below the pad
@@ -80,14 +80,16 @@ export default function showReconstruct(catalog) {
   pad.canvas.addEventListener("pointerdown", () => (file.value = ""));
 }
 
+/** The content of a card that has no image yet. */
+const waiting = (model) => [modelTitle(model), make("div", { className: "waiting" })];
+
 async function showReconstruction(card, model, source, signal) {
-  const title = modelTitle(model);
-  card.replaceChildren(title, make("p", { textContent: "…" }));
+  card.replaceChildren(...waiting(model));
   const upload = new FormData();
   upload.append("image", source, "source");
   const url = buildUrl("reconstruct", [["model", model.name], ["format", "json"]]);
   const [{ png, error }] = (await requestJson(url, { method: "POST", body: upload, signal })).images;
-  card.replaceChildren(title,
+  card.replaceChildren(modelTitle(model),
     make("img", { className: "large", src: pngUrl(png), alt: `your digit, reconstructed by ${model.name}` }),
     make("p", { className: "small", textContent: `mean squared error ${error.toFixed(4)}` }));
 }
