@@ -9,7 +9,7 @@ import torch
 from models import families
 from models.base import invert
 from service.engine.interpolation import slerp
-from service.engine.request import Request, Sample, StartState
+from service.engine.request import NO_LABEL, Request, Sample, StartState
 from service.engine.runner import Runner
 from tests.conftest import small
 
@@ -92,7 +92,7 @@ def test_inversion_and_sampling_share_batches_without_changing_the_results(name:
     options = {"steps": 1, "sampler": None, "guidance": 2.0, **family.inversion}
     inversion_steps = len(runner.inversion_schedule)
     steps, guidance = (3, 3.0) if inversion_steps else (1, 1.0)
-    images = tuple(Sample(StartState(0, 0, -1, image)) for image in x)
+    images = tuple(Sample(StartState(0, 0, NO_LABEL, image)) for image in x)
     encoded = runner.rows(Request("m", images, **options, inversion_steps=inversion_steps, codes_only=True))
     reconstructed = runner.rows(Request("m", images, **options, inversion_steps=inversion_steps))
     sampled = runner.rows(Request("m", (Sample(StartState(5, 0)),), steps, guidance=guidance))
@@ -117,7 +117,7 @@ def test_a_code_that_is_not_finite_does_not_advance_other_rows() -> None:
     runner = Runner(small("vae").for_sampling(), CPU, 8)
     (sampled,) = runner.rows(Request("m", (Sample(StartState(1, 0)),), 1))
     image = torch.full((1, 28, 28), torch.nan)
-    (encoded,) = runner.rows(Request("m", (Sample(StartState(0, 0, -1, image)),), 1, codes_only=True))
+    (encoded,) = runner.rows(Request("m", (Sample(StartState(0, 0, NO_LABEL, image)),), 1, codes_only=True))
     with pytest.raises(FloatingPointError):
         runner.advance([sampled, encoded])
     assert sampled.step == 0
