@@ -74,7 +74,7 @@ def test_health_and_metrics_are_at_the_admin_port(server: Server) -> None:
 
 def test_sigterm_finishes_accepted_requests_and_refuses_new_ones(weights: Path) -> None:
     with (
-        serving(weights, workers=2) as server,
+        serving(weights) as server,
         httpx.Client(base_url=server.url, timeout=30) as kept,
         ThreadPoolExecutor(1) as pool,
     ):
