@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -288,6 +289,7 @@ class Application(FastAPI):
         scope, context = request.scope, request_context.of(request)
         try:
             self.authorize(scope, context)
+            openai.check_prefix(scope, context.path)
         except Problem as error:
             await self.problem_response(scope, context, error)(scope, request.receive, send)
             return
@@ -340,10 +342,10 @@ class Application(FastAPI):
             return Response(status_code=context.status)
         problem = error if isinstance(error, Problem) else _to_problem(scope, context, error)
         context.failed(problem)
-        for api in COMPAT_APIS:
-            if f"{context.path}/".startswith(f"{api.router.prefix}/"):
-                status, body = api.error(problem)
-                return JSONResponse(body, status, headers=problem.headers)
+        api = openai if isinstance(problem, openai.MissingPrefix) else _compat_api(context.path)
+        if api is not None:
+            status, body = api.error(problem)
+            return JSONResponse(body, status, headers=problem.headers)
         body = {**problem.body(), "instance": scope["path"]}
         return JSONResponse(body, problem.status, headers=problem.headers, media_type=errors.MEDIA_TYPE)
 
@@ -358,9 +360,17 @@ class Application(FastAPI):
         return schema
 
 
+def _compat_api(path: str) -> ModuleType | None:
+    """The API that a path belongs to."""
+    return next((api for api in COMPAT_APIS if f"{path}/".startswith(f"{api.router.prefix}/")), None)
+
+
 def _to_problem(scope: Scope, context: RequestContext, error: Exception) -> Problem:
     if isinstance(error, HTTPException) and error.status_code == 404:
-        return errors.NotFound(f"nothing is at {scope['path']}; see {context.root}/docs")
+        api = _compat_api(context.path)
+        return errors.NotFound(
+            f"nothing is at {scope['path']}; {f'see {context.root}/docs' if api is None else api.CONTENTS}"
+        )
     if isinstance(error, HTTPException) and error.status_code == 405:
         routes = [route for part in ROUTES for route in part.router.routes if isinstance(route, APIRoute)]
         matching = [route for route in routes if route.matches(scope)[0] is not Match.NONE]

@@ -90,12 +90,21 @@ def reproduce_headers(
     if plan.reproducible:
         headers += (b"x-seed", b"%d" % plan.seed), (b"content-location", (context.root + plan.location).encode())
     if context.method in ("GET", "HEAD") and deterministic and format_ is not EVENTS:  # events also tell the time
-        visibility = "public" if context.lease is None else "private"  # a shared cache must not bypass keys
-        policy = f"{visibility}, {IMMUTABLE if plan.immutable else REVALIDATE}"
+        policy = _cache_policy(plan, context)
         headers += (b"etag", plan.etag(scope + context.root).encode()), (b"cache-control", policy.encode())
     else:
         headers.append((b"cache-control", b"no-store"))
     return headers
+
+
+def cache_control(request: Request, plan: GenerationPlan, *, deterministic: bool) -> str:
+    """The Cache-Control header of a response to GET."""
+    return _cache_policy(plan, request_context.of(request)) if deterministic else "no-store"
+
+
+def _cache_policy(plan: GenerationPlan, context: RequestContext) -> str:
+    visibility = "public" if context.lease is None else "private"  # a shared cache must not bypass keys
+    return f"{visibility}, {IMMUTABLE if plan.immutable else REVALIDATE}"
 
 
 def is_not_modified(scope: Scope, headers: Headers) -> bool:
@@ -129,6 +138,9 @@ class ImageStream(RawResponse):
     incomplete, which every client detects, and event streams send an `error` event.
     """
 
+    inline = True
+    """Whether images are small enough to be encoded on the event loop."""
+
     def __init__(
         self, pending: AwaitedGeneration, encoder: StreamEncoder, format_: Format[ImageBatch], headers: Headers
     ) -> None:
@@ -148,15 +160,17 @@ class ImageStream(RawResponse):
                 await _send_part(send, self.encoder.begin() + self.first_events(ticket))
                 sent = 0
                 while sent < len(ticket.images):
-                    parts = list(islice(self._finished_images(ticket, sent), MAX_PART_IMAGES))
-                    sent += len(parts)
-                    data = self.progress_events(ticket) + b"".join(parts)
+                    if self.inline:
+                        data, count = self._next_part(ticket, sent)
+                    else:
+                        data, count = await asyncio.to_thread(self._next_part, ticket, sent)
+                    sent += count
                     if not data:
                         await self.pending.updated()
                         continue
                     await _send_part(send, data)
                     if context.lease is not None:
-                        context.lease.undelivered -= len(parts)
+                        context.lease.undelivered -= count
                     await asyncio.sleep(0)  # let other requests run between the parts
                     self.pending.check_connection()
                 end = self.encoder.end()
@@ -186,6 +200,11 @@ class ImageStream(RawResponse):
     def error_event(self, problem: Problem) -> bytes | None:
         """The end of a body that cannot be completed; None leaves it incomplete."""
         return None
+
+    def _next_part(self, ticket: Ticket, sent: int) -> tuple[bytes, int]:
+        """What there is to send after the first `sent` images, and the number of images in it."""
+        images = list(islice(self._finished_images(ticket, sent), MAX_PART_IMAGES))
+        return self.progress_events(ticket) + b"".join(images), len(images)
 
     def _finished_images(self, ticket: Ticket, first: int) -> Iterator[bytes]:
         """Encode the finished images from `first` on, up to one that is not finished."""

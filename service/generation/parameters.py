@@ -96,7 +96,8 @@ def validate(schema: type[P], values: dict[str, Any], *, strict: bool = False) -
         for item in error.errors(include_url=False, include_context=False):
             parameter = ".".join(str(part) for part in item["loc"]) or "body"
             unknown = item["type"] == "extra_forbidden"
-            message = f"unknown parameter; the parameters are: {names}" if unknown else item["msg"]
+            listed = f"; the parameters are: {names}" if len(item["loc"]) == 1 else ""
+            message = f"unknown parameter{listed}" if unknown else item["msg"]
             errors.append({"parameter": parameter, "message": message})
         detail = "; ".join(f"{item['parameter']}: {item['message']}" for item in errors)
         raise InvalidParameter(detail, errors=errors) from None
