@@ -1,1 +1,1 @@
-"""Measurements: ratios taken side by side in one run, each module a command that prints a table."""
+"""Benchmarks: each module is a command that measures alternatives side by side in one run and prints a table."""

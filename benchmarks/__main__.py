@@ -1,18 +1,18 @@
-"""`python -m benchmarks NAME`: each prints a table of what was measured side by side in one run."""
+"""`python -m benchmarks NAME`: runs the benchmark called NAME."""
 
 import importlib
 import pkgutil
 import sys
 from pathlib import Path
 
-NOT_ONES = {"__main__", "load", "parts", "peers", "scraping", "server", "workload"}
+HELPERS = {"__main__", "overhead", "peers"}
+"""Modules here that are not benchmarks."""
 
 
 def main() -> int:
-    """Run the benchmark that is named; 2 and those that there are where there is none of that name."""
-    names = sorted(
-        found.name for found in pkgutil.iter_modules([str(Path(__file__).parent)]) if found.name not in NOT_ONES
-    )
+    """Run the benchmark that the first argument names. Returns 2 if there is none of that name."""
+    modules = pkgutil.iter_modules([str(Path(__file__).parent)])
+    names = sorted(module.name for module in modules if module.name not in HELPERS)
     if len(sys.argv) < 2 or sys.argv[1] not in names:
         print(f"error: name one of {', '.join(names)}", file=sys.stderr)
         return 2

@@ -1,12 +1,12 @@
-"""What a cache before the service saves: the same hot URLs, asked of the service and through nginx (deploy/nginx.conf).
+"""A cache in front of the service: the same popular URLs from the service and through nginx (deploy/nginx.conf).
 
     python -m benchmarks cache [--repeats 3] [--seconds 3] [--clients 32]
 
-- 500 seeds, the k-th of them asked for 1/k as often as the first (Zipf's law): of `dcgan` by its name, by its version,
-  which never comes to mean another, and of `ddpm` in 20 plain steps.
-- Every other client is like a browser: what it has had it asks for with its ETag, and may be told 304.
-- One service, and the one nginx before it begins each time with nothing; both in turn, all of that `--repeats` times;
-  medians. The load generator shares the machine.
+- 500 seeds, the k-th requested 1/k as often as the first (Zipf's law): of `dcgan` by its name, of `dcgan` by its
+  version, which never changes its meaning, and of `ddpm` in 20 steps without guidance.
+- Every other client behaves like a browser: it requests again with the ETag, and may get 304.
+- One service, and one nginx with an empty cache in front of it, in turn; all of that `--repeats` times; medians. The
+  load generator shares the machine.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from harness.load import LoadResult, merge, run_load
 from harness.server import NGINX, nginx_cache, run_service
 
 SEEDS = range(500)
-OFTEN = [1 / (seed + 1) for seed in SEEDS]
-COLUMNS = ("requests/s", "p50, ms", "p99, ms", "hit, %", "asked, %", "304, %")
+WEIGHTS = [1 / (seed + 1) for seed in SEEDS]
+COLUMNS = ("requests/s", "p50, ms", "p99, ms", "hit, %", "revalidated, %", "304, %")
 
 
 def paths(url: str) -> dict[str, str]:
-    """What is asked for, but for the seed, by what it is called here."""
+    """Return the requested paths without seeds, by their names in the table."""
     version = httpx.get(f"{url}/models/dcgan").json()["digest"][:12]
     return {
         "dcgan": "/generate?model=dcgan",
@@ -39,54 +39,55 @@ def paths(url: str) -> dict[str, str]:
     }
 
 
-def tags(url: str, path: str) -> list[str]:
-    """The ETag of every seed; for none of them anything is drawn."""
+def etags(url: str, path: str) -> list[str]:
+    """Return the ETag for every seed. The service generates nothing for them."""
     with httpx.Client(base_url=url, headers={"If-None-Match": "*"}) as client:
         return [client.get(f"{path}&seed={seed}").headers["etag"] for seed in SEEDS]
 
 
-def client(number: int, path: str, known: list[str]) -> Callable[[], bytes]:
-    """Requests of one client; one with an odd number keeps what it gets."""
-    seeds = itertools.cycle(random.Random(number).choices(SEEDS, OFTEN, k=20_000))
-    had = set[int]()
+def client(number: int, path: str, tags: list[str]) -> Callable[[], bytes]:
+    """Return the requests of one client. A client with an odd number keeps what it gets."""
+    seeds = itertools.cycle(random.Random(number).choices(SEEDS, WEIGHTS, k=20_000))
+    cached = set[int]()
 
-    def ask() -> bytes:
+    def next_request() -> bytes:
         seed = next(seeds)
-        held = f"If-None-Match: {known[seed]}\r\n" if seed in had else ""
+        condition = f"If-None-Match: {tags[seed]}\r\n" if seed in cached else ""
         if number % 2:
-            had.add(seed)
-        return f"GET {path}&seed={seed} HTTP/1.1\r\nHost: drawbridge\r\n{held}\r\n".encode()
+            cached.add(seed)
+        return f"GET {path}&seed={seed} HTTP/1.1\r\nHost: drawbridge\r\n{condition}\r\n".encode()
 
-    return ask
-
-
-def figures(found: LoadResult) -> dict[str, float]:
-    """What came of one run."""
-    if found.failed:
-        raise SystemExit(f"{found.failed} requests failed")
-    centiles = statistics.quantiles(found.latencies, n=100)
-    shown = (found.rate, 1e3 * centiles[49], 1e3 * centiles[98])
-    return dict(zip(COLUMNS, shown, strict=False)) | {"304, %": 100 * found.not_modified / len(found.latencies)}
+    return next_request
 
 
-def hits(log: Path) -> dict[str, float]:
-    """What the cache had without asking, and what it had and asked about, as its log has it."""
-    said = Counter(json.loads(line)["cache"] for line in log.read_text().splitlines())
-    return {"hit, %": 100 * said["HIT"] / said.total(), "asked, %": 100 * said["REVALIDATED"] / said.total()}
+def figures(result: LoadResult) -> dict[str, float]:
+    """Return the columns that clients see."""
+    if result.failed:
+        raise SystemExit(f"{result.failed} requests failed")
+    percentiles = statistics.quantiles(result.latencies, n=100)
+    values = (result.rate, 1e3 * percentiles[49], 1e3 * percentiles[98])
+    return dict(zip(COLUMNS, values, strict=False)) | {"304, %": 100 * result.not_modified / len(result.latencies)}
+
+
+def hit_rates(log: Path) -> dict[str, float]:
+    """Return the columns that nginx logs: responses from the cache without and with a question to the service."""
+    statuses = Counter(json.loads(line)["cache"] for line in log.read_text().splitlines())
+    total = statuses.total()
+    return {"hit, %": 100 * statuses["HIT"] / total, "revalidated, %": 100 * statuses["REVALIDATED"] / total}
 
 
 def measure(
-    url: str, path: str, known: list[str], clients: int, seconds: float
+    url: str, path: str, tags: list[str], clients: int, seconds: float
 ) -> Iterator[tuple[str, dict[str, float]]]:
-    """One round: the service, and the cache before it."""
+    """Measure the service, then the cache in front of it."""
 
     def run(at: str) -> dict[str, float]:
-        return figures(merge(run_load(at, [client(k, path, known) for k in range(clients)], seconds, warm=0.0)))
+        return figures(merge(run_load(at, [client(k, path, tags) for k in range(clients)], seconds, warm=0.0)))
 
     yield "service", run(url)
     with nginx_cache(url) as (at, log):
-        found = run(at)
-        yield "nginx", found | hits(log)
+        row = run(at)
+        yield "nginx", row | hit_rates(log)
 
 
 def main() -> None:
@@ -97,22 +98,22 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     args = parser.parse_args()
     if NGINX is None:
-        print("error: no nginx here; Debian's package nginx-light has one", file=sys.stderr)
+        print("error: nginx is not installed; Debian's package is nginx-light", file=sys.stderr)
         raise SystemExit(2)
     rounds: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
     with run_service(device="cpu") as (url, _):
-        asked = [(name, path, tags(url, path)) for name, path in paths(url).items()]
+        requests = [(name, path, etags(url, path)) for name, path in paths(url).items()]
         for k in range(args.repeats):
-            for name, path, known in asked:
-                for where, found in measure(url, path, known, args.clients, args.seconds):
-                    rounds[name, where].append(found)
+            for name, path, tags in requests:
+                for server, row in measure(url, path, tags, args.clients, args.seconds):
+                    rounds[name, server].append(row)
             print(f"round {k + 1} of {args.repeats} is done", file=sys.stderr)
     print(f"{args.clients} clients, medians of {args.repeats} rounds of {args.seconds:g} s")
-    print(f"{'':26}" + "".join(f"{column:>12}" for column in COLUMNS))
-    for (name, where), rows in rounds.items():
+    print(f"{'':26}" + "".join(f"{column:>16}" for column in COLUMNS))
+    for (name, server), rows in rounds.items():
         row = {column: statistics.median(each[column] for each in rows) for column in rows[0]}
-        shown = "".join(f"{row[column]:12,.2f}" if column in row else " " * 12 for column in COLUMNS)
-        print(f"{name:16}{where:10}{shown}")
+        cells = "".join(f"{row[column]:16,.2f}" if column in row else " " * 16 for column in COLUMNS)
+        print(f"{name:16}{server:10}{cells}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""When is it worth while to encode images off the event loop?
+"""Image encoding on the event loop compared with encoding in a thread, by format and number of images.
 
     python -m benchmarks encoding
 
-Encoding n images on the loop holds everyone up for as long as it takes; a thread holds nobody up, and costs a hop.
+Encoding on the loop blocks all requests for as long as it takes. A thread blocks none, and costs a switch there and
+back.
 """
 
 import asyncio
@@ -11,58 +12,58 @@ import time
 from collections.abc import Awaitable, Callable
 
 import numpy as np
-from service.codecs.images import ImageBatch
 
-from service.codecs import formats as images
+from service.codecs import formats
+from service.codecs.formats import ImageBatch
 
 REPEATS = 200
 COUNTS = (1, 4, 16, 64, 256, 1024)
 
 
-async def milliseconds(work: Callable[[], Awaitable[object]], repeats: int) -> float:
-    """Median milliseconds of `work`."""
-    found = []
+async def median_milliseconds(work: Callable[[], Awaitable[object]], repeats: int) -> float:
+    """Return the median milliseconds of `work`."""
+    times = []
     for _ in range(repeats):
-        before = time.perf_counter()
+        started_at = time.perf_counter()
         await work()
-        found.append(1000 * (time.perf_counter() - before))
-    return statistics.median(found)
+        times.append(1000 * (time.perf_counter() - started_at))
+    return statistics.median(times)
 
 
-def strokes(n: int) -> ImageBatch:
-    """n images that compress about as digits do: [n, 28, 28], a bright curve on black."""
+def curves(count: int) -> ImageBatch:
+    """Return `count` images [28, 28] of a bright curve on black, which compress about as well as digits."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:28, :28]
-    centre, radius = rng.uniform(10, 18, (2, n, 1, 1)), rng.uniform(4, 9, (n, 1, 1))
+    centre, radius = rng.uniform(10, 18, (2, count, 1, 1)), rng.uniform(4, 9, (count, 1, 1))
     distance = np.hypot(rows - centre[0], columns - centre[1]) - radius
     grey = np.clip(255 * (2 - np.abs(distance)), 0, 255).astype(np.uint8)
-    return ImageBatch(grey, np.zeros(n, np.int64), {"model": "none", "seed": 0})
+    return ImageBatch(grey, np.zeros(count, np.int64), {"model": "none", "seed": 0})
 
 
 async def measure() -> None:
     """Print a line for each format and number of images."""
 
-    async def nothing() -> None:
+    async def switch() -> None:
         await asyncio.to_thread(int)
 
-    print(
-        f"median ms of {REPEATS} (fewer from 64 images on); a hop to a thread and back, with nothing to do there:",
-        end=" ",
-    )
-    print(f"{await milliseconds(nothing, REPEATS):.3f}")
-    print(f"{'format':>8}{'images':>8}{'on the loop':>14}{'in a thread':>14}{'each':>10}")
-    for format_ in images.IMAGE_FORMATS:
+    print(f"medians of {REPEATS} in ms, of fewer from 64 images on")
+    print(f"a thread that does nothing: {await median_milliseconds(switch, REPEATS):.3f}")
+    print(f"{'format':>8}{'images':>8}{'on the loop':>14}{'in a thread':>14}{'per image':>12}")
+    for format_ in formats.IMAGE_FORMATS:
         for count in COUNTS:
-            drawn, repeats = strokes(count), max(5, REPEATS // max(1, count // 16))
+            batch, repeats = curves(count), max(5, REPEATS // max(1, count // 16))
 
             async def inline() -> None:
-                format_.encode(drawn)  # noqa: B023
+                format_.encode(batch)  # noqa: B023
 
             async def threaded() -> None:
-                await asyncio.to_thread(format_.encode, drawn)  # noqa: B023
+                await asyncio.to_thread(format_.encode, batch)  # noqa: B023
 
-            here, there = await milliseconds(inline, repeats), await milliseconds(threaded, repeats)
-            print(f"{format_.name:>8}{count:8}{here:14.3f}{there:14.3f}{here / count:10.4f}")
+            on_loop, in_thread = (
+                await median_milliseconds(inline, repeats),
+                await median_milliseconds(threaded, repeats),
+            )
+            print(f"{format_.name:>8}{count:8}{on_loop:14.3f}{in_thread:14.3f}{on_loop / count:12.4f}")
 
 
 def main() -> None:

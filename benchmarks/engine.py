@@ -1,9 +1,9 @@
-"""Where the time of a request goes, and what a row costs in batches of any size.
+"""The time of a request by its parts, and the time of a row by the size of its batch.
 
     python -m benchmarks engine
 
-One process and one thread. Each part is measured by itself, in a loop where caches are warm: the rest is HTTP, and what
-the parts take longer where they take turns.
+One process and one thread. Each part is measured alone in a loop, with warm caches. The rest is HTTP, and the extra
+time that the parts take when they alternate.
 """
 
 import statistics
@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.serve import BARE, SEEDS, ours
+from benchmarks.serve import BARE, SEEDS, json_request
 from harness import workload
-from harness.load import build_request, merge, run_load
+from harness.load import merge, run_load
 from harness.server import run_service
 from service.codecs.png import png
 from service.engine.engine import Engine
@@ -22,89 +22,102 @@ from service.engine.request import Request, Sample, StartState
 from service.engine.runner import Runner
 
 MODELS = {"dcgan": 1, "ddpm": 20}
+"""Steps by model."""
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 REPEATS = 40
+QUEUED = 16
+"""Requests in the queue while the engine's own time is measured."""
 
 
-def median(call: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Microseconds of a call."""
+def median_microseconds(call: Callable[[], object], repeats: int = REPEATS) -> float:
+    """Return the median microseconds of a call, after one that does not count."""
     call()
     times = []
     for _ in range(repeats):
-        before = time.perf_counter()
+        started_at = time.perf_counter()
         call()
-        times.append(time.perf_counter() - before)
+        times.append(time.perf_counter() - started_at)
     return 1e6 * statistics.median(times)
 
 
 def request(model: str, count: int) -> Request:
-    """`count` images."""
+    """Return an engine request for `count` images."""
     family = workload.prepared_model(model)
     sampler = family.samplers[0] if family.samplers else None
     return Request(model, tuple(Sample(StartState(seed, 0)) for seed in range(count)), MODELS[model], sampler)
 
 
-def device(model: str, size: int) -> float:
-    """Microseconds of one step of `size` rows, of the first one for a chain."""
-    runner = Runner(workload.prepared_model(model), torch.device("cpu"), 64)
-    return median(lambda: runner.advance(runner.rows(request(model, size))))
+def runner(model: str, max_batch_size: int) -> Runner:
+    """Return a runner on the CPU."""
+    return Runner(workload.prepared_model(model), torch.device("cpu"), max_batch_size)
+
+
+def step(model: str, size: int) -> float:
+    """Return the microseconds of one step of `size` rows, the first step of a chain."""
+    device = runner(model, 64)
+    return median_microseconds(lambda: device.advance(device.rows(request(model, size))))
+
+
+def chain(model: str) -> float:
+    """Return the microseconds of all steps of a request for one image."""
+    device = runner(model, 1)
+
+    def run() -> None:
+        rows = device.rows(request(model, 1))
+        for _ in range(MODELS[model]):
+            device.advance(rows)
+
+    return median_microseconds(run)
 
 
 def queue(model: str) -> float:
-    """Microseconds of a request's way through the engine, without its steps on the device."""
-    runner = Runner(workload.prepared_model(model), torch.device("cpu"), 16)
-    image = runner.advance(runner.rows(request("dcgan", 1)))[0] if model == "dcgan" else torch.zeros(28, 28).numpy()
-    engine = Engine({model: runner}, queue_images=1000, clock=time.perf_counter)
-    runner.advance = lambda rows: [image for _ in rows]  # type: ignore[method-assign]
+    """Return the microseconds of a request in the engine without the device."""
+    device = runner(model, QUEUED)
+    image = device.advance(device.rows(request("dcgan", 1)))[0] if model == "dcgan" else torch.zeros(28, 28).numpy()
+    engine = Engine({model: device}, queue_images=1000, clock=time.perf_counter)
+    device.advance = lambda rows: [image for _ in rows]  # type: ignore[method-assign]
 
-    def once() -> None:
-        for seed in range(16):
+    def run() -> None:
+        for seed in range(QUEUED):
             engine.submit(Request(model, (Sample(StartState(seed, 0)),), 1))
         while engine.step():
             pass
 
-    return median(once) / 16
+    return median_microseconds(run) / QUEUED
 
 
 def encode() -> float:
-    """Microseconds of a PNG."""
-    runner = Runner(workload.prepared_model("dcgan"), torch.device("cpu"), 1)
-    image = runner.advance(runner.rows(request("dcgan", 1)))[0]
+    """Return the microseconds of a PNG."""
+    device = runner("dcgan", 1)
+    image = device.advance(device.rows(request("dcgan", 1)))[0]
     assert image is not None
-    return median(lambda: png(image), 1000)
+    return median_microseconds(lambda: png(image), 1000)
 
 
-def answered(url: str, request: Callable[[], bytes]) -> float:
-    """Microseconds that one caller waits for an answer."""
-    return 1e6 * statistics.median(merge(run_load(url, [request], 2.0)).latencies)
+def response(url: str, model: str) -> float:
+    """Return the median microseconds that one client waits for a response."""
+    requests = [lambda: json_request(model, next(SEEDS), MODELS[model])]
+    return 1e6 * statistics.median(merge(run_load(url, requests, 2.0)).latencies)
 
 
 def main() -> None:
     """Print the tables."""
     torch.set_num_threads(1)
-    print("microseconds a row, by rows in a step")
+    print("microseconds per row, by rows in a step")
     print(f"{'':8}" + "".join(f"{size:>8}" for size in SIZES))
     for model in MODELS:
-        print(f"{model:8}" + "".join(f"{device(model, size) / size:8.0f}" for size in SIZES))
+        print(f"{model:8}" + "".join(f"{step(model, size) / size:8.0f}" for size in SIZES))
     with BARE.serve() as url:
-        content = build_request("/generate", "model=dcgan&seed=1")
-        bare = answered(url, lambda: content)
+        bare = response(url, "dcgan")
     with run_service(device="cpu", workers=1) as (url, _):
-        whole = {model: answered(url, lambda m=model: ours(m, next(SEEDS), MODELS[m])) for model in MODELS}
+        total = {model: response(url, model) for model in MODELS}
     encoding = encode()
-    print("\nmicroseconds of one request alone, and of one that a bare route answers")
+    print("\nmicroseconds of one request alone, and of one to a bare route")
     print(f"{'':8}{'bare':>10}{'service':>10}{'of it: device':>15}{'queue':>8}{'encode':>8}{'the rest':>10}")
-    for model, steps in MODELS.items():
-        runner = Runner(workload.prepared_model(model), torch.device("cpu"), 1)
-
-        def chain(runner: Runner = runner, model: str = model, steps: int = steps) -> None:
-            rows = runner.rows(request(model, 1))
-            for _ in range(steps):
-                runner.advance(rows)
-
-        drawing, waiting = median(chain), queue(model)
-        rest = whole[model] - drawing - waiting - encoding
-        print(f"{model:8}{bare:10.0f}{whole[model]:10.0f}{drawing:15.0f}{waiting:8.0f}{encoding:8.0f}{rest:10.0f}")
+    for model in MODELS:
+        device, queued = chain(model), queue(model)
+        rest = total[model] - device - queued - encoding
+        print(f"{model:8}{bare:10.0f}{total[model]:10.0f}{device:15.0f}{queued:8.0f}{encoding:8.0f}{rest:10.0f}")
 
 
 if __name__ == "__main__":

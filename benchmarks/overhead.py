@@ -1,4 +1,4 @@
-"""The parts of a request that no GPU is needed for, measured: what the CPU does beside the nets."""
+"""The CPU time of the parts of a request that need no GPU, measured. `capacity_model` uses it."""
 
 import itertools
 import json
@@ -14,70 +14,73 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from benchmarks.engine import MODELS
-from benchmarks.serve import ours
+from benchmarks.serve import json_request
 from harness.load import build_request, merge, run_load
-from harness.server import ROOT, children, run_service
+from harness.server import children, run_service
+from harness.weights import WEIGHTS
 
-UNDRAWN = (sys.executable, "-m", "benchmarks.peers.null_model")
+NULL_MODEL = (sys.executable, "-m", "benchmarks.peers.null_model")
 CONNECTIONS = 2000
-"""Each of one request, by which the front is measured."""
-Costs = Mapping[str, tuple[float, float]]
-"""Milliseconds of a step by model: a fixed part, and a row's."""
+"""Connections of one request each, from which the supervisor's time is measured."""
+StepCosts = Mapping[str, tuple[float, float]]
+"""Milliseconds of a step by model: a fixed part, and a part for each row."""
 
 
 @dataclass(frozen=True)
-class Parts:
-    """CPU microseconds, and bytes."""
+class Overhead:
+    """CPU microseconds and bytes."""
 
     worker: dict[str, float]
-    """Of the worker, a request, by model: HTTP, validation, queue, turns, PNG, and telling of it."""
-    front: float
-    """Of the front, a connection; it never sees the requests."""
+    """Of the worker for a request, by model: HTTP, validation, queue, engine steps, PNG and telemetry."""
+    supervisor: float
+    """Of the supervisor for a connection. It never reads requests."""
     traffic: int
-    """Bytes of a request and its answer."""
+    """Bytes of a request and its response."""
 
 
-def measured(costs: Costs, seats: int, seconds: float) -> Parts:
-    """All of them, with one worker whose steps take what a GPU's are taken to, asleep."""
-    os.environ["DEVICE"] = json.dumps(costs)
+def measure(costs: StepCosts, batch_size: int, seconds: float) -> Overhead:
+    """Measure a service with one worker whose steps sleep for the time that `costs` give."""
+    os.environ["STEP_COSTS"] = json.dumps(costs)
     with tempfile.TemporaryDirectory() as folder:
         for model in costs:
-            (Path(folder) / model).symlink_to(ROOT / "weights" / model)
-        with run_service(UNDRAWN, weights=folder, workers=1, max_batch_size=seats, device="cpu") as (url, front):
-            (worker,) = children(front)
-            spent = {model: _request(url, worker, model, 2 * seats, seconds) for model in costs}
-            with spending(front) as used:
+            (Path(folder) / model).symlink_to(WEIGHTS / model)
+        settings = {"weights": folder, "workers": 1, "max_batch_size": batch_size, "device": "cpu"}
+        with run_service(NULL_MODEL, **settings) as (url, supervisor):
+            (worker,) = children(supervisor)
+            spent = {model: _request_microseconds(url, worker, model, 2 * batch_size, seconds) for model in costs}
+            with cpu_microseconds(supervisor) as used:
                 for _ in range(CONNECTIONS):
                     exchange(url, build_request("/livez").replace(b"POST", b"GET"))
-            question = ours("dcgan", 1, 1)
-            return Parts(spent, used() / CONNECTIONS, len(question) + len(exchange(url, question)))
+            request = json_request("dcgan", 1, 1)
+            return Overhead(spent, used() / CONNECTIONS, len(request) + len(exchange(url, request)))
 
 
-def _request(url: str, worker: int, model: str, clients: int, seconds: float) -> float:
-    """CPU microseconds of the worker for each request that so many clients ask."""
+def _request_microseconds(url: str, worker: int, model: str, clients: int, seconds: float) -> float:
+    """Return the worker's CPU microseconds per request from `clients` concurrent clients."""
     seeds = itertools.count()
-    with spending(worker) as used:
-        found = merge(run_load(url, [lambda: ours(model, next(seeds), MODELS[model])] * clients, seconds, warm=0))
-    if found.failed:
-        raise SystemExit(f"{found.failed} requests failed")
+    with cpu_microseconds(worker) as used:
+        requests = [lambda: json_request(model, next(seeds), MODELS[model])] * clients
+        result = merge(run_load(url, requests, seconds, warm=0))
+    if result.failed:
+        raise SystemExit(f"{result.failed} requests failed")
     return used() / next(seeds)
 
 
 @contextmanager
-def spending(pid: int) -> Iterator[Callable[[], float]]:
-    """The CPU microseconds that a process spends in the block."""
-    clock = (~pid << 3) | 2  # clock_getcpuclockid(3), which Python has not
+def cpu_microseconds(pid: int) -> Iterator[Callable[[], float]]:
+    """Measure the CPU time of a process in the block. Yields a function that returns it after the block."""
+    clock = (~pid << 3) | 2  # clock_getcpuclockid(3), which Python lacks
     before = time.clock_gettime(clock)
     spent: list[float] = []
     yield lambda: spent[0]
     spent.append(1e6 * (time.clock_gettime(clock) - before))
 
 
-def exchange(url: str, question: bytes) -> bytes:
-    """The answer to a request over a connection of its own."""
-    at, found = urlsplit(url), b""
-    with socket.create_connection((at.hostname or "", at.port or 0), timeout=10) as connection:
-        connection.sendall(question.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+def exchange(url: str, request: bytes) -> bytes:
+    """Send a request over a new connection and return the response."""
+    address, response = urlsplit(url), b""
+    with socket.create_connection((address.hostname or "", address.port or 0), timeout=10) as connection:
+        connection.sendall(request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
         while part := connection.recv(65536):
-            found += part
-    return found
+            response += part
+    return response

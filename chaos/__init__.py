@@ -1,1 +1,1 @@
-"""Hurts a running service and a running training in every way that they are to survive, and counts what was lost."""
+"""Fault-injection suite: injects faults into a running service and into training, and counts what is lost."""

@@ -1,4 +1,4 @@
-"""`python -m trust [TRIAL ...]`."""
+"""`python -m chaos [--quick] [--write FILE] [SCENARIO ...]`."""
 
 import sys
 

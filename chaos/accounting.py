@@ -1,4 +1,4 @@
-"""What a service says of itself when all is over: that every request it accepted has ended, once."""
+"""Checks of the service's own counters after a scenario: every accepted request ended exactly once."""
 
 import time
 from collections.abc import Callable
@@ -10,50 +10,55 @@ from harness.scraping import Samples, metric_value, parse_metrics
 from harness.server import Server
 
 WORKERS = 2
-SETTLED = 60.0
-"""Seconds in which requests that nobody waits for have to be gone."""
+SETTLE_SECONDS = 60.0
+"""Time in which requests of disconnected clients must be gone."""
 
 
-def read(url: str) -> Samples:
-    """Its metrics now."""
+def read_metrics(url: str) -> Samples:
+    """Return the current metrics of the service."""
     return parse_metrics(httpx.get(f"{url}/metrics", timeout=30).text)
 
 
-def under_way(samples: Samples) -> int:
-    """Requests that are accepted and have not ended; below 0 where some ended twice."""
+def unfinished_requests(samples: Samples) -> int:
+    """Return the number of requests accepted and not ended. It is negative if some ended twice."""
     ended = sum(value for (name, _), value in samples.items() if name == "ended_total")
     return int(metric_value(samples, "accepted_total") - ended)
 
 
-def settled(url: str, over: Callable[[Samples], bool]) -> Samples:
-    """The metrics once it is `over`, or when it should have been."""
-    until = time.monotonic() + SETTLED
-    while not over(samples := read(url)) and time.monotonic() < until:
+def rows_in_flight(samples: Samples) -> int:
+    """Return the number of images that the current workers have accepted and not ended."""
+    return int(metric_value(samples, "rows_in_flight"))
+
+
+def metrics_when(url: str, settled: Callable[[Samples], bool]) -> Samples:
+    """Return the metrics once they are `settled`, or after SETTLE_SECONDS."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while not settled(samples := read_metrics(url)) and time.monotonic() < deadline:
         time.sleep(0.1)
     return samples
 
 
-def rows(samples: Samples) -> int:
-    """Images that are accepted and have not ended, of workers that are there."""
-    return int(metric_value(samples, "rows_in_flight"))
-
-
-def replaced(server: Server) -> Line:
-    """Whether all workers that ended have a successor, and nothing that was accepted is held for ever."""
-    samples = settled(server.url, lambda samples: len(server.workers) == WORKERS and not rows(samples))
+def workers_replaced(server: Server) -> Line:
+    """Check that every worker that ended was replaced, and that no batch slot stays taken."""
+    samples = metrics_when(server.url, lambda samples: len(server.workers) == WORKERS and not rows_in_flight(samples))
     deaths, missing = int(metric_value(samples, "worker_deaths_total")), WORKERS - len(server.workers)
-    found = f"{under_way(samples)} accepted requests went with them; {rows(samples)} images in flight after it"
-    return Line("workers ended and were replaced", deaths, missing + abs(rows(samples)), found)
+    rows = rows_in_flight(samples)
+    figures = f"{unfinished_requests(samples)} accepted requests ended with their worker; {rows} images in flight after"
+    return Line("workers ended and were replaced", deaths, missing + abs(rows), figures)
 
 
-def closed(url: str) -> Line:
-    """Whether every accepted request ended exactly once, and no seat is taken, soon after the last caller has gone."""
-    samples = settled(url, lambda samples: not (under_way(samples) or rows(samples)))
-    broken = int(metric_value(samples, "engine_restarts_total"))
-    ends = sorted(
-        (dict(labels)["how"], int(value)) for (name, labels), value in samples.items() if name == "ended_total"
+def requests_accounted(url: str) -> Line:
+    """Check that every accepted request ended exactly once, and that no batch slot stays taken."""
+    samples = metrics_when(url, lambda samples: not (unfinished_requests(samples) or rows_in_flight(samples)))
+    recoveries = int(metric_value(samples, "engine_restarts_total"))
+    outcomes = sorted(
+        (outcome, int(value))
+        for (name, labels), value in samples.items()
+        if name == "ended_total"
+        for _, outcome in labels
     )
-    told = ", ".join(f"{count:,} {how}" for how, count in ends)
-    found = f"{told}; {rows(samples)} images in flight after it; {broken} broken turns"
-    lost = abs(under_way(samples)) + abs(rows(samples)) + broken
-    return Line("accepted requests ended, each once", sum(count for _, count in ends), lost, found)
+    counts = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes)
+    rows = rows_in_flight(samples)
+    figures = f"{counts}; {rows} images in flight after; {recoveries} failed engine steps"
+    lost = abs(unfinished_requests(samples)) + abs(rows) + recoveries
+    return Line("accepted requests ended exactly once", sum(count for _, count in outcomes), lost, figures)

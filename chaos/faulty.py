@@ -1,7 +1,7 @@
-"""A device that misbehaves: a Runner that fails on rows whose request asks for it.
+"""A faulty device: a Runner that fails for the requests that ask for it.
 
-The seed of a request, or the corner of a picture that it uploads, decides what goes wrong, so that it is known who is
-guilty, and that nobody else may suffer.
+The seed of a request, or the corner of an uploaded image, selects the fault. So it is known which requests may fail,
+and all others must get their expected bytes.
 """
 
 import os
@@ -16,75 +16,68 @@ from numpy.typing import NDArray
 from service.engine.request import Request, StartState
 from service.engine.runner import Batch, Row, Runner
 
-FAULTS = (
-    "raises",
-    "is not a number",
-    "finds no memory",
-    "finds no memory for many",
-    "pauses",
-    "stalls",
-    "blocks",
-    "dies",
-)
-"""What a guilty request's step on the device does; `pauses` and `blocks` hold up the event loop before there is one."""
-EVERY = 1009
-"""A seed is guilty of fault i where it leaves EVERY - 1 - i; the small seeds of probes at warm-up are not."""
-FEW = 2
-"""Rows for which there is memory where there is none for many."""
-PAUSE, STALL = 0.5, 60.0
-"""Seconds that the event loop, or a step, is held up: bearable, and not."""
+FAULTS = ("raises", "nan", "out of memory", "out of memory for many", "pauses", "stalls", "blocks", "dies")
+"""Faults of a step on the device. `pauses` and `blocks` hold up the event loop before the first step."""
+SEED_MODULUS = 1009
+"""A seed selects fault i if its remainder is SEED_MODULUS - 1 - i. The small seeds of warm-up select none."""
+MANY = 2
+"""A batch with more rows than this runs `out of memory for many`."""
+PAUSE_SECONDS = 0.5
+"""Duration of `pauses`, which the watchdog allows."""
+STALL_SECONDS = 60.0
+"""Duration of `stalls` and `blocks`, which the watchdog ends."""
 
 
 def fault(seed: int) -> str:
-    """What a request of this seed does; empty of an innocent one."""
-    number = EVERY - 1 - seed % EVERY
+    """Return the fault that a seed selects, or an empty string."""
+    number = SEED_MODULUS - 1 - seed % SEED_MODULUS
     return FAULTS[number] if number < len(FAULTS) else ""
 
 
-def faulty_seed(what: str, source: random.Random) -> int:
-    """A seed that does it."""
-    return source.randrange(2**40) * EVERY + EVERY - 1 - FAULTS.index(what)
+def faulty_seed(name: str, source: random.Random) -> int:
+    """Return a seed that selects the fault called `name`."""
+    return source.randrange(2**40) * SEED_MODULUS + SEED_MODULUS - 1 - FAULTS.index(name)
 
 
 def healthy_seed(source: random.Random) -> int:
-    """A seed that does nothing."""
+    """Return a seed that selects no fault."""
     while fault(seed := source.randrange(2**50)):
         pass
     return seed
 
 
 class Faulty(Runner):
-    """A runner that does what guilty requests ask for."""
+    """A runner with the faults that requests select."""
 
     def labels(self, request: Request) -> NDArray[Any]:
-        what = fault(request.samples[0].start.seed)
-        if what == "pauses":
-            time.sleep(PAUSE)
-        elif what == "blocks":
-            time.sleep(STALL)
+        name = fault(request.samples[0].start.seed)
+        if name == "pauses":
+            time.sleep(PAUSE_SECONDS)
+        elif name == "blocks":
+            time.sleep(STALL_SECONDS)
         return super().labels(request)
 
     def advance(self, rows: list[Row]) -> list[NDArray[Any] | None]:
-        asked = {fault(row.sample.start.seed) for row in rows}
-        if "raises" in asked:
+        faults = {fault(row.sample.start.seed) for row in rows}
+        if "raises" in faults:
             raise RuntimeError("the device failed")
-        if "stalls" in asked:
-            time.sleep(STALL)
-        if "dies" in asked:
+        if "stalls" in faults:
+            time.sleep(STALL_SECONDS)
+        if "dies" in faults:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().advance(rows)
 
     def _advance(self, rows: list[Row]) -> list[NDArray[Any] | None]:
-        asked = {fault(row.sample.start.seed) for row in rows}
-        if "finds no memory" in asked or ("finds no memory for many" in asked and len(rows) > FEW):
+        faults = {fault(row.sample.start.seed) for row in rows}
+        if "out of memory" in faults or ("out of memory for many" in faults and len(rows) > MANY):
             raise torch.OutOfMemoryError("the device has no memory left")
         return super()._advance(rows)
 
-    def _points(self, points: list[tuple[StartState, NDArray[Any]]]) -> Batch:
+    def _start_states(self, points: list[tuple[StartState, NDArray[Any]]]) -> Batch:
         if any(point.image is not None and marked(point.image) for point, _ in points):
             raise RuntimeError("the encoder failed")
         batch = super()._start_states(points)
-        poisoned = [i for i, (point, _) in enumerate(points) if fault(point.seed) == "is not a number"]
+        poisoned = [i for i, (point, _) in enumerate(points) if fault(point.seed) == "nan"]
         if poisoned:
             batch = Batch(batch.state.clone(), batch.label)
             batch.state[poisoned] = torch.nan
@@ -92,5 +85,5 @@ class Faulty(Runner):
 
 
 def marked(image: torch.Tensor) -> bool:
-    """Whether the picture's first pixel is white: its encoder fails."""
+    """Return whether the first pixel is white. The encoder fails for such an image."""
     return bool(image[0, 0, 0] == 1)

@@ -1,4 +1,4 @@
-"""What a trial is: a module in trust/trials with `run`, which hurts something and says what was lost."""
+"""The contract of a scenario: a module in chaos/scenarios with a `run` that injects faults and reports losses."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,33 +8,39 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Setting:
-    """How a trial is to be done."""
+    """How to run a scenario."""
 
     quick: bool
-    """Small enough for a test."""
+    """Whether to run the short form that the tests run."""
     seed: int
     root: Path
-    """A scratch directory of the trial's own."""
+    """An empty directory for the scenario's files."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table."""
+    """One line of the report."""
 
     action: str
-    """What was done, in one phrase."""
+    """What was done."""
     count: int
     """How often."""
     lost: int
-    """What was lost of it: answers with wrong bytes, requests without an end, bounds not kept. Has to be 0."""
+    """Wrong bytes, requests without a response and broken bounds. It must be 0."""
     figures: str = ""
-    """The figures."""
+    skipped: str = ""
+    """Why the action was not run. Empty if it was."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether something was lost, or the action was never done although nothing prevented it."""
+        return self.lost > 0 or (self.count == 0 and not self.skipped)
 
 
 class Scenario(Protocol):
-    """A module whose docstring's first line is its title."""
+    """A module. The first line of its docstring is its title."""
 
     __doc__: str | None
 
     def run(self, setting: Setting) -> Iterator[Line]:
-        """Do it; each line as soon as it is known."""
+        """Run the scenario and yield each line as soon as it is known."""

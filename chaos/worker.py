@@ -1,7 +1,7 @@
-"""`python -m chaos.worker`: the service on a device that misbehaves.
+"""`python -m chaos.worker`: the service with the faulty device of `chaos/faulty.py`.
 
-The front is the service's own. It starts its workers by the same command with its end of a socket pair and what else
-`service.server.worker` takes.
+Without arguments it is the supervisor, which is the service's own. The supervisor starts its workers with the same
+command and the arguments that `service.server.worker` takes.
 """
 
 import sys
@@ -10,7 +10,7 @@ COMMAND = (sys.executable, "-m", "chaos.worker")
 
 
 def serve() -> int:
-    """The front, until a signal."""
+    """Run the supervisor until a signal."""
     from service.server import serve
     from service.settings import read_settings
     from service.telemetry import log
@@ -21,7 +21,9 @@ def serve() -> int:
 
 
 def work(*arguments: str) -> None:
-    """One of its workers. Imports are here, since the front decides before its own how processes count together."""
+    """Run one worker."""
+    # Not imported at the top: prometheus_client reads PROMETHEUS_MULTIPROC_DIR when it is imported, and the supervisor
+    # sets that variable first.
     from chaos.faulty import Faulty
     from service.server import worker
 

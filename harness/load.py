@@ -1,4 +1,8 @@
-"""A load generator that costs little of the machine it shares: raw HTTP/1.1 over kept connections, one thread."""
+"""A load generator for measurements: raw HTTP/1.1 over keep-alive connections in one thread.
+
+It parses no more of a response than it needs, because it shares the machine with the server that it measures. Clients
+that compare every byte are in `harness/clients.py`.
+"""
 
 import asyncio
 import time
@@ -11,124 +15,138 @@ from urllib.parse import urlsplit
 import uvloop
 
 DRAIN_SECONDS = 4.0
-"""Seconds that what is under way at the end may still take, before it is given up."""
+"""How long requests in flight at the end may still take."""
 
 
 @dataclass
 class LoadResult:
-    """What came back."""
+    """The responses to one client, or to several."""
 
     seconds: float
-    """For which answers were counted."""
+    """Duration of the measurement."""
     latencies: list[float] = field(default_factory=list)
-    """Seconds that each of them took."""
+    """Seconds that each successful response took."""
     not_modified: int = 0
-    """Those of them that were 304."""
+    """Number of these responses with status 304."""
     failed: int = 0
-    """Answers that were neither, and connections that the server dropped."""
+    """Other responses, and connections that the server closed."""
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
+        """Successful responses per second."""
         return len(self.latencies) / self.seconds
 
 
 class _Client(asyncio.Protocol):
-    """One connection: asks, waits for the answer, asks again."""
+    """One connection that sends a request, waits for the response and sends the next request."""
 
     def __init__(
-        self, request: Callable[[], bytes], found: LoadResult, done: asyncio.Event, since: float, until: float
+        self, request: Callable[[], bytes], result: LoadResult, done: asyncio.Event, start: float, end: float
     ) -> None:
-        self.request, self.found, self.done, self.since, self.until = request, found, done, since, until
+        self.request, self.result, self.done, self.start, self.end = request, result, done, start, end
         self.buffer = bytearray()
-        self.missing = -1
-        self.over = False
+        self.expected_size = -1
+        """Bytes of the response, or -1 until its head is complete."""
+        self.closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self._ask()
+        self._send()
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
-        if self.missing < 0:
-            end = self.buffer.find(b"\r\n\r\n")
-            if end < 0:
-                return
-            head = bytes(self.buffer[:end]).lower()
-            self.unchanged = head.startswith(b"http/1.1 304")
-            self.ok = self.unchanged or head.startswith((b"http/1.1 200", b"http/1.0 200"))
-            self.missing = end + 4
-            if not self.unchanged:
-                at = head.index(b"content-length:")
-                self.missing += int(head[at + 15 :].split(b"\r\n", 1)[0])
-        if len(self.buffer) >= self.missing:
-            now = time.perf_counter()
-            self.buffer.clear()
-            self.missing = -1
-            if not self.ok:
-                self.found.failed += 1
-            elif self.since <= now <= self.until:
-                self.found.latencies.append(now - self.before)
-                self.found.not_modified += self.unchanged
-            if now < self.until:
-                self._ask()
-            else:
-                self.end()
+        if self.expected_size < 0 and not self._parse_head():
+            return
+        if len(self.buffer) >= self.expected_size:
+            self._finish_response()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self.over:
-            self.found.failed += 1
+        if not self.closed:
+            self.result.failed += 1
         self.done.set()
 
-    def end(self) -> None:
-        """Hang up."""
-        self.over = True
+    def close(self) -> None:
+        """Close the connection."""
+        self.closed = True
         self.transport.close()
 
-    def _ask(self) -> None:
-        self.before = time.perf_counter()
+    def _send(self) -> None:
+        self.sent_at = time.perf_counter()
         self.transport.write(self.request())
+
+    def _parse_head(self) -> bool:
+        """Read status and length. Returns False while the head is incomplete."""
+        end = self.buffer.find(b"\r\n\r\n")
+        if end < 0:
+            return False
+        head = bytes(self.buffer[:end]).lower()
+        self.not_modified = head.startswith(b"http/1.1 304")
+        self.ok = self.not_modified or head.startswith((b"http/1.1 200", b"http/1.0 200"))
+        self.expected_size = end + 4
+        if not self.not_modified:
+            length = head.index(b"content-length:")
+            self.expected_size += int(head[length + 15 :].split(b"\r\n", 1)[0])
+        return True
+
+    def _finish_response(self) -> None:
+        now = time.perf_counter()
+        self.buffer.clear()
+        self.expected_size = -1
+        if not self.ok:
+            self.result.failed += 1
+        elif self.start <= now <= self.end:
+            self.result.latencies.append(now - self.sent_at)
+            self.result.not_modified += self.not_modified
+        if now < self.end:
+            self._send()
+        else:
+            self.close()
 
 
 async def _run(url: str, requests: Sequence[Callable[[], bytes]], seconds: float, warm: float) -> list[LoadResult]:
-    at = urlsplit(url)
+    address = urlsplit(url)
     loop = asyncio.get_running_loop()
-    since = time.perf_counter() + warm
-    until = since + seconds
-    found = [LoadResult(seconds) for _ in requests]
-    done = [asyncio.Event() for _ in requests]
+    start = time.perf_counter() + warm
+    end = start + seconds
+    results = [LoadResult(seconds) for _ in requests]
+    events = [asyncio.Event() for _ in requests]
     clients: list[_Client] = []
-    for request, one, end in zip(requests, found, done, strict=True):
+    for request, result, done in zip(requests, results, events, strict=True):
         _, client = await loop.create_connection(
-            partial(_Client, request, one, end, since, until), at.hostname or "", at.port or 80
+            partial(_Client, request, result, done, start, end), address.hostname or "", address.port or 80
         )
         clients.append(client)
     try:
         async with asyncio.timeout(warm + seconds + DRAIN_SECONDS):
-            await asyncio.gather(*(end.wait() for end in done))
+            await asyncio.gather(*(done.wait() for done in events))
     except TimeoutError:
         for client in clients:
-            client.end()
-    return found
+            client.close()
+    return results
 
 
 def run_load(url: str, requests: Sequence[Callable[[], bytes]], seconds: float, warm: float = 0.7) -> list[LoadResult]:
-    """What came to each of `requests`, a client that asks again once it is answered: in `seconds`, after `warm`."""
+    """Run one client for each of `requests` and return its responses during `seconds`.
+
+    A client calls its function for the bytes of the next request as soon as it has the response to the last one.
+    Responses in the first `warm` seconds do not count.
+    """
     return uvloop.run(_run(url, requests, seconds, warm))
 
 
-def build_request(path: str, query: str = "", body: str = "") -> bytes:
-    """The bytes of a POST, with a JSON body where there is one."""
+def build_request(path: str, query: str = "", body: str = "", headers: str = "") -> bytes:
+    """Return the bytes of a POST. A `body` is JSON; each line of `headers` ends with CRLF."""
     target = f"{path}?{query}" if query else path
-    kind = "Content-Type: application/json\r\n" if body else ""
-    return f"POST {target} HTTP/1.1\r\nHost: drawbridge\r\n{kind}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+    if body:
+        headers += "Content-Type: application/json\r\n"
+    return f"POST {target} HTTP/1.1\r\nHost: drawbridge\r\n{headers}Content-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
-def merge(found: Sequence[LoadResult]) -> LoadResult:
-    """All clients as one."""
+def merge(results: Sequence[LoadResult]) -> LoadResult:
+    """Combine the results of several clients."""
     return LoadResult(
-        found[0].seconds,
-        [each for one in found for each in one.latencies],
-        sum(one.not_modified for one in found),
-        sum(one.failed for one in found),
+        results[0].seconds,
+        [latency for result in results for latency in result.latencies],
+        sum(result.not_modified for result in results),
+        sum(result.failed for result in results),
     )

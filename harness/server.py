@@ -1,4 +1,4 @@
-"""A service as a process of its own, and a cache before it, on free ports of the loopback."""
+"""Starts services, and an nginx cache in front of them, as processes on free loopback ports."""
 
 import os
 import re
@@ -15,49 +15,49 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 SERVICE = (sys.executable, "-m", "service")
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-"""Where Debian puts it is not on everybody's path."""
+"""The nginx binary, or None. Debian installs it into /usr/sbin, which is not on every PATH."""
 
 
 class Server:
-    """A running service: where it is, its process, and what it has logged."""
+    """A running service process: its URL, its log and its workers."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
         self.process, self.log = process, log
-        while not (found := re.search(r"running on (http://127\.0\.0\.1:\d+)", "".join(self.lines))):
+        while not (match := re.search(r"running on (http://127\.0\.0\.1:\d+)", "".join(self.lines))):
             if process.poll() is not None:
                 raise ServiceDown("".join(self.lines))
             time.sleep(0.02)
-        self.url = found[1]
+        self.url = match[1]
 
     @property
     def lines(self) -> list[str]:
-        """What it has logged."""
+        """The log lines so far."""
         return self.log.read_text().splitlines(keepends=True)
 
     @property
     def workers(self) -> list[int]:
-        """Its worker processes."""
+        """The process ids of the workers."""
         return children(self.process.pid)
 
 
 class ServiceDown(Exception):
-    """It did not start; its log says why."""
+    """The service ended before it listened. The message is its log."""
 
 
 def environment(**settings: object) -> dict[str, str]:
-    """This process's environment, with these DRAWBRIDGE_* settings and no others."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("DRAWBRIDGE_")}
-    return clean | {f"DRAWBRIDGE_{name.upper()}": str(value) for name, value in settings.items()}
+    """Return this process's environment with `settings` as its only DRAWBRIDGE_* variables."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("DRAWBRIDGE_")}
+    return inherited | {f"DRAWBRIDGE_{name.upper()}": str(value) for name, value in settings.items()}
 
 
 @contextmanager
-def run_server(command: Sequence[str], environment: dict[str, str] | None = None) -> Iterator[Server]:
-    """The service that `command` starts, which ends with the block.
+def run_server(command: Sequence[str], environment: dict[str, str] | None = None, cwd: Path = ROOT) -> Iterator[Server]:
+    """Run the service that `command` starts until the block ends.
 
-    Its log goes into a file: a pipe would have to be read by the process that measures.
+    The log goes into a file. A pipe would cost the measuring process time to read.
     """
     with tempfile.NamedTemporaryFile() as log:
-        process = subprocess.Popen([*command], cwd=ROOT, env=environment, stderr=log.fileno())
+        process = subprocess.Popen([*command], cwd=cwd, env=environment, stderr=log.fileno())
         try:
             yield Server(process, Path(log.name))
         finally:
@@ -68,56 +68,61 @@ def run_server(command: Sequence[str], environment: dict[str, str] | None = None
 
 @contextmanager
 def run_service(command: Sequence[str] = SERVICE, **settings: object) -> Iterator[tuple[str, int]]:
-    """The URL and process of `python -m service`, or another `command`, with `settings` of it, on a free port."""
+    """Run the service on a free port with `settings` until the block ends. Yields its URL and process id."""
     with run_server(command, environment(**{"port": 0} | settings)) as server:
         yield server.url, server.process.pid
 
 
+def free_port() -> int:
+    """Return a loopback port that is free now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
 def children(pid: int) -> list[int]:
-    """The processes that a process of one thread has started."""
+    """Return the ids of the processes that a single-threaded process has started."""
     return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
-def memory_mb(front: int) -> float:
-    """Megabytes of a process and its children, shared pages once."""
-    found = 0
-    for pid in (front, *children(front)):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+def memory_mb(pid: int) -> float:
+    """Return the megabytes that a process and its children use. Shared pages count once."""
+    kilobytes = 0
+    for process in (pid, *children(pid)):
+        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
-                found += int(line.split()[1])
-    return found / 1024
+                kilobytes += int(line.split()[1])
+    return kilobytes / 1024
 
 
 @contextmanager
 def nginx_cache(*urls: str) -> Iterator[tuple[str, Path]]:
-    """The URL of an nginx before the services at `urls`, with an empty cache, and the file of its log.
+    """Run nginx with an empty cache in front of the services at `urls`. Yields its URL and its log file.
 
-    Of deploy/nginx.conf it has its own port, replicas and directory for what is written; `user` is for root, whose
-    workers would else be nobody, to whom that directory is closed.
+    The configuration is deploy/nginx.conf with another port, other replicas and another directory for its files. If
+    root starts nginx, `user root` lets its workers enter that directory; their default account could not.
     """
     assert NGINX is not None
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        at = f"127.0.0.1:{listener.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     servers = "\n".join(f"server {url.removeprefix('http://')} fail_timeout=2s;" for url in urls)
     with tempfile.TemporaryDirectory() as folder:
         config, log, errors = (Path(folder) / name for name in ("nginx.conf", "log", "errors"))
         text = (ROOT / "deploy" / "nginx.conf").read_text().replace("/tmp/", f"{folder}/")
-        text = text.replace("/dev/stdout", str(log)).replace("listen 8080;", f"listen {at};")
+        text = text.replace("/dev/stdout", str(log)).replace("listen 8080;", f"listen {address};")
         config.write_text(text.replace("server replica:8000 fail_timeout=2s;", servers))
         command: list[str | Path] = [NGINX, "-e", errors, "-c", config, "-g", "daemon off; user root;"]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
-            while not _listens(at):
+            while not _accepts_connections(address):
                 if process.poll() is not None:
                     raise SystemExit(f"nginx did not start:\n{errors.read_text()}")
                 time.sleep(0.02)
-            yield f"http://{at}", log
+            yield f"http://{address}", log
         finally:
             process.terminate()
             process.wait(timeout=30)
 
 
-def _listens(at: str) -> bool:
-    host, port = at.split(":")
+def _accepts_connections(address: str) -> bool:
+    host, port = address.split(":")
     with socket.socket() as connection:
         return connection.connect_ex((host, int(port))) == 0

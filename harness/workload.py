@@ -1,26 +1,25 @@
-"""What every server of a comparison does with a batch: the same weights, the same nets, PNGs."""
+"""The work that every server of a comparison does: the same weights, the same nets and the same PNG encoder."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 import torch
 
+from harness.weights import WEIGHTS
 from models import batch_invariant, memory, store
 from models.base import Family, sample
 from models.nets import fold_norms
 from models.pixels import to_uint8
 from service.codecs.png import png
 
-WEIGHTS = Path(__file__).parent.parent / "weights"
 ImageRequest = tuple[str, int, int]
 """Model, seed and steps of one image."""
 
 
 @cache
 def model(name: str) -> Family:
-    """The committed weights called `name`, on one CPU thread."""
+    """Load the committed weights called `name`. Torch then runs on one CPU thread."""
     torch.set_num_threads(1)
     family, _ = store.load(WEIGHTS / name)
     fold_norms(family)
@@ -28,29 +27,29 @@ def model(name: str) -> Family:
 
 
 def prepared_model(name: str) -> Family:
-    """`model(name)`, with all that this service does to it on a CPU besides, and to the process."""
+    """Return `model(name)` with this service's own CPU optimisations: prepacked weights and retained memory."""
     memory.retain_freed_memory()
     batch_invariant.prepack_weights(model(name))
     return model(name)
 
 
 @torch.inference_mode()
-def generate_pngs(asked: Sequence[ImageRequest]) -> list[bytes]:
-    """A PNG for each, drawn together where model and steps agree."""
+def generate_pngs(requests: Sequence[ImageRequest]) -> list[bytes]:
+    """Generate a PNG for each request. Requests with the same model and steps share a batch."""
     groups: dict[tuple[str, int], list[int]] = defaultdict(list)
-    for i, (name, _, steps) in enumerate(asked):
+    for i, (name, _, steps) in enumerate(requests):
         groups[name, steps].append(i)
-    found: dict[int, bytes] = {}
+    pngs: dict[int, bytes] = {}
     for (name, steps), members in groups.items():
         family = model(name)
-        seed = torch.tensor([asked[i][1] for i in members])
+        seed = torch.tensor([requests[i][1] for i in members])
         label = torch.zeros(len(members), family.classes)
         images = to_uint8(sample(family, seed, torch.zeros_like(seed), label, steps=steps))[:, 0].numpy()
-        found |= {i: png(image) for i, image in zip(members, images, strict=True)}
-    return [found[i] for i in range(len(asked))]
+        pngs |= {i: png(image) for i, image in zip(members, images, strict=True)}
+    return [pngs[i] for i in range(len(requests))]
 
 
 def warm_up() -> None:
-    """What a first call costs, before the first call."""
+    """Generate batches of several sizes, so that the first request does not pay for one-time work."""
     for size in (1, 8, 32):
         generate_pngs([("dcgan", i, 1) for i in range(size)] + [("ddpm", i, 2) for i in range(size)])

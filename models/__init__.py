@@ -1,1 +1,1 @@
-"""The shared floor: what a family is, where randomness comes from, how weights are kept."""
+"""What training and service share: the family contract, randomness, and weights on disk."""

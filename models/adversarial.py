@@ -1,4 +1,4 @@
-"""What the convolutional GANs have in common: the generator, and for most of them the game."""
+"""The generator that all convolutional GANs share, and the relativistic game that most of them play."""
 
 import math
 from dataclasses import dataclass, field
@@ -14,40 +14,42 @@ from models.nets import decoder
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """What every G is built from and drawn by."""
+    """Settings of the generator."""
 
-    latent: int = field(default=64, metadata={"help": "numbers in z"})
-    generator_width: int = field(default=24, metadata={"help": "channels of G at 28x28, twice at each half"})
+    latent: int = field(default=64, metadata={"help": "dimensions of z"})
+    generator_width: int = field(default=24, metadata={"help": "channels of G at 28x28, doubled at each lower size"})
     truncation: float = field(
-        default=0.8, metadata={"help": "scale of z when drawing; below 1 fewer odd digits, and less variety"}
+        default=0.8, metadata={"help": "scale of z when sampling; below 1 fewer odd digits, and less variety"}
     )
 
 
 @dataclass(frozen=True)
 class GroupsConfig(GeneratorConfig):
-    """What a G that is told no digit chooses by."""
+    """Settings of an unconditional generator that chooses among groups."""
 
-    groups: int = field(default=16, metadata={"help": "first numbers of z, which choose: the greatest counts"})
-    sharpness: float = field(default=50.0, metadata={"help": "how little the others count"})
+    groups: int = field(default=16, metadata={"help": "leading dimensions of z; the largest of them chooses the group"})
+    sharpness: float = field(default=50.0, metadata={"help": "inverse temperature of the softmax over the groups"})
 
 
 @dataclass(frozen=True)
 class RelativisticConfig(GeneratorConfig):
-    """What the relativistic game is played with."""
+    """Settings of the relativistic game."""
 
-    discriminator_width: int = field(default=32, metadata={"help": "channels of D at 14x14, twice at each half"})
+    discriminator_width: int = field(
+        default=32, metadata={"help": "channels of D at 14x14, doubled at each lower size"}
+    )
     discriminator_pace: float = field(default=4.0, metadata={"help": "D's learning rate over G's"})
     gamma: float = field(default=0.1, metadata={"help": "weight of the two gradient penalties"})
-    penalty_share: float = field(default=0.25, metadata={"help": "part of each batch that the penalties are taken on"})
+    penalty_share: float = field(default=0.25, metadata={"help": "share of each batch used for the penalties"})
 
 
 class ConvolutionalGAN(Family):
-    """G turns z ~ N(0, I), and the label where there is one, into an image; the state of its one link is z [B, latent].
+    """G turns z ~ N(0, I), and the label of a conditional model, into an image. The state of the only step is z.
 
-    Who plays against G, and at what, is the family's own.
+    The state has shape [B, latent]. Subclasses define the opponent and the losses.
 
-    G is trained on z ~ N(0, I) and drawn from with a z that is a little shorter: what it does best lies where it has
-    been most often (the truncation trick: Brock et al. 2019, section 3.1).
+    G is trained with z ~ N(0, I) and sampled with a shorter z, because G is best where it was trained most often (the
+    truncation trick: Brock et al. 2019, section 3.1).
     """
 
     config: GeneratorConfig
@@ -57,7 +59,7 @@ class ConvolutionalGAN(Family):
         self.generator = decoder(self.data_shape, config.latent + self.classes, config.generator_width)
 
     def generate_batch(self, label: Tensor) -> Tensor:
-        """G of fresh z from torch's global generator, a row for each label [B, classes]: [B, *data_shape]."""
+        """G of fresh z from torch's global generator, one row per label [B, classes]: [B, *data_shape]."""
         return self.generate(parallel.randn(len(label), self.config.latent, device=label.device), label)
 
     def generate(self, z: Tensor, label: Tensor) -> Tensor:
@@ -72,11 +74,12 @@ class ConvolutionalGAN(Family):
 
 
 class GroupedGAN(ConvolutionalGAN):
-    """G that is told no digit, and chooses among groups of its own.
+    """A GAN whose unconditional G chooses among learned groups.
 
-    Continuous maps send N(0, I) to one piece, so that there are draws between any two digits (Khayatkhoei et al. 2018,
-    arXiv 1806.00880). Here the first numbers of z go through a softmax so steep that one of them is nearly all; what it
-    stands for is learned. Between two choices there still is a way, and a walk takes it, but few draws lie on it.
+    A continuous map sends N(0, I) to one connected piece, so some samples lie between any two digits (Khayatkhoei et
+    al. 2018, arXiv 1806.00880). Here the leading dimensions of z pass through a softmax so steep that one of them gets
+    nearly all the weight; training decides what that group stands for. Two groups remain connected, so interpolation
+    works, but few samples lie between them.
     """
 
     config: GroupsConfig
@@ -84,17 +87,17 @@ class GroupedGAN(ConvolutionalGAN):
     def generate(self, z: Tensor, label: Tensor) -> Tensor:
         groups = self.config.groups
         choice = F.softmax(self.config.sharpness * z[:, :groups], dim=1)
-        scaled = math.sqrt(groups) * choice  # weighs as much as the numbers did
+        scaled = math.sqrt(groups) * choice  # has the norm that the replaced dimensions had
         return super().generate(torch.cat((scaled, z[:, groups:]), dim=1), label)
 
 
 class RelativisticGAN(ConvolutionalGAN):
-    """D judges how much more real x is than G(z), a pair at a time, and is kept flat around both.
+    """D compares x with G(z) in pairs; gradient penalties keep D flat around both.
 
         D: min E softplus(D(G(z)) - D(x)) + gamma/2 (E|grad D(x)|^2 + E|grad D(G(z))|^2)
         G: min E softplus(D(x) - D(G(z)))                                 (Huang et al. 2024, arXiv 2501.05441)
 
-    D may learn faster than G (Heusel et al. 2017, arXiv 1706.08500): what it does not see, G need not mend.
+    D may have a higher learning rate than G (Heusel et al. 2017, arXiv 1706.08500): G corrects only what D detects.
     """
 
     players = ("discriminator", "generator")

@@ -1,4 +1,4 @@
-"""What every auto-encoder has: an encoder, a decoder, and a density to draw codes from."""
+"""What every auto-encoder shares: an encoder, a decoder, and a prior that codes are sampled from."""
 
 from typing import Any
 
@@ -11,10 +11,9 @@ from models.prior import PRIORS, Prior
 
 
 class Autoencoder(Family):
-    """Convolutional encoder f and decoder g; the state of the one link is the code z [B, latent].
+    """Convolutional encoder f and decoder g. The state of the only step is the code z [B, latent].
 
-    `config` has `latent` and `width`. The sampler says whether codes are drawn from a mixture fitted to data or from
-    N(0, I).
+    `config` has `latent` and `width`. The sampler names the prior: a mixture fitted to the data's codes, or N(0, I).
     """
 
     samplers = PRIORS
@@ -36,7 +35,7 @@ class Autoencoder(Family):
         return prior.schedule(steps, sampler)
 
     def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, coefficients: Tensor) -> Tensor:
-        return self.prior.draw(seed, index, coefficients)
+        return self.prior.sample(seed, index, coefficients)
 
     def step(self, rows: Rows) -> Tensor:
         return self.decoder(rows.state).tanh()

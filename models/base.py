@@ -1,7 +1,7 @@
-"""The one contract every family fulfils.
+"""The contract that every family implements.
 
-Every family is a chain from a start state to an image: `start`, then `step` as often as the plan has links, then
-`decode`. A GAN's chain has one link, DDPM's has as many as the caller asks for. Nothing above this floor may ask which
+A family is a chain from an initial state to an image: `initial_state`, then one `step` per line of the schedule, then
+`decode`. A GAN's chain has one step; DDPM's has as many as the request says. No code outside `models/` depends on which
 family it holds.
 """
 
@@ -18,7 +18,7 @@ Number = TypeVar("Number", int, float)
 
 @dataclass(frozen=True)
 class Range(Generic[Number]):
-    """What a caller may ask for: `minimum <= value <= maximum`, and what he gets who asks for nothing."""
+    """The values that a parameter may take, `minimum <= value <= maximum`, and its default."""
 
     minimum: Number
     maximum: Number
@@ -27,26 +27,26 @@ class Range(Generic[Number]):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How training runs a family unless told otherwise; plain numbers, every one a flag of `python -m training fit`."""
+    """Default training settings of a family; each is a flag of `python -m training fit`."""
 
     epochs: float = field(metadata={"help": "passes over the training data"})
-    batch: int = field(metadata={"help": "images an iteration"})
-    lr: float = field(metadata={"help": "Adam's learning rate at its highest"})
+    batch: int = field(metadata={"help": "images per iteration"})
+    lr: float = field(metadata={"help": "Adam's highest learning rate"})
     betas: tuple[float, float] = field(default=(0.9, 0.999), metadata={"help": "Adam's betas"})
     ema: int = field(
-        default=0, metadata={"help": "half-life of the averaged weights in images; 0 serves the last ones"}
+        default=0, metadata={"help": "half-life of the averaged weights in images; 0 keeps the last weights"}
     )
     warmup: int = field(default=0, metadata={"help": "images over which the learning rate rises from 0"})
-    cosine: bool = field(default=False, metadata={"help": "let the learning rate fall to 0 along half a cosine"})
+    cosine: bool = field(default=False, metadata={"help": "decay the learning rate to 0 along half a cosine"})
 
 
 CLOSED_FORM = Recipe(epochs=0, batch=128, lr=0.0)
-"""For families that gradients have nothing to do with: `fit` is all their training."""
+"""For families without gradient training: `fit` is all their training."""
 
 
 @dataclass(frozen=True)
 class About:
-    """What a family is, for people."""
+    """A description of a family for readers."""
 
     title: str
     formula: str
@@ -56,70 +56,72 @@ class About:
 
 @dataclass(frozen=True)
 class Rows:
-    """The batch on the device: row b of every tensor belongs to the same sample.
+    """A batch on the device: row b of every tensor belongs to the same sample.
 
-    Rows may be at different steps of different plans, with different labels, guidance and seeds.
+    Rows may be at different steps of different schedules, with different labels, guidance scales and seeds.
     """
 
     state: Tensor
-    """[B, *S] float32, where each row stands."""
+    """[B, *S] float32, each row's current state."""
     label: Tensor
-    """[B, classes] float32: one-hot, a mixture on the way from one class to another, or zeros for none."""
+    """[B, classes] float32: one-hot, a mixture of two classes for an interpolation, or zeros for no label."""
     coefficients: Tensor
-    """[B, K] float32, the coefficients of the link that each row takes now: its line of `Family.plan`."""
+    """[B, K] float32, the coefficients of each row's current step: its line of `Family.schedule`."""
     guidance: Tensor
-    """[B] float32, the strength of the label; 1 is the plain conditional model."""
+    """[B] float32, the guidance scale; 1 is the plain conditional model."""
     seed: Tensor
     """[B] int64."""
     index: Tensor
     """[B] int64, the image's index within its seed."""
     step: Tensor
-    """[B] int64, 1 for the first link of the chain."""
+    """[B] int64, 1 for the first step of the chain."""
 
 
 def coefficient_columns(rows: Rows) -> tuple[Tensor, ...]:
-    """The coefficients of `rows.link` one by one, [B, 1, ...] each, as they multiply the states."""
+    """The K coefficients of a batch, [B, 1, ...] each, shaped to multiply the states."""
     return rows.coefficients.t().reshape(-1, len(rows.coefficients), *[1] * (rows.state.dim() - 1)).unbind()
 
 
 Terms = dict[str, Tensor]
-"""Named scalars of a loss; `loss` is the one to descend, the others are for the log."""
+"""Named scalars of a loss; training minimises `loss` and logs the others."""
 
 
 class Family(nn.Module):
-    """A kind of generative model over data of `data_shape` in [-1, 1], with `classes` labels (0: it takes none).
+    """A kind of generative model of data of `data_shape` in [-1, 1], with `classes` labels (0: no labels).
 
-    A family is one file in `models/families/` with one subclass of this in it. Its nets are built from `Config` alone.
+    A family is one file in `models/families/` with one subclass of this class. `Config` alone determines its nets.
     """
 
     Config: ClassVar[type[Any]]
-    """A frozen dataclass; each field has `metadata={"help": ...}` and becomes a flag of training."""
+    """A frozen dataclass; each field has `metadata={"help": ...}` and becomes a flag of the training command."""
     about: ClassVar[About]
     recipe: ClassVar[Recipe]
     players: ClassVar[tuple[str, ...]] = ()
-    """The sides of the training game, each the name of a submodule; empty where `self` is the only one."""
+    """The players of the training game, each the name of a submodule; empty if `self` is the only player."""
     training_only: ClassVar[tuple[str, ...]] = ()
-    """Submodules that only training needs; weights are saved and served without them."""
+    """Submodules that only training needs; saved and served weights omit them."""
     conditional: ClassVar[bool] = False
     unconditional: ClassVar[bool] = True
-    """Whether a row with no label (zeros) is drawn from the whole distribution; else a label is drawn for it first."""
+    """Whether a row without a label (zeros) is a sample of the whole distribution."""
+    samples_label: ClassVar[bool] = False
+    """Whether a request that names no label gets one that its seed determines."""
     steps: Range[int] = Range(1, 1, 1)
     samplers: ClassVar[tuple[str, ...]] = ()
-    """Names for `plan`, the default first; empty where there is nothing to choose."""
+    """Sampler names that `schedule` accepts, the default first; empty if there is no choice."""
     sampler_parameter: ClassVar[Literal["sampler", "prior"]] = "sampler"
-    """The word by which callers choose one."""
+    """The name of the request parameter that selects the sampler."""
     guidance: Range[float] | None = None
-    """The strengths of the label that it takes; None where there is nothing to strengthen."""
+    """The guidance scales that it takes; None if the family has no guidance."""
     encodes: ClassVar[bool] = False
-    """Whether `encode` is there."""
+    """Whether the family implements `encode`."""
     inversion: Mapping[str, Any] = MappingProxyType({})
-    """The `steps`, `sampler` and `guidance` by which an encoded image comes back; what is not here does not matter."""
+    """The `steps`, `sampler` and `guidance` that reconstruct an encoded image; a missing one has no effect."""
     likelihood: ClassVar[Literal["", "bound", "codes"]] = ""
-    """Whether `log_likelihood` is there: a lower bound of the data's, or the density of the codes that it becomes."""
+    """What `log_likelihood` gives: a lower bound of log p(x), the log density of the codes, or "" for nothing."""
     revision: ClassVar[int] = 1
-    """Raised when the same tensors and config come to mean other images: weights of another revision are refused."""
+    """Incremented when the same tensors and config give other images. Weights of another revision do not load."""
     compiles: ClassVar[bool] = True
-    """Whether training may `torch.compile` the nets; not where a loss differentiates a gradient."""
+    """Whether training may `torch.compile` the nets; False where a loss differentiates a gradient."""
 
     def __init__(self, config: Any, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__()
@@ -130,73 +132,79 @@ class Family(nn.Module):
     # -- sampling ------------------------------------------------------------------------------------------------------
 
     def schedule(self, steps: int, sampler: str | None = None) -> Tensor:
-        """The chain's coefficients [steps, K] float32, one line a link. K may be 0."""
+        """The chain's coefficients [steps, K] float32, one line per step. K may be 0."""
         return torch.zeros(steps, 0)
 
     def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, coefficients: Tensor) -> Tensor:
-        """The first states [B, *S], a pure function of seed [B] int64, index [B] int64, label [B, classes] and link.
+        """The initial states [B, *S]: a pure function of seed [B] int64, index [B] int64 and the other arguments.
 
-        `coefficients` [B, K] is each row's first line of its plan.
+        label [B, classes] is as in `Rows`; coefficients [B, K] is the first line of each row's schedule.
         """
         raise NotImplementedError
 
     def step(self, rows: Rows) -> Tensor:
-        """The states one link further, [B, *S']. No row depends on its neighbours; the last link's can be decoded."""
+        """The next states [B, *S']. Rows are independent of each other; `decode` takes the states of the last step."""
         raise NotImplementedError
 
     def decode(self, state: Tensor) -> Tensor:
-        """Data [B, *data_shape] in [-1, 1] of states at the end of their chain, and of what is to be seen before it."""
+        """Data [B, *data_shape] in [-1, 1] from final states, or a preview from earlier ones."""
         return state.clamp(-1, 1)
 
     def encode(self, x: Tensor, label: Tensor) -> Tensor:
-        """Where data x [B, *data_shape] in [-1, 1] enters the chain: its start states [B, *S], or where the way back to
-        them begins.
+        """Encode data x [B, *data_shape] in [-1, 1] as initial states [B, *S].
+
+        With a non-empty `inversion_schedule`, the result is the state that the inversion starts from.
+        Raises NotImplementedError if the family has no encoder.
         """
         raise NotImplementedError(f"{self.name} has no encoder")
 
     def inversion_schedule(self) -> Tensor:
-        """The plan [steps, K] by which what `encode` gives becomes start states, without guidance; of most, empty."""
+        """The schedule [steps, K] that turns what `encode` returns into initial states, run without guidance.
+
+        Empty for most families.
+        """
         return self.schedule(self.steps.minimum)[:0]
 
     def log_likelihood(self, x: Tensor, label: Tensor) -> Tensor:
         """A lower bound of log p(x), or log p(code of x), as `likelihood` says: [B] nats for data x [B, *data_shape].
 
-        Densities of codes compare with those of codes of the same size alone.
+        Log densities of codes are comparable only between codes of the same size.
+        Raises NotImplementedError if the family has no likelihood.
         """
-        raise NotImplementedError(f"{self.name} knows no likelihood")
+        raise NotImplementedError(f"{self.name} has no likelihood")
 
     # -- training ------------------------------------------------------------------------------------------------------
 
     def update_order(self) -> tuple[str, ...]:
-        """The players in the order in which they move within one iteration; the first mover draws a fresh batch.
+        """The players in the order of their optimizer steps within one iteration; the first step takes a fresh batch.
 
-        None where gradients have nothing to do.
+        Empty if the family has no parameters to train by gradients.
         """
         return self.players or (("self",) if any(True for _ in self.parameters()) else ())
 
     def player(self, name: str) -> nn.Module:
-        """The module whose parameters `name` may change."""
+        """The module whose parameters the player `name` optimises."""
         return self if name == "self" else self.get_submodule(name)
 
     def lr_multiplier(self, player: str) -> float:
-        """What the recipe's learning rate is multiplied by for `player`."""
+        """The factor on the recipe's learning rate for `player`."""
         return 1.0
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         """Named terms of `player`'s objective on data x [B, *data_shape] and label [B] int64 (-1: unknown).
 
-        Randomness comes from torch's global generator, which training saves with its checkpoints.
+        Randomness comes from torch's global generator, whose state is part of training's checkpoints.
         """
         raise NotImplementedError
 
     def fit(self, x: Tensor, label: Tensor) -> None:
-        """What gradients do not estimate, from all of the training data and whatever gradients have found so far.
+        """Estimate what gradients do not, from all training data and the current parameters.
 
-        x [N, *data_shape] in [-1, 1] and label [N] int64 (-1: unknown). Called before samples are drawn and at export;
-        a pure function of its arguments and the parameters, whose findings are buffers. Most families need nothing.
+        x [N, *data_shape] in [-1, 1] and label [N] int64 (-1: unknown). Training calls it before it samples and before
+        export. A pure function of its arguments and the parameters that sets buffers; most families need none.
         """
 
-    # -- what everything above this floor relies on --------------------------------------------------------------------
+    # -- common to all families ----------------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
@@ -204,7 +212,7 @@ class Family(nn.Module):
         return type(self).__module__.rpartition(".")[2]
 
     def defaults(self) -> dict[str, Any]:
-        """The `steps`, `sampler` and `guidance` of who asks for none, as far as there is anything to choose."""
+        """The default `steps`, `sampler` and `guidance`, as far as the family takes them."""
         defaults: dict[str, Any] = {}
         if self.steps.minimum < self.steps.maximum:
             defaults["steps"] = self.steps.default
@@ -219,9 +227,9 @@ class Family(nn.Module):
         return (label[:, None] == torch.arange(self.classes, device=label.device)).to(torch.float32)
 
     def for_sampling(self) -> "Family":
-        """Self without the opponents, frozen and in eval mode, laid out for inference (channels last)."""
-        for opponent in self.training_only:
-            delattr(self, opponent)
+        """Self without the training-only submodules, frozen, in eval mode and in channels-last memory format."""
+        for name in self.training_only:
+            delattr(self, name)
         return self.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
 
@@ -237,31 +245,31 @@ def sample(
 ) -> Tensor:
     """Data [B, *data_shape] for seed [B], index [B] and label [B, classes]: the whole chain at once, offline.
 
-    The engine does the same a link at a time, for rows that came at different times.
+    The engine does the same one step at a time, with rows that arrive at different times.
     """
-    plan = family.schedule(steps, sampler).to(seed.device)
-    state = family.initial_state(seed, index, label, plan[:1].expand(len(seed), -1))
-    return run_schedule(family, state, plan, guidance, seed, index, label)
+    schedule = family.schedule(steps, sampler).to(seed.device)
+    state = family.initial_state(seed, index, label, schedule[:1].expand(len(seed), -1))
+    return run_schedule(family, state, schedule, guidance, seed, index, label)
 
 
 def invert(family: Family, x: Tensor, label: Tensor) -> Tensor:
-    """The start states [B, *S] of data x [B, *data_shape]: what `step` and `decode` bring back to x."""
-    none = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    return _run_steps(family, family.encode(x, label), family.inversion_schedule().to(x.device), 1.0, none, none, label)
+    """The initial states [B, *S] of data x [B, *data_shape]: those from which `step` and `decode` reconstruct x."""
+    zero = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    return _run_steps(family, family.encode(x, label), family.inversion_schedule().to(x.device), 1.0, zero, zero, label)
 
 
 def run_schedule(
-    family: Family, state: Tensor, plan: Tensor, guidance: float, seed: Tensor, index: Tensor, label: Tensor
+    family: Family, state: Tensor, schedule: Tensor, guidance: float, seed: Tensor, index: Tensor, label: Tensor
 ) -> Tensor:
-    """Data [B, *data_shape] at the end of `plan` [steps, K] from start states [B, *S], otherwise as `draw`."""
-    return family.decode(_run_steps(family, state, plan, guidance, seed, index, label))
+    """Data [B, *data_shape] at the end of `schedule` [steps, K] from states [B, *S]; the rest as in `sample`."""
+    return family.decode(_run_steps(family, state, schedule, guidance, seed, index, label))
 
 
 def _run_steps(
-    family: Family, state: Tensor, plan: Tensor, guidance: float, seed: Tensor, index: Tensor, label: Tensor
+    family: Family, state: Tensor, schedule: Tensor, guidance: float, seed: Tensor, index: Tensor, label: Tensor
 ) -> Tensor:
-    strength = torch.full((len(seed),), guidance, device=seed.device)
-    for k, link in enumerate(plan, start=1):
-        line = link.expand(len(seed), -1)
-        state = family.step(Rows(state, label, line, strength, seed, index, torch.full_like(seed, k)))
+    scale = torch.full((len(seed),), guidance, device=seed.device)
+    for k, line in enumerate(schedule, start=1):
+        coefficients = line.expand(len(seed), -1)
+        state = family.step(Rows(state, label, coefficients, scale, seed, index, torch.full_like(seed, k)))
     return state

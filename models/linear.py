@@ -1,4 +1,4 @@
-"""Principal components: the linear code that loses least."""
+"""Principal components: the linear code with the smallest squared error."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from models.batch_invariant import linear
 
 
 class PrincipalComponents(nn.Module):
-    """z = W'(x - mean), x^ = W z + mean with W'W = I, for data of `size` numbers and codes of `code` (Pearson 1901)."""
+    """z = W'(x - mean), x^ = W z + mean with W'W = I, for data and codes of sizes `size` and `code` (Pearson 1901)."""
 
     def __init__(self, size: int, code: int) -> None:
         super().__init__()
@@ -19,7 +19,10 @@ class PrincipalComponents(nn.Module):
         self.register_buffer("variance", torch.zeros(code))
 
     def fit(self, x: Tensor) -> None:
-        """Mean, directions and variances of x [N, size], in float64. Each direction's largest entry is positive."""
+        """Estimate mean, directions and variances from x [N, size] in float64.
+
+        The largest entry of each direction is positive.
+        """
         data = x.double()
         mean = data.mean(0)
         centred = data - mean
@@ -40,7 +43,7 @@ class PrincipalComponents(nn.Module):
 
 
 class Identity(nn.Module):
-    """The code that is the data itself."""
+    """A code equal to the data."""
 
     def fit(self, x: Tensor) -> None:
         """Nothing to estimate."""
@@ -55,8 +58,5 @@ class Identity(nn.Module):
 
 
 def projection(size: int, code: int) -> tuple[PrincipalComponents | Identity, int]:
-    """The `code` principal components of data of `size` numbers, or the data itself where that is 0 or no fewer.
-
-    Returned with the size of its codes.
-    """
+    """`PrincipalComponents` for 0 < code < size, otherwise `Identity`; with the size of its codes."""
     return (PrincipalComponents(size, code), code) if 0 < code < size else (Identity(), size)

@@ -1,4 +1,4 @@
-"""Terms that the losses of several families share."""
+"""Loss terms that several families share."""
 
 from collections.abc import Callable
 
@@ -9,32 +9,38 @@ from torch.nn import functional as F
 from models import parallel
 
 UNIFORM_SHARE = 0.25
-"""Share of training times that are drawn evenly, for many steps and inversion need them all; the rest by `settling`."""
+"""Share of training times that are uniform, because long schedules and inversion visit all times. The others come from
+`sample_log_snr`."""
 
 
 def sample_log_snr(count: int, device: torch.device) -> Tensor:
-    """log(signal / noise) [count] where the digit is settled: N(-0.8, 0.8^2), more noise than not.
+    """log(signal / noise) [count] ~ N(-0.8, 0.8^2): mostly the noisy times at which the digit is decided.
 
     As for most of the times of Li & He 2025, arXiv 2511.13720.
     """
     return 0.8 * parallel.randn(count, device=device) - 0.8
 
 
-def squared_error(x: Tensor, back: Tensor) -> Tensor:
-    """|x - back|^2 summed over pixels, its mean over images: [B, ...] twice -> scalar."""
-    return (x - back).square().flatten(1).sum(1).mean()
+def squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:
+    """|x - reconstruction|^2 summed over pixels, averaged over images: [B, ...] twice -> scalar."""
+    return (x - reconstruction).square().flatten(1).sum(1).mean()
+
+
+def sliced_wasserstein(a: Tensor, b: Tensor, theta: Tensor) -> Tensor:
+    """SW_2^2 of clouds a and b [N, D] over directions theta [D, P] of length 1: scalar (Bonneel et al. 2015)."""
+    return ((a @ theta).sort(dim=0).values - (b @ theta).sort(dim=0).values).square().mean()
 
 
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """-log softmax(logits)_label, its mean over the rows whose label is known (not -1): [B, C] and [B] -> scalar."""
+    """-log softmax(logits)_label, averaged over the rows with a known label (not -1): [B, C] and [B] -> scalar."""
     known = label >= 0
-    each = F.cross_entropy(logits, label.clamp(min=0), reduction="none")
+    losses = F.cross_entropy(logits, label.clamp(min=0), reduction="none")
     count = parallel.all_reduce_mean(known.sum().float()).clamp(min=1 / parallel.size())
-    return (each * known).sum() / count
+    return (losses * known).sum() / count
 
 
 def squared_gradient(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """|grad_x critic(x)|^2 of each of x [B, ...], differentiable: [B]. `critic` gives one number a row, [B]."""
+    """|grad_x critic(x)|^2 of each row of x [B, ...], differentiable: [B]. `critic` maps x to one number per row."""
     x = x.detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
     return gradient.square().flatten(1).sum(1)
@@ -43,9 +49,9 @@ def squared_gradient(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 def r1_r2_penalties(
     critic: Callable[[Tensor], Tensor], x: Tensor, generated: Tensor, share: float
 ) -> tuple[Tensor, Tensor]:
-    """E|grad critic|^2 at x and at generated [B, ...]: scalars, the penalties R1 and R2 (Mescheder et al. 2018).
+    """The penalties R1 and R2, E|grad critic|^2 at x and at generated [B, ...]: scalars (Mescheder et al. 2018).
 
-    Unbiased from the first `share` of the rows, whose second derivatives cost more than the game itself.
+    An unbiased estimate from the first `share` of the rows, because second derivatives cost more than the game itself.
     """
     r1, r2 = (squared_gradient(critic, leading_share(side, share)).mean() for side in (x, generated))
     return r1, r2

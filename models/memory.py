@@ -1,4 +1,4 @@
-"""How the process keeps its memory."""
+"""Tuning of the C library's memory allocator."""
 
 import contextlib
 import ctypes
@@ -8,12 +8,12 @@ _THRESHOLD_BYTES = 2**30
 
 
 def retain_freed_memory() -> None:
-    """Keep what is freed for what comes next, rather than hand it back to the system and take it anew, page by page.
+    """Make the allocator reuse freed memory instead of returning it to the operating system.
 
-    A step allocates and frees the same megabytes over and over; with glibc's defaults a fifth of it may go into page
-    faults. Without effect where the C library has no `mallopt`.
+    Each step allocates and frees the same megabytes; with glibc's defaults, page faults may take a fifth of its time.
+    No effect if the C library has no `mallopt`.
     """
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # Windows: `CDLL(None)` raises TypeError
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_TRIM_THRESHOLD, _THRESHOLD_BYTES)
         mallopt(_MMAP_THRESHOLD, _THRESHOLD_BYTES)

@@ -1,4 +1,4 @@
-"""Gaussian mixtures, fitted by expectation and maximisation (Dempster, Laird & Rubin 1977)."""
+"""Gaussian mixtures, fitted by expectation maximisation (Dempster, Laird & Rubin 1977)."""
 
 import math
 from dataclasses import dataclass, replace
@@ -7,24 +7,24 @@ import torch
 from torch import Tensor, nn
 
 PRIOR = 0.05
-"""Strength of the prior that keeps a component from shrinking onto a point: as if each had besides its points a scatter
-of so many times the data's mean variance in every direction."""
+"""Strength of the prior that keeps a component from collapsing onto a point. It adds to each component's scatter this
+multiple of the data's mean variance in every direction."""
 
 TINY = 1e-12
 
 
 @dataclass(frozen=True)
 class MixtureFit:
-    """A mixture of K components over D numbers, in float64."""
+    """A mixture of K Gaussians in D dimensions, in float64."""
 
     weights: Tensor
-    """[K], which sum to 1."""
+    """[K], with sum 1."""
     means: Tensor
     """[K, D]."""
     cholesky: Tensor
     """[K, D, D], the lower triangles L of the covariances L L'."""
     objectives: tuple[float, ...] = ()
-    """Mean log-likelihood of the data, with the prior's share, in nats after each maximisation; it never falls."""
+    """The objective in nats after each M-step: the data's mean log-likelihood plus the prior's term; non-decreasing."""
 
     def log_joint(self, x: Tensor) -> Tensor:
         """log (weight_k N(x; mean_k, L_k L_k')) for x [N, D]: [N, K]."""
@@ -41,7 +41,7 @@ class MixtureFit:
         return self.log_joint(x).logsumexp(1)
 
     def bic(self, x: Tensor) -> float:
-        """-2 log L + (free numbers) log N: the lower the better (Schwarz 1978)."""
+        """-2 log L + (free parameters) log N: lower is better (Schwarz 1978)."""
         count, size = self.means.shape
         free = count - 1 + count * size + count * size * (size + 1) // 2
         return float(-2 * self.log_density(x).sum()) + free * math.log(len(x))
@@ -56,36 +56,36 @@ def fit(
     tolerance: float = 1e-4,
     seed: int = 0,
 ) -> MixtureFit:
-    """The mixture of `components` that EM finds for x [N, D], from centres spread as k-means++ spreads them.
+    """Fit `components` Gaussians to x [N, D] by EM, from the initial centres of k-means++.
 
     Maximises log p(x) - scatter / 2 sum_k tr(Sigma_k^-1), where scatter is `prior` times the data's mean variance (a
-    flat inverse-Wishart prior; 0 is plain maximum likelihood). Ends where that rises by less than `tolerance` nats.
+    flat inverse-Wishart prior; 0 is plain maximum likelihood). Stops if an iteration gains less than `tolerance` nats.
     """
     x = x.double()
-    # Never quite 0, or data that does not vary would have a covariance without a root.
+    # Never 0: constant data would have a covariance without a Cholesky factor.
     scatter = max(prior * float(x.var(0).mean()), TINY)
     nearest = torch.cdist(x, _kmeans_plus_plus(x, components, seed)).argmin(1)
     responsibility = torch.eye(components, dtype=torch.float64)[nearest]
     objectives: list[float] = []
     for _ in range(iterations):
-        found = _maximise(x, responsibility, scatter)
-        joint = found.log_joint(x)
+        mixture = _maximise(x, responsibility, scatter)
+        joint = mixture.log_joint(x)
         density = joint.logsumexp(1)
-        precision = sum(float(torch.cholesky_inverse(L).trace()) for L in found.cholesky)
+        precision = sum(float(torch.cholesky_inverse(L).trace()) for L in mixture.cholesky)
         objectives.append(float(density.mean()) - scatter / 2 * precision / len(x))
         if len(objectives) > 1 and objectives[-1] - objectives[-2] < tolerance:
             break
         responsibility = (joint - density[:, None]).exp()
-    return replace(found, objectives=tuple(objectives))
+    return replace(mixture, objectives=tuple(objectives))
 
 
 def fit_best(x: Tensor, candidates: tuple[int, ...]) -> MixtureFit:
     """The mixture of x [N, D] whose number of components, one of `candidates`, has the lowest BIC."""
-    return min((fit(x, count) for count in candidates), key=lambda found: found.bic(x.double()))
+    return min((fit(x, count) for count in candidates), key=lambda mixture: mixture.bic(x.double()))
 
 
 class Mixture(nn.Module):
-    """Room for the mixtures of at most `components` over `size` numbers, and draws from them."""
+    """A mixture of at most `components` Gaussians in `size` dimensions, in buffers, and samples from it."""
 
     def __init__(self, components: int, size: int) -> None:
         super().__init__()
@@ -96,37 +96,34 @@ class Mixture(nn.Module):
         self.register_buffer("means", torch.zeros(components, size))
         self.register_buffer("cholesky", torch.zeros(components, size, size))
 
-    def load_fit(self, found: MixtureFit) -> None:
-        """Take over `found`; components that it does not have get the weight 0."""
-        count = len(found.weights)
-        for buffer, value in (
-            (self.weights, found.weights),
-            (self.means, found.means),
-            (self.cholesky, found.cholesky),
-        ):
+    def load_fit(self, fit: MixtureFit) -> None:
+        """Copy `fit` into the buffers; unused components get weight 0."""
+        count = len(fit.weights)
+        for buffer, value in ((self.weights, fit.weights), (self.means, fit.means), (self.cholesky, fit.cholesky)):
             buffer.zero_()
             buffer[:count].copy_(value)
 
     def log_density(self, x: Tensor) -> Tensor:
         """log p(x) in nats of the whole mixture for x [N, size]: [N] float64."""
-        held = self.weights > 0
-        weights = self.weights[held].double()
-        found = MixtureFit(weights / weights.sum(), self.means[held].double(), self.cholesky[held].double())
-        return found.log_density(x.double())
+        used = self.weights > 0
+        weights = self.weights[used].double()
+        fit = MixtureFit(weights / weights.sum(), self.means[used].double(), self.cholesky[used].double())
+        return fit.log_density(x.double())
 
-    def draw(self, choice: Tensor, eps: Tensor, share: Tensor | None = None) -> Tensor:
+    def sample(self, choice: Tensor, eps: Tensor, weights: Tensor | None = None) -> Tensor:
         """Points [B, size] from choice [B] float64 in (0, 1) and eps [B, size] standard normals.
 
-        `share` [B, components] or [components] takes the weights' place; it need not sum to 1.
+        `weights` [B, components] or [components] replaces the mixture's own; its sum need not be 1.
         """
-        share = (self.weights if share is None else share).double().expand(len(choice), -1)
-        edges = share.cumsum(1)
-        component = (choice[:, None] * edges[:, -1:] >= edges).sum(1).clamp(max=share.shape[1] - 1)
+        # On the CPU if `noise.uniform` put its float64 there.
+        weights = (self.weights if weights is None else weights).to(choice.device).double().expand(len(choice), -1)
+        edges = weights.cumsum(1)
+        component = (choice[:, None] * edges[:, -1:] >= edges).sum(1).clamp(max=weights.shape[1] - 1).to(eps.device)
         return self.means[component] + (self.cholesky[component] * eps[:, None, :]).sum(2)
 
 
 class LabelledMixture(Mixture):
-    """A mixture of its own, of at most `most` components, for each of `classes`; one for all where that is 0."""
+    """One mixture of at most `max_components` Gaussians per class; a single one if `classes` is 0."""
 
     def __init__(self, max_components: int, size: int, classes: int) -> None:
         super().__init__(max(classes, 1) * max_components, size)
@@ -136,27 +133,27 @@ class LabelledMixture(Mixture):
         self.register_buffer("owner", torch.zeros(max(classes, 1) * max_components, dtype=torch.int64))
 
     def fit(self, x: Tensor, label: Tensor) -> None:
-        """Fit each class's mixture to its own of x [N, size], its number of components by BIC: 1, 2, 4, ..., most."""
+        """Fit each class's mixture to its points of x [N, size]; BIC selects 1, 2, 4, ..., max_components Gaussians."""
         parts: list[tuple[MixtureFit, float]] = []
         owners: list[int] = []
         for owner in range(max(self.classes, 1)):
-            mine = x[label == owner] if self.classes else x
-            if len(mine) > 1:
-                found = fit_best(mine, self.candidates)
-                parts.append((found, len(mine) / len(x)))
-                owners += [owner] * len(found.weights)
+            points = x[label == owner] if self.classes else x
+            if len(points) > 1:
+                mixture = fit_best(points, self.candidates)
+                parts.append((mixture, len(points) / len(x)))
+                owners += [owner] * len(mixture.weights)
         self.load_fit(_concatenate(parts))
         self.owner.fill_(-1)
         self.owner[: len(owners)].copy_(torch.tensor(owners))
 
     def component_weights(self, label: Tensor) -> Tensor:
-        """The components' weights for label [B, classes]: [B, components], all of them where it is zeros."""
+        """Component weights for label [B, classes]: [B, components]; all components for a label of zeros."""
         if not self.classes:
             return self.weights.expand(len(label), -1)
         owned = (self.owner[:, None] == torch.arange(self.classes, device=label.device)).to(label)
-        share = self.weights * (label @ owned.T)
-        # None asked for, or one that was never seen.
-        return torch.where(share.sum(1, keepdim=True) > 0, share, self.weights)
+        weights = self.weights * (label @ owned.T)
+        # All weights are 0 without a label, or for a class without training data.
+        return torch.where(weights.sum(1, keepdim=True) > 0, weights, self.weights)
 
 
 def _log_normal(x: Tensor, mean: Tensor, cholesky: Tensor) -> Tensor:
@@ -167,7 +164,7 @@ def _log_normal(x: Tensor, mean: Tensor, cholesky: Tensor) -> Tensor:
 
 
 def _maximise(x: Tensor, responsibility: Tensor, scatter: float) -> MixtureFit:
-    """The weights, means and covariances that x [N, D] has by responsibility [N, K]."""
+    """The M-step: weights, means and covariances of x [N, D] from responsibility [N, K]."""
     mass = responsibility.sum(0).clamp(min=1e-8)
     means = responsibility.T @ x / mass[:, None]
     prior = scatter * torch.eye(x.shape[1], dtype=torch.float64)
@@ -180,21 +177,21 @@ def _maximise(x: Tensor, responsibility: Tensor, scatter: float) -> MixtureFit:
 
 
 def _concatenate(parts: list[tuple[MixtureFit, float]]) -> MixtureFit:
-    """One mixture of several, each with its share."""
+    """One mixture of several, each weighted by its share."""
     return MixtureFit(
-        torch.cat([share * found.weights for found, share in parts]),
-        torch.cat([found.means for found, _ in parts]),
-        torch.cat([found.cholesky for found, _ in parts]),
+        torch.cat([share * mixture.weights for mixture, share in parts]),
+        torch.cat([mixture.means for mixture, _ in parts]),
+        torch.cat([mixture.cholesky for mixture, _ in parts]),
     )
 
 
 def _kmeans_plus_plus(x: Tensor, count: int, seed: int) -> Tensor:
-    """`count` of the rows of x, each chosen by its squared distance to those before (Arthur & Vassilvitskii 2007)."""
+    """`count` rows of x, each sampled by its squared distance to the earlier ones (Arthur & Vassilvitskii 2007)."""
     generator = torch.Generator().manual_seed(seed)
     centres = [x[int(torch.randint(len(x), (1,), generator=generator))]]
     for _ in range(count - 1):
         distance = torch.cdist(x, torch.stack(centres)).amin(1).square()
-        if not distance.any():  # fewer different rows than centres
+        if not distance.any():  # fewer distinct rows than centres
             distance = torch.ones_like(distance)
         centres.append(x[int(torch.multinomial(distance, 1, generator=generator))])
     return torch.stack(centres)

@@ -1,7 +1,7 @@
-"""The networks that families are built from.
+"""The neural networks that families use.
 
-Images are [B, 1, 28, 28] and pass through 14x14 to 7x7 and back. Data of one axis, points [B, D], goes through fully
-connected layers; `encoder`, `decoder`, `discriminator` and `denoiser` choose by the data's shape.
+Images are [B, 1, 28, 28]; the nets downsample them to 14x14 and 7x7. Points [B, D] pass through fully connected layers.
+`encoder`, `decoder`, `discriminator` and `denoiser` select a net by the data's shape.
 """
 
 import math
@@ -16,7 +16,7 @@ from models import batch_invariant, parallel
 
 
 class MLP(nn.Sequential):
-    """Fully connected layers of the given widths, LeakyReLU(0.2) between them: [B, widths[0]] -> [B, widths[-1]]."""
+    """Fully connected layers of the given widths with LeakyReLU(0.2) between: [B, widths[0]] -> [B, widths[-1]]."""
 
     def __init__(self, *widths: int) -> None:
         layers: list[nn.Module] = []
@@ -26,36 +26,36 @@ class MLP(nn.Sequential):
 
 
 def encoder(data_shape: tuple[int, ...], outputs: int, width: int) -> nn.Module:
-    """Data [B, *data_shape] -> [B, outputs]."""
-    return Encoder(outputs, width) if _image(data_shape) else _points(data_shape[0], outputs, width)
+    """A net from data [B, *data_shape] to [B, outputs]."""
+    return Encoder(outputs, width) if _is_image(data_shape) else _point_net(data_shape[0], outputs, width)
 
 
 def decoder(data_shape: tuple[int, ...], inputs: int, width: int) -> nn.Module:
-    """Codes [B, inputs] -> [B, *data_shape], unbounded."""
-    return Decoder(inputs, width) if _image(data_shape) else _points(inputs, data_shape[0], width)
+    """A net from codes [B, inputs] to [B, *data_shape], unbounded."""
+    return Decoder(inputs, width) if _is_image(data_shape) else _point_net(inputs, data_shape[0], width)
 
 
 def discriminator(data_shape: tuple[int, ...], outputs: int, width: int) -> nn.Module:
-    """Data [B, *data_shape] -> [B, outputs], any numbers."""
-    return Discriminator(outputs, width) if _image(data_shape) else _points(data_shape[0], outputs, width)
+    """A net from data [B, *data_shape] to [B, outputs], unbounded."""
+    return Discriminator(outputs, width) if _is_image(data_shape) else _point_net(data_shape[0], outputs, width)
 
 
 def denoiser(data_shape: tuple[int, ...], width: int, classes: int) -> "UNet | PointDenoiser":
-    """Noisy data [B, *data_shape], time [B] in [0, 1] and label [B, classes] -> data of the same shape."""
-    return UNet(width, classes) if _image(data_shape) else PointDenoiser(data_shape[0], width, classes)
+    """A net from noisy data [B, *data_shape], time [B] in [0, 1] and label [B, classes] to data of the same shape."""
+    return UNet(width, classes) if _is_image(data_shape) else PointDenoiser(data_shape[0], width, classes)
 
 
-def _image(data_shape: tuple[int, ...]) -> bool:
+def _is_image(data_shape: tuple[int, ...]) -> bool:
     return len(data_shape) == 3
 
 
-def _points(inputs: int, outputs: int, width: int) -> MLP:
-    """[B, inputs] -> [B, outputs] by way of three layers, as wide as an image has channels at its smallest."""
+def _point_net(inputs: int, outputs: int, width: int) -> MLP:
+    """[B, inputs] -> [B, outputs], with three hidden layers as wide as the channels of an image net at its smallest."""
     return MLP(inputs, 4 * width, 4 * width, 4 * width, outputs)
 
 
 class Encoder(nn.Module):
-    """An image [B, 1, 28, 28] -> [B, outputs]. No normalisation: a critic's gradient penalty is per image."""
+    """An image [B, 1, 28, 28] -> [B, outputs]. No batch norm: a critic's gradient penalty is defined per image."""
 
     def __init__(self, outputs: int, width: int) -> None:
         super().__init__()
@@ -74,23 +74,23 @@ class Encoder(nn.Module):
 
 
 class Discriminator(nn.Sequential):
-    """An image [B, 1, 28, 28] -> [B, outputs], by way of `features` numbers that each see all of it.
+    """An image [B, 1, 28, 28] -> [B, outputs], through `features` hidden units that each see the whole image.
 
-    Without them the last layer would add up opinions of patches 18 pixels wide, and never see a digit whole.
+    Without them the last layer would sum scores of patches 18 pixels wide and could not judge a digit as a whole.
     """
 
     def __init__(self, outputs: int, width: int, features: int = 128) -> None:
         head = batch_invariant.Linear(features, outputs)
-        # With 128 features four times as steep as by default: Adam's steps are of one size, and this decides how far D
-        # moves by one.
+        # Four times the default scale for 128 features. Adam's steps have a fixed size, so this scale sets how far one
+        # step changes D.
         nn.init.normal_(head.weight, std=0.2)
         super().__init__(Encoder(features, width), nn.LeakyReLU(0.2), head)
 
 
 class Decoder(nn.Module):
-    """Codes [B, inputs] -> one number a pixel [B, 1, 28, 28], unbounded.
+    """Codes [B, inputs] -> one number per pixel [B, 1, 28, 28], unbounded.
 
-    Batch norm lets a generator learn several times faster; drawing uses its running averages, and a row stays alone.
+    Batch norm makes a generator learn several times faster. Sampling uses running averages, so rows are independent.
     """
 
     def __init__(self, inputs: int, width: int) -> None:
@@ -109,7 +109,7 @@ class Decoder(nn.Module):
         return self.body(self.stem(code).unflatten(1, (-1, 7, 7)))
 
     def fold(self) -> None:
-        """Take the batch norms into the layers before them."""
+        """Fold the batch norms into the layers before them."""
         layers: list[nn.Module] = [self.stem]
         for layer in self.body:
             if isinstance(layer, nn.BatchNorm2d):
@@ -117,19 +117,19 @@ class Decoder(nn.Module):
             else:
                 layers.append(layer)
             if isinstance(layer, nn.LeakyReLU):
-                layer.inplace = True  # of what came from the layer before, nobody needs the rest
+                layer.inplace = True  # nothing else reads the input
         self.body = nn.Sequential(*layers[1:])
 
 
 def fold_norms(family: nn.Module) -> None:
-    """Take layers of `family` together where one can do the work of several: quicker, and not to be saved."""
+    """Merge layers of `family` for faster inference if one layer can replace several; the result cannot be saved."""
     for module in list(family.modules()):
         if isinstance(module, Decoder | UNet):
             module.fold()
 
 
 def _fold_into(layer: nn.Module, norm: nn.BatchNorm2d) -> None:
-    """Let `layer`, a Decoder's, do what `norm` does to what comes out of it, by its running averages."""
+    """Apply the running averages of `norm` to the weights of `layer`, the layer of a Decoder before it."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
@@ -148,9 +148,9 @@ def _activation(width: int) -> list[nn.Module]:
 
 
 class AdaGNResBlock(nn.Module):
-    """A residual block whose second half is scaled and shifted by an embedding (adaptive group norm, arXiv 2105.05233).
+    """A residual block with adaptive group norm: an embedding scales and shifts its second half (arXiv 2105.05233).
 
-    [B, fan_in, H, W] and what `affine` makes of the embedding, [B, 2 width], -> [B, width, H, W].
+    [B, fan_in, H, W] and modulation [B, 2 width], which `affine` computes from the embedding, -> [B, width, H, W].
     """
 
     def __init__(self, fan_in: int, width: int, embedding: int) -> None:
@@ -172,7 +172,7 @@ class AdaGNResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over the places of an image, one head: [B, width, H, W] -> the same."""
+    """Single-head self-attention over the positions of an image: [B, width, H, W] -> the same shape."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class Attention(nn.Module):
 class UNet(nn.Module):
     """Noisy images [B, 1, 28, 28], time [B] in [0, 1] and label [B, classes] -> images of the same shape.
 
-    The image enters as 2x2 patches, so that nothing runs at 28x28: a quarter of the cost, and MNIST does not miss it
+    The input is cut into 2x2 patches, so no layer runs at 28x28: a quarter of the cost without a loss on MNIST
     (measured for larger images by Hoogeboom et al., "simple diffusion", arXiv 2301.11093).
     """
 
@@ -204,7 +204,7 @@ class UNet(nn.Module):
             batch_invariant.Linear(2 * width, embedding), nn.SiLU(), batch_invariant.Linear(embedding, embedding)
         )
         with warnings.catch_warnings():
-            # Without classes it has no numbers, and adds nothing.
+            # Without classes this layer has no weights and adds nothing.
             warnings.filterwarnings("ignore", "Initializing zero-element tensors is a no-op")
             self.label = batch_invariant.Linear(classes, embedding, bias=False)
         self.stem = batch_invariant.Conv2d(4, width, 3, padding=1)
@@ -219,7 +219,7 @@ class UNet(nn.Module):
         self.head = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), batch_invariant.Conv2d(width, 4, 3, padding=1))
 
         self.modulations: nn.Module | None = None
-        """All blocks' `affine` as one, once they are folded."""
+        """The `affine` layers of all blocks as one layer, after `fold`."""
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
         down_14, down_7, middle, up_7, up_14 = self._modulate(time, label)
@@ -231,7 +231,7 @@ class UNet(nn.Module):
         return F.pixel_shuffle(self.head(h), 2)
 
     def _modulate(self, time: Tensor, label: Tensor) -> list[Tensor]:
-        """What time and label tell each of the blocks."""
+        """The modulation of each block by time and label."""
         angle = time[:, None] * self.frequencies  # [B, width]
         embedding = F.silu(self.time(torch.cat((angle.cos(), angle.sin()), dim=1)) + self.label(label))
         if self.modulations is None:
@@ -242,7 +242,7 @@ class UNet(nn.Module):
         return self.down_14, self.down_7, self.middle, self.up_7, self.up_14
 
     def fold(self) -> None:
-        """Take the blocks' layers for the embedding together."""
+        """Merge the `affine` layers of all blocks."""
         affines = [block.affine for block in self._blocks()]
         self.modulations = batch_invariant.Linear(
             affines[0].in_features, sum(affine.out_features for affine in affines)
@@ -252,7 +252,7 @@ class UNet(nn.Module):
 
 
 class PointDenoiser(nn.Module):
-    """The same for points: [B, D], time [B] in [0, 1] and label [B, classes] -> [B, D]."""
+    """Noisy points [B, D], time [B] in [0, 1] and label [B, classes] -> points [B, D]."""
 
     def __init__(self, size: int, width: int, classes: int) -> None:
         super().__init__()
@@ -269,19 +269,21 @@ class PointDenoiser(nn.Module):
 def guided(net: UNet | PointDenoiser, x: Tensor, time: Tensor, label: Tensor, guidance: Tensor) -> Tensor:
     """Classifier-free guidance: net(no label) + guidance (net(label) - net(no label)), for guidance [B].
 
-    A second pass where any row asks for it, on a GPU always (Ho & Salimans 2022, equation 6, with guidance = 1 + w).
-    One pass of twice the rows would round otherwise, and tell a row that asks for none that a neighbour did.
+    Equation 6 of Ho & Salimans 2022 with guidance = 1 + w. On a CPU the second pass runs only if the guidance of a row
+    is not 1, on a GPU always. A single pass over twice the rows would round differently, so the guidance of one row
+    would change another row's bits.
     """
     labelled = net(x, time, label)
     if not any_set(guidance != 1):
         return labelled
     unlabelled = net(x, time, torch.zeros_like(label))
-    strength = guidance.view(-1, *[1] * (x.dim() - 1))
-    return torch.where(strength == 1, labelled, unlabelled + strength * (labelled - unlabelled))
+    scale = guidance.view(-1, *[1] * (x.dim() - 1))
+    return torch.where(scale == 1, labelled, unlabelled + scale * (labelled - unlabelled))
 
 
 def any_set(conditions: Tensor) -> bool:
-    """Whether any of them holds. A GPU is not asked: to wait for it takes longer than what a no would spare, and the
-    graphs in which its kernels are replayed have no branches.
+    """Whether any condition holds; always True on a GPU.
+
+    Waiting for the GPU's answer takes longer than a False would save, and CUDA graphs have no branches.
     """
     return not conditions.is_cpu or bool(conditions.any())

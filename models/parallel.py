@@ -1,11 +1,11 @@
-"""One batch over several processes, each of which has its rows of it, as `torchrun` starts them.
+"""Data parallelism: one batch split over the processes that `torchrun` starts.
 
-Process r of W has rows r, r + W, r + 2W, ... of every batch. All of them draw the same random numbers, those of the
-whole batch, and keep what belongs to their rows; so losses, gradients and checkpoints are those of one process, to
-rounding, whatever W is. Where there is no group of processes, W is 1 and nothing here does anything.
+Process r of W has rows r, r + W, r + 2W, ... of every batch. All processes generate the random numbers of the whole
+batch and keep those of their own rows. Losses, gradients and checkpoints are therefore those of one process, up to
+rounding, for any W. Without a process group W is 1 and nothing here has an effect.
 
-A mean over rows is the mean of the processes' means, and needs nothing. What takes a batch as a whole asks for it here:
-`gathered` codes, batch norm's averages, a count.
+A mean over rows is the mean of the processes' means and needs no exchange. This module exchanges what depends on the
+whole batch: codes (`all_gather`), the averages of batch norm, and counts.
 """
 
 import os
@@ -20,9 +20,9 @@ from torch import distributed as dist
 
 @contextmanager
 def process_group() -> Iterator[int]:
-    """Within it, this process shares its batches with those that `torchrun` started beside it; alone if it did not.
+    """Join the process group of `torchrun` for the duration of the context; no effect without `torchrun`.
 
-    Gives the number of this process on its machine, from 0.
+    Yields the rank of this process on its machine, from 0.
     """
     if not dist.is_torchelastic_launched():
         yield 0
@@ -35,12 +35,12 @@ def process_group() -> Iterator[int]:
 
 
 def size() -> int:
-    """W, the processes that share a batch."""
+    """W, the number of processes that share a batch."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """r, which of them this is: 0 to W - 1."""
+    """r, the rank of this process: 0 to W - 1."""
     return dist.get_rank() if size() > 1 else 0
 
 
@@ -55,17 +55,17 @@ def randn(count: int, *shape: int, device: torch.device) -> Tensor:
 
 
 def rand(count: int, *shape: int, device: torch.device) -> Tensor:
-    """Even numbers in [0, 1) for `count` rows of this process: [count, *shape]."""
+    """Uniform numbers in [0, 1) for `count` rows of this process: [count, *shape]."""
     return shard(torch.rand(count * size(), *shape, device=device))
 
 
 def randint(high: int, count: int, device: torch.device) -> Tensor:
-    """Whole numbers in 0..high-1 for `count` rows of this process: [count] int64."""
+    """Uniform integers in 0..high-1 for `count` rows of this process: [count] int64."""
     return shard(torch.randint(high, (count * size(),), device=device))
 
 
 def all_gather(x: Tensor) -> Tensor:
-    """The rows of all processes, in their order: [B, ...] -> [B W, ...], differentiable."""
+    """The rows of all processes, in the order of the whole batch: [B, ...] -> [B W, ...], differentiable."""
     if size() == 1:
         return x
     whole = x.new_zeros(len(x) * size(), *x.shape[1:])
@@ -74,12 +74,12 @@ def all_gather(x: Tensor) -> Tensor:
 
 
 def all_reduce_mean(x: Tensor) -> Tensor:
-    """The mean of all processes' x, which has the same shape in each; differentiable."""
+    """The mean over processes of x, which has the same shape in each; differentiable."""
     return _Sum.apply(x) / size() if size() > 1 else x
 
 
 class _Sum(torch.autograd.Function):
-    """The sum of all processes' x. Each of them moves the losses of all, so gradients are summed as well."""
+    """The sum over processes of x. Each x affects the losses of all processes, so `backward` sums gradients, too."""
 
     @staticmethod
     def forward(_: Any, x: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class _Sum(torch.autograd.Function):
 
 
 def all_reduce_mean_(tensors: Sequence[Tensor]) -> None:
-    """Put all processes' mean into each of `tensors`, by one exchange. Not differentiable."""
+    """Replace each of `tensors` by its mean over processes, in one exchange. Not differentiable."""
     if size() == 1 or not tensors:
         return
     flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
@@ -103,30 +103,30 @@ def all_reduce_mean_(tensors: Sequence[Tensor]) -> None:
 
 
 def broadcast_(tensors: Sequence[Tensor]) -> None:
-    """Put what the first process has into `tensors` of all."""
+    """Copy the first process's `tensors` to all processes."""
     if size() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
 
 
-def any_of(here: bool) -> bool:
-    """Whether `here` is true in any of them."""
+def any_of(condition: bool) -> bool:
+    """Whether `condition` is true in any process."""
     if size() == 1:
-        return here
-    flag = torch.tensor(int(here))
+        return condition
+    flag = torch.tensor(int(condition))
     dist.all_reduce(flag, op=dist.ReduceOp.MAX)
     return bool(flag)
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch norm by the averages of all processes' rows.
+    """Batch norm over the rows of all processes.
 
-    torch's SyncBatchNorm does that on GPUs alone.
+    torch's SyncBatchNorm supports GPUs only.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and size() > 1:
-            # Here, and not on the method: it imports torch.compile's machinery, which takes as long as all the rest.
+            # Not a decorator of the method: the call imports torch.compile, which takes as long as all other imports.
             return torch.compiler.disable(self._synchronized)(x)
         return super().forward(x)
 
@@ -140,7 +140,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _update_running_stats(self, average: Tensor, variance: Tensor, count: int) -> None:
-        """Move the running averages by those of `count` numbers, as torch's own batch norm does."""
+        """Update the running averages by those of `count` numbers, as torch's own batch norm does."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None

@@ -116,7 +116,9 @@ class Application(FastAPI):
         self.openapi_version = "3.0.3"  # the newest version that the bundled Swagger UI renders
         self.settings, self.device, self.authenticator = settings, device, authenticator
         self.draining = False
-        self.load = partial(load, root=settings.weights, device=device, seats=self.batch_size, only=only, runner=runner)
+        self.load = partial(
+            load, root=settings.weights, device=device, batch_size=self.batch_size, only=only, runner=runner
+        )
         self.log = RequestLog(settings)
         self.finished: list[RequestContext] = []
         """Finished requests that are not logged and counted yet."""

@@ -111,6 +111,11 @@ class Settings(BaseSettings):
     def _lower_case(cls, choice: object) -> object:
         return choice.lower() if isinstance(choice, str) else choice
 
+    @field_validator("host")
+    @classmethod
+    def _without_brackets(cls, host: str) -> str:
+        return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
     @field_validator("root_path")
     @classmethod
     def _path(cls, path: str) -> str:
@@ -166,11 +171,12 @@ def read_settings() -> Settings:
     for name in variables:
         del os.environ[name]
     os.environ |= {PREFIX + name.upper(): value for name, value in current.items()}  # workers inherit them
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
-    for name in os.environ:
-        if name.startswith(PREFIX) and name not in known and name not in OTHER_VARIABLES:
+    known = {name.upper() for name in Settings.model_fields}
+    for variable in os.environ:
+        name = variable.removeprefix(PREFIX)
+        if variable.startswith(PREFIX) and name not in known and variable not in OTHER_VARIABLES:
             near = difflib.get_close_matches(name, known, 1)
-            raise ValueError(f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else ""))
+            raise ValueError(f"{variable} is not a setting" + (f"; did you mean {PREFIX}{near[0]}?" if near else ""))
     return Settings()
 
 

@@ -1,4 +1,4 @@
-"""A service process of a test's own, on a free port of the loopback."""
+"""Service processes for tests."""
 
 import time
 from collections.abc import Iterator
@@ -13,13 +13,14 @@ from harness.server import SERVICE, Server, environment, run_server
 
 @contextmanager
 def serving(weights: Path, **settings: object) -> Iterator[Server]:
+    """Run the service on `weights` with one small CPU worker, unless `settings` say otherwise."""
     settings = {"weights": weights, "port": 0, "device": "cpu", "max_batch_size": 8, "workers": 1} | settings
     with run_server(SERVICE, environment(**settings)) as server:
         yield server
 
 
 def wait_for_accepted(server: Server, requests: int = 1) -> None:
-    """Until it has accepted so many."""
+    """Wait until the service has accepted that many requests."""
     deadline = time.monotonic() + 60
     while metric_value(parse_metrics(httpx.get(f"{server.url}/metrics", timeout=30).text), "accepted_total") < requests:
         assert time.monotonic() < deadline

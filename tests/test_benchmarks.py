@@ -1,4 +1,4 @@
-"""The benchmarks' door, and those that take no time."""
+"""The command line of the benchmarks, and the benchmarks that need no service."""
 
 import importlib
 import subprocess
@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 
-NAMES = ("bulk", "cache", "cluster", "company", "encoding", "engine", "reload", "replay", "serve", "training_step")
+from benchmarks import capacity_model
+
+NAMES = ("batch_invariance", "bulk", "cache", "capacity_model", "cluster", "compare", "encoding", "engine", "reload",
+         "serve", "training_step")  # fmt: skip
 ROOT = Path(__file__).parent.parent
+COSTS = {"dcgan": (0.25, 0.002), "ddpm": (1.5, 0.012)}
+"""Milliseconds of a step, and of each of its rows."""
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -22,26 +27,44 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("arguments", [(), ("nope",), ("load",), ("peers",)])
-def test_who_names_none_is_told_which_there_are(arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("arguments", [(), ("nope",), ("overhead",), ("peers",)])
+def test_an_unknown_benchmark_is_an_error_that_lists_the_known_ones(arguments: tuple[str, ...]) -> None:
     done = run(*arguments)
     assert done.returncode == 2
     assert done.stderr == f"error: name one of {', '.join(NAMES)}\n"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_says_what_it_measures_and_can_be_run(name: str) -> None:
+def test_a_benchmark_documents_its_command(name: str) -> None:
     module = importlib.import_module(f"benchmarks.{name}")
     assert f"python -m benchmarks {name}" in (module.__doc__ or "")
+    assert f"python -m benchmarks {name}" in (ROOT / "docs" / "benchmarks.md").read_text()
     assert callable(module.main)
 
 
-def test_a_replayed_gpu_keeps_gans_from_waiting_for_diffusion_and_nothing_is_lost() -> None:
-    done = run("replay", "--rates", "500", "3000", "--seconds", "0.3")
+@pytest.mark.parametrize("rate", [500, 3000])
+def test_gan_requests_do_not_wait_for_the_unet_and_every_request_finishes(rate: float) -> None:
+    result = capacity_model.simulate(rate, COSTS, seconds=2)
+    assert result.finished / 2 == pytest.approx(rate, rel=0.1)
+    gan = sorted(result.latencies["dcgan"])
+    fixed, row = COSTS["ddpm"]
+    assert gan[int(0.99 * len(gan))] < 3 * (fixed + row * capacity_model.BATCH_SIZE) / 1000, (
+        "three of the largest steps"
+    )
+    assert min(result.latencies["ddpm"]) > capacity_model.MODELS["ddpm"] * fixed / 1000
+
+
+@pytest.mark.slow
+def test_the_capacity_model_measures_the_service_and_prints_its_tables() -> None:
+    done = run("capacity_model", "--rates", "500", "--seconds", "0.3", "--fleet", "1")
     assert done.returncode == 0, done.stderr
-    rows = [list(map(float, line.split())) for line in done.stdout.partition("\n\n")[0].splitlines()[2:]]
-    assert len(rows) == 2
-    for asked, finished, _, _, gan_p99, unet_p50, _, _ in rows:
-        assert finished == pytest.approx(asked, rel=0.1)
-        assert gan_p99 < 3 * (1.5 + 0.012 * 128)  # three of the largest steps
-        assert unet_p50 > 20 * 1.5
+    for heading in ("offered/s", "CPU microseconds of one request", "requests/s that each part could do"):
+        assert heading in done.stdout
+
+
+@pytest.mark.slow
+def test_a_comparison_of_this_checkout_with_itself_prints_every_form_of_request() -> None:
+    done = run("compare", "--before", str(ROOT), "--clients", "2", "--seconds", "0.2", "--rounds", "1")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()[2:]]
+    assert [row[:3] for row in rows] == [[w, form, "2"] for w in ("W1", "W2") for form in ("query", "JSON", "proxied")]

@@ -1,4 +1,4 @@
-"""Every trial in its short form, and what is done with what trials find."""
+"""Every scenario in its quick form, and the report of their lines."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,31 +6,38 @@ from pathlib import Path
 import pytest
 
 from chaos import scenarios
-from chaos.cli import done, main
+from chaos.cli import main, run_scenario
 from chaos.scenario import Line, Scenario, Setting
 from chaos.scenarios import overload
 
-TIMED = {"overload"}
-"""Those whose bounds are seconds."""
+FAST = {"disconnects"}
+MEASURES_TIME = {"overload"}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.alone] if name in TIMED else []) for name in scenarios.NAMES]
-)
-def test_nothing_is_lost(name: str) -> None:
-    lines = done(scenarios.get(name), quick=True, seed=0)
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    alone = [pytest.mark.alone] if name in MEASURES_TIME else []
+    return alone if name in FAST else [*alone, pytest.mark.slow]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in scenarios.NAMES])
+def test_a_scenario_loses_nothing(name: str) -> None:
+    lines = run_scenario(scenarios.get(name), quick=True, seed=0)
     assert lines
-    assert not [line for line in lines if line.lost]
-    assert all(line.count > 0 or "not done" in line.figures for line in lines), "what was not done shows nothing"
+    assert not [line for line in lines if line.failed]
+    if skipped := [line.skipped for line in lines if line.skipped]:
+        pytest.skip("; ".join(skipped))
 
 
-def test_a_machine_that_others_slow_down_meanwhile_is_not_held_against_the_service() -> None:
-    assert overload.share([100, 80, 60, 40], [90, 70, 50]) == 1
-    assert overload.share([100, 100], [80]) == 0.8
+def test_goodput_is_compared_with_the_peaks_before_and_after_it() -> None:
+    assert overload.goodput_share([100, 80, 60, 40], [90, 70, 50]) == 1
+    assert overload.goodput_share([100, 100], [80]) == 0.8
 
 
 class Scripted:
-    """A trial that finds what it is told to. And more."""
+    """Some scenario.
+
+    Yields the lines that it was created with, and raises the exceptions among them.
+    """
 
     def __init__(self, *lines: Line | Exception) -> None:
         self.lines = lines
@@ -46,50 +53,67 @@ class Scripted:
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
     path = tmp_path / "page.md"
-    path.write_text("Before.\n<!-- trust -->\nstale\n<!-- /trust -->\nAfter.\n")
+    path.write_text("Before.\n<!-- chaos -->\nold\n<!-- /chaos -->\nAfter.\n")
     return path
 
 
-def whole(page: Path, **given: Scripted) -> int:
-    """The exit status of all trials, those that are `given` in their places and nothing in the others'."""
-    return main(
-        ["--quick", "--write", str(page)], get=lambda name: given.get(name, Scripted(Line("stood", 3, 0, "well")))
-    )
+def run_all(page: Path, *lines: Line | Exception) -> int:
+    """Return the exit status of all scenarios, the first with `lines` and the others with a line that is fine."""
+    first = {scenarios.NAMES[0]: Scripted(*lines)} if lines else {}
+    others = Scripted(Line("checked", 3, 0, "fine"))
+    return main(["--quick", "--write", str(page)], get=lambda name: first.get(name, others))
 
 
-def test_the_table_is_put_in_its_place_and_nothing_else_is_touched(page: Path) -> None:
-    assert whole(page) == 0
+def test_the_table_replaces_what_is_between_the_marks(page: Path) -> None:
+    assert run_all(page) == 0
     text = page.read_text()
-    assert text.startswith("Before.\n<!-- trust -->\nThe quick form, seed 0, ")
-    assert text.endswith("\n<!-- /trust -->\nAfter.\n")
-    assert text.count("| stood | 3 | 0 | well |") == len(scenarios.NAMES)
-    assert "stale" not in text
+    assert text.startswith("Before.\n<!-- chaos -->\nThe quick form, seed 0, ")
+    assert text.endswith("\n<!-- /chaos -->\nAfter.\n")
+    assert text.count("| checked | 3 | 0 | fine |") == len(scenarios.NAMES)
+    assert "| Some scenario | checked |" in text
+    assert "old" not in text
 
 
-def test_a_trial_that_loses_something_makes_the_exit_status_1(page: Path) -> None:
-    assert whole(page, **{scenarios.NAMES[0]: Scripted(Line("kept", 5, 0), Line("fell", 5, 2, "over"))}) == 1
-    assert "| fell | 5 | 2 | over |" in page.read_text()
+def test_a_loss_gives_exit_status_1(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_all(page, Line("kept", 5, 0), Line("dropped", 5, 2, "late")) == 1
+    assert "| dropped | 5 | 2 | late |" in page.read_text()
+    assert capsys.readouterr().out.endswith(f"1 of {len(scenarios.NAMES) + 1} checks failed. Exit status 1.\n")
 
 
-def test_a_trial_that_breaks_off_has_lost_and_the_others_go_on(page: Path) -> None:
-    assert whole(page, **{scenarios.NAMES[0]: Scripted(Line("began", 1, 0), OSError("no disk"))}) == 1
+def test_a_line_that_was_not_run_is_shown_and_gives_exit_status_3(
+    page: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_all(page, Line("clock set", 0, 0, skipped="no libfaketime")) == 3
+    assert "| clock set | 0 | not run | no libfaketime |" in page.read_text()
+    output = capsys.readouterr().out
+    assert "clock set: 0 times, NOT RUN: no libfaketime" in output
+    assert output.endswith(f"0 of {len(scenarios.NAMES)} checks failed, 1 not run (no libfaketime). Exit status 3.\n")
+
+
+def test_a_line_that_counted_nothing_fails(page: Path) -> None:
+    assert run_all(page, Line("requests", 0, 0)) == 1
+    assert "| requests | 0 | failed |  |" in page.read_text()
+
+
+def test_an_exception_in_a_scenario_is_a_loss_and_the_others_run(page: Path) -> None:
+    assert run_all(page, Line("started", 1, 0), OSError("no disk")) == 1
     text = page.read_text()
-    assert "| began | 1 | 0 |" in text
-    assert "broke off: OSError('no disk') | 1 | 1 |" in text
-    assert text.count("| stood |") == len(scenarios.NAMES) - 1
+    assert "| started | 1 | 0 |" in text
+    assert "| the scenario ended with an exception | 1 | 1 | OSError('no disk') |" in text
+    assert text.count("| checked |") == len(scenarios.NAMES) - 1
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["nope"], "no trial is called nope; there are "),
-        (["load", "--write", "docs/reliability.md"], "name none"),
+        (["nope"], "no scenario is called nope; choose from "),
+        (["load", "--write", "docs/reliability.md"], "--write needs the table of all scenarios"),
         (["--write", "README.md"], "has no place for the table"),
         (["--write", "nowhere.md"], "has no place for the table"),
     ],
 )
-def test_a_mistake_is_one_line_and_status_2_before_anything_is_done(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_a_wrong_argument_is_one_line_and_exit_status_2_before_any_scenario_runs(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def never(name: str) -> Scenario:
         raise AssertionError(name)
@@ -97,4 +121,4 @@ def test_a_mistake_is_one_line_and_status_2_before_anything_is_done(
     with pytest.raises(SystemExit) as ended:
         main(arguments, get=never)
     assert ended.value.code == 2
-    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert message in capsys.readouterr().err.splitlines()[-1]

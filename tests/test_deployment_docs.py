@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from service.server.supervisor import WorkerMetrics
-from service.settings import ROOT, Settings
+from service.server.worker_process import WorkerMetrics
+from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
+ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "deployment.md"
 SERIES_SUFFIX = r"_(bucket|sum|count)\b"
 

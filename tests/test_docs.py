@@ -1,4 +1,4 @@
-"""The pages tell the truth about the code and the weights."""
+"""Documentation that agrees with the code and the weights."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ def test_generated_pages_are_up_to_date(path):
     assert path.read_text() == docs.pages(ROOT)[path], "run `python -m training docs`"
 
 
-def test_the_page_of_models_shows_every_family_and_every_grid():
+def test_models_md_shows_every_family_and_every_sample_grid():
     text = (ROOT / "docs" / "models.md").read_text()
     for name in families.names():
         assert f"## {name}\n" in text
@@ -27,33 +27,21 @@ def test_the_page_of_models_shows_every_family_and_every_grid():
         assert f"../weights/{name}/samples.png" in text
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        "ARCHITECTURE.md",
-        "CHANGELOG.md",
-        "docs/models.md",
-        "docs/quality.md",
-        "docs/operating.md",
-        "docs/reliability.md",
-    ],
-)
-def test_links_lead_somewhere(page):
-    text = (ROOT / page).read_text()
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda path: path.name)
+def test_links_point_to_existing_files(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if not target.startswith("http"):
-            assert ((ROOT / page).parent / target).exists(), target
+            assert (page.parent / target).exists(), target
 
 
-def test_the_readme_names_only_paths_of_the_api_that_there_are():
-    known = create_app(Settings()).openapi()["paths"]
+def test_the_readme_names_only_existing_paths_of_the_api():
+    paths = create_app(Settings()).openapi()["paths"]
     mentioned = set(re.findall(r"(?:`|:8000)(/[a-z]+)(?=[`?{/])", (ROOT / "README.md").read_text()))
     assert {"/generate", "/interpolate"} <= mentioned
-    assert all(path in known or path == "/docs" for path in mentioned)
+    assert all(path in paths or path == "/docs" for path in mentioned)
 
 
-def test_the_readme_names_only_settings_that_there_are():
+def test_the_readme_names_only_existing_settings():
     known = {f"DRAWBRIDGE_{name.upper()}" for name in Settings.model_fields} | {
         "DRAWBRIDGE_DATA",
         "DRAWBRIDGE_SCREENSHOTS",

@@ -1,4 +1,4 @@
-"""The family nobody knew: one file, and it trains, exports, serves and is listed."""
+"""A new family in a single file can be trained, exported, served and listed."""
 
 import httpx
 import pytest
@@ -9,7 +9,7 @@ from service.settings import Settings
 from training.cli import main
 
 SOURCE = '''
-"""Every pixel a Bernoulli of its own, by the shade of its mean."""
+"""Independent pixels around the mean of each class."""
 
 from dataclasses import dataclass, field
 
@@ -21,12 +21,12 @@ from models.base import About, Family, Recipe
 
 @dataclass(frozen=True)
 class StippleConfig:
-    contrast: float = field(default=1.0, metadata={"help": "how far from grey"})
+    contrast: float = field(default=1.0, metadata={"help": "scale of the logits"})
 
 
 class Stipple(Family):
     Config = StippleConfig
-    about = About("Stipple", "max E log p(x)", "nobody, nowhere, never")
+    about = About("Stipple", "max E log p(x)", "a test, arXiv 0000.00000")
     recipe = Recipe(epochs=0.2, batch=32, lr=0.05)
     conditional = True
 
@@ -39,7 +39,7 @@ class Stipple(Family):
         target = (x + 1) / 2
         return {"loss": torch.nn.functional.binary_cross_entropy_with_logits(logits, target)}
 
-    def start(self, seed, index, label, link):
+    def initial_state(self, seed, index, label, coefficients):
         return noise.normal(seed, index, torch.zeros_like(seed), self.data_shape)
 
     def step(self, rows):
@@ -50,7 +50,7 @@ class Stipple(Family):
 
 @pytest.fixture
 def directory(tmp_path, monkeypatch):
-    """A second directory of families with one in it."""
+    """A directory that contains another folder of families, which has one family."""
     path = tmp_path / "families"
     path.mkdir()
     (path / "stipple.py").write_text(SOURCE)
@@ -58,7 +58,7 @@ def directory(tmp_path, monkeypatch):
     return tmp_path
 
 
-async def test_a_file_is_all_that_a_family_needs(directory, capsys):
+async def test_a_new_family_needs_only_one_file(directory, capsys):
     run, weights = directory / "run", directory / "weights"
     assert main(["fit", "stipple", "--contrast", "2", "--data", "digits", "--device", "cpu", "--run", str(run)]) == 0
     assert '"contrast": 2.0' in capsys.readouterr().out
@@ -71,7 +71,7 @@ async def test_a_file_is_all_that_a_family_needs(directory, capsys):
         (model,) = (await client.get("/models")).json()["models"]
         assert (model["name"], model["family"], model["formula"]) == ("dots", "stipple", "max E log p(x)")
         assert model["takes"]["digit"]["one_of"] == list(range(10))
-        answers = [await client.post(f"/generate?model=dots&seed=1&digit={digit}") for digit in (0, 1)]
-        assert {answer.headers["content-type"] for answer in answers} == {"image/png"}
-        assert answers[0].content != answers[1].content
+        responses = [await client.post(f"/generate?model=dots&seed=1&digit={digit}") for digit in (0, 1)]
+        assert {response.headers["content-type"] for response in responses} == {"image/png"}
+        assert responses[0].content != responses[1].content
         assert (await client.get("/readyz")).status_code == 200

@@ -1,1 +1,1 @@
-"""Offline: fits every family on real data and exports its weights."""
+"""Offline training: fits every family on a data set, evaluates the samples and exports the weights."""

@@ -1,4 +1,4 @@
-"""The state of a run on disk, so that the same command goes on where it stood, to the bit."""
+"""Checkpoints: the full state of a run on disk, from which a resumed run equals an uninterrupted one to the bit."""
 
 import io
 from pathlib import Path
@@ -12,26 +12,28 @@ LATEST, BEST = "latest.pt", "best.pt"
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, strings and containers of them) in one rename."""
+    """Write `state` (tensors, numbers, strings and containers of them) to `path` atomically."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     store.write_atomic(path, buffer.getvalue())
 
 
 def load(path: Path) -> dict[str, Any]:
-    """What `save` wrote. Code in the file is never run: only tensors and plain containers are read."""
+    """Read a state that `save` wrote. Only tensors and plain containers are read; code in the file never runs."""
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """The states of torch's global generators for the CPU and for `device`."""
+    """The states of torch's global generators for the CPU and for `device`, keyed by device type."""
     state: dict[str, Any] = {"cpu": torch.get_rng_state()}
-    return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device).get_rng_state()
+    return state
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Put the global generators where `random_state` found them, which may have been with another device."""
+    """Restore the global generators. `state` may come from another device: its state for `device` is then missing."""
     torch.set_rng_state(state["cpu"])
-    if "cuda" in state and device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)
+    if device.type != "cpu" and device.type in state:
+        torch.get_device_module(device).set_rng_state(state[device.type])

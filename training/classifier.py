@@ -1,7 +1,7 @@
-"""The classifiers that samples are judged by. No generator is ever trained on one.
+"""The two MNIST classifiers that evaluation measures samples with. No generator is trained on either.
 
-There are two, of different widths and seeds: `report` gives the figures that are published; `select` is for choosing
-(guidance, defaults, checkpoints), so that what is reported was not selected for.
+They differ in width and seed. `report` gives the published figures. `select` is for choices (guidance, defaults,
+checkpoints), so that nothing is selected by the classifier that reports.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from models.store import WeightsError
 from training import data
 from training.data import Dataset, InfiniteSampler
 
-ROOT = Path(__file__).parent / "judges"
+ROOT = Path(__file__).parent / "classifiers"
 WIDTHS = {"report": 20, "select": 16}
 NAMES = tuple(WIDTHS)
 EPOCHS, BATCH, LR = 12, 128, 4e-3
@@ -53,42 +53,41 @@ class CNN(nn.Module):
 
 @dataclass(frozen=True)
 class Classifier:
-    """A frozen classifier."""
+    """A frozen classifier and its test accuracy."""
 
     name: str
     net: CNN
     accuracy: float
     """On the 10,000 test images of MNIST."""
     digest: str
+    """SHA-256 of the weights file."""
 
     @torch.inference_mode()
     def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features [N, D] and probabilities [N, 10] of images [N, 1, 28, 28] uint8."""
-        seen = [self.net(to_unit(part).contiguous(memory_format=torch.channels_last)) for part in images.split(256)]
-        features, logits = (torch.cat(parts) for parts in zip(*seen, strict=True))
+        outputs = [self.net(to_unit(part).contiguous(memory_format=torch.channels_last)) for part in images.split(256)]
+        features, logits = (torch.cat(parts) for parts in zip(*outputs, strict=True))
         return features, logits.softmax(1)
 
 
 def load(name: str) -> Classifier:
-    """The committed judge `name`. Raises WeightsError where its file is missing or not the one of its manifest."""
+    """The committed classifier `name`. Raises WeightsError if a file is missing, damaged or not the manifest's."""
     directory = ROOT / name
     try:
         manifest = json.loads((directory / store.MANIFEST).read_text())
         content = (directory / store.TENSORS).read_bytes()
         digest, accuracy = str(manifest["digest"]), float(manifest["test_accuracy"])
     except FileNotFoundError:
-        raise WeightsError(f"{directory} is not complete; `python -m training judge {name}` trains it") from None
+        raise WeightsError(f"{directory} is incomplete; train it with `python -m training judge {name}`") from None
     except (ValueError, TypeError, KeyError) as error:
-        raise WeightsError(
-            f"{directory / store.MANIFEST} does not read as a manifest ({error!r}); restore it"
-        ) from None
+        raise WeightsError(f"{directory / store.MANIFEST} is not a valid manifest ({error!r}); restore it") from None
     if hashlib.sha256(content).hexdigest() != digest:
-        raise WeightsError(f"{directory / store.TENSORS} is not the file that its manifest tells of; restore both")
+        raise WeightsError(f"{directory / store.TENSORS} does not match the digest in its manifest; restore both")
     net = CNN(WIDTHS[name])
     try:
         net.load_state_dict(safetensors.torch.load(content))
     except (SafetensorError, RuntimeError) as error:
-        raise WeightsError(f"{directory / store.TENSORS} does not fit judge {name}: {error}") from None
+        raise WeightsError(f"{directory / store.TENSORS} does not fit classifier {name}: {error}") from None
     net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
     return Classifier(name, net, accuracy, digest)
 
@@ -98,7 +97,7 @@ def _print_line(line: str) -> None:
 
 
 def train(name: str, train_data: Dataset, epochs: int = EPOCHS, log: Callable[[str], None] = _print_line) -> CNN:
-    """A classifier trained on small shifts, turns and stretches of the data, its learning rate on one cycle."""
+    """Train classifier `name` on augmented images (see `augmented`) with a one-cycle learning rate schedule."""
     torch.manual_seed(NAMES.index(name))
     net = CNN(WIDTHS[name]).to(memory_format=torch.channels_last)
     iterations = epochs * len(train_data.images) // BATCH
@@ -119,20 +118,22 @@ def train(name: str, train_data: Dataset, epochs: int = EPOCHS, log: Callable[[s
 
 
 def augmented(x: Tensor) -> Tensor:
-    """Each image of [B, 1, 28, 28] turned by up to 12 degrees, scaled by up to 12 %, sheared, moved by up to 2 px."""
+    """Images [B, 1, 28, 28], each randomly rotated by up to 12 degrees, scaled by up to 12 %, sheared, and shifted by
+    up to 2 pixels.
+    """
     count = len(x)
-    turn = (torch.rand(count) * 2 - 1) * 0.21
+    angle = (torch.rand(count) * 2 - 1) * 0.21
     scale = 1 + (torch.rand(count) * 2 - 1) * 0.12
     shear = (torch.rand(count) * 2 - 1) * 0.2
     shift = (torch.rand(count, 2) * 2 - 1) * (2 / 14)
-    cosine, sine = turn.cos() * scale, turn.sin() * scale
+    cosine, sine = angle.cos() * scale, angle.sin() * scale
     rows = torch.stack((cosine, -sine + shear, shift[:, 0], sine, cosine, shift[:, 1]), dim=1)
-    places = F.affine_grid(rows.view(count, 2, 3), list(x.shape), align_corners=False)
-    return F.grid_sample(x + 1, places, align_corners=False) - 1  # outside is black, which is -1
+    coordinates = F.affine_grid(rows.view(count, 2, 3), list(x.shape), align_corners=False)
+    return F.grid_sample(x + 1, coordinates, align_corners=False) - 1  # pixels from outside are black, which is -1
 
 
 def command(name: str, data_root: Path | None) -> None:
-    """Train judge `name` on MNIST, test it, and write it where `load` finds it."""
+    """Train classifier `name` on MNIST, test it, and write it to the directory that `load` reads."""
     mnist, test = (data.load("mnist", data_root, split) for split in ("train", "test"))
     net = train(name, mnist)
     probabilities = Classifier(name, net, 0.0, "").features_and_logits(test.images)[1]
@@ -149,7 +150,7 @@ def command(name: str, data_root: Path | None) -> None:
     (ROOT / name).mkdir(parents=True, exist_ok=True)
     store.write_atomic(ROOT / name / store.TENSORS, content)
     store.write_atomic(ROOT / name / store.MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
-    print(f"{name}: {100 * accuracy:.2f} % of the test images")
+    print(f"{name}: {100 * accuracy:.2f} % accuracy on the test split")
 
 
 def _convolution(fan_in: int, width: int) -> list[nn.Module]:

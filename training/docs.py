@@ -1,4 +1,4 @@
-"""What is made from families and manifests: docs/models.md, and the tables in README.md and docs/quality.md."""
+"""Pages generated from families and manifests: docs/models.md, and the tables in README.md and docs/quality.md."""
 
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,17 @@ from training.evaluate import PROPERTIES
 
 ROOT = Path(__file__).parent.parent
 MARK = "models"
+"""Name of the generated section of a page."""
 FIGURES = {
     "mnist_cnn_fd": ("MNIST-CNN-FD", "{:.3f}"),
     "precision": ("precision", "{:.2f}"),
     "recall": ("recall", "{:.2f}"),
     "coverage": ("coverage", "{:.2f}"),
-    "accuracy": ("digit right", "{:.1%}"),
+    "accuracy": ("digit accuracy", "{:.1%}"),
     "worst_digit": ("worst digit", "{:.1%}"),
 }
-
-
-FULL = {
+"""Title and format of the main figures, by their key in a manifest's metrics."""
+ALL_FIGURES = {
     "mnist_cnn_fd": ("MNIST-CNN-FD", "{:.3f}"),
     "kid": ("KID", "{:.5f}"),
     "precision": ("precision", "{:.3f}"),
@@ -29,12 +29,13 @@ FULL = {
     "label_entropy": ("label entropy, nats", "{:.3f}"),
     "nearest_training_ratio": ("nearest training image", "{:.2f}"),
     "duplicates": ("duplicates", "{:.4f}"),
-    "classification_accuracy_score": ("taught classifier", "{:.4f}"),
+    "classification_accuracy_score": ("CAS", "{:.4f}"),
 }
+"""Title and format of all figures of samples."""
 
 
 def command() -> None:
-    """Write them."""
+    """Write all generated pages and print their paths."""
     for path, text in pages(ROOT).items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
@@ -47,22 +48,24 @@ def pages(root: Path) -> dict[Path, str]:
     readme, quality = root / "README.md", root / "docs" / "quality.md"
     return {
         root / "docs" / "models.md": page(manifests),
-        readme: filled(readme.read_text(), MARK, table(manifests)),
+        readme: filled(readme.read_text(), MARK, model_table(manifests)),
         quality: filled(
-            quality.read_text(), MARK, "\n\n".join((figures(manifests), digits(manifests), worst(manifests)))
+            quality.read_text(),
+            MARK,
+            "\n\n".join((figure_table(manifests), digit_table(manifests), worst_table(manifests))),
         ),
     }
 
 
 def real(manifests: dict[str, Manifest]) -> dict[str, Any]:
-    """What real images score, as far as any manifest says."""
-    return next((found.metrics["real"] for found in manifests.values() if "real" in found.metrics), {})
+    """Figures of real images, from the first manifest that has them."""
+    return next((manifest.metrics["real"] for manifest in manifests.values() if "real" in manifest.metrics), {})
 
 
-def table(manifests: dict[str, Manifest]) -> str:
-    """A line for each of the weights, and one for real images."""
+def model_table(manifests: dict[str, Manifest]) -> str:
+    """The main figures: one row for real images, then one per weights directory."""
     titles = [title for title, _ in FIGURES.values()]
-    lines = ["| model | what it is | " + " | ".join(titles) + " |", "|---|---|" + "---|" * len(titles)]
+    lines = ["| model | kind | " + " | ".join(titles) + " |", "|---|---|" + "---|" * len(titles)]
     lines.append("| | 10,000 real training images | " + " | ".join(_figures(real(manifests))) + " |")
     for name, manifest in manifests.items():
         title = families.get(manifest.family).about.title
@@ -72,17 +75,22 @@ def table(manifests: dict[str, Manifest]) -> str:
     return "\n".join(lines)
 
 
-def figures(manifests: dict[str, Manifest]) -> str:
-    """Every figure of the draws with half its 95 % interval: a line for each of the weights, one for real images."""
-    lines = ["| | " + " | ".join(title for title, _ in FULL.values()) + " |", "|---|" + "---|" * len(FULL)]
+def figure_table(manifests: dict[str, Manifest]) -> str:
+    """All figures of samples, ± half their 95 % intervals: one row for real images, then one per weights directory."""
+    lines = [
+        "| | " + " | ".join(title for title, _ in ALL_FIGURES.values()) + " |",
+        "|---|" + "---|" * len(ALL_FIGURES),
+    ]
     for name, metrics in _rows(manifests):
-        lines.append(f"| {name} | " + " | ".join(figure(metrics, key, form) for key, (_, form) in FULL.items()) + " |")
+        lines.append(
+            f"| {name} | " + " | ".join(figure(metrics, key, form) for key, (_, form) in ALL_FIGURES.items()) + " |"
+        )
     return "\n".join(lines)
 
 
-def digits(manifests: dict[str, Manifest]) -> str:
-    """The share of draws that show the digit asked for, a line for each of the weights that can be asked."""
-    lines = ["| digit right, % | all | " + " | ".join(map(str, range(10))) + " |", "|---|---|" + "---|" * 10]
+def digit_table(manifests: dict[str, Manifest]) -> str:
+    """The share of samples that show the requested digit: one row for real images, then one per conditional model."""
+    lines = ["| digit accuracy, % | all | " + " | ".join(map(str, range(10))) + " |", "|---|---|" + "---|" * 10]
     for name, metrics in _rows(manifests):
         if "accuracy" in metrics:
             shares = [figure(metrics, "accuracy", "{:.1f}", 100)]
@@ -92,43 +100,44 @@ def digits(manifests: dict[str, Manifest]) -> str:
 
 
 def _rows(manifests: dict[str, Manifest]) -> list[tuple[str, dict[str, Any]]]:
-    """Names and figures: those of real images, then those of the weights."""
+    """Names and metrics: those of real images, then those of all weights."""
     return [("real", real(manifests)), *((name, manifest.metrics) for name, manifest in manifests.items())]
 
 
-def worst(manifests: dict[str, Manifest]) -> str:
-    """The pictures of the draws that the judge is least sure of."""
-    cells = [f"{name} | ![The worst of {name}](worst/{name}.png)" for name in manifests]
+def worst_table(manifests: dict[str, Manifest]) -> str:
+    """The pictures of the samples for which the classifier is least confident."""
+    cells = [f"{name} | ![Worst samples of {name}](worst/{name}.png)" for name in manifests]
     pairs = [" | ".join(cells[i : i + 2]) for i in range(0, len(cells), 2)]
-    return "\n".join(["| the worst of | | | |", "|---|---|---|---|", *(f"| {pair} |" for pair in pairs)])
+    return "\n".join(["| worst samples of | | | |", "|---|---|---|---|", *(f"| {pair} |" for pair in pairs)])
 
 
-def figure(metrics: dict[str, Any], key: str, form: str, times: float = 1) -> str:
-    """One figure as text, with half its interval where there is one; empty without the figure."""
+def figure(metrics: dict[str, Any], key: str, form: str, factor: float = 1) -> str:
+    """One figure as text, with half its interval if the metrics have one; empty if they lack the figure."""
     if key not in metrics:
         return ""
     half = metrics.get("interval", {}).get(key)
-    return form.format(times * metrics[key]) + ("" if half is None else f" ± {form.format(times * half)}")
+    return form.format(factor * metrics[key]) + ("" if half is None else f" ± {form.format(factor * half)}")
 
 
 def page(manifests: dict[str, Manifest]) -> str:
-    """All families, each with its objective and what its weights draw."""
+    """docs/models.md: all families, each with its objective, samples and figures."""
     parts = [
         "# Models",
-        "Made from the families and the manifests by `python -m training docs`. MNIST-CNN-FD is the Frechet distance "
-        "in the features of our own classifier, and comparable to nothing but itself.",
+        "Generated from the families and the manifests by `python -m training docs`. MNIST-CNN-FD is the Frechet "
+        "distance in the features of this project's classifier, and comparable only with itself. "
+        "[quality.md](quality.md) explains all figures.",
     ]
     for name in families.names():
         about = families.get(name).about
         parts += [f"## {name}", f"{about.title}. {about.paper}.", f"    {about.formula}"]
         for weights, manifest in manifests.items():
             if manifest.family == name:
-                parts += [f"![What {weights} draws](../weights/{weights}/samples.png)", _card(weights, manifest)]
+                parts += [f"![Samples of {weights}](../weights/{weights}/samples.png)", _card(weights, manifest)]
     return "\n\n".join(parts) + "\n"
 
 
-def words(manifest: Manifest) -> list[str]:
-    """What a request gets that does not say, as it would say it."""
+def default_options(manifest: Manifest) -> list[str]:
+    """The sampling options of a request that names none, as "name value"."""
     sampler_parameter = families.get(manifest.family).sampler_parameter
     return [f"{sampler_parameter if key == 'sampler' else key} {value}" for key, value in manifest.defaults.items()]
 
@@ -136,24 +145,24 @@ def words(manifest: Manifest) -> list[str]:
 def _card(name: str, manifest: Manifest) -> str:
     training, metrics = manifest.training, manifest.metrics
     lines = [
-        f"Weights `{name}`: {manifest.parameters:,} numbers; {training['images_seen']:,} images of "
-        f"{manifest.dataset['name']} seen in {training['seconds'] / 60:.0f} minutes on {training['device']}."
+        f"Weights `{name}`: {manifest.parameters:,} parameters; {training['images_seen']:,} images of "
+        f"{manifest.dataset['name']} seen in training, {training['seconds'] / 60:.0f} minutes on {training['device']}."
     ]
     if manifest.defaults:
-        lines.append("Unless asked otherwise: " + ", ".join(words(manifest)) + ".")
+        lines.append("Defaults: " + ", ".join(default_options(manifest)) + ".")
     figures = [
         f"{title} {value}" for (title, _), value in zip(FIGURES.values(), _figures(metrics), strict=True) if value
     ]
     figures += [f"{title} {metrics[key]:.4g}" for key, title in PROPERTIES.items() if key in metrics]
     if figures:
-        lines.append("Of " + f"{metrics['samples']:,} draws: " + ", ".join(figures) + ".")
+        lines.append(f"Of {metrics['samples']:,} samples: " + ", ".join(figures) + ".")
     if manifest.caveat:
-        lines.append(f"What goes wrong: {manifest.caveat}")
+        lines.append(f"Known defects: {manifest.caveat}")
     return "\n".join(lines)
 
 
 def filled(text: str, mark: str, content: str) -> str:
-    """`text` with what stands between the marks replaced by `content`. Raises ValueError where there are none."""
+    """`text` with the section between the comments `mark` and `/mark` replaced. Raises ValueError without them."""
     begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
     before, rest = text.split(begin)
     _, after = rest.split(end)
@@ -161,5 +170,5 @@ def filled(text: str, mark: str, content: str) -> str:
 
 
 def _figures(metrics: dict[str, Any]) -> list[str]:
-    """The figures as text, empty where there is none."""
+    """The main figures as text, empty if the metrics lack one."""
     return [form.format(metrics[name]) if name in metrics else "" for name, (_, form) in FIGURES.items()]

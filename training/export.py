@@ -1,4 +1,4 @@
-"""From a run to `weights/<name>/`: what the service needs, and all that is known of how it came about."""
+"""Export of a run to `weights/<name>/`: the weights that the service loads, and a manifest of their origin."""
 
 import dataclasses
 import datetime
@@ -21,16 +21,17 @@ CONFIG = "config.json"
 
 
 def export(run: Path, directory: Path, which: str, defaults: dict[str, Any], data_root: Path | None) -> Manifest:
-    """Write the averaged weights of `run`'s checkpoint `which` (`best` or `latest`) as the weights `directory`.
+    """Write the averaged weights of checkpoint `which` (`best` or `latest`) of `run` to `directory`.
 
-    `defaults` overrides what the family gives a request that says nothing: `steps`, `sampler`, `guidance`.
+    `defaults` override the family's `steps`, `sampler` and `guidance` for requests that name none. Raises ConfigError
+    if the run has no such checkpoint, is of another revision of its family, or `defaults` are out of range.
     """
     config = RunConfig.read(run / CONFIG)
     path = run / f"{which}.pt"
     if not path.exists():
-        raise ConfigError(f"{run} has no {which} checkpoint yet; let it train until its first one")
+        raise ConfigError(f"{run} has no {which} checkpoint yet; train until it has one")
     if config.revision != families.get(config.family).revision:
-        raise ConfigError(f"{run} trained an older revision of {config.family}; begin a new run")
+        raise ConfigError(f"{run} was trained with another revision of {config.family}; start a new run")
     dataset = data.load(config.data, data_root, "train")
     trainer = Trainer.from_config(config, dataset, Hardware(torch.device("cpu")))
     state = checkpoint.load(path)
@@ -64,9 +65,8 @@ def export(run: Path, directory: Path, which: str, defaults: dict[str, Any], dat
 
 
 def _commit() -> str:
-    """The commit of the code, `-dirty` where files differ from it, or nothing outside a checkout."""
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    """The commit of the code, with `-dirty` where files differ from it; empty outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -1,4 +1,4 @@
-"""What a run says: a progress bar, TensorBoard scalars and grids, and the same as JSON lines."""
+"""The log of a run: a progress bar, TensorBoard scalars, the same scalars as JSON lines, and sample grids."""
 
 import json
 import sys
@@ -19,16 +19,16 @@ LINES = "log.jsonl"
 
 
 class Log:
-    """A run's log in `run`; a context manager. Losses are averaged over `interval` images before they are written."""
+    """The log in the directory `run`; a context manager. Losses are averaged over `interval` images."""
 
-    def __init__(self, run: Path, goal: int, interval: int) -> None:
-        self.run, self.goal, self.interval = run, goal, interval
+    def __init__(self, run: Path, total_images: int, interval: int) -> None:
+        self.run, self.total_images, self.interval = run, total_images, interval
         self.sums: dict[str, Tensor] = {}
         self.count, self.written = 0, 0
         (run / "grids").mkdir(parents=True, exist_ok=True)
-        self.board = Board(run / "tensorboard")
+        self.board = TensorBoardWriter(run / "tensorboard")
         self.bar = tqdm(
-            total=goal,
+            total=total_images,
             unit="img",
             unit_scale=True,
             mininterval=0.5 if sys.stderr.isatty() else 30.0,
@@ -44,7 +44,7 @@ class Log:
         self.bar.close()
 
     def rewind(self, images: int) -> None:
-        """Forget what was written after `images`: a run that resumes there will write it again."""
+        """Discard lines and events after `images`, where a run resumes and will write them again."""
         self.written = images
         self.bar.update(images - self.bar.n)
         path = self.run / LINES
@@ -55,14 +55,17 @@ class Log:
                 if _entry(line).get("images", sys.maxsize) <= images
             ]
             store.write_atomic(path, "".join(kept).encode())
-        self.board = Board(self.run / "tensorboard", images + 1)
+        self.board = TensorBoardWriter(self.run / "tensorboard", images + 1)
 
     def progress(self, images: int, terms: dict[str, Tensor]) -> None:
-        """One iteration's terms. Reading a number off a GPU waits for it, so that is done once an interval."""
-        self.bar.update(min(images, self.goal) - self.bar.n)
+        """Add the loss terms of one iteration.
+
+        They are summed on the device and read once per interval, because reading waits for the GPU.
+        """
+        self.bar.update(min(images, self.total_images) - self.bar.n)
         self.sums = {name: self.sums[name] + term if name in self.sums else term for name, term in terms.items()}
         self.count += 1
-        if images - self.written < self.interval and images < self.goal:
+        if images - self.written < self.interval and images < self.total_images:
             return
         means = {name: float(total) / self.count for name, total in self.sums.items()}
         self.sums, self.count, self.written = {}, 0, images
@@ -70,7 +73,7 @@ class Log:
         self._write(images, means)
 
     def samples(self, images: int, score: float, png: bytes | None) -> None:
-        """The samples' distance to the data, and their picture."""
+        """Write the samples' distance to the data, and their grid."""
         self._write(images, {"sample_distance": score})
         if png is not None:
             store.write_atomic(self.run / "grids" / f"{images:010d}.png", png)
@@ -82,41 +85,41 @@ class Log:
             self.board.add(images, summary=scalar(name, value))
 
 
-class Board:
-    """What TensorBoard reads, in a new file of `folder`; from step `begin` on, what others there have counts no more.
+class TensorBoardWriter:
+    """Writes events into a new file of `folder`. TensorBoard discards older files' events from `first_step` on.
 
-    TensorBoard's own writer has a thread, which would meet a full disk by itself, and say so whenever it gets to it.
+    TensorBoard's own writer uses a thread, in which the error of a full disk would not reach the run.
     """
 
-    def __init__(self, folder: Path, begin: int | None = None) -> None:
+    def __init__(self, folder: Path, first_step: int | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"events.out.tfevents.{time.time():.6f}"
-        self.add(begin or 0, file_version="brain.Event:2")
-        if begin is not None:
-            self.add(begin, session_log=SessionLog(status=SessionLog.START))
+        self.add(first_step or 0, file_version="brain.Event:2")
+        if first_step is not None:
+            self.add(first_step, session_log=SessionLog(status=SessionLog.START))
 
-    def add(self, step: int, **what: Any) -> None:
-        """Write an event."""
+    def add(self, step: int, **fields: Any) -> None:
+        """Append one event."""
         with self.path.open("ab") as file:
-            RecordWriter(file).write(Event(step=step, wall_time=time.time(), **what).SerializeToString())
+            RecordWriter(file).write(Event(step=step, wall_time=time.time(), **fields).SerializeToString())
 
 
 def curves(run: Path, points: int = 40) -> dict[str, list[list[float]]]:
-    """What the log of `run` holds, thinned: for each scalar at most `points` pairs of images and its mean."""
+    """The scalars in the log of `run`: for each name at most `points` pairs of images seen and mean value."""
     path = run / LINES
     if not path.exists():
         return {}
-    found: dict[str, list[tuple[int, float]]] = {}
+    series: dict[str, list[tuple[int, float]]] = {}
     for line in path.read_text().splitlines():
         entry = _entry(line)
         for name, value in entry.items():
             if name not in ("images", "time"):
-                found.setdefault(name, []).append((entry["images"], value))
-    return {name: _thinned(pairs, points) for name, pairs in found.items()}
+                series.setdefault(name, []).append((entry["images"], value))
+    return {name: _thin(pairs, points) for name, pairs in series.items()}
 
 
-def _thinned(pairs: list[tuple[int, float]], points: int) -> list[list[float]]:
-    """At most `points` of `pairs`, each the last place and the mean value of as many neighbours."""
+def _thin(pairs: list[tuple[int, float]], points: int) -> list[list[float]]:
+    """At most `points` pairs: groups of neighbours, each as its last image count and its mean value."""
     size = -(-len(pairs) // points)
     groups = [pairs[first : first + size] for first in range(0, len(pairs), size)]
     return [[group[-1][0], float(f"{sum(value for _, value in group) / len(group):.4g}")] for group in groups]
@@ -125,6 +128,6 @@ def _thinned(pairs: list[tuple[int, float]], points: int) -> list[list[float]]:
 def _entry(line: str) -> dict[str, Any]:
     try:
         entry: dict[str, Any] = json.loads(line)
-    except ValueError:  # the half line of a run that was killed
+    except ValueError:  # the last line of a run that was killed may be incomplete
         return {}
     return entry

@@ -1,4 +1,4 @@
-"""The loop: one for every family. It counts images, not epochs, and resumes by running the same command again."""
+"""The training loop of every family. It counts images, not epochs, and resumes from the last checkpoint."""
 
 import copy
 import math
@@ -25,16 +25,16 @@ DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where and how a run computes; may change from one call to the next."""
+    """Where and how a run computes; a resumed run may use other hardware."""
 
     device: torch.device
     compile: bool = False
 
 
 class Trainer:
-    """A family on its way: nets, averaged nets, optimisers, position in the data, counters.
+    """The state of a training run: networks, averaged networks, optimisers, position in the data, counters.
 
-    `state_dict` is all of it; a trainer that loads one goes on as if it had never stopped.
+    `state_dict` holds all of it; a trainer that loads one continues exactly as if it had not stopped.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Trainer:
 
     @classmethod
     def from_config(cls, config: RunConfig, data: Dataset, hardware: Hardware) -> "Trainer":
-        """The trainer of a run: what `config` says, its nets as its seed makes them."""
+        """The trainer of a new run with this configuration; its seed decides the initial weights."""
         torch.manual_seed(config.seed)
         family = families.get(config.family)(config.model_config(), tuple(data.images.shape[1:]), len(data.classes))
         recipe = config.training_recipe()
@@ -67,36 +67,42 @@ class Trainer:
 
     @property
     def total_images(self) -> int:
-        """Images after which the run is done; 0 where gradients have nothing to do."""
+        """Images after which the run ends; 0 if the family has nothing to train by gradients."""
         return math.ceil(self.recipe.epochs * len(self.data.images)) if self.optimizers else 0
 
     @property
     def images_seen(self) -> int:
-        """Images that the weights come from, counting one as often as it was seen."""
+        """Images that training has used, each counted every time."""
         return self.images if self.total_images else len(self.data.images)
 
     def fit(self) -> None:
-        """Have the averaged family estimate what gradients do not."""
+        """Run the averaged family's closed-form estimation, if it has one (`Family.fit`)."""
         if type(self.average).fit is not Family.fit:
             self.average.fit(
                 to_unit(self.data.images).to(self.hardware.device), self.data.labels.to(self.hardware.device)
             )
 
     def train_step(self) -> dict[str, Tensor]:
-        """Every player's move once, then the average: one iteration. Returns the named terms, still on the device."""
+        """One iteration: the players' optimiser steps in their order, then the update of the averaged weights.
+
+        Returns the named loss terms, still on the device.
+        """
         terms: dict[str, Tensor] = {}
         before = self.images
-        first, *_ = moves = self.family.update_order()
-        for player in moves:
+        first, *_ = players = self.family.update_order()
+        for player in players:
             if player == first:
                 x, label = self.next_batch()
-            terms |= {_term(player, name): value for name, value in self.optimizer_step(player, x, label).items()}
-        if parallel.rank() == 0:  # which measures and saves
+            terms |= {_term_name(player, name): value for name, value in self.optimizer_step(player, x, label).items()}
+        if parallel.rank() == 0:  # only the first process validates and saves
             self.update_average(self.images - before)
         return terms
 
     def next_batch(self) -> tuple[Tensor, Tensor]:
-        """Images [B, ...] in [-1, 1] and labels [B] on the device, this process's; counts those of all."""
+        """This process's images [B, ...] in [-1, 1] and labels [B] of the next batch, on the device.
+
+        Counts the images of all processes.
+        """
         index = next(self.batches)
         self.images += len(index)
         index = parallel.shard(index)
@@ -106,29 +112,32 @@ class Trainer:
         return x, self.data.labels[index].to(self.hardware.device, non_blocking=True)
 
     def optimizer_step(self, player: str, x: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """One optimiser step of `player`; the others' parameters stand still and get no gradient."""
+        """One optimiser step of `player`; the other players' parameters neither change nor get a gradient.
+
+        Returns the named loss terms, averaged over all processes.
+        """
         optimizer = self.optimizers[player]
-        pace = self.family.lr_multiplier(player)
+        multiplier = self.family.lr_multiplier(player)
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for group in optimizer.param_groups:
-            group["lr"] = pace * learning_rate(self.recipe, self.images - self.recipe.batch, self.total_images)
+            group["lr"] = multiplier * learning_rate(self.recipe, self.images - self.recipe.batch, self.total_images)
         dtype = DTYPES[self.precision]
         with torch.autocast(self.hardware.device.type, dtype, enabled=dtype != torch.float32):
             terms = self.family.loss(player, x, label)
         gradients = torch.autograd.grad(self.scaler.scale(terms["loss"]), parameters, allow_unused=True)
-        found = {name: value.detach() for name, value in terms.items()}
-        parallel.all_reduce_mean_([*(gradient for gradient in gradients if gradient is not None), *found.values()])
+        means = {name: value.detach() for name, value in terms.items()}
+        parallel.all_reduce_mean_([*(gradient for gradient in gradients if gradient is not None), *means.values()])
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         self.scaler.step(optimizer)
         self.scaler.update()
-        return found
+        return means
 
     @torch.no_grad()
     def update_average(self, images: int) -> None:
-        """Move the served weights by an iteration of so many images.
+        """Update the averaged weights, which are exported, after an iteration over `images` images.
 
-        Their half-life is `recipe.ema` images, shorter while the run is young (EDM, appendix F.2).
+        Their half-life is `recipe.ema` images, and shorter early in the run (EDM, appendix F.2).
         """
         half_life = min(self.recipe.ema, 0.05 * self.images)
         weight = 1 - 0.5 ** (images / half_life) if half_life else 1.0
@@ -137,11 +146,11 @@ class Trainer:
         running = [(average, value) for average, value in pairs if average.is_floating_point()]
         torch._foreach_lerp_([average for average, _ in running], [value for _, value in running], weight)
         for average, value in pairs:
-            if not average.is_floating_point():  # a batch norm's counter
+            if not average.is_floating_point():  # the counter of a batch norm
                 average.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that decides how the run goes on."""
+        """Everything that decides how the run continues."""
         return {
             "family": self.family.state_dict(),
             "average": self.average.state_dict(),
@@ -157,16 +166,16 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Stand where `state` was taken. Raises ConfigError where the data or the family's nets have changed since."""
+        """Restore `state`. Raises ConfigError if the data or the family's networks have changed since."""
         if state["data"] != self.data.digest:
-            raise ConfigError(f"{self.data.name} holds other images than this run was begun with; begin a new run")
+            raise ConfigError(f"{self.data.name} holds other images than when this run started; start a new run")
         try:
             self.family.load_state_dict(state["family"])
             self.average.load_state_dict(state["average"])
         except RuntimeError as error:
             raise ConfigError(
-                f"the checkpoint is of another version of {self.family.name}, whose nets had other tensors; "
-                f"begin a new run ({' '.join(str(error).split())[:200]})"
+                f"the checkpoint is of another version of {self.family.name}, with other tensors; "
+                f"start a new run ({' '.join(str(error).split())[:200]})"
             ) from None
         for player, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][player])
@@ -176,33 +185,33 @@ class Trainer:
         self.images, self.seconds, self.best = state["images"], state["seconds"], state["best"]
 
 
-def learning_rate(recipe: Recipe, images: int, goal: int) -> float:
-    """The rate after `images` of `goal`: a rise over `recipe.warmup`, then flat or along half a cosine to 0."""
-    rise = min(1.0, (images + recipe.batch) / recipe.warmup) if recipe.warmup else 1.0
-    fall = 0.5 * (1 + math.cos(math.pi * min(1.0, images / goal))) if recipe.cosine else 1.0
-    return recipe.lr * rise * fall
+def learning_rate(recipe: Recipe, images: int, total_images: int) -> float:
+    """The learning rate after `images` images: linear warm-up over `recipe.warmup`, then constant or half a cosine."""
+    warmup = min(1.0, (images + recipe.batch) / recipe.warmup) if recipe.warmup else 1.0
+    decay = 0.5 * (1 + math.cos(math.pi * min(1.0, images / total_images))) if recipe.cosine else 1.0
+    return recipe.lr * warmup * decay
 
 
 def train(trainer: Trainer, run: Path, log: Log | None, every: int, stop: Callable[[], str | None]) -> str | None:
-    """Train to the goal, or until `stop` gives a reason, which is returned. Always leaves a checkpoint behind.
+    """Start or resume training in the directory `run`; return None at its end, or the reason that `stop` gave.
 
-    Every `every` images the run draws its grid, measures its samples against the data, and saves. Of several processes
-    that share a batch only the first has a log and writes anything, and one that is to stop stops all.
+    Every `every` images the run validates and saves; it also saves at least every two minutes and when it ends. Of
+    several processes that share a batch only the first has a log and writes files; a reason to stop one stops all.
     """
     latest = run / checkpoint.LATEST
-    begun = latest.exists()
-    if begun:
+    resumed = latest.exists()
+    if resumed:
         trainer.load_state_dict(checkpoint.load(latest))
     if log is not None:
-        log.rewind(trainer.images)  # of a run that was killed before its first checkpoint there may be lines too
-    if log is not None and not trainer.total_images and not begun:
-        before_fit = time.monotonic()
+        log.rewind(trainer.images)  # also without a checkpoint: a run killed before its first one may have left lines
+    if log is not None and not trainer.total_images and not resumed:
+        started_at = time.monotonic()
         validate(trainer, run, log)
-        trainer.seconds = time.monotonic() - before_fit
+        trainer.seconds = time.monotonic() - started_at
         checkpoint.save(latest, trainer.state_dict())
     parallel.broadcast_(list(trainer.family.state_dict().values()))
     reason = None
-    clock = time.monotonic()
+    saved_at = time.monotonic()
     while trainer.images < trainer.total_images and reason is None:
         before = trainer.images
         terms = trainer.train_step()
@@ -215,16 +224,16 @@ def train(trainer: Trainer, run: Path, log: Log | None, every: int, stop: Callab
         due = trainer.images // every > before // every or trainer.images >= trainer.total_images
         if due:
             validate(trainer, run, log)
-        if due or reason or time.monotonic() - clock > 120:
+        if due or reason or time.monotonic() - saved_at > 120:
             now = time.monotonic()
-            trainer.seconds += now - clock
-            clock = now
+            trainer.seconds += now - saved_at
+            saved_at = now
             checkpoint.save(latest, trainer.state_dict())
     return reason
 
 
 def validate(trainer: Trainer, run: Path, log: Log) -> None:
-    """Draw the grid with the noise of always, measure the samples, and keep the weights if they are the best yet."""
+    """Write the grid of fixed samples and their distance to the data; keep the checkpoint if it is the best so far."""
     trainer.fit()
     samples = fixed_samples(trainer.average, trainer.hardware.device)
     score = distance(samples, trainer.data)
@@ -234,5 +243,5 @@ def validate(trainer: Trainer, run: Path, log: Log) -> None:
         checkpoint.save(run / checkpoint.BEST, trainer.state_dict())
 
 
-def _term(player: str, name: str) -> str:
+def _term_name(player: str, name: str) -> str:
     return name if player == "self" else f"{player}.{name}"

@@ -1,4 +1,4 @@
-"""One static page on all weights, side by side, made from their manifests and grids alone."""
+"""One static HTML page that compares all weights, generated from their manifests and sample grids."""
 
 import base64
 import html
@@ -7,7 +7,7 @@ from typing import Any
 
 from models import families, store
 from models.store import Manifest
-from training.docs import FIGURES, figure, real, words
+from training.docs import FIGURES, default_options, figure, real
 from training.evaluate import PROPERTIES
 
 STYLE = """
@@ -34,27 +34,27 @@ svg rect { fill: var(--soft); }
 EXTRA = {
     "kid": "kernel distance",
     "density": "density",
-    "label_entropy": "entropy of the labels, nats",
-    "duplicates": "share of exact duplicates",
-    "nearest_training_ratio": "distance to the nearest training image, of the test split's",
+    "label_entropy": "label entropy, nats",
+    "duplicates": "exact duplicates, share",
+    "nearest_training_ratio": "distance to the nearest training image, relative to test images",
     **PROPERTIES,
 }
-COSTS = ("parameters", "MACs an image", "images/s a core", "training, min")
+COSTS = ("parameters", "MACs per image", "images/s per core", "training, min")
 
 
 def page(root: Path) -> str:
-    """The page on the weights under `root`, with everything it needs in it."""
+    """The page about the weights under `root`, with styles and pictures inline."""
     manifests = {name: store.read_manifest(root / name) for name in store.list_weights(root)}
     cards = [_card(name, manifest, (root / name / store.SAMPLES).read_bytes()) for name, manifest in manifests.items()]
     return f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Drawbridge: the models side by side</title>
+<title>Drawbridge: model comparison</title>
 <style>{STYLE}</style>
-<h1>The models side by side</h1>
-<p>Every figure is from the weights' manifests. MNIST-CNN-FD is the Frechet distance to the test split in the features
-of the project's own classifier, and comparable to nothing but itself. Costs are those of a draw with the defaults, on
+<h1>Model comparison</h1>
+<p>All figures are from the weights' manifests. MNIST-CNN-FD is the Frechet distance to the test split in the features
+of this project's classifier, and comparable only with itself. Costs are those of sampling with the default options on
 one CPU core.</p>
 <div class="wide">{_table(manifests)}</div>
 {"".join(cards)}
@@ -90,30 +90,30 @@ def _card(name: str, manifest: Manifest, samples: bytes) -> str:
     picture = base64.b64encode(samples).decode()
     training = manifest.training
     lines = [
-        f"{training['images_seen']:,} images of {manifest.dataset['name']} seen on {training['device']}",
-        ", ".join(words(manifest)),
+        f"{training['images_seen']:,} images of {manifest.dataset['name']} seen in training on {training['device']}",
+        ", ".join(default_options(manifest)),
         *(f"{title} {manifest.metrics[key]:.4g}" for key, title in EXTRA.items() if key in manifest.metrics),
     ]
     if manifest.caveat:
-        lines.append(f"what goes wrong: {manifest.caveat}")
+        lines.append(f"known defects: {manifest.caveat}")
     facts = "".join(f"<li>{html.escape(line)}" for line in lines if line)
     curves = "".join(_curve(title, pairs) for title, pairs in training.get("curves", {}).items())
     return f"""<section id="{name}"><h2>{name}</h2>
 <div class="about"><p>{html.escape(about.title)}. {html.escape(about.paper)}.</p>
 <p><code>{html.escape(about.formula)}</code></p></div>
-<img src="data:image/png;base64,{picture}" alt="A hundred draws of {name}">
+<img src="data:image/png;base64,{picture}" alt="A hundred samples of {name}">
 <div><ul>{facts}</ul><div class="curves">{curves}</div></div></section>
 """
 
 
 def _curve(title: str, pairs: list[list[float]]) -> str:
-    """One scalar over the images seen, as a line in a box of its own scale."""
+    """One scalar over the images seen, as a line chart scaled to its own range."""
     if len(pairs) < 2:
         return ""
     images, values = zip(*pairs, strict=True)
     low, high = min(values), max(values)
     points = " ".join(
-        f"{100 * place / images[-1]:.2f},{45 - 40 * (value - low) / ((high - low) or 1):.2f}" for place, value in pairs
+        f"{100 * seen / images[-1]:.2f},{45 - 40 * (value - low) / ((high - low) or 1):.2f}" for seen, value in pairs
     )
     return (
         f'<figure><svg viewBox="0 0 100 50" preserveAspectRatio="none" role="img" aria-label="{html.escape(title)}">'

@@ -1,4 +1,4 @@
-"""What a run shows of itself: samples of the same noise each time, as a picture and as one number."""
+"""Sample grids and sample quality during a run, always from the same noise."""
 
 import io
 from collections.abc import Sequence
@@ -7,62 +7,61 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from models.base import Family, sample
-from models.pixels import to_uint8, to_unit
+from models.losses import sliced_wasserstein
+from models.pixels import image_grid, to_uint8, to_unit
 from training.data import Dataset
 
 COUNT = 512
 
 
 @torch.inference_mode()
-def fixed_samples(family: Family, device: torch.device, count: int = COUNT, **asked: Any) -> Tensor:
-    """Data [count, *data_shape] of seed 0, the classes in turn; always of the same noise.
+def fixed_samples(family: Family, device: torch.device, count: int = COUNT, **options: Any) -> Tensor:
+    """Data [count, *data_shape] of seed 0, with labels that cycle through the classes.
 
-    `asked` goes to `draw`: `steps`, `sampler`, `guidance`; left out, the family's steps and no guidance.
+    `options` go to `models.base.sample`: `steps`, `sampler`, `guidance`; by default the family's steps and no guidance.
     """
-    asked = {"steps": family.steps.default, **asked}
+    options = {"steps": family.steps.default, **options}
     parts = []
     for first in range(0, count, 64):
         index = torch.arange(first, min(first + 64, count), device=device)
         label = family.one_hot(index % max(family.classes, 1))
-        parts.append(sample(family, torch.zeros_like(index), index, label, **asked))
+        parts.append(sample(family, torch.zeros_like(index), index, label, **options))
     return torch.cat(parts).cpu()
 
 
 def distance(samples: Tensor, data: Dataset, projections: int = 256) -> float:
     """Sliced 2-Wasserstein distance from samples [N, *data_shape] to the first N of the data, on fixed directions.
 
-    It needs no other model, takes data of any shape, and sees collapse; it picks the best checkpoint and is no
-    measure of quality beyond that (Bonneel et al. 2015).
+    It needs no other model, works for data of any shape and detects mode collapse. It selects the best checkpoint; as a
+    measure of quality it is too coarse (Bonneel et al. 2015).
     """
     count = min(len(samples), len(data.images))
     x, y = samples[:count].flatten(1), to_unit(data.images[:count]).flatten(1)
     directions = torch.randn(x.shape[1], projections, generator=torch.Generator().manual_seed(0))
-    directions /= directions.norm(dim=0)
-    gap = (x @ directions).sort(dim=0).values - (y @ directions).sort(dim=0).values
-    return float(gap.square().mean().sqrt())
+    return float(sliced_wasserstein(x, y, F.normalize(directions, dim=0)).sqrt())
 
 
 def grid_png(samples: Tensor, columns: int = 10, rows: int = 10) -> bytes:
     """The first columns * rows of samples [N, 1, H, W] in [-1, 1] as one PNG, row by row."""
-    images = to_uint8(samples[: columns * rows, 0])
-    images = images[: len(images) // columns * columns]
-    height, width = images.shape[1:]
-    sheet = images.unflatten(0, (-1, columns)).transpose(1, 2).reshape(-1, height, columns * width).flatten(0, 1)
-    buffer = io.BytesIO()
-    Image.fromarray(sheet.numpy()).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+    return _png(image_grid(to_uint8(samples[: columns * rows, 0]).numpy(), columns))
 
 
 def strip_png(grids: Sequence[Path], height: int = 28) -> bytes:
-    """The first row of each of a run's grids under one another, as one PNG: how the same noise came out over time."""
+    """The first row of each of a run's grids, one below the other, as one PNG: the same noise at each validation."""
     rows = []
     for path in grids:
         with Image.open(path) as grid:
-            rows.append(torch.from_numpy(np.asarray(grid)[:height].copy()))
+            rows.append(np.asarray(grid)[:height])
+    return _png(np.concatenate(rows))
+
+
+def _png(image: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(torch.cat(rows).numpy()).save(buffer, "PNG", optimize=True)
+    Image.fromarray(image).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

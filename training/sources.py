@@ -1,17 +1,15 @@
-"""Where samples to be judged come from: weights on disk, or a running service."""
+"""Sources of samples to evaluate: weights on disk, or a running service."""
 
-import io
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
-import numpy as np
 import torch
 from torch import Tensor
 
+from drawbridge.client import Client, ServiceError, Unreachable
 from models import store
 from models.base import Family, sample
 from models.pixels import to_uint8
@@ -20,30 +18,32 @@ from training.config import ConfigError, check_sampling_options
 
 BATCH = 64
 TIMEOUT_SECONDS = 600.0
-"""Seconds that an answer may take."""
+"""Longest wait for one response."""
+RETRIES = 20
+"""Attempts after the first one that a busy service gets."""
 
 
 @dataclass(frozen=True)
 class SampleSet:
-    """Samples, and what they were asked to be."""
+    """Samples and the labels that were requested for them."""
 
     images: Tensor
     """[N, 1, 28, 28] uint8."""
     requested_labels: Tensor | None
-    """[N] int64, or None where the model cannot be asked."""
+    """[N] int64, or None if the model takes no label."""
 
 
 class Source(Protocol):
-    """Something that draws. Digits take turns, where the model can be asked for one."""
+    """Generates samples of named models. Requested labels cycle through a conditional model's classes."""
 
     def names(self) -> list[str]:
-        """The models there are."""
+        """The names of all models."""
 
     def published_metrics(self, name: str) -> dict[str, Any]:
         """The metrics in the manifest of model `name`."""
 
-    def sample(self, name: str, seed: int, count: int, **asked: Any) -> SampleSet:
-        """Images 0..count-1 of `seed` by model `name` with its defaults, or what `asked` puts in their place."""
+    def sample(self, name: str, seed: int, count: int, **options: Any) -> SampleSet:
+        """Images 0..count-1 of `seed` from model `name`; `options` override its defaults."""
 
 
 class Weights:
@@ -58,84 +58,82 @@ class Weights:
     def published_metrics(self, name: str) -> dict[str, Any]:
         return store.read_manifest(self.root / name).metrics
 
-    def sample(self, name: str, seed: int, count: int, **asked: Any) -> SampleSet:
+    def sample(self, name: str, seed: int, count: int, **options: Any) -> SampleSet:
         family, manifest = store.load(self.root / name)
-        check_sampling_options(family, asked)
-        return sample_exported(family, manifest, seed, count, **asked)
+        check_sampling_options(family, options)
+        return sample_exported(family, manifest, seed, count, **options)
 
 
 class Service:
-    """A running service at `url`. Raises ConfigError where there is none, or it refuses."""
+    """A running service at `url`, called with the API key in $DRAWBRIDGE_KEY, if any.
+
+    Raises ConfigError if no service responds or it refuses a request.
+    """
 
     def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
         self.url, self.transport = url, transport
-        with self._client() as client:
-            answer = self._get(client, "/models")
         try:
-            self.takes = {model["name"]: model["takes"] for model in answer.json()["models"]}
+            # No retries: a wrong address is reported at once.
+            with self._client(retries=0) as client:
+                self.parameters = {model["name"]: model["takes"] for model in client.models()}
+        except (Unreachable, ServiceError) as error:
+            raise self._error(error) from None
         except (ValueError, KeyError, TypeError):
-            raise ConfigError(f"--against {url}: what answers there is no Drawbridge") from None
+            raise ConfigError(f"--against {url}: the server there is not Drawbridge") from None
 
     def names(self) -> list[str]:
-        return sorted(self.takes)
+        return sorted(self.parameters)
 
     def published_metrics(self, name: str) -> dict[str, Any]:
         self._check(name)
-        with self._client() as client:
-            found: dict[str, Any] = self._get(client, f"/models/{name}").json()["manifest"]["metrics"]
-        return found
+        try:
+            with self._client(RETRIES) as client:
+                metrics: dict[str, Any] = client.model(name)["manifest"]["metrics"]
+        except (Unreachable, ServiceError) as error:
+            raise self._error(error) from None
+        return metrics
 
-    def sample(self, name: str, seed: int, count: int, **asked: Any) -> SampleSet:
+    def sample(self, name: str, seed: int, count: int, **options: Any) -> SampleSet:
         self._check(name)
-        digits = self.takes[name].get("digit", {}).get("one_of", [])
-        if "prior" in self.takes[name]:
-            asked = {"prior" if key == "sampler" else key: value for key, value in asked.items()}
+        parameters = self.parameters[name]
+        digits = parameters.get("digit", {}).get("one_of")
+        if "prior" in parameters and "sampler" in options:
+            options["prior"] = options.pop("sampler")
         images = []
-        with self._client() as client:
-            for first in range(0, count, BATCH):
-                query = {"model": name, "seed": seed, "first": first, "n": min(BATCH, count - first), "digit": digits}
-                answer = self._get(client, "/generate", **query, format="npz", **asked)
-                images.append(torch.from_numpy(np.load(io.BytesIO(answer.content))["images"]).unsqueeze(1))
+        try:
+            with self._client(RETRIES) as client:
+                for first in range(0, count, BATCH):
+                    n = min(BATCH, count - first)
+                    samples = client.generate(name, seed=seed, first=first, n=n, digit=digits, **options)
+                    images.append(torch.from_numpy(samples.arrays).unsqueeze(1))
+        except (Unreachable, ServiceError) as error:
+            raise self._error(error) from None
         return SampleSet(torch.cat(images), torch.arange(count) % len(digits) if digits else None)
 
     def _check(self, name: str) -> None:
-        if name not in self.takes:
+        if name not in self.parameters:
             raise ConfigError(f"{self.url} has no model {name!r}; it has {', '.join(self.names())}")
 
-    def _client(self) -> httpx.Client:
+    def _client(self, retries: int) -> Client:
+        key = os.environ.get("DRAWBRIDGE_KEY") or None
         try:
-            key = os.environ.get("DRAWBRIDGE_KEY")
-            shown = {"Authorization": f"Bearer {key}"} if key else {}
-            return httpx.Client(base_url=self.url, timeout=TIMEOUT_SECONDS, transport=self.transport, headers=shown)
+            return Client(self.url, key=key, retries=retries, timeout=TIMEOUT_SECONDS, transport=self.transport)
         except httpx.InvalidURL as error:
-            raise ConfigError(f"--against {self.url}: no address of a service ({error})") from None
+            raise ConfigError(f"--against {self.url}: not a valid URL ({error})") from None
 
-    def _get(self, client: httpx.Client, path: str, **query: Any) -> httpx.Response:
-        """The answer; one that says to come back later is waited for, up to PATIENCE seconds in all."""
-        waited = 0.0
-        while True:
-            try:
-                answer = client.get(path, params=query)
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                raise ConfigError(f"--against {self.url}: no service answers there ({error})") from None
-            pause = float(answer.headers.get("retry-after", 1.0))
-            if answer.status_code != 429 or waited + pause > TIMEOUT_SECONDS:
-                break
-            time.sleep(pause)
-            waited += pause
-        if answer.is_error:
-            raise ConfigError(f"--against {self.url}: {answer.status_code}, {answer.text}")
-        return answer
+    def _error(self, error: Unreachable | ServiceError) -> ConfigError:
+        status = f"{error.status}, " if isinstance(error, ServiceError) else ""
+        return ConfigError(f"--against {self.url}: {status}{' '.join(str(error).split())}")
 
 
 @torch.inference_mode()
-def sample_exported(family: Family, manifest: Manifest, seed: int, count: int, **asked: Any) -> SampleSet:
-    """Images 0..count-1 of `seed` with the manifest's defaults, or what `asked` puts in their place."""
-    asked = {**store.defaults(family, manifest), **asked}
+def sample_exported(family: Family, manifest: Manifest, seed: int, count: int, **options: Any) -> SampleSet:
+    """Images 0..count-1 of `seed` with the manifest's defaults; `options` override them."""
+    options = {**store.defaults(family, manifest), **options}
     index = torch.arange(count)
     label = index % max(family.classes, 1)
     images = []
     for part in index.split(BATCH):
         seeds = torch.full_like(part, seed)
-        images.append(to_uint8(sample(family, seeds, part, family.one_hot(label[part]), **asked)))
+        images.append(to_uint8(sample(family, seeds, part, family.one_hot(label[part]), **options)))
     return SampleSet(torch.cat(images), label if family.classes else None)

@@ -1,0 +1,1 @@
+"""Other servers of the same models, for comparison. `benchmarks.serve` starts them."""

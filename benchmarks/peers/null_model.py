@@ -1,7 +1,7 @@
-"""This service, its front and workers, with nets that cost the CPU nothing: what is left is its part of a request.
+"""This service, with supervisor and workers, on nets that cost the CPU nothing. What remains is the service's own part.
 
-A step takes the milliseconds that DEVICE says (JSON: fixed and a row's, by model), asleep; turns are called from a
-thread, as they are where the device is a GPU. Settings as for the service.
+A step sleeps for the milliseconds in STEP_COSTS (JSON: a fixed part and a part for each row, by model). The engine runs
+in a thread, as it does where the device is a GPU. Settings are those of the service.
 """
 
 import json
@@ -26,11 +26,11 @@ from service.telemetry import log
 FAMILIES = {"dcgan": DCGAN, "ddpm": DDPM}
 ONE = torch.ones(1, dtype=torch.int64)
 IMAGE = sample(workload.model("dcgan"), ONE, ONE, torch.zeros(1, 0), steps=1).detach()
-"""A real one, [1, 1, 28, 28], so that its files are as long as such files are."""
+"""A generated image [1, 1, 28, 28], so that its PNG has a realistic size."""
 
 
-class Asleep:
-    """What a family does on the device."""
+class NullModel:
+    """The methods of a family that run on the device."""
 
     costs: tuple[float, float]
 
@@ -50,10 +50,12 @@ def main() -> None:
     if len(sys.argv) == 1:
         log.configure(Settings())
         raise SystemExit(serve.serve(Settings(), (sys.executable, "-m", "benchmarks.peers.null_model")))
-    for model, costs in json.loads(os.environ["DEVICE"]).items():
+    for model, costs in json.loads(os.environ["STEP_COSTS"]).items():
         family: Any = FAMILIES[model]
-        family.costs, family.start, family.step, family.decode = costs, Asleep.start, Asleep.step, Asleep.decode
-    service.app.EventLoopEngine = ThreadEngine  # type: ignore[misc,assignment]
+        family.costs = costs
+        for method in ("initial_state", "step", "decode"):
+            setattr(family, method, getattr(NullModel, method))
+    service.app.EventLoopEngine = ThreadEngine  # type: ignore[attr-defined]
     worker.main(*sys.argv[1:])
 
 

@@ -1,4 +1,4 @@
-"""Ray Serve: dynamic batches, two replicas unless REPLICAS says otherwise."""
+"""Ray Serve: dynamic batches, two replicas, or as many as REPLICAS says."""
 
 import os
 import time
@@ -16,25 +16,26 @@ from harness import workload
     max_ongoing_requests=64,
     ray_actor_options={"num_cpus": 0.5},
 )
-class Draw:
-    """Draws what has come together."""
+class Generator:
+    """Generates the images of a batch of requests."""
 
     def __init__(self) -> None:
         workload.warm_up()
 
     @serve.batch(max_batch_size=32, batch_wait_timeout_s=0.002)
-    async def draw(self, asked: list[workload.ImageRequest]) -> list[bytes]:
-        """A PNG for each."""
-        return workload.generate_pngs(asked)
+    async def generate(self, requests: list[workload.ImageRequest]) -> list[bytes]:
+        """Return a PNG for each request."""
+        return workload.generate_pngs(requests)
 
     async def __call__(self, request: Request) -> Any:
-        """One request."""
-        one = await request.json()
-        return Response(await self.draw((one["model"], one["seed"], one["steps"])), media_type="image/png")
+        """Answer one request."""
+        body = await request.json()
+        png = await self.generate((body["model"], body["seed"], body["steps"]))
+        return Response(png, media_type="image/png")
 
 
 if __name__ == "__main__":
     serve.start(http_options={"port": int(os.environ["PORT"])})
-    serve.run(Draw.bind(), route_prefix="/generate")
+    serve.run(Generator.bind(), route_prefix="/generate")
     while True:
         time.sleep(1)

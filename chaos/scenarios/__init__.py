@@ -1,4 +1,4 @@
-"""The trials, one file each; the directory is the registry."""
+"""The scenarios, one module each. This directory is the registry."""
 
 import pkgutil
 from importlib import import_module
@@ -6,9 +6,9 @@ from typing import cast
 
 from chaos.scenario import Scenario
 
-NAMES = tuple(sorted(found.name for found in pkgutil.iter_modules(__path__)))
+NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
 def get(name: str) -> Scenario:
-    """The trial called `name`, one of NAMES."""
+    """Return the scenario called `name`, one of NAMES."""
     return cast(Scenario, import_module(f"{__name__}.{name}"))

@@ -1,11 +1,10 @@
-"""Locks: keys that are missing, wrong, right, or shown where they should not be; quotas of many callers at once.
+"""Authentication: missing, wrong and right keys in every place, and quotas under concurrent requests.
 
-Two workers count together, and operations have a port of their own.
+Two workers share the counters, and the admin endpoints have a port of their own.
 """
 
 import hashlib
 import random
-import re
 import select
 import socket
 import statistics
@@ -21,97 +20,97 @@ from pathlib import Path
 import httpx
 
 from chaos.scenario import Line, Setting
-from chaos.weights import copied
-from harness.server import ROOT, SERVICE, Server, environment, run_server
+from harness.server import ROOT, SERVICE, Server, environment, free_port, run_server
+from harness.weights import copy_weights
 from service.auth import keys
 from service.auth.keys import Keys
 
-DRAW = "/generate?model=cgan&seed=1&digit=3"
+GENERATE = "/generate?model=cgan&seed=1&digit=3"
 JSON = {"Content-Type": "application/json"}
-CALLERS = 24
-MOST = 3
-"""Requests at once of the key that may have so many."""
-APART = 5.0
-"""Standard errors of their difference from which on two times are not the same."""
-
-
-def run(setting: Setting) -> Iterator[Line]:
-    weights, file = copied(setting.root, "cgan", "ddpm"), setting.root / "keys.toml"
-    calls, often, rounds = (60, 1, 2_000) if setting.quick else (600, 4, 40_000)
-    plain = keys.add(file, "plain", {})
-    limited = {name: keys.add(file, name, limits) for name, limits in LIMITS.items()}
-    yield refused(weights)
-    yield compared(setting, rounds)
-    settings = environment(port=0, weights=weights, workers=2, device="cpu", keys=file, admin_port=0)
-    with run_server(SERVICE, settings) as server:
-        yield shown(server, plain, often)
-        yield counted(server, "requests", limited["requests"], calls)
-        yield counted(server, "images", limited["images"], calls)
-        yield at_once(server, limited["concurrent"], 25 * often)
-        yield apart(server, plain)
-        yield secrets(server, [plain, *limited.values()], often)
-
-
+CLIENTS = 24
+CONCURRENT = 3
+"""Requests that the key with a limit on concurrency may have at once."""
+DISTINGUISHABLE = 5.0
+"""Standard errors by which two mean times must differ to count as different."""
 LIMITS: dict[str, dict[str, str | int]] = {
     "requests": {"requests": "40/day"},
     "images": {"images": "40/day"},
-    "concurrent": {"concurrent": MOST},
+    "concurrent": {"concurrent": CONCURRENT},
 }
 
 
-def refused(weights: Path) -> Line:
-    """Addresses that others reach, without keys."""
-    hosts, wrong = ("0.0.0.0", "::", "192.0.2.1", "example.org", "127.0.0.1.example.org", ""), list[str]()
+def run(setting: Setting) -> Iterator[Line]:
+    weights, file = copy_weights(setting.root, "cgan", "ddpm"), setting.root / "keys.toml"
+    requests, repeats, rounds = (60, 1, 2_000) if setting.quick else (600, 4, 40_000)
+    plain = keys.add(file, "plain", {})
+    limited = {name: keys.add(file, name, limits) for name, limits in LIMITS.items()}
+    yield public_hosts(weights)
+    yield timing(setting, rounds)
+    admin_port = free_port()
+    settings = environment(port=0, weights=weights, workers=2, device="cpu", keys=file, admin_port=admin_port)
+    with run_server(SERVICE, settings) as server:
+        admin_url = f"http://127.0.0.1:{admin_port}"
+        yield presentations(server, plain, repeats)
+        yield quota(server, "requests", limited["requests"], requests)
+        yield quota(server, "images", limited["images"], requests)
+        yield concurrency(server, limited["concurrent"], 25 * repeats)
+        yield ports(server, admin_url, plain)
+        yield leaks(server, admin_url, [plain, *limited.values()], repeats)
+
+
+def public_hosts(weights: Path) -> Line:
+    """Start on addresses that other machines reach, without keys."""
+    hosts, errors = ("0.0.0.0", "::", "192.0.2.1", "example.org", "127.0.0.1.example.org", ""), list[str]()
     for host in hosts:
         done = subprocess.run(SERVICE, cwd=ROOT, env=environment(host=host, port=0, weights=weights), timeout=60,
                               capture_output=True, text=True, check=False)  # fmt: skip
         if done.returncode != 2 or done.stderr.count("\n") != 1 or "DRAWBRIDGE_KEYS" not in done.stderr:
-            wrong.append(f"{host!r}: status {done.returncode}")
-    return Line("starts on an address that others reach, without keys", len(hosts), len(wrong),
-                "; ".join(["refused in one line that says what to do", *wrong]))  # fmt: skip
+            errors.append(f"{host!r}: status {done.returncode}")
+    figures = "; ".join(["refused in one line that names the setting", *errors])
+    return Line("starts on a public address without keys", len(hosts), len(errors), figures)
 
 
-def compared(setting: Setting, rounds: int) -> Line:
-    """How long it takes to find that a key is wrong, by where it is, the order of tries being random.
+def timing(setting: Setting, rounds: int) -> Line:
+    """Measure whether the time of a lookup shows how much of a key is right, in random order.
 
-    What is compared are digests, so that a caller who gets nearer to a key gets no nearer to its digest.
+    The service compares digests, so a guess that is closer to a key is no closer to its digest.
     """
     source, file = random.Random(setting.seed), setting.root / "timed.toml"
-    right = keys.add(file, "timed", {})
-    held: Keys = keys.read(file)
-    names = ("wrong at the first byte", "wrong at the last byte", "right")
-    taken: dict[str, list[int]] = {name: [] for name in names}
+    key = keys.add(file, "timed", {})
+    known: Keys = keys.read(file)
+    names = ("wrong first byte", "wrong last byte", "right")
+    times: dict[str, list[int]] = {name: [] for name in names}
     wrong = 0
     for _ in range(rounds):
-        other = source.choice(string.ascii_letters)  # new words each time, of which none lies where another lay
-        tries = dict(zip(names, (other + right[1:], right[:-1] + other, "".join(right)), strict=True))
+        other = source.choice(string.ascii_letters)
+        # New strings in each round, so that none is where another was in memory.
+        guesses = dict(zip(names, (other + key[1:], key[:-1] + other, "".join(key)), strict=True))
         for name in source.sample(names, len(names)):
-            begun_at = time.perf_counter_ns()
-            found = held.find(tries[name])
-            taken[name].append(time.perf_counter_ns() - begun_at)
-            wrong += (found is None) != (tries[name] != right)
-    distance = standing(*(blocks(taken[name]) for name in names[:2]))
-    figures = ", ".join(f"{name}: {statistics.median(times):,.0f} ns" for name, times in taken.items())
-    lost = wrong + (abs(distance) > APART)
-    return Line(
-        "keys compared", rounds * len(names), lost, f"{figures}; the former two {distance:+.1f} standard errors apart"
-    )
+            started_at = time.perf_counter_ns()
+            match = known.find(guesses[name])
+            times[name].append(time.perf_counter_ns() - started_at)
+            wrong += (match is None) != (guesses[name] != key)
+    difference = paired_difference(*(block_medians(times[name]) for name in names[:2]))
+    medians = ", ".join(f"{name}: {statistics.median(values):,.0f} ns" for name, values in times.items())
+    lost = wrong + (abs(difference) > DISTINGUISHABLE)
+    figures = f"{medians}; first and last byte differ by {difference:+.1f} standard errors"
+    return Line("key lookups timed", rounds * len(names), lost, figures)
 
 
-def blocks(times: Sequence[int], count: int = 50) -> list[float]:
-    """Medians of so many parts of a series, which interruptions move little."""
-    size = len(times) // count
-    return [statistics.median(times[i * size : (i + 1) * size]) for i in range(count)]
+def block_medians(values: Sequence[int], count: int = 50) -> list[float]:
+    """Return the medians of `count` blocks of a series. Interruptions move them little."""
+    size = len(values) // count
+    return [statistics.median(values[i * size : (i + 1) * size]) for i in range(count)]
 
 
-def standing(one: Sequence[float], other: Sequence[float]) -> float:
-    """The mean of what two series differ by, pair by pair, in its standard errors."""
-    apart = [b - a for a, b in zip(one, other, strict=True)]
-    return statistics.mean(apart) / (statistics.stdev(apart) / len(apart) ** 0.5 or 1.0)
+def paired_difference(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return the mean difference of two series, pair by pair, in its standard errors."""
+    differences = [b - a for a, b in zip(first, second, strict=True)]
+    return statistics.mean(differences) / (statistics.stdev(differences) / len(differences) ** 0.5 or 1.0)
 
 
-def shown(server: Server, key: str, often: int) -> Line:
-    """A key in every way that it can be shown, and what is none."""
+def presentations(server: Server, key: str, repeats: int) -> Line:
+    """Present a key in every way that is allowed and in many that are not."""
     bearer = {"Authorization": f"Bearer {key}"}
     cases: tuple[tuple[dict[str, str], int], ...] = (
         ({}, 401), (bearer, 200), ({"X-API-Key": key}, 200), ({"authorization": f"bearer {key}"}, 200),
@@ -124,130 +123,113 @@ def shown(server: Server, key: str, often: int) -> Line:
         ({"X-API-Key": hashlib.sha256(key.encode()).hexdigest()}, 401), ({"X-API-Key": "\\xff\\xe9"}, 401),
         ({"Cookie": f"key={key}"}, 401), ({"Proxy-Authorization": f"Bearer {key}"}, 401),
     )  # fmt: skip
-    asked = ("/models", DRAW, "/v1/models", "/v2/models/cgan", "/nowhere")
-    wrong = Counter[str]()
-    at = httpx.URL(server.url)
-    for headers, status in cases * often:
-        for url in asked:
-            client = HTTPConnection(at.host, at.port, timeout=60)  # which sends headers as they are
+    urls = ("/models", GENERATE, "/v1/models", "/v2/models/cgan", "/nowhere")
+    errors = Counter[str]()
+    address = httpx.URL(server.url)
+    for headers, status in cases * repeats:
+        for url in urls:
+            client = HTTPConnection(address.host, address.port, timeout=60)  # sends headers unchanged
             client.request("GET", url, headers=headers)
-            answer = client.getresponse()
-            meant = 404 if status == 200 and url == "/nowhere" else status
-            challenged = status != 401 or answer.headers["WWW-Authenticate"] is not None
-            wrong[f"{url} with {headers}: {answer.status}"] += answer.status != meant or not challenged
+            response = client.getresponse()
+            expected = 404 if status == 200 and url == "/nowhere" else status
+            challenged = status != 401 or response.headers["WWW-Authenticate"] is not None
+            errors[f"{url} with {headers}: {response.status}"] += response.status != expected or not challenged
             client.close()
     for url in (f"/models?key={key}", f"/models?api_key={key}", f"/models/{key}"):
-        wrong["in the URL"] += httpx.get(f"{server.url}{url}", timeout=60).status_code != 401
-    found = "; ".join(["401 with a challenge, or let in", *(what for what, count in wrong.items() if count)])
-    return Line("keys shown in every way", len(cases) * often * len(asked) + 3, wrong.total(), found)
+        errors["in the URL"] += httpx.get(f"{server.url}{url}", timeout=60).status_code != 401
+    figures = "; ".join(["200, or 401 with a challenge", *(error for error, count in errors.items() if count)])
+    return Line("keys presented in every way", len(cases) * repeats * len(urls) + 3, errors.total(), figures)
 
 
-def counted(server: Server, which: str, key: str, calls: int) -> Line:
-    """Of a rate of 40, asked for by many callers at once on connections of their own, which both workers have."""
-    cost = 1 if which == "requests" else 3
-    url = DRAW if which == "requests" else "/generate?model=cgan&n=3"
+def quota(server: Server, name: str, key: str, requests: int) -> Line:
+    """Use up a quota of 40 with concurrent clients on new connections, which reach both workers."""
+    cost = 1 if name == "requests" else 3
+    url = GENERATE if name == "requests" else "/generate?model=cgan&n=3"
 
-    def ask(_: int) -> int:
+    def send(_: int) -> int:
         return httpx.get(f"{server.url}{url}", headers={"X-API-Key": key}, timeout=60).status_code
 
-    with ThreadPoolExecutor(CALLERS) as pool:
-        seen = Counter(pool.map(ask, range(calls)))
-    most = 40 // cost
-    wrong = seen[200] != most or set(seen) != {200, 429}
-    return Line(
-        f"requests beyond a quota of 40 {which}",
-        calls,
-        int(wrong),
-        f"{seen[200]} of {most} allowed, {seen[429]} times 429",
-    )
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        statuses = Counter(pool.map(send, range(requests)))
+    allowed = 40 // cost
+    wrong = statuses[200] != allowed or set(statuses) != {200, 429}
+    figures = f"{statuses[200]} of {allowed} allowed, {statuses[429]} times 429"
+    return Line(f"requests with a quota of 40 {name}", requests, int(wrong), figures)
 
 
-def at_once(server: Server, key: str, rounds: int) -> Line:
-    """Callers of a key for three at once who all begin a request, and end none before they know who was let in."""
-    at, wrong = httpx.URL(server.url), 0
+def concurrency(server: Server, key: str, rounds: int) -> Line:
+    """Start more requests at once than a key allows. None ends before the service has refused the others."""
+    address, wrong = httpx.URL(server.url), 0
     for _ in range(rounds):
-        callers = [HTTPConnection(at.host, at.port, timeout=60) for _ in range(CALLERS)]
-        with ThreadPoolExecutor(CALLERS) as pool:
-            list(pool.map(lambda caller: begun(caller, key), callers))
-        until, told = time.monotonic() + 10, list[object]()
-        while len(told) < CALLERS - MOST and time.monotonic() < until:
-            told = select.select([caller.sock for caller in callers], [], [], 0.1)[0]
-        inside = [caller for caller in callers if caller.sock not in told]
-        for caller in inside:
-            caller.send(b"{}")
-        statuses = Counter(caller.getresponse().status for caller in callers)
-        wrong += len(inside) != MOST or statuses != {200: MOST, 429: CALLERS - MOST}
-        for caller in callers:
-            caller.close()
-    return Line(
-        f"{CALLERS} callers at once with a key for {MOST}", rounds, wrong, "never more, never fewer, in two workers"
-    )
+        clients = [HTTPConnection(address.host, address.port, timeout=60) for _ in range(CLIENTS)]
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            list(pool.map(lambda client: send_head(client, key), clients))
+        deadline, answered = time.monotonic() + 10, list[object]()
+        while len(answered) < CLIENTS - CONCURRENT and time.monotonic() < deadline:
+            answered = select.select([client.sock for client in clients], [], [], 0.1)[0]
+        admitted = [client for client in clients if client.sock not in answered]
+        for client in admitted:
+            client.send(b"{}")
+        statuses = Counter(client.getresponse().status for client in clients)
+        wrong += len(admitted) != CONCURRENT or statuses != {200: CONCURRENT, 429: CLIENTS - CONCURRENT}
+        for client in clients:
+            client.close()
+    action = f"{CLIENTS} concurrent requests with a key for {CONCURRENT}"
+    return Line(action, rounds, wrong, f"exactly {CONCURRENT} admitted each time, over two workers")
 
 
-def begun(caller: HTTPConnection, key: str) -> None:
-    """A request whose body is still to come."""
-    caller.putrequest("POST", DRAW)
+def send_head(client: HTTPConnection, key: str) -> None:
+    """Send a request without its body."""
+    client.putrequest("POST", GENERATE)
     for name, value in (("X-API-Key", key), ("Content-Type", "application/json"), ("Content-Length", "2")):
-        caller.putheader(name, value)
-    caller.endheaders()
+        client.putheader(name, value)
+    client.endheaders()
 
 
-def apart(server: Server, key: str) -> Line:
-    """What watches at its own port, everything else at the other, each whatever key is shown."""
-    door = next(found[1] for line in server.lines if (found := re.search(r"operations on (http://[\d.:]+)", line)))
-    watched, rest = (
-        ("/livez", "/readyz", "/metrics"),
-        ("/models", DRAW, "/v1/models", "/v2", "/", "/docs", "/openapi.json"),
-    )
-    cases = [(door, path, 200) for path in watched] + [(server.url, path, 404) for path in watched]
-    cases += [(door, path, 404) for path in rest] + [(server.url, path, 200) for path in rest]
-    wrong = list[str]()
+def ports(server: Server, admin_url: str, key: str) -> Line:
+    """Request admin and other paths on the admin port and on the public port, with a key."""
+    admin = ("/livez", "/readyz", "/metrics")
+    public = ("/models", GENERATE, "/v1/models", "/v2", "/", "/docs", "/openapi.json")
+    cases = [(admin_url, path, 200) for path in admin] + [(server.url, path, 404) for path in admin]
+    cases += [(admin_url, path, 404) for path in public] + [(server.url, path, 200) for path in public]
+    errors = list[str]()
     for url, path, status in cases:
-        answer = httpx.get(f"{url}{path}", headers={"X-API-Key": key}, timeout=60)
-        if answer.status_code != status:
-            wrong.append(f"{path}: {answer.status_code}")
-    return Line(
-        "paths at the port that is not theirs, and at theirs",
-        len(cases),
-        len(wrong),
-        "; ".join(["404, or 200", *wrong]),
-    )
+        response = httpx.get(f"{url}{path}", headers={"X-API-Key": key}, timeout=60)
+        if response.status_code != status:
+            errors.append(f"{path}: {response.status_code}")
+    figures = "; ".join(["200 on the right port, 404 on the other", *errors])
+    return Line("paths on the admin port and on the public port", len(cases), len(errors), figures)
 
 
-def secrets(server: Server, shown_keys: Sequence[str], often: int) -> Line:
-    """Keys wherever a caller may write one, right ones and such as look right; then all that the service told."""
-    sent = [*shown_keys, *(f"{keys.KEY_PREFIX}{random.Random(i).randbytes(16).hex()}" for i in range(3))]
-    times = 0
+def leaks(server: Server, admin_url: str, valid: Sequence[str], repeats: int) -> Line:
+    """Send valid and made-up keys in every place of a request, then search the log and the metrics for them."""
+    secrets = [*valid, *(f"{keys.KEY_PREFIX}{random.Random(i).randbytes(16).hex()}" for i in range(3))]
+    requests = 0
     with httpx.Client(base_url=server.url, timeout=60) as client:
-        for secret in sent * often:
+        for secret in secrets * repeats:
             for headers, url, body in (
-                ({"X-API-Key": secret}, DRAW, b""),
+                ({"X-API-Key": secret}, GENERATE, b""),
                 ({"Authorization": f"Bearer {secret}"}, f"/generate?model={secret}", b""),
                 ({"Authorization": f"Basic {secret}"}, f"/models/{secret}", b""),
                 ({"X-API-Key": secret, "X-Request-ID": secret}, f"/{secret}?{secret}={secret}", b""),
-                ({"X-API-Key": secret, "traceparent": secret, "User-Agent": secret, "Cookie": secret}, DRAW, b""),
+                ({"X-API-Key": secret, "traceparent": secret, "User-Agent": secret, "Cookie": secret}, GENERATE, b""),
                 ({"X-API-Key": secret, **JSON}, "/generate", b'{"%s": 1}' % secret.encode()),
                 ({"X-API-Key": secret, **JSON}, "/v1/images/generations", b'{"prompt": "%s"}' % secret.encode()),
                 ({"X-API-Key": secret, "Content-Type": secret}, f"/v2/models/{secret}/infer", secret.encode()),
             ):  # fmt: skip
                 client.request("POST" if body else "GET", url, headers=headers, content=body)
-                times += 1
-        spoken_to(server.url, f"{sent[0]} / HTTP/1.1\r\n\r\n")
-    door = next(found[1] for line in server.lines if (found := re.search(r"operations on (http://[\d.:]+)", line)))
-    time.sleep(0.5)  # lines are written a little later
-    told = "".join(server.lines) + httpx.get(f"{door}/metrics", timeout=60).text
-    lost = sum(told.count(secret) for secret in sent)
-    return Line(
-        "requests with keys in every place",
-        times,
-        lost,
-        f"no key in {len(server.lines):,} lines of the log, nor in the metrics",
-    )
+                requests += 1
+        send_text(server.url, f"{secrets[0]} / HTTP/1.1\r\n\r\n")
+    time.sleep(0.5)  # the log is written with a delay
+    output = "".join(server.lines) + httpx.get(f"{admin_url}/metrics", timeout=60).text
+    lost = sum(output.count(secret) for secret in secrets)
+    figures = f"no key in {len(server.lines):,} lines of the log, nor in the metrics"
+    return Line("requests with keys in every place", requests, lost, figures)
 
 
-def spoken_to(url: str, text: str) -> None:
-    """Say something that is not HTTP."""
-    at = httpx.URL(url)
-    with socket.create_connection((at.host, at.port or 80), timeout=10) as connection:
+def send_text(url: str, text: str) -> None:
+    """Send `text`, which need not be HTTP, over a new connection."""
+    address = httpx.URL(url)
+    with socket.create_connection((address.host, address.port or 80), timeout=10) as connection:
         connection.sendall(text.encode())
         connection.recv(999)

@@ -1,7 +1,7 @@
-"""Bad input: requests, files and connections that make no sense, or mean harm.
+"""Bad input: malformed and hostile requests, files and connections.
 
-Whatever comes in is answered with what was asked for, or with a problem that says what is wrong; none of it takes more
-time or memory than its bounds, or leaves a traceback; and the service draws the same bytes after it as before.
+Every response is the result or a problem that says what is wrong. No input takes more time or memory than its limits
+allow, and none leaves a traceback. Afterwards the service generates the same bytes as before.
 """
 
 import contextlib
@@ -25,16 +25,16 @@ import hypothesis
 import numpy as np
 from hypothesis import strategies as st
 
-from chaos.connections import LONGEST, SAID, spoken
 from chaos.files import corpus
 from chaos.scenario import Line, Setting
-from chaos.weights import copied
+from harness.connections import EXCHANGES, MAX_SECONDS, run_exchange
 from harness.server import SERVICE, Server, environment, memory_mb, run_server
+from harness.weights import copy_weights
 from service.auth import keys
 from service.codecs.png import png
 from service.settings import Settings
 
-BOUNDS = {"header_timeout": 1, "body_timeout": 1, "write_timeout": 2, "keep_alive_timeout": 2, "max_body_bytes": 2**20}
+LIMITS = {"header_timeout": 1, "body_timeout": 1, "write_timeout": 2, "keep_alive_timeout": 2, "max_body_bytes": 2**20}
 CONFIG = """
 [parameters]
 "path.name" = "cgan"
@@ -43,69 +43,66 @@ expected-statuses = ["2xx", "3xx", "4xx", "504"]
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", "400", "404", "406", "413", "422", "429", "504"]
 """
-"""What a description cannot say: who asks for less time than a draw takes gets 504; models differ in what they take."""
+"""What an OpenAPI schema cannot say: a short timeout gives 504, and models take different parameters."""
+MAX_MEMORY_MB = 300
+"""Memory that the service may use in addition afterwards."""
 SEEDED = "/generate?model=cgan&seed=1&digit=3&n=4&format=npz"
 
 
 def run(setting: Setting) -> Iterator[Line]:
-    described, guessed, often = (1, 150, 1) if setting.quick else (25, 6000, 4)
-    weights = copied(setting.root, "cgan", "ddpm", "vae")
-    settings = environment(port=0, weights=weights, workers=1, device="cpu", max_images=64, **BOUNDS)
+    schema_examples, random_examples, repeats = (1, 150, 1) if setting.quick else (25, 6000, 4)
+    weights = copy_weights(setting.root, "cgan", "ddpm", "vae")
+    settings = environment(port=0, weights=weights, workers=1, device="cpu", max_images=64, **LIMITS)
     with run_server(SERVICE, settings) as server, httpx.Client(base_url=server.url, timeout=60) as client:
-        before, room = client.post(SEEDED).content, memory_mb(server.process.pid)
-        yield by_description(setting, server, described)
-        yield guesses(setting, client, guessed)
+        before, memory_before = client.post(SEEDED).content, memory_mb(server.process.pid)
+        yield schema_requests(setting, server, schema_examples)
+        yield random_requests(setting, client, random_examples)
         yield files(client)
-        yield connections(server, often)
+        yield connections(server, repeats)
         yield paths(server)
-        lines = server.lines
-        told = [line for line in lines if "Traceback" in line or '"level": "error"' in line or not line.startswith("{")]
-        yield Line("lines of the log looked through", len(lines), len(told), "no traceback, no error, all of them JSON")
-        grown = memory_mb(server.process.pid) - room
-        lost = (client.post(SEEDED).content != before) + (client.get("/readyz").status_code != 200) + (grown > 300)
-        yield Line("drawn again after all of it", 1, lost, f"the same bytes, ready, {grown:.0f} MB more in use")
+        yield log_lines(server)
+        grown = memory_mb(server.process.pid) - memory_before
+        lost = (client.post(SEEDED).content != before) + (client.get("/readyz").status_code != 200)
+        lost += grown > MAX_MEMORY_MB
+        yield Line("the first request again", 1, lost, f"the same bytes, ready, {grown:.0f} MB more in use")
 
 
-def by_description(setting: Setting, server: Server, examples: int) -> Line:
-    """What the API's own description makes one try."""
+def schema_requests(setting: Setting, server: Server, examples: int) -> Line:
+    """Send the requests that schemathesis derives from the OpenAPI schema."""
     (setting.root / "schemathesis.toml").write_text(CONFIG)
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", "schemathesis.toml", "run",
                f"{server.url}/openapi.json", "--checks", "all", "--max-examples", str(examples), "--no-color",
                "--request-timeout", "30", "--seed", str(setting.seed)]  # fmt: skip
     done = subprocess.run(command, cwd=setting.root, capture_output=True, text=True, check=False)
     cases = re.search(r"([0-9,]+) generated", done.stdout)
-    wrong = re.findall(r"^=+ (?:.*?(\d+) failures?)?(?:.*?(\d+) errors?)?.* in [0-9.]+s =+$", done.stdout, re.M)
-    lost = sum(int(number or 0) for numbers in wrong for number in numbers) if done.returncode else 0
-    tests = re.search(r"Tested: (\d+)", done.stdout)
-    found = f"schemathesis, all checks, {tests[1] if tests else 0} operations"
+    failures = re.findall(r"^=+ (?:.*?(\d+) failures?)?(?:.*?(\d+) errors?)?.* in [0-9.]+s =+$", done.stdout, re.M)
+    lost = sum(int(number or 0) for numbers in failures for number in numbers) if done.returncode else 0
+    operations = re.search(r"Tested: (\d+)", done.stdout)
+    figures = f"schemathesis, all checks, {operations[1] if operations else 0} operations"
     if done.returncode:
-        found += f": {done.stdout[-2000:]} {done.stderr[-500:]}"
-    return Line(
-        "requests made from /openapi.json",
-        int(cases[1].replace(",", "")) if cases else 0,
-        lost or done.returncode,
-        found,
-    )
+        figures += f": {done.stdout[-2000:]} {done.stderr[-500:]}"
+    count = int(cases[1].replace(",", "")) if cases else 0
+    return Line("requests derived from /openapi.json", count, lost or done.returncode, figures)
 
 
 NAMES = st.sampled_from(
     ["model", "steps", "sampler", "prior", "guidance", "priority", "timeout", "format", "digit", "n", "seed", "first",
      "previews", "frames", "path", "codes", "prompt", "size", "stream", "inputs", "parameters", "outputs", "id"]
 )  # fmt: skip
-WORDS = st.one_of(
+VALUES = st.one_of(
     st.sampled_from(["cgan", "vae", "ddpm", "cgan@", "png", "npz", "events", "bulk", "nan", "inf", "1e400", "yes"]),
     st.integers(-(2**70), 2**70).map(str), st.floats().map(str), st.text(max_size=40),
 )  # fmt: skip
-PLAIN = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f"), max_size=200).map(
-    str.strip
-)
-"""What a header may hold."""
+HEADER_VALUES = st.text(
+    st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f"), max_size=200
+).map(str.strip)
+"""Values that a header may have."""
 JSON = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(-(2**70), 2**70)
     | st.floats()
-    | WORDS
+    | VALUES
     | st.text(st.characters(), max_size=9),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(NAMES | st.text(max_size=5), inner, max_size=5),
     max_leaves=20,
@@ -115,23 +112,23 @@ TENSOR = st.fixed_dictionaries(
      "shape": st.lists(st.integers(-1, 2**66), max_size=9) | st.just([1])},
     optional={"data": JSON, "parameters": st.fixed_dictionaries({"binary_data_size": st.integers(-1, 99)}) | JSON},
 )  # fmt: skip
-POSTED = (*("/generate",) * 4, "/interpolate", "/encode", "/reconstruct", "/decode", "/v1/images/generations",
-          "/v2/models/cgan/infer")  # fmt: skip
-KIND = st.sampled_from(
+PATHS = (*("/generate",) * 4, "/interpolate", "/encode", "/reconstruct", "/decode", "/v1/images/generations",
+         "/v2/models/cgan/infer")  # fmt: skip
+CONTENT_TYPE = st.sampled_from(
     [*["application/json"] * 5, *["multipart/form-data; boundary=x"] * 3, "application/x-www-form-urlencoded", "",
      "text/plain", "multipart/form-data; boundary=x; charset=undefined", "multipart/form-data"]
 )  # fmt: skip
 HEADERS: st.SearchStrategy[dict[str, str]] = st.just({}) | st.dictionaries(
     st.sampled_from(["Accept", "If-None-Match", "X-Timeout", "X-Request-ID", "traceparent", "Content-Encoding",
                      "Inference-Header-Content-Length", "Authorization", "X-API-Key", "X-Forwarded-For", "Range"]),
-    PLAIN | st.integers(1, 6000).map("9".__mul__), max_size=3,
+    HEADER_VALUES | st.integers(1, 6000).map("9".__mul__), max_size=3,
 )  # fmt: skip
-ODD = st.lists(st.tuples(NAMES | st.text(max_size=8), WORDS), max_size=5).map(urllib.parse.urlencode)
-EVEN = st.sampled_from(
+RANDOM_QUERY = st.lists(st.tuples(NAMES | st.text(max_size=8), VALUES), max_size=5).map(urllib.parse.urlencode)
+VALID_QUERY = st.sampled_from(
     ["model=cgan&digit=3", "model=ddpm&steps=2&n=3", "model=vae", "model=vae&seed=1&seed=2&frames=3", ""]
 )
-QUERY = EVEN | ODD | st.tuples(EVEN, ODD).map("&".join)
-GOOD = st.fixed_dictionaries(
+QUERY = VALID_QUERY | RANDOM_QUERY | st.tuples(VALID_QUERY, RANDOM_QUERY).map("&".join)
+PLAUSIBLE = st.fixed_dictionaries(
     {},
     optional={
         "model": st.sampled_from(["cgan", "vae", "ddpm"]), "n": st.integers(0, 70), "seed": st.integers(-1, 2**64),
@@ -139,23 +136,24 @@ GOOD = st.fixed_dictionaries(
         "codes": st.lists(st.lists(st.floats(width=32) | st.integers(), min_size=16, max_size=16), max_size=2),
     },
 )  # fmt: skip
-"""What is right, or nearly so."""
+"""JSON bodies that are valid or nearly valid."""
 
 
 @st.composite
-def parts(draw: st.DrawFn) -> bytes:
-    """A form, whole or nearly so, with files that were good once."""
-    made = b""
+def forms(draw: st.DrawFn) -> bytes:
+    """Multipart bodies that are complete or nearly complete, with valid, damaged and random files."""
+    body = b""
     for _ in range(draw(st.integers(0, 4))):
-        name, held = draw(NAMES | st.just("image")), draw(WORDS.map(str.encode) | st.binary(max_size=99) | spoilt())
+        name = draw(NAMES | st.just("image"))
+        content = draw(VALUES.map(str.encode) | st.binary(max_size=99) | damaged_files())
         file = draw(st.sampled_from(["", '; filename="a"', '; filename="../../a\\"', "; filename*=utf-8''%ff"]))
-        made += f'--x\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode() + held + b"\r\n"
-    return made + draw(st.sampled_from([b"--x--\r\n", b"", b"--x", b"\r\n--x--"]))
+        body += f'--x\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode() + content + b"\r\n"
+    return body + draw(st.sampled_from([b"--x--\r\n", b"", b"--x", b"\r\n--x--"]))
 
 
 @st.composite
-def spoilt(draw: st.DrawFn) -> bytes:
-    """A file that can be read, cut off or with some of its bytes changed."""
+def damaged_files(draw: st.DrawFn) -> bytes:
+    """Valid files, truncated or with some of their bytes changed."""
     data = bytearray(draw(st.sampled_from([file.data for file in corpus() if file.pixels is not None])))
     for _ in range(draw(st.integers(0, 6))):
         data[draw(st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
@@ -163,64 +161,66 @@ def spoilt(draw: st.DrawFn) -> bytes:
 
 
 BINARY = st.tuples(st.lists(TENSOR, max_size=3), st.dictionaries(NAMES, JSON, max_size=3), st.binary(max_size=40)).map(
-    lambda made: json.dumps({"inputs": made[0], "parameters": made[1]}).encode() + made[2]
+    lambda drawn: json.dumps({"inputs": drawn[0], "parameters": drawn[1]}).encode() + drawn[2]
 )
 BODY = st.one_of(
-    GOOD.map(json.dumps).map(str.encode), JSON.map(json.dumps).map(str.encode), st.binary(max_size=200), BINARY, parts()
+    PLAUSIBLE.map(json.dumps).map(str.encode),
+    JSON.map(json.dumps).map(str.encode),
+    st.binary(max_size=200),
+    BINARY,
+    forms(),
 )
 REQUEST = st.tuples(
-    st.sampled_from(["GET", "POST", "POST", "POST"]), st.sampled_from(POSTED), QUERY, HEADERS, KIND, BODY
+    st.sampled_from(["GET", "POST", "POST", "POST"]), st.sampled_from(PATHS), QUERY, HEADERS, CONTENT_TYPE, BODY
+)
+TOML = st.text() | st.dictionaries(NAMES | st.sampled_from(["name", "sha256", "requests"]), VALUES).map(
+    lambda table: "[[keys]]\n" + "\n".join(f"{name} = {json.dumps(value)}" for name, value in table.items())
 )
 
 
-TOML = st.text() | st.dictionaries(NAMES | st.sampled_from(["name", "sha256", "requests"]), WORDS).map(
-    lambda said: "[[keys]]\n" + "\n".join(f"{name} = {json.dumps(value)}" for name, value in said.items())
-)
-
-
-def guesses(setting: Setting, client: httpx.Client, often: int) -> Line:
-    """Random words wherever something reads them."""
-    seen = Counter[str]()
+def random_requests(setting: Setting, client: httpx.Client, examples: int) -> Line:
+    """Send random values wherever something parses them: requests, key files and settings."""
+    statuses, errors, parsed = Counter[int](), list[str](), 0
 
     @hypothesis.settings(
-        max_examples=often,
+        max_examples=examples,
         deadline=None,
         database=None,
         suppress_health_check=[*hypothesis.HealthCheck],
         phases=[hypothesis.Phase.generate],
     )
     @hypothesis.seed(setting.seed)
-    @hypothesis.given(REQUEST, TOML, st.sampled_from([*Settings.model_fields]), WORDS)
-    def guess(asked: tuple[Any, ...], toml: str, name: str, value: str) -> None:
-        method, path, query, headers, kind, body = asked
-        sent = {**{key: text.encode("latin-1")[:9000] for key, text in headers.items()}, "Content-Type": kind}
-        answer = client.request(method, f"{path}?{query}", headers=sent, content=body)
-        seen[str(answer.status_code)] += 1
-        if not clean(answer):
-            seen["wrong"] += 1
-            seen[f"{method} {path}?{query} {headers} {kind} {body!r}: {answer.status_code}"[:500]] += 1
+    @hypothesis.given(REQUEST, TOML, st.sampled_from([*Settings.model_fields]), VALUES)
+    def try_one(request: tuple[Any, ...], toml: str, name: str, value: str) -> None:
+        nonlocal parsed
+        method, path, query, headers, content_type, body = request
+        encoded = {key: text.encode("latin-1")[:9000] for key, text in headers.items()}
+        response = client.request(
+            method, f"{path}?{query}", headers={**encoded, "Content-Type": content_type}, content=body
+        )
+        statuses[response.status_code] += 1
+        if not proper(response):
+            errors.append(f"{method} {path}?{query} {headers} {content_type} {body!r}: {response.status_code}"[:500])
         file = _written(setting.root / "keys.toml", toml)
-        for read in (partial(keys.read, file), partial(Settings.model_validate, {name: value})):
-            seen["read"] += 1
+        for parse in (partial(keys.read, file), partial(Settings.model_validate, {name: value})):
+            parsed += 1
             with contextlib.suppress(ValueError):
-                read()
+                parse()
 
-    guess()
-    times = sum(count for what, count in seen.items() if what.isdigit()) + seen["read"]
-    statuses = ", ".join(f"{status}: {seen[status]}" for status in sorted(filter(str.isdigit, seen)))
-    wrong = "; ".join(what for what in seen if len(what) > 5)
-    done = "queries, headers, bodies, forms, tensors, keys and settings made up by hypothesis"
-    return Line(done, times, seen["wrong"], f"{statuses}{'; ' if wrong else ''}{wrong}")
+    try_one()
+    counts = ", ".join(f"{status}: {count}" for status, count in sorted(statuses.items()))
+    action = "random queries, headers, bodies, forms, tensors, key files and settings from hypothesis"
+    return Line(action, statuses.total() + parsed, len(errors), "; ".join([counts, *dict.fromkeys(errors)]))
 
 
-def clean(answer: httpx.Response) -> bool:
-    """Whether it is what was asked for, or says what was wrong as its API says it."""
-    if answer.status_code < 400:
+def proper(response: httpx.Response) -> bool:
+    """Return whether a response is a success, or an error in the format of its API."""
+    if response.status_code < 400:
         return True
-    foreign = answer.url.path.startswith(("/v1/", "/v2/"))
-    kind = "application/json" if foreign else "application/problem+json"
-    fine = answer.status_code < 500 or answer.status_code == 504
-    return fine and answer.headers["content-type"] == kind and "Traceback" not in answer.text
+    compat = response.url.path.startswith(("/v1/", "/v2/"))
+    media_type = "application/json" if compat else "application/problem+json"
+    expected_status = response.status_code < 500 or response.status_code == 504
+    return expected_status and response.headers["content-type"] == media_type and "Traceback" not in response.text
 
 
 def _written(path: Path, text: str) -> Path:
@@ -229,54 +229,65 @@ def _written(path: Path, text: str) -> Path:
 
 
 def files(client: httpx.Client) -> Line:
-    """Each of the corpus, and what the picture that it holds comes to by itself."""
-    ask, wrong, slowest = "/encode?model=vae&format=npz", list[str](), 0.0
+    """Upload each file. Its codes must be those of a plain PNG with the same pixels."""
+    url, errors, slowest = "/encode?model=vae&format=npz", list[str](), 0.0
     for file in corpus():
-        begun = time.monotonic()
-        answer = client.post(ask, files={"image": file.data})
-        slowest = max(slowest, time.monotonic() - begun)
-        right = answer.status_code == 422 if file.pixels is None else answer.status_code == 200
+        started_at = time.monotonic()
+        response = client.post(url, files={"image": file.data})
+        slowest = max(slowest, time.monotonic() - started_at)
+        right = response.status_code == (422 if file.pixels is None else 200)
         if right and file.pixels is not None:
-            found, meant = (np.load(io.BytesIO(one.content))["codes"]
-                            for one in (answer, client.post(ask, files={"image": png(file.pixels)})))  # fmt: skip
-            right = bool(np.allclose(found, meant, atol=0.2 if file.name.startswith("JPEG") else 0))
-        if not (right and clean(answer)):
-            wrong.append(f"{file.name}: {answer.status_code}")
-    good = sum(file.pixels is not None for file in corpus())
-    found = f"{good} with their pixels, {len(corpus()) - good} refused, the slowest in {slowest:.1f} s"
-    return Line("hostile and odd files", len(corpus()), len(wrong) + (slowest > LONGEST), "; ".join([found, *wrong]))
+            plain = client.post(url, files={"image": png(file.pixels)})
+            codes, expected = (np.load(io.BytesIO(each.content))["codes"] for each in (response, plain))
+            right = bool(np.allclose(codes, expected, atol=0.2 if file.name.startswith("JPEG") else 0))
+        if not (right and proper(response)):
+            errors.append(f"{file.name}: {response.status_code}")
+    valid = sum(file.pixels is not None for file in corpus())
+    figures = f"{valid} read correctly, {len(corpus()) - valid} refused, the slowest in {slowest:.1f} s"
+    lost = len(errors) + (slowest > MAX_SECONDS)
+    return Line("unusual and hostile files", len(corpus()), lost, "; ".join([figures, *errors]))
 
 
-def connections(server: Server, often: int) -> Line:
-    """Slow, oversized and ambiguous ones, all at the same time."""
-    with ThreadPoolExecutor(len(SAID)) as pool:
-        ends = list(pool.map(lambda said: spoken(server.url, said), SAID * often))
-    wrong = {f"{said.name}: {end}" for said, end in zip(SAID * often, ends, strict=True) if end not in said.allowed}
-    found = f"{len(SAID)} kinds, each answered or closed within {LONGEST:g} s"
-    return Line("slow, oversized and ambiguous connections", len(ends), len(wrong), "; ".join([found, *sorted(wrong)]))
+def connections(server: Server, repeats: int) -> Line:
+    """Open slow, oversized and ambiguous connections, all at the same time."""
+    exchanges = EXCHANGES * repeats
+    with ThreadPoolExecutor(len(EXCHANGES)) as pool:
+        results = list(pool.map(lambda exchange: run_exchange(server.url, exchange), exchanges))
+    pairs = zip(exchanges, results, strict=True)
+    errors = {f"{exchange.name}: {result}" for exchange, result in pairs if result not in exchange.allowed}
+    figures = f"{len(EXCHANGES)} kinds, each answered or closed within {MAX_SECONDS:g} s"
+    action = "slow, oversized and ambiguous connections"
+    return Line(action, len(results), len(errors), "; ".join([figures, *sorted(errors)]))
 
 
-UNDER = ("/playground/", "/lab/", "/docs/assets/", "/", "/models/", "/v1/models/", "/v2/models/")
-TRICKS = ("..", "../..", "../../pyproject.toml", "%2e%2e/%2e%2e/pyproject.toml", "..%2f..%2fpyproject.toml",
-          "%2e%2e%5c%2e%2e%5cpyproject.toml", "..%252f..%252fpyproject.toml", "%c0%ae%c0%ae/pyproject.toml", "%00",
-          "index.html%00.png", "%ff", "%ed%a0%80", "/etc/passwd", "//etc/passwd", "%2fetc%2fpasswd", ".", "./",
-          "a" * 5000, "a/" * 2000, "%", "%zz",
-          "index.html/", "index.html/..", ";/..;/pyproject.toml", "~root", "?..", "#")  # fmt: skip
-OURS = (b"[project]", b"root:")
-"""What those files have in them."""
+DIRECTORIES = ("/playground/", "/lab/", "/docs/assets/", "/", "/models/", "/v1/models/", "/v2/models/")
+TRAVERSALS = ("..", "../..", "../../pyproject.toml", "%2e%2e/%2e%2e/pyproject.toml", "..%2f..%2fpyproject.toml",
+              "%2e%2e%5c%2e%2e%5cpyproject.toml", "..%252f..%252fpyproject.toml", "%c0%ae%c0%ae/pyproject.toml",
+              "%00", "index.html%00.png", "%ff", "%ed%a0%80", "/etc/passwd", "//etc/passwd", "%2fetc%2fpasswd", ".",
+              "./", "a" * 5000, "a/" * 2000, "%", "%zz", "index.html/", "index.html/..", ";/..;/pyproject.toml",
+              "~root", "?..", "#")  # fmt: skip
+PRIVATE = (b"[project]", b"root:")
+"""Contents of the files that the paths aim at."""
 
 
 def paths(server: Server) -> Line:
-    """Ways out of the directories that are served as files."""
-    wrong, at, times = list[str](), httpx.URL(server.url), 0
-    for under in UNDER:
-        for trick in TRICKS:
-            times += 1
-            connection = HTTPConnection(at.host, at.port, timeout=LONGEST)  # which sends paths as they are
-            connection.request("GET", under + trick)
-            answer = connection.getresponse()
-            body = answer.read()
-            if answer.status >= 500 or any(told in body for told in OURS):
-                wrong.append(f"{under}{trick[:40]}: {answer.status}")
-            connection.close()
-    return Line("ways out of what is served as files", times, len(wrong), "; ".join(["nothing of it served", *wrong]))
+    """Request paths that lead out of the directories that are served as files."""
+    errors, address = list[str](), httpx.URL(server.url)
+    targets = [(directory, traversal) for directory in DIRECTORIES for traversal in TRAVERSALS]
+    for directory, traversal in targets:
+        connection = HTTPConnection(address.host, address.port, timeout=MAX_SECONDS)  # sends paths unchanged
+        connection.request("GET", directory + traversal)
+        response = connection.getresponse()
+        body = response.read()
+        if response.status >= 500 or any(text in body for text in PRIVATE):
+            errors.append(f"{directory}{traversal[:40]}: {response.status}")
+        connection.close()
+    figures = "; ".join(["no file outside the directories served", *errors])
+    return Line("paths that lead out of the served directories", len(targets), len(errors), figures)
+
+
+def log_lines(server: Server) -> Line:
+    """Search the log for tracebacks, errors and lines that are not JSON."""
+    lines = server.lines
+    errors = [line for line in lines if "Traceback" in line or '"level": "error"' in line or line[:1] != "{"]
+    return Line("log lines checked", len(lines), len(errors), "no traceback, no error, all of them JSON")

@@ -1,7 +1,7 @@
-"""Hang-ups: half of all callers hang up at random moments.
+"""Disconnects: half of all clients disconnect at random moments.
 
-They wait, are drawn for, or are in the middle of a body. The other half gets its bytes, and when all is over no seat is
-taken and the neighbours alone are served as fast as before.
+They disconnect while they wait, while their images are generated, or in the middle of a body. The other half gets its
+expected bytes. Afterwards no batch slot stays taken, and the other half alone is served as fast as before.
 """
 
 import asyncio
@@ -11,51 +11,54 @@ from collections.abc import Iterator
 import httpx
 
 from chaos import accounting
-from chaos.clients import LoadReport, drawn, expected_answers, for_seconds, mixed_requests, p99s, run_load
 from chaos.scenario import Line, Setting
-from chaos.weights import copied
+from harness.clients import LoadReport, for_seconds, run_clients
+from harness.expected import expected_responses, mixed_requests, seeded_requests
 from harness.server import SERVICE, environment, run_server
+from harness.weights import copy_weights
 
 CLIENTS = 32
-LONGEST = 0.6
-"""Seconds within which a caller hangs up: until then a part of what they ask for is drawn."""
+MAX_SECONDS = 0.6
+"""A client disconnects within this time. Until then a part of its images is generated."""
 
 
 def run(setting: Setting) -> Iterator[Line]:
-    seconds, least = (3.0, 0.25) if setting.quick else (120.0, 0.8)
-    around = seconds / 2 if setting.quick else 20.0
-    weights = copied(setting.root, "cgan", "ddpm", "vae")
+    seconds, required = (3.0, 0.25) if setting.quick else (120.0, 0.8)
+    baseline_seconds = seconds / 2 if setting.quick else 20.0
+    weights = copy_weights(setting.root, "cgan", "ddpm", "vae")
     source = random.Random(setting.seed)
-    truth = expected_answers(lambda models: mixed_requests(models, source, 4 if setting.quick else 12), weights=weights)
-    pool = list(truth)
-    long = drawn("ddpm", range(64), "steps=10&n=20&format=zip") + drawn("cgan", range(64), "n=200&format=events")
-    gone = 0
+    count = 4 if setting.quick else 12
+    expected = expected_responses(lambda models: mixed_requests(models, source, count), weights=weights)
+    requests = list(expected)
+    long = seeded_requests("ddpm", range(64), "steps=10&n=20&format=zip")
+    long += seeded_requests("cgan", range(64), "n=200&format=events")
+    disconnected = 0
 
-    async def hang_up(client: httpx.AsyncClient, source: random.Random) -> None:
-        nonlocal gone
-        asked = source.choice(pool if source.random() < 0.5 else long)
+    async def disconnect(client: httpx.AsyncClient, source: random.Random) -> None:
+        nonlocal disconnected
+        request = source.choice(requests if source.random() < 0.5 else long)
         try:
-            async with asyncio.timeout(source.uniform(0, LONGEST)):
-                await asked.of(client)
-        except TimeoutError:  # which closes the connection
-            gone += 1
+            async with asyncio.timeout(source.uniform(0, MAX_SECONDS)):
+                await request.send(client)
+        except TimeoutError:  # httpx has closed the connection
+            disconnected += 1
 
     with run_server(SERVICE, environment(port=0, weights=weights, workers=2, device="cpu")) as server:
 
-        def neighbours(duration: float, others: int) -> LoadReport:
-            tally = LoadReport(truth)
-            callers = [*[tally.caller()] * (CLIENTS // 2), *[hang_up] * others]
-            run_load(server.url, callers, for_seconds(duration), setting.seed)
-            return tally
+        def measure(duration: float, disconnecting: int) -> LoadReport:
+            report = LoadReport(expected)
+            clients = [*[report.client()] * (CLIENTS // 2), *[disconnect] * disconnecting]
+            run_clients(server.url, clients, for_seconds(duration), setting.seed)
+            return report
 
-        neighbours(1.0, 0)
-        before = neighbours(around, 0)
-        beside = neighbours(seconds, CLIENTS // 2)
-        yield Line(f"callers hung up in {seconds:g} s", gone, 0 if gone else 1, f"{CLIENTS // 2} of {CLIENTS} callers")
-        found = f"{p99s(beside)}{beside.wrong()}"
-        yield Line("answers to their neighbours", beside.answers.total(), beside.lost, found)
-        yield accounting.closed(server.url)
-        after = neighbours(around, 0)
-        share = after.right / before.right
-        found = f"{share:.2f} of the answers before, {least:g} at least{after.wrong()}"
-        yield Line("answers to them alone again", after.right, after.lost + int(share < least), found)
+        measure(1.0, 0)
+        before = measure(baseline_seconds, 0)
+        during = measure(seconds, CLIENTS // 2)
+        figures = f"{CLIENTS // 2} of {CLIENTS} clients"
+        yield Line(f"disconnects in {seconds:g} s", disconnected, 0, figures)
+        yield Line("responses to the other clients", during.total, during.lost, f"{during.p99()}{during.errors()}")
+        yield accounting.requests_accounted(server.url)
+        after = measure(baseline_seconds, 0)
+        share = after.correct / before.correct
+        figures = f"{share:.2f} of the responses before, at least {required:g} required{after.errors()}"
+        yield Line("responses to the other clients afterwards", after.total, after.lost + (share < required), figures)

@@ -1,8 +1,9 @@
-"""Faults inside: a step on the device raises, is not a number, finds no memory, stalls or dies; so do others.
+"""Faults inside: a step on the device raises, returns NaN, runs out of memory, stalls or kills the process.
 
-Some of the callers are guilty: their requests have the device of `trust/faulty.py` do what their seeds say, at random.
-The others are innocent, ride in the same batches, and are to get their bytes. In the first part no fault ends a worker,
-and nobody has to ask twice. In the second each does: whoever is cut off by it, or told to come again, does.
+Some clients send faulty requests: their seeds select a fault of the device in `chaos/faulty.py`. The other clients
+send healthy requests, share batches with the faulty ones, and must get their expected bytes. In the first part no
+fault ends a worker, and no healthy request is retried. In the second part every fault ends a worker, and healthy
+clients retry.
 """
 
 import asyncio
@@ -15,115 +16,130 @@ import httpx
 import numpy as np
 
 from chaos import accounting, worker
-from chaos.clients import (
-    REQUEST_TIMEOUT,
-    ExpectedRequest,
-    LoadReport,
-    drawn,
-    expected_answers,
-    for_seconds,
-    p99s,
-    random_drawing,
-    run_load,
-)
 from chaos.faulty import faulty_seed, healthy_seed
 from chaos.scenario import Line, Setting
-from chaos.weights import copied
+from harness.clients import LoadReport, for_seconds, run_clients
+from harness.expected import (
+    TIMEOUT,
+    Expected,
+    ExpectedRequest,
+    expected_responses,
+    random_drawing,
+    seeded_requests,
+)
 from harness.server import Server, environment, run_server
+from harness.weights import copy_weights
 from service.codecs.png import png
 from service.errors import MEDIA_TYPE
 
-INNOCENT = 12
-STALL_SECONDS = 2
-GENTLE = {
+HEALTHY_CLIENTS = 12
+WATCHDOG_SECONDS = 2
+RECOVERABLE = {
     "raises": "a step raises",
-    "is not a number": "a step gives NaN",
-    "finds no memory": "a step finds no memory",
+    "nan": "a step returns NaN",
+    "out of memory": "a step runs out of memory",
     "encoder": "the image encoder raises",
-    "finds no memory for many": "a step finds memory for two rows only",
-    "pauses": "the event loop is held up, bearably",
+    "out of memory for many": "a step runs out of memory for more than two rows",
+    "pauses": "the event loop is blocked for less than the watchdog allows",
 }
-"""Faults that end no worker; the last two fail nobody at all."""
-HARMLESS = ("finds no memory for many", "pauses")
-DEADLY = {
-    "dies": "the process dies in a step",
-    "stalls": f"a step stalls for more than {STALL_SECONDS} s",
-    "blocks": f"the event loop is blocked for more than {STALL_SECONDS} s",
+"""Faults that end no worker."""
+HARMLESS = ("out of memory for many", "pauses")
+"""Recoverable faults that fail no request."""
+FATAL = {
+    "dies": "a step kills the process",
+    "stalls": f"a step stalls for more than {WATCHDOG_SECONDS} s",
+    "blocks": f"the event loop is blocked for more than {WATCHDOG_SECONDS} s",
 }
+"""Faults that end a worker."""
 
 
 def run(setting: Setting) -> Iterator[Line]:
     source = random.Random(setting.seed)
-    weights = copied(setting.root, "cgan", "ddpm", "vae")
+    weights = copy_weights(setting.root, "cgan", "ddpm", "vae")
 
-    def innocents(_: list[dict[str, object]]) -> list[ExpectedRequest]:
-        pool = list[ExpectedRequest]()
+    def healthy_requests(_: object) -> list[ExpectedRequest]:
+        requests = list[ExpectedRequest]()
         for model, query in (("cgan", "digit=3"), ("cgan", "n=20&format=zip"), ("ddpm", "steps=4"), ("vae", "n=3")):
-            pool += drawn(model, (healthy_seed(source) for _ in range(8)), query)
-        return pool + [ExpectedRequest("/reconstruct?model=vae", random_drawing(source)) for _ in range(8)]
+            requests += seeded_requests(model, (healthy_seed(source) for _ in range(8)), query)
+        return requests + [ExpectedRequest("/reconstruct?model=vae", random_drawing(source)) for _ in range(8)]
 
-    truth = expected_answers(innocents, weights=weights)
+    expected = expected_responses(healthy_requests, weights=weights)
     settings = environment(
-        port=0, weights=weights, workers=accounting.WORKERS, device="cpu", watchdog_timeout=STALL_SECONDS
+        port=0, weights=weights, workers=accounting.WORKERS, device="cpu", watchdog_timeout=WATCHDOG_SECONDS
     )
     with run_server(worker.COMMAND, settings) as server:
         seconds = 4.0 if setting.quick else 90.0
-        yield from _part(server, truth, GENTLE, seconds, 0.05, setting.seed)
-        yield accounting.closed(server.url)
+        yield from _recoverable(server, expected, seconds, setting.seed)
+        yield accounting.requests_accounted(server.url)
         seconds, pause = (4.0, 0.7) if setting.quick else (120.0, 4.0)
-        yield from _part(server, truth, DEADLY, seconds, pause, setting.seed)
-        yield accounting.replaced(server)
+        yield from _fatal(server, expected, seconds, pause, setting.seed)
+        yield accounting.workers_replaced(server)
+
+
+def _recoverable(server: Server, expected: Expected, seconds: float, seed: int) -> Iterator[Line]:
+    client = FaultyClient(RECOVERABLE, dict.fromkeys(RECOVERABLE, "500") | dict.fromkeys(HARMLESS, "200"), pause=0.05)
+    yield from _part(server, LoadReport(expected), client, 2, seconds, seed)
+
+
+def _fatal(server: Server, expected: Expected, seconds: float, pause: float, seed: int) -> Iterator[Line]:
+    client = FaultyClient(FATAL, dict.fromkeys(FATAL, "503"), pause)
+    # A client for each fault: a fatal request takes as long as two workers need to start.
+    yield from _part(server, LoadReport(expected, retry_seconds=TIMEOUT), client, len(FATAL), seconds, seed)
+
+
+class FaultyClient:
+    """Sends faulty requests, the rarest fault first, and counts them and unexpected responses to them."""
+
+    def __init__(self, faults: dict[str, str], statuses: dict[str, str], pause: float) -> None:
+        self.faults, self.statuses, self.pause = faults, statuses, pause
+        self.sent, self.wrong = Counter[str](), Counter[str]()
+
+    async def send_one(self, client: httpx.AsyncClient, source: random.Random) -> None:
+        """Send one faulty request, then pause for up to twice `pause` seconds."""
+        name = min(self.faults, key=lambda name: (self.sent[name], source.random()))
+        self.sent[name] += 1
+        self.wrong[name] += await _status(client, _faulty_request(name, source)) != self.statuses[name]
+        await asyncio.sleep(source.uniform(0, 2 * self.pause))
+
+    def lines(self) -> Iterator[Line]:
+        for name, action in self.faults.items():
+            yield Line(action, self.sent[name], self.wrong[name], f"status {self.statuses[name]}")
 
 
 def _part(
-    server: Server, truth: dict[ExpectedRequest, bytes], faults: dict[str, str], seconds: float, pause: float, seed: int
+    server: Server, report: LoadReport, faulty: FaultyClient, faulty_clients: int, seconds: float, seed: int
 ) -> Iterator[Line]:
-    """Guilty callers, each with up to twice `pause` seconds between its requests, among innocent ones."""
-    deadly = faults is DEADLY
-    tally = LoadReport(truth, retry_seconds=REQUEST_TIMEOUT if deadly else 0.0)
-    done, wrong = Counter[str](), Counter[str]()
-    fate = ("503",) if deadly else ("500",)
-    expected = dict.fromkeys(HARMLESS, ("200",))
-
-    async def guilty_one(client: httpx.AsyncClient, source: random.Random) -> None:
-        name = min(faults, key=lambda name: (done[name], source.random()))
-        done[name] += 1
-        said = await _sentence(client, _crime(name, source))
-        wrong[name] += said not in expected.get(name, fate)
-        await asyncio.sleep(source.uniform(0, 2 * pause))
-
-    begun = time.monotonic()
-    guilty_callers = [guilty_one] * (len(faults) if deadly else 2)  # a death takes as long as two workers need to start
-    run_load(server.url, [*[tally.caller()] * INNOCENT, *guilty_callers], for_seconds(seconds), seed)
-    took = time.monotonic() - begun
-    for name, title in faults.items():
-        yield Line(title, done[name], wrong[name])
-    found = f"{tally.right / took:,.0f} a second; {p99s(tally)}; asked again {tally.retries:,} times{tally.wrong()}"
-    yield Line(
-        f"answers to the innocent beside {'deaths' if deadly else 'them'}", tally.answers.total(), tally.lost, found
-    )
+    """Run faulty clients beside healthy ones."""
+    started_at = time.monotonic()
+    clients = [*[report.client()] * HEALTHY_CLIENTS, *[faulty.send_one] * faulty_clients]
+    run_clients(server.url, clients, for_seconds(seconds), seed)
+    rate = report.correct / (time.monotonic() - started_at)
+    yield from faulty.lines()
+    figures = f"{rate:,.0f} responses/s; {report.p99()}; {report.retries:,} retries{report.errors()}"
+    kind = "fatal" if faulty.faults is FATAL else "recoverable"
+    yield Line(f"healthy requests beside {kind} faults", report.total, report.lost, figures)
 
 
-def _crime(name: str, source: random.Random) -> ExpectedRequest:
-    """A request that does it."""
+def _faulty_request(name: str, source: random.Random) -> ExpectedRequest:
+    """Return a request that selects the fault called `name`."""
     if name == "encoder":
         grey = np.zeros((28, 28), np.uint8)
         grey[0, 0] = 255
         grey[9:19, 9:19] = source.randrange(64, 256)
         return ExpectedRequest("/reconstruct?model=vae", png(grey))
     model, query = source.choice((("cgan", "digit=3"), ("ddpm", "steps=4"), ("vae", "n=3")))
-    return drawn(model, [faulty_seed(name, source)], query)[0]
+    return seeded_requests(model, [faulty_seed(name, source)], query)[0]
 
 
-async def _sentence(client: httpx.AsyncClient, asked: ExpectedRequest) -> str:
-    """The status that the guilty got, `cut off`, or what an answer should not be."""
+async def _status(client: httpx.AsyncClient, request: ExpectedRequest) -> str:
+    """Return the status of the response, or text that says what is wrong with it."""
     try:
-        answer = await asked.of(client)
-    except httpx.TransportError:
-        return "cut off"
-    status = str(answer.status_code)
-    if answer.status_code == 200:
+        response = await request.send(client)
+    except httpx.TransportError as error:
+        return type(error).__name__
+    status = str(response.status_code)
+    if status == "200":
         return status
-    if answer.headers.get("content-type") != MEDIA_TYPE or "Traceback" in answer.text:
-        return f"{status} that is no problem document"
+    if response.headers.get("content-type") != MEDIA_TYPE or "Traceback" in response.text:
+        return f"{status} without a problem document"
     return status

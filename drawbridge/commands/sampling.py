@@ -16,7 +16,7 @@ KEY_VARIABLE = "DRAWBRIDGE_KEY"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The model, the service, and the sampling parameters."""
-    parser.add_argument("model")
+    parser.add_argument("model", help="name of a model, such as cgan")
     parser.add_argument(
         "--url",
         help=f"address of a running service; its API key, if it needs one, is read from {KEY_VARIABLE} "
@@ -52,7 +52,7 @@ async def connect(args: argparse.Namespace, command: str) -> AsyncIterator[Async
     settings = make_settings(log_level="warning")
     names = store.list_weights(settings.weights)
     if args.model not in names:
-        raise UsageError(f"no model {args.model!r}; there are: {', '.join(names) or 'none'}")
+        raise UsageError(f"no model {args.model!r}; available models: {', '.join(names) or 'none'}")
     app = create_app(settings, only=args.model)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -1,4 +1,4 @@
-"""The registry is this directory: one file, one family."""
+"""The registry of families: each file in this directory defines one family."""
 
 import importlib
 import pkgutil
@@ -7,24 +7,24 @@ from models.base import Family
 
 
 class UnknownFamily(LookupError):
-    """No file in `models/families/` has that name."""
+    """No file in `models/families/` has this name."""
 
 
 def names() -> list[str]:
-    """The families there are, sorted."""
+    """The names of all families, sorted."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def get(name: str) -> type[Family]:
-    """The family's class. Raises UnknownFamily, which names those that there are."""
+    """The class of the family `name`. Raises UnknownFamily, whose message lists the names."""
     if name not in names():
-        raise UnknownFamily(f"no family is called {name!r}; there are: {', '.join(names())}")
+        raise UnknownFamily(f"unknown family {name!r}; available: {', '.join(names())}")
     module = importlib.import_module(f"{__name__}.{name}")
-    here = [
+    classes = [
         value
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Family) and value.__module__ == module.__name__
     ]
-    if len(here) != 1:
-        raise TypeError(f"{module.__file__} must define one subclass of Family, not {len(here)}")
-    return here[0]
+    if len(classes) != 1:
+        raise TypeError(f"{module.__file__} must define exactly one subclass of Family, not {len(classes)}")
+    return classes[0]

@@ -1,12 +1,12 @@
-"""The auxiliary-classifier GAN: D says whether an image is real and which digit it shows; G wants to be right on both.
+"""The auxiliary-classifier GAN: D predicts whether an image is real and which digit it shows; G optimises both.
 
     L_C = E log C(x)_y + E log C(G(z, y))_y                                       (Odena et al. 2017, equation 3)
     D and C: min E softplus(D(G(z, y)) - D(x)) + gamma/2 (E|grad D(x)|^2 + E|grad D(G(z, y))|^2) - lambda L_C
     G: min E softplus(D(x) - D(G(z, y))) - lambda E log C(G(z, y))_y
 
-Odena's source loss (equation 2) is the first GAN's, which drops what is rare within a digit; this one judges a real and
-a generated image of the same digit against each other (Huang et al. 2024). C's head gives logits; a softmax before the
-cross entropy would flatten its gradient.
+Odena's source loss (equation 2) is the original GAN's, which drops rare variants of a digit; this one compares a real
+and a generated image of the same digit (Huang et al. 2024). C's head gives logits; a softmax before the cross entropy
+would flatten its gradient.
 """
 
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ class ACGANConfig(RelativisticConfig):
 
 
 class ACGAN(RelativisticGAN):
-    """Draws the digit it is asked for. D's first output is the source's logit, the others are the classes'."""
+    """Generates a given digit. D's first output is the logit of the source, the others are those of the classes."""
 
     Config = ACGANConfig
     about = About(
@@ -42,6 +42,7 @@ class ACGAN(RelativisticGAN):
     recipe = Recipe(epochs=20, batch=32, lr=2.5e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
     conditional = True
     unconditional = False
+    samples_label = True
     config: ACGANConfig
 
     def __init__(self, config: ACGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
@@ -49,21 +50,22 @@ class ACGAN(RelativisticGAN):
         self.discriminator = discriminator(self.data_shape, 1 + max(classes, 1), config.discriminator_width)
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
-        # Images of unknown digit are judged for their source alone; G is told some digit for each.
-        some = parallel.randint(self.classes, len(label), label.device) if self.classes else torch.full_like(label, -1)
-        asked = torch.where(label >= 0, label, some)
-        generated = self.generate_batch(self.one_hot(asked))
+        # Real images without a label train the source only; G gets a random digit for each of them.
+        unlabelled = torch.full_like(label, -1)
+        digits = parallel.randint(self.classes, len(label), label.device) if self.classes else unlabelled
+        target = torch.where(label >= 0, label, digits)
+        generated = self.generate_batch(self.one_hot(target))
         weight = self.config.classifier_weight
         if player == "generator":
             on_g = self.discriminator(generated)
             source = F.softplus(self.discriminator(x)[:, 0] - on_g[:, 0]).mean()
-            classifier = cross_entropy(on_g[:, 1:], asked)
+            classifier = cross_entropy(on_g[:, 1:], target)
             return {"loss": source + weight * classifier, "source": source, "classifier": classifier}
         generated = generated.detach()
         on_x, on_g = self.discriminator(x), self.discriminator(generated)
         margin = on_x[:, 0] - on_g[:, 0]
         source = F.softplus(-margin).mean()
-        classifier = cross_entropy(on_x[:, 1:], label) + cross_entropy(on_g[:, 1:], asked)
+        classifier = cross_entropy(on_x[:, 1:], label) + cross_entropy(on_g[:, 1:], target)
         r1, r2 = r1_r2_penalties(lambda part: self.discriminator(part)[:, 0], x, generated, self.config.penalty_share)
         loss = source + weight * classifier + self.config.gamma / 2 * (r1 + r2)
         return {

@@ -1,9 +1,9 @@
-"""The auto-encoder: a code so small that only what matters fits in, and back.
+"""The auto-encoder: an encoder to a small code and a decoder back, trained for reconstruction.
 
     min  E |x - g(f(x))|^2,   z = f(x)                                   (Rumelhart, Hinton & Williams 1986)
 
-Nothing says how codes are distributed. Drawn from N(0, I) most decode to no digit: the standard prior shows it. A
-mixture of Gaussians fitted to the codes is the remedy, and what is drawn from unless the other is asked for.
+The loss does not determine the distribution of the codes. Most samples of N(0, I) decode to no digit, as the standard
+prior shows. The default prior is therefore a mixture of Gaussians fitted to the codes.
 """
 
 from dataclasses import dataclass, field
@@ -17,17 +17,17 @@ from models.losses import squared_error
 
 @dataclass(frozen=True)
 class AEConfig:
-    latent: int = field(default=16, metadata={"help": "numbers in the code z"})
+    latent: int = field(default=16, metadata={"help": "dimensions of the code z"})
     width: int = field(default=32, metadata={"help": "channels of the encoder at 14x14 and of the decoder at 28x28"})
 
 
 class AE(Autoencoder):
-    """Codes are whatever loses least."""
+    """An auto-encoder without a constraint on its codes."""
 
     Config = AEConfig
     about = About(
         title="Auto-encoder",
-        formula="min_{f,g}  E|x - g(f(x))|^2;  draws: x = g(z), z from N(0, I) or from a mixture fitted to the codes",
+        formula="min_{f,g}  E|x - g(f(x))|^2;  samples: x = g(z), z from N(0, I) or from a mixture fitted to the codes",
         paper="Hinton & Salakhutdinov, Reducing the dimensionality of data with neural networks, 2006",
     )
     recipe = Recipe(epochs=10, batch=128, lr=1e-3, ema=50_000, cosine=True)

@@ -1,8 +1,8 @@
-"""The conditional GAN: generator and discriminator are both told the digit.
+"""The conditional GAN: generator and discriminator both receive the digit.
 
-The condition is Mirza & Osindero's (2014): G sees (z, y), D sees (x, y). The nets are convolutional, and the game is
-the relativistic one with gradient penalties on both sides, because others collapse within a digit: D judges how much
-more real x is than G(z, y) of the same digit, and is kept flat around both.
+The conditioning is Mirza & Osindero's (2014): G takes (z, y), D takes (x, y). The nets are convolutional. The game is
+the relativistic one with gradient penalties on both sides, because other games collapse within a digit: D predicts how
+much more realistic x is than G(z, y) of the same digit, and the penalties keep it flat around both.
 
     D: min E softplus(D(G(z, y), y) - D(x, y)) + gamma/2 (E|grad D(x, y)|^2 + E|grad D(G(z, y), y)|^2)
     G: min E softplus(D(x, y) - D(G(z, y), y))                                            (Huang et al. 2024)
@@ -25,7 +25,7 @@ class CGANConfig(RelativisticConfig):
 
 
 class ProjectionDiscriminator(nn.Module):
-    """D(x, y) = psi(h(x)) + <embed(y), h(x)>, one logit an image (Miyato & Koyama 2018, equation 3)."""
+    """D(x, y) = psi(h(x)) + <embed(y), h(x)>, one logit per image (Miyato & Koyama 2018, equation 3)."""
 
     def __init__(self, data_shape: tuple[int, ...], width: int, classes: int, features: int = 128) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class ProjectionDiscriminator(nn.Module):
 
 
 class CGAN(RelativisticGAN):
-    """Draws the digit it is asked for."""
+    """Generates a given digit."""
 
     Config = CGANConfig
     about = About(
@@ -52,6 +52,7 @@ class CGAN(RelativisticGAN):
     recipe = Recipe(epochs=32, batch=64, lr=3e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
     conditional = True
     unconditional = False
+    samples_label = True
     config: CGANConfig
 
     def __init__(self, config: CGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:

@@ -1,7 +1,7 @@
-"""The unconditional GAN at its best: convolutional nets, a game that converges, an averaged generator.
+"""The best unconditional GAN here: convolutional nets, a game that converges, an averaged generator.
 
-The nets are Radford's (2016), with batch norm where it helps G and nowhere in D. The game judges pairs, which has no
-minimum in which a mode is dropped (Huang et al. 2024). G chooses among groups, and draws little between digits.
+The nets are Radford's (2016), with batch norm in G and none in D. The game compares pairs, which leaves no minimum that
+drops a mode (Huang et al. 2024). G chooses among groups, so few samples lie between digits.
 
     D: min E softplus(D(G(z)) - D(x)) + gamma/2 (E|grad D(x)|^2 + E|grad D(G(z))|^2)
     G: min E softplus(D(x) - D(G(z)))
@@ -20,11 +20,11 @@ from models.nets import discriminator
 
 @dataclass(frozen=True)
 class DCGANConfig(RelativisticConfig, GroupsConfig):
-    """The game's settings and G's, and no others."""
+    """The settings of the relativistic game and of the grouped generator."""
 
 
 class DCGAN(GroupedGAN, RelativisticGAN):
-    """Draws a digit, any."""
+    """Generates any digit."""
 
     Config = DCGANConfig
     about = About(

@@ -1,17 +1,16 @@
-"""Denoising diffusion: a variational auto-encoder of many steps whose encoder only adds noise.
+"""Denoising diffusion: a variational auto-encoder with many steps whose encoder only adds noise.
 
 The forward chain has a closed form, q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I)   (Ho et al. 2020, equation 4),
-and the variational bound comes down to guessing what was there before the noise          (equations 8-14)
+and the variational bound reduces to predicting the image before the noise                (equations 8-14)
 
     E_t w_t || x_0 - x_theta(sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, t, y) ||^2,   w_t = 1 / max(1 - abar_t, 0.09).
 
-Ho's net guesses eps, which is the same with w_t = abar_t / (1 - abar_t). Images fill few of the directions that noise
-does, so x_0 is the easier thing to say (Li & He 2025, arXiv 2511.13720), and a w_t like that of the velocity's loss
-(Salimans & Ho 2022, arXiv 2202.00512, section 4) does not give up on the times full of noise, nor think of nothing but
-those that have none.
+Ho's net predicts eps, which is the same with w_t = abar_t / (1 - abar_t). Images occupy few of the dimensions that
+noise fills, so x_0 is easier to predict (Li & He 2025, arXiv 2511.13720). A w_t like that of the velocity loss
+(Salimans & Ho 2022, arXiv 2202.00512, section 4) gives weight to noisy times without neglecting the nearly clean ones.
 
-Drawing walks back from x_T ~ N(0, I). Every sampler here is linear in the state x, the net's guess of x_0, its previous
-guess and fresh noise, so a plan is a table of coefficients and rows of different samplers share one batch.
+Sampling starts from x_T ~ N(0, I). Every sampler here is linear in the state x, the predicted x_0, the previous
+prediction and fresh noise, so a schedule is a table of coefficients and rows of different samplers share a batch.
 """
 
 import math
@@ -25,12 +24,12 @@ from models.base import About, Family, Range, Recipe, Rows, Terms, coefficient_c
 from models.losses import UNIFORM_SHARE, sample_log_snr
 from models.nets import any_set, denoiser, guided
 
-LEAST_SIGMA = 0.3
-"""sqrt(1 - abar_t) that the loss divides by, at least: less, and the last touches outweigh all else."""
+MIN_SIGMA = 0.3
+"""The lower bound on sqrt(1 - abar_t) in the loss. Below it the nearly clean times outweigh all others."""
 ANGLES = (0.01, 0.98 * math.pi / 2)
 """arctan(sigma / alpha) at the ends of the forward chain."""
-FEWEST_TIMES = 50
-"""Of fewer, each link is so long that walking it back goes astray."""
+MIN_TIMESTEPS = 50
+"""With fewer timesteps a single step is so long that inversion diverges."""
 INVERSION_STEPS = 50
 
 
@@ -38,11 +37,11 @@ INVERSION_STEPS = 50
 class DDPMConfig:
     width: int = field(default=32, metadata={"help": "channels of the U-Net at 14x14, a multiple of 8"})
     timesteps: int = field(default=1000, metadata={"help": "T, the length of the forward chain"})
-    drop_label: float = field(default=0.1, metadata={"help": "share of training images shown without their label"})
+    drop_label: float = field(default=0.1, metadata={"help": "share of training images without their label"})
 
 
 class DDPM(Family):
-    """The state is the pair (x_t, the previous guess of x_0) along the first axis: [B, 2, 28, 28]."""
+    """The state is the pair (x_t, the previous prediction of x_0) along the first axis: [B, 2, 28, 28]."""
 
     Config = DDPMConfig
     about = About(
@@ -50,11 +49,12 @@ class DDPM(Family):
         formula="min  E_t ||x_0 - x_theta(sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, t, y)||^2 / max(1 - abar_t, 0.09),  "
         "eps ~ N(0, I), t mostly noisy",
         paper="Ho et al., Denoising Diffusion Probabilistic Models, arXiv 2006.11239; guidance: Ho & Salimans, "
-        "arXiv 2207.12598; ddim: Song et al., arXiv 2010.02502; dpm++2m: Lu et al., arXiv 2211.01095; net that guesses "
-        "x_0: Li & He, arXiv 2511.13720",
+        "arXiv 2207.12598; ddim: Song et al., arXiv 2010.02502; dpm++2m: Lu et al., arXiv 2211.01095; "
+        "net that predicts x_0: Li & He, arXiv 2511.13720",
     )
     recipe = Recipe(epochs=12, batch=128, lr=1e-3, ema=100_000, warmup=50_000, cosine=True)
     conditional = True
+    samples_label = True  # without one, the unconditional network samples without guidance, which looks worse
     steps = Range(1, 1000, 20)
     samplers = ("dpm++2m", "ddim", "ddpm")
     guidance: Range[float] | None = Range(0.0, 10.0, 1.6)
@@ -64,11 +64,11 @@ class DDPM(Family):
 
     def __init__(self, config: DDPMConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__(config, data_shape, classes)
-        if config.timesteps < FEWEST_TIMES:
-            raise ValueError(f"timesteps {config.timesteps}: fewer than {FEWEST_TIMES} leave too much to each link")
+        if config.timesteps < MIN_TIMESTEPS:
+            raise ValueError(f"timesteps is {config.timesteps}; the minimum is {MIN_TIMESTEPS}")
         if not classes:
             self.guidance = None
-        # No chain has more links than times to stop at.
+        # A chain visits each time at most once.
         self.steps = Range(1, config.timesteps, min(DDPM.steps.default, config.timesteps))
         self.inversion = {"steps": min(INVERSION_STEPS, config.timesteps), "sampler": "ddim", "guidance": 1.0}
         self.unet = denoiser(self.data_shape, config.width, classes)
@@ -80,21 +80,21 @@ class DDPM(Family):
         eps = parallel.randn(*x.shape, device=x.device)
         kept = parallel.rand(len(x), device=x.device) >= self.config.drop_label
         y = self.one_hot(label) * kept[:, None]
-        guess = self.unet(self.diffuse(x, t, eps), (t + 1) / self.config.timesteps, y)
+        predicted = self.unet(self.diffuse(x, t, eps), (t + 1) / self.config.timesteps, y)
         sigma = (1 - self.alphas_cumprod[t]).sqrt().view(-1, *[1] * (x.dim() - 1))
-        return {"loss": ((x - guess) / sigma.clamp(min=LEAST_SIGMA)).square().mean()}
+        return {"loss": ((x - predicted) / sigma.clamp(min=MIN_SIGMA)).square().mean()}
 
     def times(self, count: int, device: torch.device) -> Tensor:
-        """t [count] in 0..T-1 to train on: mostly where the digit is settled, a part evenly."""
+        """Training times t [count] in 0..T-1: mostly those at which the digit is decided, a share of them uniform."""
         total = self.config.timesteps
         angle = torch.exp(-sample_log_snr(count, device)).atan()
         first, last = ANGLES
-        early = ((angle - first) / (last - first) * (total - 1)).round().long().clamp(0, total - 1)
-        evenly = parallel.randint(total, count, device)
-        return torch.where(parallel.rand(count, device=device) < UNIFORM_SHARE, evenly, early)
+        noisy = ((angle - first) / (last - first) * (total - 1)).round().long().clamp(0, total - 1)
+        uniform = parallel.randint(total, count, device)
+        return torch.where(parallel.rand(count, device=device) < UNIFORM_SHARE, uniform, noisy)
 
     def diffuse(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """x_t of q(x_t | x_0 = x) for t [B] in 0..T-1 and eps ~ N(0, I) shaped like x."""
+        """x_t of q(x_t | x_0 = x) for t [B] in 0..T-1 and eps ~ N(0, I) with the shape of x."""
         abar = self.alphas_cumprod[t].view(-1, *[1] * (x.dim() - 1))
         return abar.sqrt() * x + (1 - abar).sqrt() * eps
 
@@ -103,53 +103,57 @@ class DDPM(Family):
         return torch.cat((x, torch.zeros_like(x)), dim=1)
 
     def step(self, rows: Rows) -> Tensor:
-        time, at, towards, keep, guess, previous, fresh, remembered = coefficient_columns(rows)
-        x, x_0_previous = rows.state.chunk(2, dim=1)
-        x_t = at * x + towards * x_0_previous
+        time, input_x, input_previous, to_x, to_x_0, to_previous, noise_std, memory = coefficient_columns(rows)
+        x, previous_x_0 = rows.state.chunk(2, dim=1)
+        x_t = input_x * x + input_previous * previous_x_0
         x_0 = guided(self.unet, x_t, time.flatten(), rows.label, rows.guidance).clamp(-1, 1)
-        state = keep * x + guess * x_0 + previous * x_0_previous
-        if any_set(fresh):
-            state = state + fresh * noise.normal(rows.seed, rows.index, rows.step, self.data_shape)
-        return torch.cat((state, remembered * x_0), dim=1)
+        state = to_x * x + to_x_0 * x_0 + to_previous * previous_x_0
+        if any_set(noise_std):
+            state = state + noise_std * noise.normal(rows.seed, rows.index, rows.step, self.data_shape)
+        return torch.cat((state, memory * x_0), dim=1)
 
     def decode(self, state: Tensor) -> Tensor:
         return state.chunk(2, dim=1)[0].clamp(-1, 1)
 
     def encode(self, x: Tensor, label: Tensor) -> Tensor:
-        """Where the way back from x begins: what the last link left of it.
+        """The state that inversion starts from: the mean of q(x_t | x) at the time t of the schedule's last step.
 
-        Noise that the last link takes away leaves no trace in x, so the start is a little shorter than noise is.
+        The noise that the last step removes leaves no trace in x, so initial states have slightly less variance than
+        noise.
         """
         last = self.schedule(self.inversion["steps"], "ddim")[-1, 0]
         abar = self.alphas_cumprod[(last * self.config.timesteps).round().long() - 1]
         return torch.cat((abar.sqrt() * x, x), dim=1)
 
     def inversion_schedule(self) -> Tensor:
-        """DDIM's deterministic chain walked back (Song et al. 2021, section 4.3).
+        """DDIM's deterministic chain in reverse (Song et al. 2021, section 4.3).
 
-        A link was x_s = keep x_t + share x_theta(x_t, t), whose guess moves little from one time to the next: so x_t is
-        known by the guess before, well enough for a guess that then tells it better.
+        The forward step is x_s = a x_t + b x_theta(x_t, t), and its prediction changes little between neighbouring
+        times. So the previous prediction gives an estimate of x_t, at which the net makes the prediction that x_t is
+        then computed from.
         """
-        time, _, _, keep, share = self.schedule(self.inversion["steps"], "ddim")[:-1].flip(0)[:, :5].unbind(1)
-        none, remembered = torch.zeros_like(time), torch.ones_like(time)
+        time, _, _, a, b = self.schedule(self.inversion["steps"], "ddim")[:-1].flip(0)[:, :5].unbind(1)
+        zero, memory = torch.zeros_like(time), torch.ones_like(time)
         if len(time):
-            remembered[-1] = 0.0
-        return torch.stack((time, 1 / keep, -share / keep, 1 / keep, -share / keep, none, none, remembered), dim=1)
+            memory[-1] = 0.0
+        return torch.stack((time, 1 / a, -b / a, 1 / a, -b / a, zero, zero, memory), dim=1)
 
     def schedule(self, steps: int, sampler: str | None = None) -> Tensor:
-        """[steps, 8]: time in (0, 1]; what multiplies the state and the previous x_0 in x_t, which the net sees; what
-        multiplies the state, x_0, the previous x_0 and noise in the next state; and how much of x_0 is remembered.
+        """The coefficients of each step, [steps, 8].
 
-        Times begin at T, whatever the number of steps (Lin et al., arXiv 2305.08891), and lie denser towards the image:
-        on Gaussians of known score that halves the error of even ones.
+        Time in (0, 1]; the factors of the state and of the previous x_0 in x_t, the input of the net; the factors of
+        the state, x_0, the previous x_0 and noise in the next state; and the factor of x_0 in the memory.
+
+        Times start at T for any number of steps (Lin et al., arXiv 2305.08891) and are denser towards the image: on
+        Gaussians with known score this halves the error of uniform times.
         """
         total = self.config.timesteps
         left = torch.arange(steps, 0, -1)
         dense = (total * (left / steps).double() ** 1.5).round().long()
-        t = torch.maximum(dense, left) - 1  # never the same time twice, whatever is lost to rounding
-        abar = self.alphas_cumprod.double().cpu()[t]
+        t = torch.maximum(dense, left) - 1  # distinct times despite rounding
+        abar = self.alphas_cumprod.cpu().double()[t]
         alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
-        # The last link arrives at x_0 itself: alpha 1, sigma 0.
+        # The last step ends at x_0: alpha 1, sigma 0.
         alpha_next, sigma_next = torch.cat((alpha[1:], torch.ones(1))), torch.cat((sigma[1:], torch.zeros(1)))
         samplers = {"ddim": _ddim, "ddpm": _ancestral, "dpm++2m": _multistep}
         coefficients = samplers[sampler or self.samplers[0]](alpha, sigma, alpha_next, sigma_next)
@@ -158,13 +162,13 @@ class DDPM(Family):
 
 
 Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]
-"""What multiplies x_t, x_0, the previous x_0 and fresh noise in each link, [steps] each."""
+"""The factors of x_t, x_0, the previous x_0 and fresh noise in each step, [steps] each."""
 
 
 def cosine_schedule(timesteps: int) -> Tensor:
     """abar_t = cos(theta_t)^2 [T] with theta evenly spaced (Nichol & Dhariwal 2021, equation 17).
 
-    The ends are cut where the noise is below a grey level and a half, and where the signal is 0.1 % of the variance.
+    The range ends where the noise is below one and a half grey levels, and where the signal is 0.1 % of the variance.
     """
     theta = torch.linspace(*ANGLES, timesteps, dtype=torch.float64)
     return theta.cos().square().float()
@@ -173,22 +177,25 @@ def cosine_schedule(timesteps: int) -> Tensor:
 def _ancestral(alpha: Tensor, sigma: Tensor, alpha_next: Tensor, sigma_next: Tensor) -> Coefficients:
     """The posterior q(x_s | x_t, x_0) of the forward chain, s the next time (Ho et al. 2020, equation 7)."""
     noise_std = (sigma_next / sigma) * (1 - (alpha / alpha_next).square()).clamp(min=0).sqrt()
-    towards_eps = (sigma_next.square() - noise_std.square()).clamp(min=0).sqrt()
-    keep = towards_eps / sigma
-    return keep, alpha_next - keep * alpha, torch.zeros_like(alpha), noise_std
+    eps_scale = (sigma_next.square() - noise_std.square()).clamp(min=0).sqrt()
+    to_x = eps_scale / sigma
+    return to_x, alpha_next - to_x * alpha, torch.zeros_like(alpha), noise_std
 
 
 def _ddim(alpha: Tensor, sigma: Tensor, alpha_next: Tensor, sigma_next: Tensor) -> Coefficients:
     """The deterministic chain with the same marginals (Song et al. 2021, equation 12 with sigma 0)."""
-    keep = sigma_next / sigma
-    return keep, alpha_next - keep * alpha, torch.zeros_like(alpha), torch.zeros_like(alpha)
+    to_x = sigma_next / sigma
+    return to_x, alpha_next - to_x * alpha, torch.zeros_like(alpha), torch.zeros_like(alpha)
 
 
 def _multistep(alpha: Tensor, sigma: Tensor, alpha_next: Tensor, sigma_next: Tensor) -> Coefficients:
-    """DPM-Solver++(2M): second order from the previous guess (Lu et al. 2022, Algorithm 2); first and last are DDIM."""
-    keep, guess, _, fresh = _ddim(alpha, sigma, alpha_next, sigma_next)
+    """DPM-Solver++(2M): second order by the previous prediction (Lu et al. 2022, Algorithm 2).
+
+    The first and the last step are DDIM's.
+    """
+    to_x, to_x_0, _, noise_std = _ddim(alpha, sigma, alpha_next, sigma_next)
     half_log_snr = (alpha / sigma).log()
     h = half_log_snr.diff()
     extrapolation = torch.zeros_like(alpha)
     extrapolation[1:-1] = h[1:] / (2 * h[:-1])  # 1 / (2 r)
-    return keep, guess * (1 + extrapolation), -guess * extrapolation, fresh
+    return to_x, to_x_0 * (1 + extrapolation), -to_x_0 * extrapolation, noise_std

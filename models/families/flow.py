@@ -1,13 +1,14 @@
-"""Rectified flow: from noise to image along lines as straight as they can be, and so in few steps.
+"""Rectified flow: nearly straight paths from noise to image, which need few steps.
 
     x_t = (1 - t) eps + t x,   min  E |v_theta(x_t, t, y) - (x - eps)|^2          (Liu et al. 2023, equation 1)
 
-The net guesses the image, and the slope follows: v = (x_theta - x_t) / (1 - t). Images fill few of the directions that
-noise does, so that is the easier thing to say (Li & He 2025, arXiv 2511.13720; most of t is drawn as theirs is).
+The net predicts the image, which determines the velocity: v = (x_theta - x_t) / (1 - t). Images occupy few of the
+dimensions that noise fills, so the image is easier to predict (Li & He 2025, arXiv 2511.13720; most t are sampled as
+theirs).
 
-Drawing follows dx/dt = v from t = 0 to 1, a call of the net a link. Euler's method needs one link a stretch, Heun's
-two: the second goes back and leaves again with the mean of both slopes. Both are linear in the state, what is
-remembered and the slope, so a plan is a table of coefficients.
+Sampling integrates dx/dt = v from t = 0 to 1, with one call of the net per step. Euler's method takes one step per
+interval, Heun's method two: the second returns to the start of the interval and leaves it with the mean of both
+velocities. Both are linear in the state, the memory and the velocity, so a schedule is a table of coefficients.
 """
 
 from dataclasses import dataclass, field
@@ -21,30 +22,34 @@ from models.base import About, Family, Range, Recipe, Rows, Terms, coefficient_c
 from models.losses import UNIFORM_SHARE, sample_log_snr
 from models.nets import denoiser, guided
 
-LEAST_GAP = 0.25
-"""1 - t that the loss divides by, at least: less, and the last touches outweigh all else."""
+MIN_REMAINING_TIME = 0.25
+"""The lower bound on 1 - t in the loss. Below it the nearly clean times outweigh all others."""
 INVERSION_STEPS = 40
 
 
 @dataclass(frozen=True)
 class FlowConfig:
     width: int = field(default=32, metadata={"help": "channels of the U-Net at 14x14, a multiple of 8"})
-    drop_label: float = field(default=0.1, metadata={"help": "share of training images shown without their label"})
+    drop_label: float = field(default=0.1, metadata={"help": "share of training images without their label"})
 
 
 class Flow(Family):
-    """The state is the pair (x_t, where a Heun step's second link leaves from): [B, 2, 28, 28]."""
+    """The state is the pair (x_t, memory) along the first axis: [B, 2, 28, 28].
+
+    The second step of a Heun pair continues from the memory.
+    """
 
     Config = FlowConfig
     about = About(
         title="Rectified flow",
         formula="min  E|v((1 - t) eps + t x, t, y) - (x - eps)|^2,  v = (x_theta - x_t) / (1 - t),  eps ~ N(0, I);  "
-        "draws: dx/dt = v",
+        "samples: dx/dt = v",
         paper="Liu et al., Flow Straight and Fast, arXiv 2209.03003; guidance: Ho & Salimans, arXiv 2207.12598; "
-        "net that guesses x: Li & He, arXiv 2511.13720",
+        "net that predicts x: Li & He, arXiv 2511.13720",
     )
     recipe = Recipe(epochs=12, batch=128, lr=1e-3, ema=100_000, warmup=50_000, cosine=True)
     conditional = True
+    samples_label = True  # without one, the unconditional network samples without guidance, which looks worse
     steps = Range(1, 200, 8)
     samplers = ("heun", "euler")
     guidance: Range[float] | None = Range(0.0, 10.0, 1.4)
@@ -59,41 +64,41 @@ class Flow(Family):
             self.guidance = None
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
-        early = sample_log_snr(len(x), x.device).sigmoid()
-        evenly = parallel.rand(len(x), device=x.device)
-        t = torch.where(parallel.rand(len(x), device=x.device) < UNIFORM_SHARE, evenly, early)
+        noisy = sample_log_snr(len(x), x.device).sigmoid()
+        uniform = parallel.rand(len(x), device=x.device)
+        t = torch.where(parallel.rand(len(x), device=x.device) < UNIFORM_SHARE, uniform, noisy)
         eps = parallel.randn(*x.shape, device=x.device)
         kept = parallel.rand(len(x), device=x.device) >= self.config.drop_label
-        at = t.view(-1, *[1] * (x.dim() - 1))
-        guess = self.unet(torch.lerp(eps, x, at), t, self.one_hot(label) * kept[:, None])
-        # Both slopes share x_t, so they differ as the guesses do, over 1 - t.
-        return {"loss": ((guess - x) / (1 - at).clamp(min=LEAST_GAP)).square().mean()}
+        time = t.view(-1, *[1] * (x.dim() - 1))
+        predicted = self.unet(torch.lerp(eps, x, time), t, self.one_hot(label) * kept[:, None])
+        # Predicted and true velocity share x_t, so their difference is that of the images over 1 - t.
+        return {"loss": ((predicted - x) / (1 - time).clamp(min=MIN_REMAINING_TIME)).square().mean()}
 
     def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, coefficients: Tensor) -> Tensor:
         x = noise.initial(seed, index, self.data_shape)
         return torch.cat((x, x), dim=1)
 
     def step(self, rows: Rows) -> Tensor:
-        time, ahead, kept, remembered = coefficient_columns(rows)
+        time, state_step, from_state, memory_step = coefficient_columns(rows)
         x, memory = rows.state.chunk(2, dim=1)
-        guess = guided(self.unet, x, time.flatten(), rows.label, rows.guidance).clamp(-1, 1)
-        slope = (guess - x) / (1 - time)
-        base = torch.lerp(memory, x, kept)
-        return torch.cat((base + ahead * slope, base + remembered * slope), dim=1)
+        predicted = guided(self.unet, x, time.flatten(), rows.label, rows.guidance).clamp(-1, 1)
+        velocity = (predicted - x) / (1 - time)
+        base = torch.lerp(memory, x, from_state)
+        return torch.cat((base + state_step * velocity, base + memory_step * velocity), dim=1)
 
     def decode(self, state: Tensor) -> Tensor:
         return state.chunk(2, dim=1)[0].clamp(-1, 1)
 
     def encode(self, x: Tensor, label: Tensor) -> Tensor:
-        """Where the way back from x begins: before the plan's last two links.
+        """The state that inversion starts from: x before the last two steps of the schedule.
 
-        At t = 1 nothing is known of eps, so the slope is x itself; it holds for these.
+        At t = 1 nothing is known about eps, so the velocity of these two steps is taken to be x itself.
         """
         x = (1 - 2 / INVERSION_STEPS) * x
         return torch.cat((x, x), dim=1)
 
     def inversion_schedule(self) -> Tensor:
-        """The same path walked back, by Heun's steps."""
+        """The same path in reverse, by Heun's method."""
         size = 2 / INVERSION_STEPS
         lines = []
         for k in range(INVERSION_STEPS // 2 - 1, 0, -1):
@@ -101,10 +106,14 @@ class Flow(Family):
         return torch.tensor(lines)
 
     def schedule(self, steps: int, sampler: str | None = None) -> Tensor:
-        """[steps, 4]: time, how far ahead, whether to leave from x (1) or the memory (0), how far to remember.
+        """The coefficients of each step, [steps, 4].
 
-        `steps` counts calls of the net, among which time is shared evenly. Heun's method takes them in pairs, and
-        leaves one or two to Euler's: the last arrives at the net's guess, and none stands at t = 1, which has no slope.
+        Time; the step size of the state; whether to continue from x (1) or from the memory (0); and the step size of
+        the memory.
+
+        `steps` counts calls of the net, uniform in time. Heun's method takes them in pairs and leaves the last one or
+        two to Euler's method: the last step ends at the predicted image, and no call is at t = 1, where the velocity is
+        undefined.
         """
         pairs = (steps - 1) // 2 if (sampler or self.samplers[0]) == "heun" else 0
         size = 1 / steps

@@ -1,10 +1,10 @@
-"""The generative adversarial network as the lecture's code demo has it: two small fully connected nets.
+"""The generative adversarial network of the lecture's code demo: two small fully connected nets.
 
-G turns z ~ N(0, I) into data, D tells real from generated, and they play
+G turns z ~ N(0, I) into data, D distinguishes real from generated data, and they play
 
     min_G max_D  E_x log D(x) + E_z log(1 - D(G(z)))        (Goodfellow et al. 2014, equation 1, Algorithm 1)
 
-With D sure of itself the generator's term is flat, so practice maximises E_z log D(G(z)) instead: `non_saturating`.
+When D is confident the generator's term is flat, so `non_saturating`, the default, maximises E_z log D(G(z)) instead.
 """
 
 import math
@@ -22,12 +22,12 @@ from models.nets import MLP
 
 @dataclass(frozen=True)
 class GANConfig:
-    latent: int = field(default=100, metadata={"help": "numbers in z"})
+    latent: int = field(default=100, metadata={"help": "dimensions of z"})
     loss: Literal["non_saturating", "minimax"] = field(
         default="non_saturating",
         metadata={"help": "G's objective: -log D(G(z)), or log(1 - D(G(z))) as in Algorithm 1"},
     )
-    discriminator_steps: int = field(default=1, metadata={"help": "D's moves before each of G's: k of Algorithm 1"})
+    discriminator_steps: int = field(default=1, metadata={"help": "D's optimizer steps per step of G: Algorithm 1's k"})
 
 
 class GAN(Family):

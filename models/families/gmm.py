@@ -1,11 +1,11 @@
-"""The Gaussian mixture, fitted by expectation and maximisation, a mixture of its own for every digit.
+"""The Gaussian mixture, fitted by expectation maximisation, with one mixture per digit.
 
     p(x | y) = sum_k w_k N(x; mu_k, Sigma_k)
-    E: r_nk = w_k N(x_n; mu_k, Sigma_k) / p(x_n)          M: w, mu, Sigma of the points, shared as r says
+    E: r_nk = w_k N(x_n; mu_k, Sigma_k) / p(x_n)          M: w, mu, Sigma of the points, weighted by r
                                                           (Dempster, Laird & Rubin 1977)
 
-How many components a digit needs is what the Bayesian information criterion says. Images are taken to principal
-components first; data of a few numbers is taken as it is.
+The Bayesian information criterion selects the number of components of each digit. Images are first reduced to
+principal components; data of few dimensions is used as it is.
 """
 
 import math
@@ -22,18 +22,18 @@ from models.mixture import LabelledMixture
 
 @dataclass(frozen=True)
 class GMMConfig:
-    code: int = field(default=40, metadata={"help": "principal components kept; 0 or more than there are: no PCA"})
-    most: int = field(default=16, metadata={"help": "components a digit at most; tried are 1, 2, 4, ... of them"})
-    points: int = field(default=60_000, metadata={"help": "training points used at most"})
+    code: int = field(default=40, metadata={"help": "principal components; 0, or no fewer than the data has: no PCA"})
+    most: int = field(default=16, metadata={"help": "maximum Gaussians per digit; candidates are 1, 2, 4, ..."})
+    points: int = field(default=60_000, metadata={"help": "maximum number of training points"})
 
 
 class GMM(Family):
-    """The state of its one link is a point of the mixture's own space. Without classes it is one mixture."""
+    """The state of the only step is a point in the mixture's space. Without classes there is a single mixture."""
 
     Config = GMMConfig
     about = About(
         title="Gaussian mixture model",
-        formula="max  E log sum_k w_k N(x; mu_k, Sigma_k)  by EM, one mixture a digit, components by BIC",
+        formula="max  E log sum_k w_k N(x; mu_k, Sigma_k)  by EM, one mixture per digit, components by BIC",
         paper="Dempster, Laird & Rubin, Maximum likelihood from incomplete data via the EM algorithm, 1977",
     )
     recipe = CLOSED_FORM
@@ -53,16 +53,16 @@ class GMM(Family):
         self.mixture.fit(self.encode(x[order], label[order]).cpu(), label[order].cpu())
 
     def log_likelihood(self, x: Tensor, label: Tensor) -> Tensor:
-        """By the mixture of all digits; the label is not looked at."""
+        """The log density of the mixture of all digits; the label has no effect."""
         return self.mixture.log_density(self.encode(x, label))
 
     def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, coefficients: Tensor) -> Tensor:
         eps = noise.initial(seed, index, (self.mixture.means.shape[1],))
-        return self.mixture.draw(noise.uniform(seed, index), eps, self.mixture.component_weights(label))
+        return self.mixture.sample(noise.uniform(seed, index), eps, self.mixture.component_weights(label))
 
     def step(self, rows: Rows) -> Tensor:
         return self.components.decode(rows.state).unflatten(1, self.data_shape)
 
     def encode(self, x: Tensor, label: Tensor) -> Tensor:
-        """[B, *data_shape] -> [B, D]: the point itself, in the mixture's own space."""
+        """[B, *data_shape] -> [B, D]: the point in the mixture's space."""
         return self.components.encode(x.flatten(1))

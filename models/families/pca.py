@@ -1,9 +1,9 @@
-"""Principal component analysis: the linear auto-encoder, and a Gaussian on its codes.
+"""Principal component analysis: the linear auto-encoder with a Gaussian prior on its codes.
 
     z = W'(x - mean),   x^ = W z + mean,   W'W = I,   min_W E |x - x^|^2          (Pearson 1901; Bishop 2006, 12.1)
 
-The codes' coordinates are uncorrelated, so z ~ N(0, diag variance) is the Gaussian that fits them, and drawing from it
-is drawing from a Gaussian on a plane of the image space.
+The coordinates of the codes are uncorrelated, so z ~ N(0, diag variance) is the Gaussian that fits them. Its samples
+decode to those of a Gaussian on a plane in image space.
 """
 
 import math
@@ -19,16 +19,16 @@ from models.linear import PrincipalComponents
 
 @dataclass(frozen=True)
 class PCAConfig:
-    code: int = field(default=64, metadata={"help": "numbers in the code z"})
+    code: int = field(default=64, metadata={"help": "dimensions of the code z"})
 
 
 class PCA(Family):
-    """The state of its one link is z."""
+    """The state of the only step is the code z."""
 
     Config = PCAConfig
     about = About(
         title="Principal component analysis",
-        formula="min_W  E|x - W z|^2,  z = W'x,  W'W = I;  draws: z ~ N(0, diag(variance))",
+        formula="min_W  E|x - W z|^2,  z = W'x,  W'W = I;  samples: z ~ N(0, diag(variance))",
         paper="Pearson, On lines and planes of closest fit to systems of points in space, 1901",
     )
     recipe = CLOSED_FORM
@@ -45,8 +45,8 @@ class PCA(Family):
 
     def log_likelihood(self, x: Tensor, label: Tensor) -> Tensor:
         variance = self.components.variance
-        alive = variance > 1e-9 * variance.max()  # where data does not vary, there is no density
-        return Normal(0, variance[alive].sqrt()).log_prob(self.encode(x, label)[:, alive]).sum(1)
+        varying = variance > 1e-9 * variance.max()  # constant directions have no density
+        return Normal(0, variance[varying].sqrt()).log_prob(self.encode(x, label)[:, varying]).sum(1)
 
     def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, coefficients: Tensor) -> Tensor:
         eps = noise.initial(seed, index, (self.config.code,))

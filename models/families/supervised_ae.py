@@ -1,8 +1,8 @@
-"""The class-supervised auto-encoder: a classifier on the code keeps the digits' codes apart.
+"""The class-supervised auto-encoder: a classifier on the code separates the codes of the digits.
 
     min  E |x - g(f(x))|^2 + lambda E[-log softmax(h(f(x)))_y]                       (Le, Patterson & White 2018)
 
-Since each digit's codes lie by themselves, a Gaussian mixture fitted to them draws that digit and no other.
+The codes of each digit form clusters of their own, so a Gaussian mixture fitted to them samples only that digit.
 """
 
 from dataclasses import dataclass, field
@@ -18,19 +18,19 @@ from models.nets import decoder, encoder
 
 @dataclass(frozen=True)
 class SupervisedAEConfig:
-    latent: int = field(default=16, metadata={"help": "numbers in the code z"})
+    latent: int = field(default=16, metadata={"help": "dimensions of the code z"})
     width: int = field(default=32, metadata={"help": "channels of the encoder at 14x14 and of the decoder at 28x28"})
     weight: float = field(default=10.0, metadata={"help": "lambda, the weight of the classifier's cross entropy"})
-    most: int = field(default=4, metadata={"help": "components of a digit's density at most; tried are 1, 2, 4, ..."})
+    most: int = field(default=4, metadata={"help": "maximum Gaussians per digit; candidates are 1, 2, 4, ..."})
 
 
 class SupervisedAE(Family):
-    """Convolutional encoder and decoder, a linear class head on the code; the state of its one link is z."""
+    """Convolutional encoder and decoder with a linear classifier on the code. The state of the only step is z."""
 
     Config = SupervisedAEConfig
     about = About(
         title="Class-supervised auto-encoder",
-        formula="min_{f,g,h}  E|x - g(f(x))|^2 - lambda E log softmax(h(f(x)))_y;  draws: x = g(z), z ~ p(z | y)",
+        formula="min_{f,g,h}  E|x - g(f(x))|^2 - lambda E log softmax(h(f(x)))_y;  samples: x = g(z), z ~ p(z | y)",
         paper="Le, Patterson & White, Supervised autoencoders: Improving generalization performance with unsupervised "
         "regularizers, NeurIPS 2018",
     )
@@ -56,12 +56,12 @@ class SupervisedAE(Family):
         return {"loss": loss, "reconstruction": reconstruction, "cross_entropy": classification}
 
     def fit(self, x: Tensor, label: Tensor) -> None:
-        codes, which = prior.codes(self.encoder, x)
-        self.mixture.fit(codes.cpu(), label[which].cpu())
+        codes, indices = prior.codes(self.encoder, x)
+        self.mixture.fit(codes.cpu(), label[indices].cpu())
 
     def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, coefficients: Tensor) -> Tensor:
         eps = noise.initial(seed, index, (self.config.latent,))
-        return self.mixture.draw(noise.uniform(seed, index), eps, self.mixture.component_weights(label))
+        return self.mixture.sample(noise.uniform(seed, index), eps, self.mixture.component_weights(label))
 
     def step(self, rows: Rows) -> Tensor:
         return self.decoder(rows.state).tanh()

@@ -1,9 +1,9 @@
-"""The sliced-Wasserstein auto-encoder: codes are moved towards N(0, I) by optimal transport.
+"""The sliced-Wasserstein auto-encoder: optimal transport moves the codes towards N(0, I).
 
     min  E |x - g(f(x))|^2 + lambda SW_2^2(f(x), N(0, I))                     (Kolouri et al. 2018, equation 15)
 
-On a line optimal transport is sorting. So the codes of a batch, and as many draws from N(0, I), are projected onto many
-directions and sorted, and each code is drawn to the draw of its own rank.
+In one dimension, optimal transport is sorting. The loss projects the codes of a batch, and as many samples of N(0, I),
+onto many directions, sorts both, and penalises the distance between each code and the sample of the same rank.
 """
 
 from dataclasses import dataclass, field
@@ -15,19 +15,19 @@ from torch.nn import functional as F
 from models import parallel
 from models.autoencoder import Autoencoder
 from models.base import About, Recipe, Terms
-from models.losses import squared_error
+from models.losses import sliced_wasserstein, squared_error
 
 
 @dataclass(frozen=True)
 class SWAEConfig:
-    latent: int = field(default=16, metadata={"help": "numbers in the code z"})
+    latent: int = field(default=16, metadata={"help": "dimensions of the code z"})
     width: int = field(default=32, metadata={"help": "channels of the encoder at 14x14 and of the decoder at 28x28"})
     weight: float = field(default=100.0, metadata={"help": "lambda, the weight of the sliced-Wasserstein distance"})
-    projections: int = field(default=500, metadata={"help": "directions that a batch is projected onto"})
+    projections: int = field(default=500, metadata={"help": "number of random directions per batch"})
 
 
 class SWAE(Autoencoder):
-    """Codes that lie as N(0, I) does, with no density to compute and nothing to sample in the encoder."""
+    """An auto-encoder whose codes follow N(0, I), without a density or sampling in the encoder."""
 
     Config = SWAEConfig
     about = About(
@@ -47,8 +47,3 @@ class SWAE(Autoencoder):
         distance = sliced_wasserstein(codes, torch.randn_like(codes), theta)
         loss = reconstruction + self.config.weight * distance
         return {"loss": loss, "reconstruction": reconstruction, "sliced_wasserstein": distance}
-
-
-def sliced_wasserstein(a: Tensor, b: Tensor, theta: Tensor) -> Tensor:
-    """SW_2^2 of clouds a and b [N, D] over directions theta [D, P] of length 1: scalar (Bonneel et al. 2015)."""
-    return ((a @ theta).sort(dim=0).values - (b @ theta).sort(dim=0).values).square().mean()

@@ -1,12 +1,12 @@
-"""The variational auto-encoder: an auto-encoder whose codes are asked to look like N(0, I).
+"""The variational auto-encoder: an auto-encoder whose codes are regularised towards N(0, I).
 
     log p(x) >= E_q(z|x) log p(x|z) - KL(q(z|x) || N(0, I))        (Kingma & Welling 2014, equations 3 and 10)
 
 q(z|x) = N(mu(x), diag sigma(x)^2) and p(x|z) is a Bernoulli per pixel. Both terms are summed over pixels and codes and
-averaged over images only: averaging over pixels too would weigh the KL 784 times more than the bound does.
+averaged over images only: averaging over pixels, too, would weight the KL 784 times more than the bound does.
 
-All codes of the data together, the aggregate posterior, are still not N(0, I): what lies between them decodes to no
-digit. A mixture fitted to them is drawn from unless the standard prior is asked for.
+The aggregate posterior, the distribution of all codes of the data, still differs from N(0, I): codes between its
+clusters decode to no digit. The default prior is a mixture fitted to the codes.
 """
 
 from dataclasses import dataclass, field
@@ -22,13 +22,13 @@ from models.base import About, Recipe, Rows, Terms
 
 @dataclass(frozen=True)
 class VAEConfig:
-    latent: int = field(default=16, metadata={"help": "numbers in the code z"})
+    latent: int = field(default=16, metadata={"help": "dimensions of the code z"})
     width: int = field(default=32, metadata={"help": "channels of the encoder at 14x14 and of the decoder at 28x28"})
     beta: float = field(default=1.0, metadata={"help": "weight of the KL term; 1 is the bound itself"})
 
 
 class VAE(Autoencoder):
-    """Convolutional encoder and decoder around a Gaussian code; the state of its one link is z."""
+    """Convolutional encoder and decoder with a Gaussian code. The state of the only step is z."""
 
     Config = VAEConfig
     about = About(
@@ -52,7 +52,7 @@ class VAE(Autoencoder):
         return {"loss": reconstruction + self.config.beta * kl, "reconstruction": reconstruction, "kl": kl}
 
     def log_likelihood(self, x: Tensor, label: Tensor) -> Tensor:
-        """The bound (beta 1), with one draw from q(z|x) an image."""
+        """The bound (beta 1), with one sample of q(z|x) per image."""
         mu, log_var = self.posterior(x)
         z = mu + torch.randn(mu.shape, generator=torch.Generator().manual_seed(0)).to(mu) * (log_var / 2).exp()
         return log_bernoulli(x, self.decoder(z)) - gaussian_kl(mu, log_var)
@@ -65,17 +65,17 @@ class VAE(Autoencoder):
     def fit(self, x: Tensor, label: Tensor) -> None:
         generator = torch.Generator().manual_seed(0)
 
-        def draw_code(part: Tensor) -> Tensor:
+        def sample_code(part: Tensor) -> Tensor:
             mu, log_var = self.posterior(part)
             return mu + torch.randn(mu.shape, generator=generator).to(mu) * (log_var / 2).exp()
 
-        self.prior.fit(prior.codes(draw_code, x)[0])
+        self.prior.fit(prior.codes(sample_code, x)[0])
 
     def step(self, rows: Rows) -> Tensor:
         return 2 * self.decoder(rows.state).sigmoid() - 1
 
     def encode(self, x: Tensor, label: Tensor) -> Tensor:
-        """mu(x), the code's mean: [B, 1, 28, 28] -> [B, latent]."""
+        """mu(x), the mean of the code: [B, *data_shape] -> [B, latent]."""
         return self.posterior(x)[0]
 
 

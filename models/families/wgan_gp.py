@@ -1,10 +1,10 @@
-"""The Wasserstein GAN with gradient penalty: the opponent measures how far, and not whether.
+"""The Wasserstein GAN with gradient penalty: a critic estimates the distance between real and generated data.
 
     W1(p, q) = sup_{|f|_L <= 1} E_p f(x) - E_q f(x)                             (Kantorovich & Rubinstein 1958)
     min_G max_C  E C(x) - E C(G(z)) - lambda E(|grad C(x^)| - 1)^2             (Gulrajani et al. 2017, equation 3)
 
-x^ lies at random between a real and a generated image. The Jensen-Shannon divergence of two distributions that do not
-meet is log 2 however far apart they are, so its gradient says nothing; W1 is the way between them.
+x^ is a random point between a real and a generated image. The Jensen-Shannon divergence of two distributions without
+overlap is log 2 at any distance, so its gradient is uninformative; W1 grows with the distance.
 """
 
 from dataclasses import dataclass, field
@@ -21,14 +21,14 @@ from models.nets import discriminator
 
 @dataclass(frozen=True)
 class WGANGPConfig(GroupsConfig):
-    critic_width: int = field(default=32, metadata={"help": "channels of C at 14x14, twice at each half"})
+    critic_width: int = field(default=32, metadata={"help": "channels of C at 14x14, doubled at each lower size"})
     penalty: float = field(default=10.0, metadata={"help": "lambda, the weight of the gradient penalty"})
-    penalty_share: float = field(default=0.25, metadata={"help": "part of each batch that the penalty is taken on"})
-    critic_steps: int = field(default=5, metadata={"help": "C's moves before each of G's"})
+    penalty_share: float = field(default=0.25, metadata={"help": "share of each batch used for the penalty"})
+    critic_steps: int = field(default=5, metadata={"help": "optimizer steps of C per step of G"})
 
 
 class WGANGP(GroupedGAN):
-    """Draws a digit, any. The critic has no batch norm: its penalty is an image's own."""
+    """Generates any digit. The critic has no batch norm, because its penalty is defined per image."""
 
     Config = WGANGPConfig
     about = About(
@@ -57,17 +57,17 @@ class WGANGP(GroupedGAN):
             return {"loss": -self.criticize(generated).mean()}
         generated = generated.detach()
         w1 = self.criticize(x).mean() - self.criticize(generated).mean()
-        # Unbiased from a part of the batch, whose second derivatives cost more than the rest.
+        # A share of the batch gives an unbiased estimate; second derivatives cost more than the rest.
         share = self.config.penalty_share
         penalty = self.gradient_penalty(leading_share(x, share), leading_share(generated, share))
         return {"loss": self.config.penalty * penalty - w1, "w1": w1, "penalty": penalty}
 
     def gradient_penalty(self, x: Tensor, generated: Tensor) -> Tensor:
-        """E(|grad C(x^)| - 1)^2 at points drawn evenly from the lines between the pairs: scalar."""
+        """E(|grad C(x^)| - 1)^2 at uniform points on the lines between the pairs: scalar."""
         between = torch.lerp(generated, x, parallel.rand(len(x), *[1] * (x.dim() - 1), device=x.device))
-        # The root's own slope is infinite at 0.
+        # The derivative of the square root is infinite at 0.
         return ((squared_gradient(self.criticize, between) + 1e-12).sqrt() - 1).square().mean()
 
     def criticize(self, x: Tensor) -> Tensor:
-        """C(x): [B, *data_shape] -> [B], any number."""
+        """C(x): [B, *data_shape] -> [B], unbounded."""
         return self.critic(x)[:, 0]

@@ -1,1 +1,1 @@
-"""The engine: one device step at a time for whoever is there. It knows no HTTP."""
+"""The engine: continuous batching of requests, one device step at a time. It knows no HTTP."""

@@ -1,4 +1,4 @@
-"""The models that are served, and those that should be and cannot."""
+"""The catalog: the models that are served, and the weights directories that cannot be."""
 
 import logging
 import time
@@ -20,15 +20,15 @@ from service.engine.runner import Runner
 log = logging.getLogger(__name__)
 
 GUIDANCE_HELP = (
-    "More makes the digit surer (precision and label accuracy rise) and the draws more alike (recall falls); by "
-    "default they are nearest to real images. 1 is the model as it learned, 0 forgets the digit; anything but 1 runs "
-    "the net on twice the rows."
+    "A higher guidance scale makes the digit clearer (precision and label accuracy rise) and the samples more alike "
+    "(recall falls). The samples of the default are closest to real images. 1 is the trained model, 0 ignores the "
+    "digit. Any value but 1 runs the net on twice the rows."
 )
 
 
 @dataclass(frozen=True)
 class Model:
-    """Weights by their name."""
+    """A model that is served: weights with their name, manifest and runner."""
 
     name: str
     manifest: Manifest
@@ -44,17 +44,17 @@ class Model:
 
     @property
     def version(self) -> str:
-        """As much of the digest as tells it from others."""
+        """The first 12 digits of the digest."""
         return self.digest[:12]
 
     @property
     def key(self) -> str:
-        """Its name with its version: what a request asks for that means no other."""
+        """`name@version`, which identifies these weights in requests."""
         return f"{self.name}@{self.version}"
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
-        """The `steps`, `sampler` and `guidance` of a request that names none."""
+        """The default `steps`, `sampler` and `guidance` of a request."""
         return store.defaults(self.family, self.manifest)
 
     @property
@@ -72,15 +72,15 @@ class Model:
 
     @cached_property
     def code_shape(self) -> tuple[int, ...]:
-        """Of the states where its chains start: what encoding gives, and what can be decoded."""
+        """The shape of an initial state: the shape of codes."""
         first = self.family.schedule(self.steps, self.sampler)[:1]
         device = next(iter(self.family.state_dict().values()), first).device
-        none = torch.zeros(1, dtype=torch.int64, device=device)
+        zero = torch.zeros(1, dtype=torch.int64, device=device)
         label = torch.zeros(1, self.family.classes, device=device)
-        return tuple(self.family.initial_state(none, none, label, first.to(device)).shape[1:])
+        return tuple(self.family.initial_state(zero, zero, label, first.to(device)).shape[1:])
 
     def describe(self) -> dict[str, Any]:
-        """What it is and what a request may ask of it."""
+        """A description of the model and of the parameters that it takes, as JSON values."""
         family, about = self.family, self.family.about
         takes: dict[str, Any] = {}
         if family.steps.minimum < family.steps.maximum:
@@ -90,7 +90,11 @@ class Model:
         if family.guidance is not None:
             takes["guidance"] = {**_range(family.guidance, self.guidance), "trades": GUIDANCE_HELP}
         if family.classes:
-            takes["digit"] = {"one_of": list(range(family.classes)), "names": list(self.manifest.classes)}
+            takes["digit"] = {
+                "one_of": list(range(family.classes)),
+                "names": list(self.manifest.classes),
+                "none": family.unconditional,
+            }
         return {
             "name": self.name,
             "family": family.name,
@@ -108,17 +112,17 @@ class Model:
 
 @dataclass(frozen=True)
 class Catalog:
-    """All weights under a root."""
+    """All weights under a root directory."""
 
     models: dict[str, Model] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
-    """Why a directory with a manifest is not served as it is, by its name."""
+    """Why a directory with a manifest is not served in its current form, by name."""
     previous: dict[str, Model] = field(default_factory=dict)
-    """What was served before under these names, and still is where one asks for that version."""
+    """The previous weights of each name, which requests with that version still get."""
 
     @property
     def versions(self) -> dict[str, Model]:
-        """Everything that can be drawn from, by key."""
+        """All models that can generate samples, by key."""
         return {model.key: model for model in (*self.previous.values(), *self.models.values())}
 
 
@@ -126,58 +130,58 @@ def load(
     old: Catalog,
     root: Path,
     device: torch.device,
-    seats: Callable[[Family], int],
+    batch_size: Callable[[Family], int],
     only: str | None = None,
     runner: type[Runner] = Runner,
 ) -> Catalog:
-    """Every weights directory under `root`, or `only` the one so called, warm on `device`; what `old` has is kept.
+    """Load every weights directory under `root`, or `only` the one of that name, and warm it up on `device`.
 
-    `seats` says how many rows a step of a family has at most.
-
-    A broken one does not keep the others from being served, nor its own predecessor.
+    Models of `old` are reused. `batch_size` gives the largest batch of a family. A broken directory does not affect the
+    other models, and the model that it would have replaced is still served.
     """
     models, broken, previous = dict[str, Model](), dict[str, str](), dict(old.previous)
     for name in store.list_weights(root):
         if only not in (None, name):
             continue
-        now = old.models.get(name)
+        current = old.models.get(name)
         try:
-            models[name] = _model(root / name, device, seats, (now, old.previous.get(name)), runner)
+            models[name] = _load_model(root / name, device, batch_size, (current, old.previous.get(name)), runner)
         except WeightsError as error:
             broken[name] = str(error)
             log.error("weights %s are not served: %s", name, error)
-            if now is not None:
-                models[name] = now
+            if current is not None:
+                models[name] = current
         else:
-            if now is not None and now.digest != models[name].digest:
-                previous[name] = now
+            if current is not None and current.digest != models[name].digest:
+                previous[name] = current
     return Catalog(models, broken, {name: model for name, model in previous.items() if name in models})
 
 
-def _model(
+def _load_model(
     directory: Path,
     device: torch.device,
-    seats: Callable[[Family], int],
-    known: Sequence[Model | None],
-    kind: type[Runner],
+    batch_size: Callable[[Family], int],
+    loaded: Sequence[Model | None],
+    runner_type: type[Runner],
 ) -> Model:
-    """The model in `directory`, one of those `known` if it is one. Raises WeightsError where nothing draws."""
+    """The model in `directory`, reused from `loaded` if possible. Raises WeightsError if it cannot generate samples."""
     manifest = store.read_manifest(directory)
-    for model in known:
+    for model in loaded:
         if model is not None and model.digest == manifest.digest:
-            store.read_tensors(directory, manifest)  # what is damaged is named now, and not at the next start
+            store.read_tensors(directory, manifest)  # report damage now, not at the next start
             return replace(model, manifest=manifest)
     family, manifest = store.load(directory, device)
     fold_norms(family)
     if device.type == "cpu":
         prepack_weights(family)
-    runner, begun = kind(family, device, seats(family)), time.perf_counter()
+    runner, started_at = runner_type(family, device, batch_size(family)), time.perf_counter()
     try:
         runner.warm_up()
     except Exception as error:
-        raise WeightsError(f"{directory} does not draw: {error!r}") from None
-    seconds = time.perf_counter() - begun
-    log.info("%s is warm after %.2f s; batches of %s", directory.name, seconds, ", ".join(map(str, runner.sizes)))
+        raise WeightsError(f"{directory} cannot generate samples: {error!r}") from None
+    seconds = time.perf_counter() - started_at
+    sizes = ", ".join(map(str, runner.sizes))
+    log.info("%s warmed up in %.2f s; batch sizes %s", directory.name, seconds, sizes)
     return Model(directory.name, manifest, runner)
 
 

@@ -1,4 +1,4 @@
-"""The engine: requests in, one device step a turn, images out."""
+"""The engine: accepts requests, runs one device step at a time and delivers images."""
 
 import heapq
 import itertools
@@ -29,44 +29,47 @@ from service.engine.scheduler import Scheduler
 log = logging.getLogger(__name__)
 
 DECAY = 0.99
-"""What a measured rate keeps of its past at each turn."""
+"""The weight that a measurement of `StepRate` keeps at each later one."""
 
 
 class StepRate:
-    """Links gone and device seconds spent of late, older ones counting less."""
+    """The recent rate of steps: row steps and device seconds, as exponentially decaying sums."""
 
     def __init__(self) -> None:
         self.steps = self.seconds = 0.0
 
-    def add(self, links: int, seconds: float) -> None:
-        """A step took so many rows a link further."""
-        self.steps = DECAY * self.steps + links
+    def add(self, steps: int, seconds: float) -> None:
+        """Add a batch that advanced `steps` rows by one step in `seconds`."""
+        self.steps = DECAY * self.steps + steps
         self.seconds = DECAY * self.seconds + seconds
 
-    def seconds_for(self, links: int) -> float:
-        """Seconds that `links` take at this rate; 0 before anything was measured."""
-        return links * self.seconds / self.steps if self.steps else 0.0
+    def seconds_for(self, steps: int) -> float:
+        """The seconds that `steps` row steps take at this rate; 0 before the first measurement."""
+        return steps * self.seconds / self.steps if self.steps else 0.0
 
 
 class EngineObserver:
-    """Is told what the engine does, from its thread, and does nothing about it; others do more."""
+    """Receives the engine's events, on the engine's thread. This base class ignores them."""
 
-    def on_batch(self, model: str, rows: int, places: int, seconds: float) -> None:
-        """`rows` rows, in a batch of so many `places`, went a link further."""
+    def on_batch(self, model: str, rows: int, size: int, seconds: float) -> None:
+        """A batch of `rows` rows, padded to `size`, advanced by one step in `seconds`."""
 
-    def on_step(self, came: int, ended: list[Ticket], outstanding: int) -> None:
-        """A turn is over. So many requests were accepted since the last one, these have ended, as they say, and so many
-        images go on.
+    def on_step(self, accepted: int, ended: list[Ticket], outstanding: int) -> None:
+        """An engine step is complete.
+
+        `accepted` requests were accepted since the last step, the requests of `ended` have ended, and `outstanding`
+        images are queued or in progress.
         """
 
     def on_recovery(self) -> None:
-        """A turn broke, and the engine starts anew."""
+        """A step failed unexpectedly, and the engine starts again with an empty queue."""
 
 
 class Engine:
-    """Runs `runners` by name. `submit` may be called from any thread, `turn` from one: the driver's.
+    """Runs requests on `runners`, by model name.
 
-    At most `queue_images` images wait or are being drawn; `clock` gives seconds.
+    `submit` and `cancel` may be called from any thread, `step` from one thread only: that of the engine loop. At most
+    `queue_images` images are queued or in progress. `clock` returns seconds.
     """
 
     def __init__(
@@ -78,83 +81,94 @@ class Engine:
         observer: EngineObserver | None = None,
     ) -> None:
         self.runners, self.clock, self.queue_images = dict(runners), clock, queue_images
-        self.watcher = observer or EngineObserver()
+        self.observer = observer or EngineObserver()
         self.scheduler: Scheduler[Ticket] = Scheduler(self._batch_sizes())
         self.rows: dict[Ticket, list[Row]] = {}
         self.inbox: queue.SimpleQueue[tuple[Ticket, bool]] = queue.SimpleQueue()
-        """Tickets that come, and (True) those that leave."""
+        """Submitted tickets, and cancelled ones (True)."""
         self.updated: dict[Ticket, None] = {}
-        """Tickets that have something to be told."""
+        """Tickets whose `on_update` is due at the end of the step."""
         self.wake: Callable[[], None] = lambda: None
         self.notify: Callable[[list[Ticket]], None] = notify
-        """Calls each ticket's `told`, where its caller is."""
+        """Calls `on_update` of each ticket, on the thread of its client."""
         self.lock = threading.Lock()
         self.outstanding = 0
-        """Images accepted and not ended."""
+        """Images of requests that are accepted and have not ended."""
         self.remaining_steps = 0
-        """Links of their chains that are still to go."""
+        """Row steps that these requests still need."""
         self.requests_by_model: Counter[str] = Counter()
-        """Requests accepted and not ended, by model."""
+        """The number of these requests, by model."""
         self.unloading: set[str] = set()
-        """Models that take no more requests, and go with the last that they have."""
+        """Models that accept no more requests; each is removed when its last request has ended."""
         self.step_started_at: float | None = None
-        """Since when the device has been at a step."""
+        """When the running device step started; None between steps."""
         self.ended: Counter[str] = Counter()
-        """Requests by how they ended, and all of them under `accepted`."""
+        """The number of requests by outcome, and of all under `accepted`."""
         self.accepted_since_step = 0
-        """Requests accepted since the last turn's end."""
+        """Requests accepted since the end of the last step."""
         self.deadlines: list[tuple[float, int, Ticket]] = []
-        """A heap of the tickets that have one, with a number that settles ties."""
+        """A heap of tickets with a deadline; the number breaks ties."""
         self.numbers = itertools.count()
         self.rate = StepRate()
         self.rates = {model: StepRate() for model in self.runners}
         self.stopping = False
 
-    # -- the callers' side ---------------------------------------------------------------------------------------------
+    # -- called from any thread ----------------------------------------------------------------------------------------
 
     def submit(self, request: Request, on_update: Callable[[], None] = noop, owner: str = "") -> Ticket:
-        """Accept `request` of `owner`, whose ticket will end. Raises QueueFull, Hopeless, Retired or Stopping."""
+        """Accept `request` of `owner` and return its ticket.
+
+        Raises QueueFull, DeadlineUnattainable, ModelUnloaded or ShuttingDown.
+        """
         model, count = request.model, len(request.samples)
-        links = count * request.steps_per_row
+        steps = count * request.steps_per_row
         runner = self.runners.get(model)
         if runner is None:
             raise ModelUnloaded
         if request.timeout is not None:
-            alone = self.rates.get(model, self.rate).seconds_for(links)
-            if alone > request.timeout:
-                raise DeadlineUnattainable(alone, request.timeout)
+            seconds = self.rates.get(model, self.rate).seconds_for(steps)
+            if seconds > request.timeout:
+                raise DeadlineUnattainable(seconds, request.timeout)
         labels = runner.labels(request)
         with self.lock:
             if self.stopping:
-                raise ShuttingDown("the service is shutting down; try another instance, or again in a moment")
+                raise ShuttingDown("the service is shutting down; try another instance, or retry in a moment")
             if model in self.unloading or model not in self.runners:
                 raise ModelUnloaded
             if self.outstanding + count > self.queue_images:
                 raise QueueFull(max(1, math.ceil(self.seconds_behind())))
-            ahead = self.outstanding
+            images_ahead = self.outstanding
             self.outstanding += count
-            self.remaining_steps += links
+            self.remaining_steps += steps
             self.requests_by_model[model] += 1
             self.ended["accepted"] += 1
             self.accepted_since_step += 1
         now = self.clock()
-        deadline = math.inf if request.timeout is None else now + request.timeout
         ticket = Ticket(
-            request, owner, [None] * count, labels, count, links, ahead, on_update, deadline=deadline, accepted_at=now
+            request,
+            owner,
+            images=[None] * count,
+            labels=labels,
+            remaining_images=count,
+            remaining_steps=steps,
+            images_ahead=images_ahead,
+            on_update=on_update,
+            deadline=math.inf if request.timeout is None else now + request.timeout,
+            accepted_at=now,
         )
-        self._enqueue(ticket, leaving=False)
+        self._enqueue(ticket, cancelled=False)
         return ticket
 
     def seconds_behind(self) -> float:
-        """Seconds after which all that is accepted should be drawn, at the rate of late."""
+        """The seconds until all accepted requests should be finished, at the recent rate."""
         return self.rate.seconds_for(self.remaining_steps)
 
     def cancel(self, ticket: Ticket) -> None:
-        """Give `ticket` up: its rows leave before the next step. Without effect where it has ended."""
-        self._enqueue(ticket, leaving=True)
+        """Cancel a request: its rows leave the batch before the next step. No effect if it has ended."""
+        self._enqueue(ticket, cancelled=True)
 
     def add(self, model: str, runner: Runner) -> None:
-        """Take requests to `model` from now on."""
+        """Accept requests to `model` from now on."""
         with self.lock:
             self.unloading.discard(model)
             self.rates.setdefault(model, StepRate())
@@ -163,98 +177,98 @@ class Engine:
             self.runners = {**self.runners, model: runner}
 
     def unload(self, model: str) -> None:
-        """Take no more requests to `model`, and let go of it once those that it has are over."""
+        """Accept no more requests to `model`, and remove it when its last request has ended."""
         with self.lock:
             self.unloading.add(model)
         self.wake()
 
     def stop(self) -> None:
-        """Refuse what comes from now on; what was accepted is still drawn."""
+        """Refuse new requests. Accepted ones still run."""
         with self.lock:
             self.stopping = True
 
     def abandon(self) -> None:
-        """End what is still there with Stopping. Called where no turn will follow."""
+        """End all requests with ShuttingDown. Only for use after the last step."""
         self.stop()
-        self._end_all("stopped", ShuttingDown("the service shut down before this was drawn; ask again"))
+        self._end_all("stopped", ShuttingDown("the service shut down before this request was finished; send it again"))
 
     def recover(self, error: Exception) -> None:
-        """End what is still there, after a turn that raised `error`: whatever it left behind, nobody waits for it."""
-        log.error("a turn broke; all that waited goes", exc_info=error)
+        """End all requests after a step that raised `error`, and start again with an empty queue."""
+        log.error("an engine step failed; all its requests end", exc_info=error)
         self.step_started_at = None
-        self.watcher.on_recovery()
+        self.observer.on_recovery()
         self.scheduler = Scheduler(self._batch_sizes())
-        self._end_all("failed", EngineError(f"the engine broke and was started anew ({error!r}); ask again"))
+        self._end_all("failed", EngineError(f"the engine failed and was restarted ({error!r}); send the request again"))
 
-    # -- the driver's side ---------------------------------------------------------------------------------------------
+    # -- called by the engine loop -------------------------------------------------------------------------------------
 
     def step(self) -> bool:
-        """Read the mail, take one device step for whoever it is due to, deliver. False where nobody waits."""
+        """Read the inbox, run the next batch for one step and deliver its results. Returns False if there was none."""
         self._read_inbox()
         self._expire()
-        choice = self.scheduler.schedule()
-        if choice is not None:
-            model, riders = choice
-            before = self.step_started_at = self.clock()
-            gone, places = self._run_batch(self.runners[model], riders)
-            seconds = self.clock() - before
+        batch = self.scheduler.schedule()
+        if batch is not None:
+            model, rows = batch
+            started_at = self.step_started_at = self.clock()
+            steps, size = self._run_batch(self.runners[model], rows)
+            seconds = self.clock() - started_at
             self.step_started_at = None
             self.scheduler.charge(seconds)
             for rate in (self.rate, self.rates[model]):
-                rate.add(gone, seconds)
-            self.watcher.on_batch(model, gone, places, seconds)
+                rate.add(steps, seconds)
+            self.observer.on_batch(model, steps, size, seconds)
         if self.unloading:
             self._remove_unloaded()
         self._notify()
-        return choice is not None
+        return batch is not None
 
-    def _run_batch(self, runner: Runner, riders: list[tuple[Ticket, int]]) -> tuple[int, int]:
-        """One step for `riders`, and images to those that are done.
+    def _run_batch(self, runner: Runner, batch: list[tuple[Ticket, int]]) -> tuple[int, int]:
+        """Advance a batch by one step and deliver finished images.
 
-        Returns how many went a link further, and the places that there were for them.
+        Returns the number of rows that advanced, and the padded size of their batch.
 
-        A batch that fails is halved until the guilty row stands alone, and only its request fails.
+        A batch that fails is split into halves until the faulty row is alone; only the request of that row fails.
         """
-        riders = [(ticket, i) for ticket, i in riders if ticket in self.rows]
-        if not riders:
+        batch = [(ticket, i) for ticket, i in batch if ticket in self.rows]
+        if not batch:
             return 0, 0
         images: list[NDArray[Any] | None] | None = None
         try:
-            images = runner.advance([self.rows[ticket][i] for ticket, i in riders])
-        except Exception as error:  # which holds the batch, so that nothing is tried again in here
-            if len(riders) == 1:
-                ticket, i = riders[0]
+            images = runner.advance([self.rows[ticket][i] for ticket, i in batch])
+        except Exception as error:  # the retry is below: the error holds the failed batch in memory
+            if len(batch) == 1:
+                ticket, i = batch[0]
                 log.error("row %d of a request to %s failed: %r", i, ticket.request.model, error)
-                self._end(ticket, "failed", EngineError(f"image {i} could not be drawn: {error}"))
+                self._end(ticket, "failed", EngineError(f"image {i} could not be generated: {error}"))
                 return 0, 0
         if images is None:
-            middle = len(riders) // 2
-            halves = [self._run_batch(runner, half) for half in (riders[:middle], riders[middle:])]
-            return sum(gone for gone, _ in halves), sum(places for _, places in halves)
+            middle = len(batch) // 2
+            halves = [self._run_batch(runner, half) for half in (batch[:middle], batch[middle:])]
+            return sum(rows for rows, _ in halves), sum(size for _, size in halves)
         with self.lock:
-            self.remaining_steps -= len(riders)
-        watched = []
-        for (ticket, i), image in zip(riders, images, strict=True):
+            self.remaining_steps -= len(batch)
+        previewed = []
+        for (ticket, i), image in zip(batch, images, strict=True):
             if ticket.started_at is None:
                 ticket.started_at = self.step_started_at
             ticket.remaining_steps -= 1
-            ticket.max_batch_seen = max(ticket.max_batch_seen, len(riders))
+            ticket.max_batch_seen = max(ticket.max_batch_seen, len(batch))
             if image is not None:
                 self._deliver(ticket, i, image)
             elif ticket.request.previews:
-                watched.append((ticket, i))
-        if watched:
-            self._update_previews(runner, watched)
-        return len(riders), runner.size(len(riders))
+                previewed.append((ticket, i))
+        if previewed:
+            self._update_previews(runner, previewed)
+        return len(batch), runner.size(len(batch))
 
-    def _update_previews(self, runner: Runner, watched: list[tuple[Ticket, int]]) -> None:
-        """Let the callers see where these stand. If that fails they see nothing, and are drawn all the same."""
+    def _update_previews(self, runner: Runner, batch: list[tuple[Ticket, int]]) -> None:
+        """Update the previews of unfinished images. A failure is logged; the request continues without a preview."""
         try:
-            looks = runner.preview([self.rows[ticket][i] for ticket, i in watched])
+            previews = runner.preview([self.rows[ticket][i] for ticket, i in batch])
         except Exception as error:
-            log.error("images under way could not be shown: %r", error)
+            log.error("previews failed: %r", error)
             return
-        for (ticket, i), image in zip(watched, looks, strict=True):
+        for (ticket, i), image in zip(batch, previews, strict=True):
             ticket.previews[i] = image
             self.updated[ticket] = None
 
@@ -267,56 +281,57 @@ class Engine:
         if ticket.remaining_images == 0:
             self._end(ticket, "delivered")
 
-    def _enqueue(self, ticket: Ticket, *, leaving: bool) -> None:
-        self.inbox.put((ticket, leaving))
+    def _enqueue(self, ticket: Ticket, *, cancelled: bool) -> None:
+        self.inbox.put((ticket, cancelled))
         self.wake()
 
     def _read_inbox(self) -> None:
         while not self.inbox.empty():
-            ticket, leaving = self.inbox.get()
-            if not leaving:
+            ticket, cancelled = self.inbox.get()
+            if not cancelled:
                 self._admit(ticket)
             elif ticket in self.rows:
                 self._end(ticket, "cancelled")
 
     def _expire(self) -> None:
-        """Let those go whose time is up."""
+        """End the requests whose deadline has passed."""
         while self.deadlines and (self.deadlines[0][2] not in self.rows or self.deadlines[0][0] <= self.clock()):
             _, _, ticket = heapq.heappop(self.deadlines)
             if ticket in self.rows:
-                self._end(ticket, "late", DeadlineExceeded(f"it was not drawn within {ticket.request.timeout:g} s"))
+                error = DeadlineExceeded(f"the request was not finished within {ticket.request.timeout:g} s")
+                self._end(ticket, "late", error)
 
     def _admit(self, ticket: Ticket) -> None:
+        request = ticket.request
         self.rows[ticket] = []
         try:
-            self.rows[ticket] = self.runners[ticket.request.model].rows(ticket.request)
+            self.rows[ticket] = self.runners[request.model].rows(request)
         except Exception as error:
-            log.error("a request to %s cannot be planned: %r", ticket.request.model, error)
-            self._end(ticket, "failed", EngineError(f"it cannot be planned: {error!r}"))
+            log.error("a request to %s has no schedule: %r", request.model, error)
+            self._end(ticket, "failed", EngineError(f"the request has no schedule: {error!r}"))
         else:
-            request = ticket.request
             self.scheduler.add(request.model, ticket, ticket.remaining_images, request.priority, ticket.owner)
             if request.timeout is not None:
                 heapq.heappush(self.deadlines, (ticket.deadline, next(self.numbers), ticket))
 
-    def _end(self, ticket: Ticket, how: str, error: EngineError | None = None) -> None:
-        """The one place where an accepted request ends."""
+    def _end(self, ticket: Ticket, outcome: str, error: EngineError | None = None) -> None:
+        """End an accepted request; every request ends here."""
         self.scheduler.remove(ticket)
         del self.rows[ticket]
         with self.lock:
             self.outstanding -= len(ticket.request.samples)
             self.remaining_steps -= ticket.remaining_steps
             self.requests_by_model[ticket.request.model] -= 1
-            self.ended[how] += 1
-        ticket.error = error  # first: a caller on another thread reads it once the ticket has ended
-        ticket.outcome = how
+            self.ended[outcome] += 1
+        ticket.error = error  # before the outcome: another thread may read the error as soon as there is an outcome
+        ticket.outcome = outcome
         self.updated[ticket] = None
 
     def _batch_sizes(self) -> dict[str, int]:
         return {model: runner.max_batch_size for model, runner in self.runners.items()}
 
     def _remove_unloaded(self) -> None:
-        """Forget the retired models that nobody waits for."""
+        """Remove the unloading models that have no requests left."""
         with self.lock:
             for model in [model for model in self.unloading if not self.requests_by_model[model]]:
                 self.runners = {name: runner for name, runner in self.runners.items() if name != model}
@@ -324,31 +339,31 @@ class Engine:
                 self.unloading.remove(model)
                 del self.rates[model], self.requests_by_model[model]
 
-    def _end_all(self, how: str, error: EngineError) -> None:
+    def _end_all(self, outcome: str, error: EngineError) -> None:
         self._read_inbox()
         for ticket in list(self.rows):
-            self._end(ticket, how, error)
+            self._end(ticket, outcome, error)
         self._notify()
 
     def _notify(self) -> None:
-        news, self.updated = self.updated, {}
-        ended = [ticket for ticket in news if ticket.outcome]
+        updated, self.updated = self.updated, {}
+        ended = [ticket for ticket in updated if ticket.outcome]
         now = self.clock()
         for ticket in ended:
             ticket.finished_at = now
         with self.lock:
-            came, self.accepted_since_step = self.accepted_since_step, 0
+            accepted, self.accepted_since_step = self.accepted_since_step, 0
         try:
-            self.watcher.on_step(came, ended, self.outstanding)
-        finally:  # whatever becomes of a count, nobody waits for ever
-            if news:
-                self.notify(list(news))
+            self.observer.on_step(accepted, ended, self.outstanding)
+        finally:  # clients are notified even if the observer fails
+            if updated:
+                self.notify(list(updated))
 
 
 def notify(tickets: list[Ticket]) -> None:
-    """Call each one's `told`. One that raises is its caller's trouble alone."""
+    """Call `on_update` of each ticket. An exception of one does not affect the others."""
     for ticket in tickets:
         try:
             ticket.on_update()
         except Exception:
-            log.exception("a caller could not be told")
+            log.exception("a ticket's on_update failed")

@@ -1,10 +1,11 @@
-"""Who calls `Engine.turn()`.
+"""The loops that call `Engine.step()`: on the event loop, or on a thread.
 
-On CPU the event loop itself does: one turn of the loop reads every ready socket, then the engine makes one step for all
-that came in. Nothing is handed between threads, and the running step is the batching window. On a GPU a thread of its
-own does, since it mostly waits for the device, and the loop can answer sockets meanwhile.
+On a CPU the engine runs on the event loop itself. One pass of the loop reads every ready socket, and then the engine
+runs one device step for all requests that arrived. No data crosses threads, and the running step is the batching
+window. On a GPU the engine runs on its own thread: it mostly waits for the device, and meanwhile the event loop serves
+sockets.
 
-A turn that raises what the engine did not foresee ends every request that is there, and the next turn starts clean.
+If a step raises an unexpected error, the engine ends every request with that error and starts with an empty queue.
 """
 
 import asyncio
@@ -19,23 +20,23 @@ from service.engine.request import Ticket
 log = logging.getLogger(__name__)
 
 LOOP_PASSES = 3
-"""Rounds of the event loop between two turns, for those who go ASGI's way: on the fast path one would do. In the first,
-those who were told answer, and then sockets are read: of callers who ask again at once, too. In the second, what these
-brought begins, so that the third finds it in the mail."""
+"""Passes of the event loop between two steps, for ASGI requests; a direct response would need only one. In the
+first pass, notified handlers respond and sockets are read, including those of clients that send their next request at
+once. In the second, the handlers of these requests start. In the third, their tickets reach the engine's inbox."""
 
 
 class EngineLoop(Protocol):
-    """Calls turns from `start` to `stop`, and tickets' `told` on the loop that started it."""
+    """Calls `Engine.step` from `start` to `stop`, and `Ticket.on_update` on the event loop that called `start`."""
 
     async def start(self) -> None:
-        """Begin to call turns."""
+        """Start to call steps."""
 
     async def stop(self, grace: float) -> None:
-        """Let the engine finish what it accepted, for at most `grace` seconds; end the rest."""
+        """Wait up to `grace` seconds for the accepted requests, then end the others and stop."""
 
 
 class EventLoopEngine:
-    """Turns on the event loop."""
+    """Runs the engine on the event loop."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -53,7 +54,7 @@ class EventLoopEngine:
 
     async def _run(self) -> None:
         while True:
-            self.ready.clear()  # before the turn: whom it tells may ask again in it
+            self.ready.clear()  # before the step: a notified handler may submit another request during it
             if _step(self.engine):
                 for _ in range(LOOP_PASSES):
                     await asyncio.sleep(0)
@@ -62,7 +63,7 @@ class EventLoopEngine:
 
 
 class ThreadEngine:
-    """Turns on a thread."""
+    """Runs the engine on a thread."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -73,10 +74,10 @@ class ThreadEngine:
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
 
-        def tell_there(tickets: list[Ticket]) -> None:
+        def notify_on_loop(tickets: list[Ticket]) -> None:
             loop.call_soon_threadsafe(notify, tickets)
 
-        self.engine.notify = tell_there
+        self.engine.notify = notify_on_loop
         self.engine.wake = self.ready.set
         self.thread.start()
 
@@ -101,13 +102,13 @@ def _step(engine: Engine) -> bool:
         try:
             engine.recover(error)
         except Exception:
-            log.exception("what a broken turn left behind could not be ended")
+            log.exception("the engine could not recover from a failed step")
         return False
 
 
 async def _drain(engine: Engine, grace: float) -> None:
-    """Return when the engine has nothing left to draw, or `grace` seconds have gone."""
+    """Stop accepting requests, and wait until all accepted ones have ended, but at most `grace` seconds."""
     engine.stop()
-    end = time.monotonic() + grace
-    while engine.outstanding and time.monotonic() < end:
+    deadline = time.monotonic() + grace
+    while engine.outstanding and time.monotonic() < deadline:
         await asyncio.sleep(0.01)

@@ -1,6 +1,6 @@
-"""What a caller asks of the engine, and what he holds while he waits.
+"""Requests to the engine, and the tickets of accepted requests.
 
-What is asked are named tuples, and not frozen dataclasses, which take several times as long to make.
+Requests are named tuples, because frozen dataclasses take several times as long to create.
 """
 
 import math
@@ -14,32 +14,35 @@ from torch import Tensor
 
 from service.engine.scheduler import Priority
 
+ANY_LABEL, NO_LABEL = -1, -2
+"""Labels of a request: any, which its seed determines for families that sample labels; none."""
+
 
 class StartState(NamedTuple):
-    """Where a chain starts: the noise of (seed, index), an image to encode, or a code; and the digit it is drawn as."""
+    """The initial state of a chain, from the noise of (seed, index), an image to encode or a code; and its label."""
 
     seed: int
-    index: int  # type: ignore[assignment]  # tuples have a method of this name, which is of no use here
-    label: int = -1
-    """-1: none was asked for."""
+    index: int  # type: ignore[assignment]  # shadows tuple.index, which is not used
+    label: int = ANY_LABEL
+    """A class, ANY_LABEL or NO_LABEL."""
     image: Tensor | None = None
-    """[1, 28, 28] float32 in [-1, 1], encoded in place of the noise. Not at the end of a way: that is a code."""
+    """[1, 28, 28] float32 in [-1, 1], encoded instead of the noise. Not for `Sample.end`, which takes a code."""
     code: Tensor | None = None
     """[*S] float32, the state itself."""
 
 
 class Sample(NamedTuple):
-    """One image of a request: drawn from `start`, or from `weight` of the way between `start` and `end`."""
+    """One image of a request: sampled from `start`, or from the interpolation by `weight` between `start` and `end`."""
 
     start: StartState
     end: StartState | None = None
     weight: float = 0.0
     spherical: bool = True
-    """Along the sphere, as noise lies on one (White 2016, arXiv 1609.04468), or on the straight line."""
+    """Spherical interpolation, as noise is concentrated on a sphere (White 2016, arXiv 1609.04468); else linear."""
 
 
 class Request(NamedTuple):
-    """Images of one model by one plan."""
+    """Images of one model with one schedule."""
 
     model: str
     samples: tuple[Sample, ...]
@@ -47,36 +50,36 @@ class Request(NamedTuple):
     sampler: str | None = None
     guidance: float = 1.0
     inversion_steps: int = 0
-    """Links from an image to where the chains start."""
+    """Steps from an image to the initial state."""
     codes_only: bool = False
-    """Whether the states where the chains start are all that is wanted."""
+    """Whether the result is the initial states instead of images."""
     priority: Priority = "interactive"
     timeout: float | None = None
-    """Seconds after which nobody wants it any more."""
+    """Seconds from acceptance to the deadline."""
     previews: bool = False
-    """Whether its caller looks at images under way."""
+    """Whether to update `Ticket.previews` after each step."""
 
     @property
     def steps_per_row(self) -> int:
-        """Device steps that a row of it takes."""
+        """Device steps per row."""
         return max(1, self.inversion_steps + (0 if self.codes_only else self.steps))
 
 
 class Result(NamedTuple):
-    """What was drawn: image i belongs to sample i."""
+    """The result of a request: image i belongs to sample i."""
 
     images: NDArray[Any]
-    """[n, 28, 28] uint8; or [n, *S] float32, the states, where codes were asked for."""
+    """[n, 28, 28] uint8; or [n, *S] float32, the initial states, for `codes_only`."""
     labels: NDArray[np.int64]
-    """[n], -1 where the model was asked for none."""
+    """[n], -1 for no label."""
 
 
 class EngineError(Exception):
-    """Why an accepted request got no images."""
+    """Why a request was refused, or ended without images."""
 
 
 class QueueFull(EngineError):
-    """Refused at once: `retry_after` seconds from now there should be room."""
+    """The queue is full; it should have room after `retry_after` seconds."""
 
     def __init__(self, retry_after: int) -> None:
         super().__init__(f"the queue is full; try again in {retry_after} s")
@@ -84,66 +87,69 @@ class QueueFull(EngineError):
 
 
 class DeadlineUnattainable(EngineError):
-    """Refused at once: it takes about `seconds` by itself, which is more than its timeout."""
+    """Even alone the request would take about `seconds`, longer than its timeout."""
 
     def __init__(self, seconds: float, timeout: float) -> None:
-        super().__init__(f"this takes about {seconds:.1f} s by itself, and {timeout:g} s is all it has")
+        super().__init__(f"this takes about {seconds:.1f} s even without other requests; its timeout is {timeout:g} s")
         self.seconds = seconds
 
 
 class ModelUnloaded(EngineError):
-    """Refused at once: what it asks for was replaced in the meantime."""
+    """The requested weights were unloaded."""
 
     def __init__(self) -> None:
-        super().__init__("these weights were replaced just now; ask again")
+        super().__init__("these weights were just replaced; send the request again")
 
 
 class DeadlineExceeded(EngineError):
-    """Its time was up before it was drawn."""
+    """The deadline passed before the request was finished."""
 
 
 class ShuttingDown(EngineError):
-    """The engine is being shut down."""
+    """The engine is shutting down."""
 
 
 def noop() -> None:
-    """Is told where nobody waits."""
+    """Do nothing."""
 
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """An accepted request, which ends exactly once. `told` is called after a turn that drew some of it or ended it."""
+    """An accepted request, which ends exactly once.
+
+    The engine calls `on_update` after each step that finished images, updated previews or ended the request.
+    """
 
     request: Request
     owner: str
-    """Whose it is: owners share a model's seats."""
+    """The flow that the request belongs to: owners share a model's batch slots fairly."""
     images: list[NDArray[Any] | None]
-    """One a sample, None until it is drawn."""
+    """One per sample, None until it is finished."""
     labels: NDArray[np.int64]
     remaining_images: int
-    """Images not drawn yet."""
+    """Images that are not finished."""
     remaining_steps: int
-    """Links of their chains that are still to go."""
+    """Steps that the rows still need, summed over rows."""
     images_ahead: int = 0
-    """Images that were accepted before and not ended then."""
+    """Images of other requests that were outstanding at acceptance."""
     on_update: Callable[[], None] = noop
     outcome: str = ""
-    """How: delivered, cancelled, failed, late, stopped; empty while it goes on."""
+    """One of delivered, cancelled, failed, late, stopped; empty until the request ends."""
     error: EngineError | None = None
-    """Why it failed, was late or stopped."""
+    """The cause of the outcome failed, late or stopped."""
     deadline: float = math.inf
-    """By the engine's clock, like the following."""
+    """In seconds of the engine's clock, as are the following times."""
     accepted_at: float = 0.0
     started_at: float | None = None
-    """When its first row took a seat."""
+    """When its first row entered a batch."""
     finished_at: float | None = None
     max_batch_seen: int = 0
-    """The largest number of rows that a step of this request had on the device."""
+    """The largest number of rows in a batch with a row of this request."""
     previews: dict[int, NDArray[Any]] = field(default_factory=dict)
-    """Where the images under way stand, of those that have gone on since one last looked and took them out."""
+    """The newest preview of unfinished images, by sample. The reader removes what it has read."""
 
     def result(self) -> Result:
-        """All that was drawn. Raises the EngineError that it ended with."""
+        """The finished images. Raises the EngineError that the request ended with."""
         if self.error is not None:
             raise self.error
         return Result(np.array([image for image in self.images if image is not None]), self.labels)

@@ -1,8 +1,8 @@
-"""One model on the device: the rows that ride become one batch, go one link further, and come apart again.
+"""One model on the device: gathers rows into a batch, advances the batch by one step and distributes the results.
 
-Company changes nothing: a row's image is the same bytes alone and in any batch. The nets' layers see to it
-(`models/steady.py`), and nothing is taken on trust: batches have sizes that this very process has proven, at warm-up
-and for this model, to agree bit for bit with the largest.
+Batch invariance: a row's image has the same bytes alone and in any batch. The layers of the nets provide it
+(`models/batch_invariant.py`), and `warm_up` verifies it: batches only have sizes for which this process has checked,
+for this model, that the results equal those of the largest batch bit by bit.
 """
 
 import hashlib
@@ -20,16 +20,17 @@ from models import noise
 from models.base import Family, Rows
 from models.pixels import to_uint8
 from service.engine.graphs import CudaGraphs, Tensors, cuda_recorder
-from service.engine.request import Request, Sample, StartState
+from service.engine.interpolation import slerp
+from service.engine.request import ANY_LABEL, Request, Sample, StartState
 
 
 class BatchTooLarge(Exception):
-    """More rows than fit on the device; fewer may."""
+    """The device has no memory for a batch of this size."""
 
 
 @dataclass(eq=False, slots=True)
 class Batch:
-    """Where rows that went together stand."""
+    """The states of rows that were in one step."""
 
     state: Tensor
     """[size, *S]."""
@@ -39,190 +40,194 @@ class Batch:
 
 @dataclass(eq=False, slots=True)
 class Row:
-    """A sample's place on the device."""
+    """One sample in progress."""
 
     sample: Sample
     schedule: NDArray[np.float32]
-    """[steps, K], first the way back from an image where it begins with one."""
+    """[steps, K], starting with the inversion of an image, if any."""
     guidance: float
     inversion_steps: int = 0
-    """Links of the way back."""
+    """The number of steps of the inversion."""
     codes_only: bool = False
-    """Whether it is done after these."""
+    """Whether the row is finished after the inversion."""
     batch: Batch | None = None
-    """What it went with last, once it has started."""
+    """The batch that holds its state; None before its first step."""
     index: int = 0
-    """Its number in there."""
+    """Its position in that batch."""
     step: int = 0
-    """Links gone."""
+    """The number of completed steps."""
 
     @property
     def total_steps(self) -> int:
-        """Links after which it is done."""
+        """The number of steps until the row is finished."""
         return self.inversion_steps if self.codes_only else len(self.schedule)
 
     @property
     def next_guidance(self) -> float:
-        """The guidance of its next link."""
+        """The guidance scale of the next step; 1 during the inversion."""
         return self.guidance if self.step >= self.inversion_steps else 1.0
 
 
 class Runner:
-    """A family on `device`, in batches of at most `seats` rows, a power of two."""
+    """A family on `device`, in batches of at most `max_batch_size` rows, a power of two."""
 
     def __init__(self, family: Family, device: torch.device, max_batch_size: int) -> None:
         self.family, self.device, self.max_batch_size = family, device, max_batch_size
         self.call = (
             CudaGraphs(family, cuda_recorder(device)) if device.type == "cuda" else partial(_call_eagerly, family)
         )
-        """Calls `_started`, `_stepped` and `_drawn`."""
+        """Calls `_initial_states`, `_next_states` or `_decoded_images`."""
         self.sizes = batch_sizes(max_batch_size, fine=device.type == "cpu")
-        """What batches are padded to; more rows than the last do not fit on the device."""
+        """The sizes that batches are padded to. The largest is the limit of the device's memory."""
         self.proven_sizes = self.sizes
-        """Those of them that agree, from before any was found to be too large."""
+        """The batch-invariant sizes, before any was found to be too large."""
         self.fingerprint = ""
-        """What the probes came to: where it is another, arithmetic is, and a seed may give other bytes."""
-        self.schedule = lru_cache(maxsize=256)(
-            partial(_schedule, family)
-        )  # which holds no runner: it goes with its last user
+        """A hash of the probes. With another fingerprint, the same seed may give other bytes."""
+        self.schedule = lru_cache(maxsize=256)(partial(_schedule, family))  # does not refer to the runner
         self.inversion_schedule: NDArray[np.float32] = family.inversion_schedule().cpu().numpy()
-        """The plan from an image back to where a chain starts."""
+        """The schedule from an encoded image to an initial state."""
 
     def rows(self, request: Request) -> list[Row]:
-        """The request's rows, none of them started."""
-        plan = self.schedule(request.steps, request.sampler)
+        """The rows of a request, before their first step."""
+        schedule = self.schedule(request.steps, request.sampler)
         if request.inversion_steps:
-            plan = np.concatenate((self.inversion_schedule, plan))
+            schedule = np.concatenate((self.inversion_schedule, schedule))
         return [
-            Row(sample, plan, request.guidance, request.inversion_steps, request.codes_only)
+            Row(sample, schedule, request.guidance, request.inversion_steps, request.codes_only)
             for sample in request.samples
         ]
 
     def labels(self, request: Request) -> NDArray[np.int64]:
-        """The class [n] that each image is drawn as: -1 for none, and between two different ones."""
-        start = self._classes([sample.start for sample in request.samples])
+        """The label [n] of each image: -1 for none, and for an interpolation between two different labels."""
+        start = self._labels_of([sample.start for sample in request.samples])
         if not any(sample.end for sample in request.samples):
             return start
-        end = self._classes([sample.end or sample.start for sample in request.samples])
+        end = self._labels_of([sample.end or sample.start for sample in request.samples])
         weight = np.array([sample.weight for sample in request.samples])
         between = (start != end) & (weight > 0) & (weight < 1)
         return np.where(between, -1, np.where(weight >= 1, end, start))
 
-    def _classes(self, points: list[StartState]) -> NDArray[np.int64]:
-        """The class that each point asks for, else -1, or one that its seed decides where the family needs one."""
-        asked = np.array([point.label for point in points], np.int64)
-        if not self.family.classes or self.family.unconditional or (asked >= 0).all():
-            return asked
-        seeds, indices = (torch.tensor([getattr(point, name) for point in points]) for name in ("seed", "index"))
-        drawn: NDArray[np.int64] = noise.classes(seeds, indices, self.family.classes).numpy()
-        return np.where(asked >= 0, asked, drawn)
+    def _labels_of(self, starts: list[StartState]) -> NDArray[np.int64]:
+        """The label of each state, -1 for none. The seed decides about ANY_LABEL if the family samples labels."""
+        requested = np.array([start.label for start in starts], np.int64)
+        if not (self.family.samples_label and (requested == ANY_LABEL).any()):
+            return np.maximum(requested, -1)
+        seeds, indices = (torch.tensor([getattr(start, name) for start in starts]) for name in ("seed", "index"))
+        sampled: NDArray[np.int64] = noise.classes(seeds, indices, self.family.classes).numpy()
+        return np.maximum(np.where(requested == ANY_LABEL, sampled, requested), -1)
 
     @torch.inference_mode()
     def advance(self, rows: list[Row]) -> list[NDArray[Any] | None]:
-        """Take every row one link further. The images [28, 28] uint8 of those that are done, None for the others.
+        """Advance every row by one step. Returns the images [28, 28] uint8 of finished rows, None for the others.
 
-        A row that only wants its code is done where chains start, with that state [*S] float32 for an image. Raises
-        FloatingPointError where a result is not finite, and TooMany where the device has no room for so many: batches
-        are smaller from then on, unless it had none for a single row, which says nothing of batches of others. No row
-        is further then than before.
+        A row with `codes_only` ends at the initial state and returns that state [*S] float32.
+
+        Raises FloatingPointError if a result is not finite, and BatchTooLarge if the device has no memory for the
+        batch. BatchTooLarge limits later batches to smaller sizes, except after a failure with a single row, which says
+        nothing about other rows. After an exception no row has advanced.
         """
         if len(rows) <= self.sizes[-1]:
             try:
                 return self._advance(rows)
             except torch.OutOfMemoryError:
-                pass  # what holds the batch is gone with the error
+                pass  # leaving the handler releases the tensors that the error holds
             smaller = [size for size in self.sizes if size < self.size(len(rows))] or self.sizes[:1]
             self.sizes = self.proven_sizes if len(rows) == 1 else smaller
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-        raise BatchTooLarge(f"no memory for {len(rows)} rows at once")
+        raise BatchTooLarge(f"not enough memory for a batch of {len(rows)}")
 
     @torch.inference_mode()
     def preview(self, rows: list[Row]) -> list[NDArray[np.uint8]]:
-        """Images [28, 28] uint8 of where rows stand that have just gone a link further together."""
+        """Images [28, 28] uint8 of the current states of rows that were just advanced together."""
         images, _ = self._receive(*self.call(_decoded_images, self._gather(rows).state))
         return list(images[: len(rows)])
 
     def _advance(self, rows: list[Row]) -> list[NDArray[Any] | None]:
         self._start([row for row in rows if row.batch is None])
-        riding = [row for row in rows if row.total_steps]
-        if len(riding) == len(rows):
-            return self._step(riding)
-        # First, so that none has gone a link further where one of these turns out to be no number.
-        found: dict[Row, NDArray[Any] | None] = {
+        stepping = [row for row in rows if row.total_steps]
+        if len(stepping) == len(rows):
+            return self._step(stepping)
+        # Before the step: if one of these codes is not finite, no row must have advanced.
+        results: dict[Row, NDArray[Any] | None] = {
             row: _code(row.batch.state[row.index]) for row in rows if not row.total_steps and row.batch is not None
         }
-        found |= zip(riding, self._step(riding), strict=True)
-        return [found[row] for row in rows]
+        results |= zip(stepping, self._step(stepping), strict=True)
+        return [results[row] for row in rows]
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Prove which sizes agree with the largest, and keep those; compiles and allocates what a first call would.
+        """Find the batch-invariant sizes: those whose results equal the results of the largest size.
 
-        The probes are different rows on different plans, those of every sampler, and with and without guidance.
+        The probes are different rows with different schedules, one of each sampler, with and without guidance. They
+        also trigger all compilation and allocation of a first call.
         """
         sizes = list(self.sizes)
         while True:
             try:
-                truth = self._probe(sizes[-1])
+                expected = self._probe(sizes[-1])
                 break
             except BatchTooLarge:
                 if len(sizes) == 1:
                     raise
             sizes.pop()
-        self.fingerprint = hashlib.sha256(b"".join(part.cpu().numpy().tobytes() for part in truth)).hexdigest()
+        self.fingerprint = hashlib.sha256(b"".join(part.cpu().numpy().tobytes() for part in expected)).hexdigest()
         largest = sizes.pop()
         self.sizes = [
             size
             for size in sizes
-            if all(torch.equal(few, many[:size]) for few, many in zip(self._probe(size), truth, strict=True))
+            if all(torch.equal(few, many[:size]) for few, many in zip(self._probe(size), expected, strict=True))
         ] + [largest]
         self.proven_sizes = self.sizes
 
     def _probe(self, size: int) -> list[Tensor]:
-        """What `size` probe rows come to, computed at once: their states after the first link, those as images, and the
-        codes of these where one pass of the net gives them.
+        """The results of `size` probe rows in one batch.
+
+        Their states after the first step, these states as images, and the codes of the images for a family that encodes
+        in a single pass.
         """
         family, self.sizes = self.family, [size]
-        plans = [self.schedule(family.steps.minimum, sampler) for sampler in family.samplers or (None,)]
-        strengths = (1.0,) if family.guidance is None else (1.0, family.guidance.default)
-        points = [StartState(i, i, i % family.classes if family.classes else -1) for i in range(size)]
+        schedules = [self.schedule(family.steps.minimum, sampler) for sampler in family.samplers or (None,)]
+        scales = (1.0,) if family.guidance is None else (1.0, family.guidance.default)
+        starts = [StartState(i, i, i % family.classes if family.classes else -1) for i in range(size)]
         rows = [
-            Row(Sample(point), plans[i // 2 % len(plans)], strengths[i % len(strengths)])
-            for i, point in enumerate(points)
+            Row(Sample(start), schedules[i // 2 % len(schedules)], scales[i % len(scales)])
+            for i, start in enumerate(starts)
         ]
         self.advance(rows)
         batch = self._gather(rows)
         images = family.decode(batch.state)
-        found = [batch.state, images]
+        results = [batch.state, images]
         if family.encodes and not family.inversion:
-            found.append(family.encode(images, batch.label))
-        return found
+            results.append(family.encode(images, batch.label))
+        return results
 
     def size(self, count: int) -> int:
-        """The smallest proven size for `count` rows."""
+        """The smallest allowed batch size for `count` rows."""
         return next(size for size in self.sizes if size >= count)
 
     def _stack(self, tensors: list[Tensor]) -> Tensor:
-        """The rows as one batch, the last of them repeated up to a proven size."""
+        """Stack the tensors of rows, padded to an allowed size by copies of the last row."""
         return torch.stack(tensors + tensors[-1:] * (self.size(len(tensors)) - len(tensors)))
 
     def _send(self, rows: list[Any], kind: type[np.generic]) -> Tensor:
-        """Numbers of every row as [size, *] on the device, likewise."""
+        """Copy the numbers of rows to the device as [size, *], padded like `_stack`."""
         padding = self.size(len(rows)) - len(rows)
         numbers = torch.from_numpy(np.array(rows + rows[-1:] * padding, kind))
-        # From memory that the GPU reads by itself, nobody waits until it has.
-        return numbers.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else numbers
+        if self.device.type != "cuda":
+            return numbers.to(self.device)
+        return numbers.pin_memory().to(self.device, non_blocking=True)  # the GPU reads pinned memory asynchronously
 
     def _receive(self, *tensors: Tensor) -> list[NDArray[Any]]:
-        """They as arrays."""
-        here = [tensor.to("cpu", non_blocking=True) for tensor in tensors]  # into memory that the GPU writes by itself
-        if self.device.type == "cuda":
+        """Copy tensors to NumPy arrays."""
+        asynchronous = self.device.type == "cuda"
+        copies = [tensor.to("cpu", non_blocking=asynchronous) for tensor in tensors]
+        if asynchronous:
             torch.cuda.current_stream(self.device).synchronize()
-        return [tensor.numpy() for tensor in here]
+        return [tensor.numpy() for tensor in copies]
 
     def _gather(self, rows: list[Row]) -> Batch:
-        """Where the rows stand, as one batch: the very one that they went with last, if they are the first of it."""
+        """The states of `rows` as one batch. Copies nothing if the rows are the first of their last batch, in order."""
         last, size = rows[0].batch, self.size(len(rows))
         assert last is not None
         if len(last.state) >= size and all(row.batch is last and row.index == i for i, row in enumerate(rows)):
@@ -234,47 +239,48 @@ class Runner:
         )
 
     def _start(self, rows: list[Row]) -> None:
-        """Put every row where it starts."""
+        """Compute the initial state of every row."""
         if not rows:
             return
         batch = self._start_states([(row.sample.start, row.schedule[0]) for row in rows])
-        between = [(row.sample, row.sample.end, row.schedule[0], i) for i, row in enumerate(rows) if row.sample.end]
-        if between:
-            ends = self._start_states([(end, link) for _, end, link, _ in between])
+        interpolated = [
+            (i, row.sample, row.sample.end, row.schedule[0]) for i, row in enumerate(rows) if row.sample.end
+        ]
+        if interpolated:
+            ends = self._start_states([(end, coefficients) for _, _, end, coefficients in interpolated])
             batch = Batch(batch.state.clone(), batch.label.clone())
-            for k, (sample, _, _, i) in enumerate(between):
-                path = slerp if sample.spherical and 0 < sample.weight < 1 else torch.lerp
+            for k, (i, sample, _, _) in enumerate(interpolated):
+                interpolate = slerp if sample.spherical and 0 < sample.weight < 1 else torch.lerp
                 weight = torch.tensor(sample.weight, device=self.device)
-                batch.state[i] = path(batch.state[i], ends.state[k], weight)
+                batch.state[i] = interpolate(batch.state[i], ends.state[k], weight)
                 batch.label[i] = torch.lerp(batch.label[i], ends.label[k], weight)
         for i, row in enumerate(rows):
             row.batch, row.index = batch, i
 
-    def _start_states(self, points: list[tuple[StartState, NDArray[np.float32]]]) -> Batch:
-        """Where every point is, each with the first line of its plan."""
-        asked = self._classes([point for point, _ in points]).tolist()
-        numbers = [(point.seed, point.index, digit) for (point, _), digit in zip(points, asked, strict=True)]
+    def _start_states(self, starts: list[tuple[StartState, NDArray[np.float32]]]) -> Batch:
+        """The states of `starts`, each with the first line of its schedule."""
+        requested = self._labels_of([start for start, _ in starts]).tolist()
+        numbers = [(start.seed, start.index, label) for (start, _), label in zip(starts, requested, strict=True)]
         seed, index, label = self._send(numbers, np.int64).unbind(1)
         labels = self.family.one_hot(label)
-        (states,) = self.call(
-            _initial_states, seed, index, labels, self._send([link for _, link in points], np.float32)
-        )
-        shown = {i: point.image for i, (point, _) in enumerate(points) if point.image is not None}
-        if shown:
-            known = self._stack([labels[i] for i in shown])
-            codes = self.family.encode(self._stack(list(shown.values())).to(self.device), known)
+        coefficients = self._send([line for _, line in starts], np.float32)
+        (states,) = self.call(_initial_states, seed, index, labels, coefficients)
+        images = {i: start.image for i, (start, _) in enumerate(starts) if start.image is not None}
+        if images:
+            image_labels = self._stack([labels[i] for i in images])
+            codes = self.family.encode(self._stack(list(images.values())).to(self.device), image_labels)
             states = states.clone()
-            for i, code in zip(shown, codes, strict=False):  # which is padded
+            for i, code in zip(images, codes, strict=False):  # codes are padded
                 states[i] = code
-        if any(point.code is not None for point, _ in points):
+        if any(start.code is not None for start, _ in starts):
             states = states.clone()
-            for i, (point, _) in enumerate(points):
-                if point.code is not None:
-                    states[i] = point.code.to(self.device)
+            for i, (start, _) in enumerate(starts):
+                if start.code is not None:
+                    states[i] = start.code.to(self.device)
         return Batch(states, labels)
 
     def _step(self, rows: list[Row]) -> list[NDArray[Any] | None]:
-        """The rows one link further; the images, or codes, of those that are at their end."""
+        """Advance the rows by one step. Returns the images, or codes, of finished rows."""
         if not rows:
             return []
         before = self._gather(rows)
@@ -282,32 +288,32 @@ class Runner:
             (row.sample.start.seed, row.sample.start.index, max(0, row.step - row.inversion_steps) + 1) for row in rows
         ]
         seed, index, step = self._send(numbers, np.int64).unbind(1)
-        link = self._send([row.schedule[row.step] for row in rows], np.float32)
+        coefficients = self._send([row.schedule[row.step] for row in rows], np.float32)
         guidance = self._send([row.next_guidance for row in rows], np.float32)
-        (state,) = self.call(_next_states, before.state, before.label, link, guidance, seed, index, step)
+        (state,) = self.call(_next_states, before.state, before.label, coefficients, guidance, seed, index, step)
         after = Batch(state, before.label)
-        ends = [i for i, row in enumerate(rows) if row.step + 1 == row.total_steps]
+        finished = [i for i, row in enumerate(rows) if row.step + 1 == row.total_steps]
         images: list[NDArray[Any] | None] = [None] * len(rows)
-        drawn = [i for i in ends if not rows[i].codes_only]
-        for i, image in zip(drawn, self._decode(after.state, drawn), strict=True):
+        decoded = [i for i in finished if not rows[i].codes_only]
+        for i, image in zip(decoded, self._decode(after.state, decoded), strict=True):
             images[i] = image
-        for i in ends:
+        for i in finished:
             if rows[i].codes_only:
                 images[i] = _code(after.state[i])
         for i, row in enumerate(rows):
             row.batch, row.index, row.step = after, i, row.step + 1
         return images
 
-    def _decode(self, states: Tensor, which: list[int]) -> list[NDArray[np.uint8]]:
-        """The images of some of the states."""
-        if not which:
+    def _decode(self, states: Tensor, indices: list[int]) -> list[NDArray[np.uint8]]:
+        """The images of the states at `indices`."""
+        if not indices:
             return []
-        if which != list(range(len(which))) or self.size(len(which)) != len(states):
-            states = self._stack([states[i] for i in which])
+        if indices != list(range(len(indices))) or self.size(len(indices)) != len(states):
+            states = self._stack([states[i] for i in indices])
         images, finite = self._receive(*self.call(_decoded_images, states))
-        if not finite[: len(which)].all():
-            raise FloatingPointError("the model drew something that is not a number")
-        return list(images[: len(which)])
+        if not finite[: len(indices)].all():
+            raise FloatingPointError("the model's output is not finite")
+        return list(images[: len(indices)])
 
 
 def _call_eagerly(family: Family, function: Callable[..., Tensors], *inputs: Tensor) -> Tensors:
@@ -315,53 +321,41 @@ def _call_eagerly(family: Family, function: Callable[..., Tensors], *inputs: Ten
 
 
 def _initial_states(family: Family, *inputs: Tensor) -> Tensors:
-    """Where rows start."""
     return (family.initial_state(*inputs),)
 
 
 def _next_states(family: Family, *inputs: Tensor) -> Tensors:
-    """They a link further: `inputs` are those of Rows."""
+    """`inputs` are the fields of Rows."""
     return (family.step(Rows(*inputs)),)
 
 
 def _decoded_images(family: Family, states: Tensor) -> Tensors:
-    """Their images uint8 [B, 28, 28], and whether each was finite [B]."""
+    """Images uint8 [B, 28, 28], and whether each was finite [B]."""
     images = family.decode(states)[:, 0]
     return to_uint8(images), images.isfinite().flatten(1).all(1)
 
 
-def batch_sizes(most: int, *, fine: bool) -> list[int]:
-    """Batch sizes up to `most`, a power of two: the powers of two, or `fine`, all numbers of three binary digits.
+def batch_sizes(largest: int, *, fine: bool) -> list[int]:
+    """Batch sizes up to `largest`, a power of two: powers of two, or with `fine` all numbers of three binary digits.
 
-    A GPU is quick at sizes that it knows; a CPU computes what it is padded with.
+    A GPU benefits from few sizes, because it records a graph for each. A CPU computes the padding, too, so it benefits
+    from many.
 
-    >>> sizes(16, fine=True)
+    >>> batch_sizes(16, fine=True)
     [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16]
     """
     digits = 3 if fine else 1
-    return [size for size in range(1, most + 1) if size % (1 << max(0, size.bit_length() - digits)) == 0]
+    return [size for size in range(1, largest + 1) if size % (1 << max(0, size.bit_length() - digits)) == 0]
 
 
 def _schedule(family: Family, steps: int, sampler: str | None) -> NDArray[np.float32]:
-    plan: NDArray[np.float32] = family.schedule(steps, sampler).cpu().numpy()
-    return plan
+    schedule: NDArray[np.float32] = family.schedule(steps, sampler).cpu().numpy()
+    return schedule
 
 
 def _code(state: Tensor) -> NDArray[np.float32]:
-    """A row's state as an array. Raises FloatingPointError where it is not finite."""
+    """The state of a row as an array. Raises FloatingPointError if it is not finite."""
     if not bool(state.isfinite().all()):
-        raise FloatingPointError("the model's code is not a number")
+        raise FloatingPointError("the model's code is not finite")
     array: NDArray[np.float32] = state.cpu().numpy()
     return array
-
-
-def slerp(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
-    """`weight` of the way from a to b along the great circle between them, their lengths going over linearly."""
-    length_a, length_b = a.norm(), b.norm()
-    cosine = ((a * b).sum() / (length_a * length_b).clamp(min=1e-12)).clamp(-1, 1)
-    angle = torch.arccos(cosine)
-    # Parallel, as far as float32's cosine can tell: the circle is the line.
-    if float(angle.sin()) < 1e-3 or min(float(length_a), float(length_b)) < 1e-4:
-        return torch.lerp(a, b, weight)
-    unit = (((1 - weight) * angle).sin() * a / length_a + (weight * angle).sin() * b / length_b) / angle.sin()
-    return unit * torch.lerp(length_a, length_b, weight)

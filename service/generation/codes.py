@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.engine.catalog import Model
-from service.engine.request import Request, Sample, StartState
+from service.engine.request import NO_LABEL, Request, Sample, StartState
 from service.errors import InvalidParameter
 from service.generation.parameters import Decode, Encode
 from service.generation.plan import GenerationPlan
-from service.generation.selection import check_labels
+from service.generation.selection import labels_of
 
 
 def plan_encoding(parameters: Encode, model: Model, images: Sequence[Tensor], *, codes_only: bool) -> Request:
     """Encode images [1, 28, 28]; decode the codes again unless `codes_only`. Raises InvalidParameter."""
-    _check_encoder(model, parameters)
+    _check_encoder(model)
     if not images:
         raise InvalidParameter("image: send at least one image, as a form field called `image`")
     starts = [{"image": image} for image in images]
@@ -26,7 +26,7 @@ def plan_encoding(parameters: Encode, model: Model, images: Sequence[Tensor], *,
 
 def plan_decoding(parameters: Decode, model: Model, max_images: int) -> Request:
     """Decode latent codes. Raises InvalidParameter."""
-    _check_encoder(model, parameters)
+    _check_encoder(model)
     if len(parameters.codes) > max_images:
         raise InvalidParameter(f"codes: at most {max_images} per request")
     try:
@@ -58,9 +58,8 @@ def with_endpoint_codes(plan: GenerationPlan, codes: NDArray[np.float32]) -> Gen
     return plan._replace(request=plan.request._replace(samples=samples))
 
 
-def _check_encoder(model: Model, parameters: Encode | Decode) -> None:
-    """Raises InvalidParameter if the model has no encoder or does not take these digits."""
-    check_labels(model, parameters.digit)
+def _check_encoder(model: Model) -> None:
+    """Raises InvalidParameter if the model has no encoder."""
     if not model.family.encodes:
         raise InvalidParameter(f"model: {model.name} has no encoder; GET /models lists models with one (`encodes`)")
 
@@ -74,7 +73,7 @@ def _inversion(
     codes_only: bool = False,
 ) -> Request:
     """Samples that start from images or codes, with the options that reconstruct an encoded image."""
-    digits = parameters.digit or [-1]
-    samples = tuple(Sample(StartState(0, i, digits[i % len(digits)], **start)) for i, start in enumerate(starts))
+    labels = labels_of(model, parameters.digit, default=NO_LABEL)
+    samples = tuple(Sample(StartState(0, i, labels[i % len(labels)], **start)) for i, start in enumerate(starts))
     options = {"steps": model.steps, "sampler": model.sampler, **model.family.inversion}
     return Request(model.key, samples, **options, inversion_steps=inversion_steps, codes_only=codes_only)

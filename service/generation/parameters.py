@@ -9,7 +9,8 @@ from service.engine.scheduler import Priority
 from service.errors import InvalidParameter
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-Digit = Annotated[int, Field(ge=0)]
+Digit = Annotated[int, Field(ge=0)] | Literal["none"]
+"""A class, or `none` for an unconditional sample."""
 
 
 class Parameters(BaseModel):
@@ -45,7 +46,11 @@ class _Sampling(Parameters):
 class Generate(_Sampling):
     """Parameters of /generate."""
 
-    digit: list[Digit] = Field([], description="Digit to generate; may repeat: image i takes the i-th, cycling.")
+    digit: list[Digit] = Field(
+        [],
+        description="Digit to generate; may repeat: image i takes the i-th, cycling. `none`: without a label. Default: "
+        "the seed determines the digit.",
+    )
     n: int = Field(1, ge=1, description="Number of images.")
     seed: Seed | None = Field(None, description="The same seed gives the same images. Default: a random seed.")
     previews: bool = Field(False, description="With format `events`: send unfinished images and the progress.")

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from models.base import Range
 from service.engine.catalog import Model
-from service.engine.request import Request, Sample, StartState
+from service.engine.request import ANY_LABEL, NO_LABEL, Request, Sample, StartState
 from service.errors import InvalidParameter
 from service.generation.parameters import Generate, Interpolate
-from service.generation.selection import check_labels
+from service.generation.selection import labels_of
 
 
 class GenerationPlan(NamedTuple):
@@ -62,11 +62,10 @@ def plan_generation(
         raise InvalidParameter("previews: only with format=events")
     if len(parameters.digit) > max_images:
         raise InvalidParameter(f"digit: at most {max_images}, one per image")
-    check_labels(model, parameters.digit)
+    labels = labels_of(model, parameters.digit)
     seed = new_seed() if parameters.seed is None else parameters.seed
-    digits = parameters.digit or [-1]
     indices = range(parameters.first, parameters.first + parameters.n)
-    samples = tuple(Sample(StartState(seed, i, digits[i % len(digits)])) for i in indices)
+    samples = tuple(Sample(StartState(seed, i, labels[i % len(labels)])) for i in indices)
     options, query = _sampling_options(model, parameters)
     immutable = parameters.model == model.key and all(getattr(parameters, name) is not None for name, _ in query)
     query = [
@@ -88,7 +87,7 @@ def plan_interpolation(
     new_seed: Callable[[], int],
 ) -> GenerationPlan:
     """The plan of an /interpolate request. `images` are the uploads [1, 28, 28]. Raises InvalidParameter."""
-    check_labels(model, parameters.digit)
+    labels = labels_of(model, parameters.digit, default=NO_LABEL if images else ANY_LABEL)
     seeds = parameters.seed or [new_seed()]
     if images and not model.family.encodes:
         raise InvalidParameter(f"image: {model.name} has no encoder; GET /models lists models with one (`encodes`)")
@@ -96,9 +95,8 @@ def plan_interpolation(
         raise InvalidParameter("image: send two images, and at most one seed with them")
     if not images and len(seeds) < 2 and len(parameters.digit) < 2:
         raise InvalidParameter("give two ends: `seed` twice, or `digit` twice, or two uploads called `image`")
-    digits = parameters.digit or [-1]
-    start = StartState(seeds[0], 0, digits[0], images[0] if images else None)
-    end = StartState(seeds[-1], 0, digits[-1], images[-1] if images else None)
+    start = StartState(seeds[0], 0, labels[0], images[0] if images else None)
+    end = StartState(seeds[-1], 0, labels[-1], images[-1] if images else None)
     last = parameters.frames - 1
     spherical = parameters.path == "spherical"
     samples = tuple(Sample(start, end, i / last, spherical) for i in range(parameters.frames))

@@ -25,8 +25,9 @@ TCP_INFO_BYTES = 136
 def serve(settings: Settings, command: Sequence[str] | None = None) -> int:
     """Serve until a signal and return the exit status. `command` starts a worker in place of the default.
 
-    Raises ValueError if the device does not exist.
+    Raises ValueError if the device, the weights or a default model do not exist.
     """
+    check_weights(settings)
     try:
         main, admin = create_listeners(settings)
     except OSError as error:
@@ -35,9 +36,21 @@ def serve(settings: Settings, command: Sequence[str] | None = None) -> int:
     if (missing := missing_support()) is not None:
         from service.server import single_process
 
-        log.warning("serving from one process: %s, so requests are lost if it dies", missing)
+        log.warning("serving from one process: %s; if the process dies, its requests are lost", missing)
         return single_process.serve(settings, main, admin)
     return _supervise(settings, main, admin, command)
+
+
+def check_weights(settings: Settings) -> None:
+    """Raises ValueError if there are no weights, or not those of a default model that the settings name."""
+    names = sorted(path.parent.name for path in settings.weights.glob("[!.]*/manifest.json"))
+    if not names:
+        raise ValueError(f"no weights in {settings.weights}; export some there, or set DRAWBRIDGE_WEIGHTS")
+    for field in ("unconditional_model", "conditional_model"):
+        name = getattr(settings, field)
+        if field in settings.model_fields_set and name not in names:
+            available = ", ".join(names)
+            raise ValueError(f"DRAWBRIDGE_{field.upper()}: no {name!r} in {settings.weights}; available models: {available}")
 
 
 def missing_support() -> str | None:

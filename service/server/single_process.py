@@ -6,11 +6,14 @@ the process if it dies.
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -19,68 +22,77 @@ from models.devices import choose_device
 from service.app import Application, create_app
 from service.auth.authenticator import create_authenticator
 from service.engine.request import noop
-from service.server.listen import address
-from service.server.protocol import HttpProtocol, uvicorn_config
+from service.server.listen import LISTEN_BACKLOG, address
+from service.server.protocol import MIN_DRAIN, HttpProtocol, uvicorn_config
 from service.server.transport import NoRecord
 from service.server.weights_poll import WeightsPoll
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 1.0
-"""How often to ask whether a poll of the weights is due."""
-
 
 def serve(settings: Settings, main: socket.socket, admin: socket.socket | None) -> int:
     """Serve on the listening sockets until a signal, and return the exit status."""
     memory.retain_freed_memory()
-    with tempfile.TemporaryDirectory(prefix="drawbridge-") as shared:
+    # Windows cannot remove the counters of keys while they are open.
+    with tempfile.TemporaryDirectory(prefix="drawbridge-", ignore_cleanup_errors=True) as shared:
         authenticator = create_authenticator(settings, Path(shared))
         app = create_app(settings, choose_device(settings.device), authenticator)
-        server = SingleServer(app, main, admin)
-        server.run(sockets=[main])
-        return 0 if server.started else 1
+        SingleServer(app, main, admin).run()
+    return 0
 
 
 class SingleServer(uvicorn.Server):
     """Uvicorn with the admin port, reloads and the watchdog."""
 
     def __init__(self, app: Application, main: socket.socket, admin: socket.socket | None) -> None:
+        super().__init__(uvicorn_config(app, app.settings))
         self.app, self.main, self.admin = app, main, admin
-        protocol = partial(HttpProtocol, record=NoRecord(), on_close=noop, application=app)
-        super().__init__(uvicorn_config(app, app.settings, http=protocol))
-        self.admin_protocol = partial(protocol, direct=False)
-        self.tasks: list[asyncio.Task[None]] = []
+        self.weights = WeightsPoll(app.settings.weights, app.settings.weights_poll_interval)
+        self.tasks: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        loop = asyncio.get_running_loop()
+        await super().startup(sockets=[])
+        await self._listen(self.main, self.config, direct=True)
         if self.admin is not None:
-            self.servers.append(await loop.create_server(self._admin_connection, sock=self.admin))
+            await self._listen(self.admin, uvicorn_config(self.app.admin, self.app.settings), direct=False)
             log.info("admin port on http://%s", address(self.admin))
+        loop = asyncio.get_running_loop()
         if hasattr(signal, "SIGHUP"):
             loop.add_signal_handler(signal.SIGHUP, self._reload)
-        self.tasks = [loop.create_task(self.app.watch()), loop.create_task(self._poll_weights())]
+        self.watchers = [loop.create_task(self.app.watch()), loop.create_task(self._poll_weights())]
         log.info("running on http://%s (1 process)", address(self.main))
 
+    async def _listen(self, listener: socket.socket, config: uvicorn.Config, *, direct: bool) -> None:
+        protocol = partial(
+            HttpProtocol, config, self.server_state, self.lifespan.state, NoRecord(), noop, self.app, direct=direct
+        )
+        loop = asyncio.get_running_loop()
+        self.servers.append(await loop.create_server(protocol, sock=listener, backlog=LISTEN_BACKLOG))
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await asyncio.gather(self.app.drain(), super().shutdown(sockets))
-        for task in self.tasks:
+        """Finish accepted requests while new ones get 503, then close all connections."""
+        log.info("draining for at most %g s", self.app.settings.drain_timeout)
+        await asyncio.gather(self.app.drain(), asyncio.sleep(MIN_DRAIN))
+        await super().shutdown()
+        for task in self.watchers:
             task.cancel()
 
-    def _admin_connection(self) -> HttpProtocol:
-        config = uvicorn_config(self.app.admin, self.app.settings)
-        config.load()
-        return self.admin_protocol(config, self.server_state, self.lifespan.state)
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Start the shutdown at the first signal. Exit at once at a second one."""
+        if self.should_exit:
+            log.error("second signal: exiting without waiting for requests in progress")
+            os._exit(1)
+        self.should_exit = True
 
     def _reload(self) -> None:
-        self.tasks.append(asyncio.get_running_loop().create_task(self.app.reload()))
+        self.weights.mark_loaded()
+        task = asyncio.get_running_loop().create_task(self.app.reload())
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     async def _poll_weights(self) -> None:
-        settings = self.app.settings
-        poll = WeightsPoll(settings.weights, settings.weights_poll_interval)
-        while poll.interval:
-            await asyncio.sleep(min(POLL_SECONDS, poll.interval))
-            if poll.changed():
-                poll.mark_loaded()
-                await self.app.reload()
+        while self.weights.interval:
+            await asyncio.sleep(max(0.0, self.weights.due - time.monotonic()))
+            if self.weights.changed():
+                self._reload()

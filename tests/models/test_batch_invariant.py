@@ -1,4 +1,4 @@
-"""Layers whose rows do not depend on the batch, and compute what torch's own do."""
+"""Batch-invariant layers: their rows do not depend on the batch, and equal those of torch's layers."""
 
 import pytest
 import torch
@@ -11,64 +11,64 @@ LAYERS = {
     "linear": (batch_invariant.Linear(64, 30), (64,)),
     "conv": (batch_invariant.Conv2d(3, 8, 3, padding=1), (3, 14, 14)),
     "strided": (batch_invariant.Conv2d(1, 16, 4, stride=2, padding=1), (1, 28, 28)),
-    "plane": (batch_invariant.SingleChannelConv(24), (24, 28, 28)),
+    "single_channel": (batch_invariant.SingleChannelConv(24), (24, 28, 28)),
 }
-PACKED = {
+PREPACKED = {
     "conv": (batch_invariant.Conv2d(32, 64, 3, padding=1), (32, 14, 14)),
     "strided": (batch_invariant.Conv2d(1, 16, 4, stride=2, padding=1, bias=False), (1, 28, 28)),
-    "single": (batch_invariant.Conv2d(32, 96, 1), (32, 7, 7)),
+    "one_by_one": (batch_invariant.Conv2d(32, 96, 1), (32, 7, 7)),
     "transposed": (nn.ConvTranspose2d(48, 24, 4, stride=2, padding=1), (48, 14, 14)),
 }
 
 
 @pytest.fixture(params=LAYERS)
 def case(request: pytest.FixtureRequest) -> tuple[nn.Module, torch.Tensor]:
-    """A layer as it is served, and 16 rows for it."""
+    """A layer in its inference form, and 16 rows of input."""
     layer, shape = LAYERS[request.param]
     layer.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     return layer, torch.randn(16, *shape, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
-def test_rows_are_the_same_bits_in_a_batch_of_any_size(case: tuple[nn.Module, torch.Tensor], size: int) -> None:
+def test_rows_have_the_same_bits_in_a_batch_of_any_size(case: tuple[nn.Module, torch.Tensor], size: int) -> None:
     layer, x = case
     assert torch.equal(layer(x[:size]), layer(x)[:size])
 
 
-def test_what_is_served_is_what_was_trained(case: tuple[nn.Module, torch.Tensor]) -> None:
+def test_inference_and_training_give_the_same_output(case: tuple[nn.Module, torch.Tensor]) -> None:
     layer, x = case
-    served, trained = layer(x), layer.train()(x)
-    assert served.shape == trained.shape
-    assert torch.allclose(served, trained, atol=1e-5)
+    inference, training = layer(x), layer.train()(x)
+    assert inference.shape == training.shape
+    assert torch.allclose(inference, training, atol=1e-5)
 
 
-def test_a_plane_is_a_convolution_at_its_edges_too() -> None:
+def test_a_single_channel_convolution_equals_conv2d_at_the_edges() -> None:
     layer = batch_invariant.SingleChannelConv(2).eval().requires_grad_(False)
     x = torch.arange(2 * 5 * 4, dtype=torch.float32).reshape(1, 2, 5, 4)
     assert torch.allclose(layer(x), F.conv2d(x, layer.weight, layer.bias, padding=1), atol=1e-5)
 
 
-def test_memory_can_be_kept_anywhere() -> None:
+def test_memory_tuning_has_no_side_effects() -> None:
     memory.retain_freed_memory()
     assert torch.ones(2**20).sum() == 2**20
 
 
-@pytest.mark.parametrize("name", PACKED)
-def test_a_packed_convolution_is_the_same_and_steady(name: str) -> None:
-    layer, shape = PACKED[name]
+@pytest.mark.parametrize("name", PREPACKED)
+def test_a_prepacked_convolution_is_equal_and_batch_invariant(name: str) -> None:
+    layer, shape = PREPACKED[name]
     net = nn.Sequential(nn.Sequential(layer, nn.LeakyReLU(0.2))).eval().requires_grad_(False)
     net = net.to(memory_format=torch.channels_last)
     x = torch.randn(16, *shape, generator=torch.Generator().manual_seed(0))
-    plain = net(x)
+    expected = net(x)
     batch_invariant.prepack_weights(net)
     assert not any(isinstance(module, type(layer)) for module in net.modules())
-    assert torch.allclose(net(x), plain, atol=1e-5)
+    assert torch.allclose(net(x), expected, atol=1e-5)
     for size in (1, 2, 3, 5, 8):
         assert torch.equal(net(x[:size]), net(x)[:size])
 
 
 @pytest.mark.parametrize("size", [1, 16])
-def test_what_is_laid_out_is_laid_out_once(size: int, capfd: pytest.CaptureFixture[str]) -> None:
+def test_prepacked_weights_are_not_reordered_again(size: int, capfd: pytest.CaptureFixture[str]) -> None:
     net = nn.Sequential(batch_invariant.Conv2d(64, 64, 3, padding=1)).eval().requires_grad_(False)
     batch_invariant.prepack_weights(net)
     x = torch.randn(size, 64, 7, 7)
@@ -76,6 +76,6 @@ def test_what_is_laid_out_is_laid_out_once(size: int, capfd: pytest.CaptureFixtu
         net(x)
         with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
             net(x)
-    said = capfd.readouterr().out
-    assert "primitive,exec,cpu,convolution" in said
-    assert not any("reorder" in line and "64x64x3x3" in line for line in said.splitlines())
+    log = capfd.readouterr().out
+    assert "primitive,exec,cpu,convolution" in log
+    assert not any("reorder" in line and "64x64x3x3" in line for line in log.splitlines())

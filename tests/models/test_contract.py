@@ -1,4 +1,4 @@
-"""What every family promises. A new one gets all of this by existing."""
+"""The contract of every family. A new family is tested by these without any change."""
 
 import dataclasses
 
@@ -14,8 +14,6 @@ from models.nets import fold_norms
 from tests.conftest import manifest_of, small
 
 COUNT = 4
-
-
 IMAGES, POINTS = (1, 28, 28), (2,)
 
 
@@ -28,29 +26,31 @@ def family(request):
     return small(*request.param).for_sampling()
 
 
-def places(family, count=COUNT):
+def inputs(family, count=COUNT):
+    """Seed, index and label of `count` rows."""
     index = torch.arange(count)
     return torch.full_like(index, 11), index, family.one_hot(index % max(family.classes, 1))
 
 
-def few(family):
+def few_steps(family):
     return min(3, family.steps.maximum)
 
 
-class KernelsAlone(TorchDispatchMode):
-    """Lets nothing through that a graph of a GPU's kernels could not hold: fake tensors refuse to say what is in them,
-    and this to move anything to or from the host.
+class KernelsOnly(TorchDispatchMode):
+    """Fails on operations that a CUDA graph cannot contain.
+
+    Fake tensors raise if the host reads their values; this mode fails on tensors that are not on the GPU.
     """
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        found = func(*args, **(kwargs or {}))
-        tensors = [leaf for leaf in tree_leaves((args, kwargs, found)) if isinstance(leaf, torch.Tensor)]
+        result = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
         assert all(tensor.device.type == "cuda" for tensor in tensors), func
-        return found
+        return result
 
 
 class TestEveryFamily:
-    def test_tells_what_it_is(self, family):
+    def test_has_a_description(self, family):
         assert all(dataclasses.astuple(family.about))
         assert family.name in families.names()
 
@@ -58,91 +58,91 @@ class TestEveryFamily:
         for field in dataclasses.fields(family.Config):
             assert field.metadata.get("help"), field.name
 
-    def test_limits_hold_their_default(self, family):
+    def test_ranges_contain_their_default(self, family):
         for limits in (family.steps, family.guidance):
             if isinstance(limits, Range):
                 assert limits.minimum <= limits.default <= limits.maximum
 
     @torch.inference_mode()
-    def test_draws_images_in_range(self, family):
-        x = sample(family, *places(family), steps=few(family))
+    def test_samples_are_in_range(self, family):
+        x = sample(family, *inputs(family), steps=few_steps(family))
         assert x.shape == (COUNT, *family.data_shape)
         assert x.dtype == torch.float32
         assert float(x.abs().max()) <= 1
 
     @torch.inference_mode()
-    def test_the_same_seed_draws_the_same_image(self, family):
+    def test_the_same_seed_gives_the_same_image(self, family):
         torch.manual_seed(1)
-        first = sample(family, *places(family), steps=few(family))
+        first = sample(family, *inputs(family), steps=few_steps(family))
         torch.manual_seed(2)
-        again = sample(family, *places(family), steps=few(family))
+        again = sample(family, *inputs(family), steps=few_steps(family))
         assert torch.equal(first, again)
 
     @torch.inference_mode()
-    def test_another_seed_or_index_draws_another_image(self, family):
-        seed, index, label = places(family)
-        steps = few(family)
+    def test_another_seed_or_index_gives_another_image(self, family):
+        seed, index, label = inputs(family)
+        steps = few_steps(family)
         x = sample(family, seed, index, label[:1].expand_as(label), steps=steps)
         assert len(torch.unique(x.flatten(1), dim=0)) == COUNT
         assert not torch.equal(x, sample(family, seed + 1, index, label, steps=steps))
 
     @torch.inference_mode()
     @pytest.mark.parametrize("guidance", [1.0, 2.0])
-    def test_no_row_depends_on_its_neighbours(self, family, guidance):
-        seed, index, label = places(family)
-        together = sample(family, seed, index, label, steps=few(family), guidance=guidance)
+    def test_no_row_depends_on_other_rows(self, family, guidance):
+        seed, index, label = inputs(family)
+        together = sample(family, seed, index, label, steps=few_steps(family), guidance=guidance)
         order = torch.tensor([2, 0, 3, 1])
-        shuffled = sample(family, seed[order], index[order], label[order], steps=few(family), guidance=guidance)
+        shuffled = sample(family, seed[order], index[order], label[order], steps=few_steps(family), guidance=guidance)
         assert torch.equal(shuffled, together[order])
 
     @torch.inference_mode()
-    def test_rows_of_different_plans_share_a_batch(self, family):
-        seed, index, label = places(family, 2)
-        last = [family.schedule(steps)[-1] for steps in (few(family), family.steps.minimum)]
+    def test_rows_of_different_schedules_share_a_batch(self, family):
+        seed, index, label = inputs(family, 2)
+        last = [family.schedule(steps)[-1] for steps in (few_steps(family), family.steps.minimum)]
         state = family.initial_state(seed, index, label, torch.stack([family.schedule(family.steps.minimum)[0]] * 2))
         step = torch.ones_like(seed)
         mixed = family.step(Rows(state, label, torch.stack(last), torch.tensor([1.0, 3.0]), seed, index, step))
         for row, guidance in enumerate((1.0, 3.0)):
-            line, strength = last[row].expand(2, -1), torch.full((2,), guidance)
-            uniform = family.step(Rows(state, label, line, strength, seed, index, step))
+            coefficients, scale = last[row].expand(2, -1), torch.full((2,), guidance)
+            uniform = family.step(Rows(state, label, coefficients, scale, seed, index, step))
             assert torch.allclose(mixed[row], uniform[row], atol=1e-5)
 
     @torch.inference_mode()
-    def test_labels_decide_where_it_takes_them(self, family):
+    def test_a_label_changes_the_image_of_a_conditional_family(self, family):
         if not family.classes:
             assert family.one_hot(torch.tensor([-1])).shape == (1, 0)
-            pytest.skip("takes no label")
-        seed, index, _ = places(family)
+            return
+        seed, index, _ = inputs(family)
         a, b = (family.one_hot(torch.full_like(seed, digit)) for digit in (3, 8))
-        steps = few(family)
+        steps = few_steps(family)
         assert not torch.equal(sample(family, seed, index, a, steps=steps), sample(family, seed, index, b, steps=steps))
         between = sample(family, seed, index, (a + b) / 2, steps=steps)
         assert between.isfinite().all()
         assert family.one_hot(torch.tensor([-1])).sum() == 0
 
     @torch.inference_mode()
-    def test_every_sampler_has_a_plan_as_long_as_asked(self, family):
+    def test_every_sampler_has_a_schedule_of_the_requested_length(self, family):
         for sampler in family.samplers or (None,):
             for steps in {family.steps.minimum, family.steps.default, min(family.steps.maximum, 50)}:
-                plan = family.schedule(steps, sampler)
-                assert plan.dim() == 2
-                assert len(plan) == steps
-                assert plan.isfinite().all()
+                schedule = family.schedule(steps, sampler)
+                assert schedule.dim() == 2
+                assert len(schedule) == steps
+                assert schedule.isfinite().all()
 
     @torch.inference_mode()
-    def test_encodes_or_says_that_it_cannot(self, family):
-        seed, index, label = places(family)
+    def test_encodes_or_raises_an_error(self, family):
+        seed, index, label = inputs(family)
         x = torch.rand(COUNT, *family.data_shape) * 2 - 1
         if not family.encodes:
             with pytest.raises(NotImplementedError, match=family.name):
                 family.encode(x, label)
             return
-        links = family.schedule(family.steps.minimum)[:1].expand(COUNT, -1)
-        assert family.encode(x, label).shape == family.initial_state(seed, index, label, links).shape
+        coefficients = family.schedule(family.steps.minimum)[:1].expand(COUNT, -1)
+        assert family.encode(x, label).shape == family.initial_state(seed, index, label, coefficients).shape
 
     @torch.inference_mode()
-    def test_knows_a_likelihood_or_says_that_it_does_not(self, family):
-        _, _, label = places(family)
+    def test_has_a_likelihood_or_raises_an_error(self, family):
+        _, _, label = inputs(family)
         x = torch.rand(COUNT, *family.data_shape) * 2 - 1
         if not family.likelihood:
             with pytest.raises(NotImplementedError, match=family.name):
@@ -153,51 +153,51 @@ class TestEveryFamily:
         assert nats.isfinite().all()
 
     @torch.inference_mode()
-    def test_saved_and_loaded_draws_the_same(self, family, tmp_path):
+    def test_saved_and_loaded_weights_give_the_same_images(self, family, tmp_path):
         manifest = store.save(tmp_path / "it", family, manifest_of(family), b"picture")
         loaded, read = store.load(tmp_path / "it")
         assert read == manifest
-        where = places(family)
-        drawn = sample(family, *where, steps=few(family))
-        assert torch.equal(sample(loaded, *where, steps=few(family)), drawn)
+        rows = inputs(family)
+        expected = sample(family, *rows, steps=few_steps(family))
+        assert torch.equal(sample(loaded, *rows, steps=few_steps(family)), expected)
         fold_norms(loaded)
-        torch.testing.assert_close(sample(loaded, *where, steps=few(family)), drawn, rtol=0, atol=1e-5)
+        torch.testing.assert_close(sample(loaded, *rows, steps=few_steps(family)), expected, rtol=0, atol=1e-5)
 
     @torch.inference_mode()
-    def test_a_row_is_the_same_to_the_bit_in_batches_of_any_size(self, family, tmp_path):
+    def test_a_row_has_the_same_bits_in_a_batch_of_any_size(self, family, tmp_path):
         store.save(tmp_path / "it", family, manifest_of(family), b"")
         loaded, _ = store.load(tmp_path / "it")
         fold_norms(loaded)
-        where, steps = places(loaded, 9), few(loaded)
-        together = sample(loaded, *where, steps=steps, guidance=2.0)
+        rows, steps = inputs(loaded, 9), few_steps(loaded)
+        together = sample(loaded, *rows, steps=steps, guidance=2.0)
         for size in (1, 2, 3, 4, 5, 8):
-            alone = sample(loaded, *(part[-size:] for part in where), steps=steps, guidance=2.0)
-            assert torch.equal(alone, together[-size:]), size
+            part = sample(loaded, *(tensor[-size:] for tensor in rows), steps=steps, guidance=2.0)
+            assert torch.equal(part, together[-size:]), size
 
     @torch.inference_mode()
-    def test_draws_by_kernels_alone_where_there_is_a_gpu(self, family):
+    def test_a_cuda_graph_can_contain_sampling(self, family):
         served = small(family.name, family.data_shape).for_sampling()
         fold_norms(served)
-        columns = family.schedule(few(family)).shape[1]
+        columns = family.schedule(few_steps(family)).shape[1]
 
-        def there(*shape, dtype=torch.float32):
+        def on_gpu(*shape, dtype=torch.float32):
             return torch.empty(shape, dtype=dtype, device="cuda")
 
-        with FakeTensorMode(), KernelsAlone():
+        with FakeTensorMode(), KernelsOnly():
             for module in served.modules():
                 for tensors in (module._parameters, module._buffers):
-                    tensors.update({k: there(*x.shape, dtype=x.dtype) for k, x in tensors.items() if x is not None})
-            seed, index, step = (there(COUNT, dtype=torch.int64) for _ in range(3))
-            label, link, guidance = there(COUNT, family.classes), there(COUNT, columns), there(COUNT)
-            state = served.initial_state(seed, index, label, link)
-            state = served.step(Rows(state, label, link, guidance, seed, index, step))
+                    tensors.update({k: on_gpu(*x.shape, dtype=x.dtype) for k, x in tensors.items() if x is not None})
+            seed, index, step = (on_gpu(COUNT, dtype=torch.int64) for _ in range(3))
+            label, coefficients, guidance = on_gpu(COUNT, family.classes), on_gpu(COUNT, columns), on_gpu(COUNT)
+            state = served.initial_state(seed, index, label, coefficients)
+            state = served.step(Rows(state, label, coefficients, guidance, seed, index, step))
             assert served.decode(state).shape == (COUNT, *family.data_shape)
 
-    def test_serves_without_its_opponents(self, family):
-        for opponent in family.training_only:
-            assert not any(name.startswith(opponent) for name in family.state_dict())
+    def test_weights_omit_training_only_submodules(self, family):
+        for module in family.training_only:
+            assert not any(name.startswith(module) for name in family.state_dict())
 
-    def test_every_player_has_a_loss_that_moves_it(self, family):
+    def test_the_loss_of_every_player_has_gradients(self, family):
         trained = small(family.name, family.data_shape)
         x, label = torch.rand(4, *family.data_shape) * 2 - 1, torch.tensor([0, 1, 2, -1])
         for player in dict.fromkeys(trained.update_order()):
@@ -208,6 +208,6 @@ class TestEveryFamily:
             assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
 
 
-def test_an_unknown_family_is_refused_with_those_that_there_are():
+def test_the_error_for_an_unknown_family_lists_all_families():
     with pytest.raises(families.UnknownFamily, match=", ".join(families.names())):
         families.get("nope")

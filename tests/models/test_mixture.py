@@ -1,4 +1,4 @@
-"""Expectation and maximisation against what is known of it."""
+"""Expectation maximisation against known results."""
 
 import math
 
@@ -15,92 +15,93 @@ CENTRES = torch.tensor([[-3.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
 
 
 def clusters(n=600, seed=0):
-    """Points around three centres in unequal shares, and which."""
+    """Points around three centres in unequal shares, and the index of each point's centre."""
     generator = torch.Generator().manual_seed(seed)
-    which = torch.multinomial(torch.tensor([0.5, 0.3, 0.2]), n, replacement=True, generator=generator)
-    return CENTRES[which] + 0.5 * torch.randn(n, 2, generator=generator), which
+    centre = torch.multinomial(torch.tensor([0.5, 0.3, 0.2]), n, replacement=True, generator=generator)
+    return CENTRES[centre] + 0.5 * torch.randn(n, 2, generator=generator), centre
 
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000), size=st.integers(1, 5), components=st.integers(1, 6))
-def test_the_objective_never_falls(seed, size, components):
+def test_the_objective_never_decreases(seed, size, components):
     x = torch.randn(200, size, generator=torch.Generator().manual_seed(seed)) ** 3
-    found = mixture.fit(x, components, tolerance=-math.inf, iterations=30, seed=seed)
-    assert float(torch.tensor(found.objectives, dtype=torch.float64).diff().min()) > -1e-9
+    fit = mixture.fit(x, components, tolerance=-math.inf, iterations=30, seed=seed)
+    assert float(torch.tensor(fit.objectives, dtype=torch.float64).diff().min()) > -1e-9
 
 
-def test_without_a_prior_that_is_the_likelihood():
+def test_without_a_prior_the_objective_is_the_likelihood():
     x, _ = clusters()
-    runs = [mixture.fit(x, 4, prior=0, tolerance=-math.inf, iterations=count) for count in range(1, 20)]
-    likelihoods = torch.stack([found.log_density(x.double()).mean() for found in runs])
-    torch.testing.assert_close(likelihoods, torch.tensor(runs[-1].objectives, dtype=torch.float64))
+    fits = [mixture.fit(x, 4, prior=0, tolerance=-math.inf, iterations=count) for count in range(1, 20)]
+    likelihoods = torch.stack([fit.log_density(x.double()).mean() for fit in fits])
+    torch.testing.assert_close(likelihoods, torch.tensor(fits[-1].objectives, dtype=torch.float64))
     assert float(likelihoods.diff().min()) > -1e-12
     assert likelihoods[-1] > likelihoods[0]
 
 
-def test_three_clusters_are_found_with_their_shares_and_shapes():
-    x, which = clusters(3000)
-    found = mixture.fit(x, 3)
-    order = torch.cdist(CENTRES.double(), found.means).argmin(1)
-    torch.testing.assert_close(found.means[order], CENTRES.double(), atol=0.1, rtol=0)
-    share = torch.bincount(which) / len(which)
-    torch.testing.assert_close(found.weights[order], share.double(), atol=0.01, rtol=0)
-    covariances = found.cholesky @ found.cholesky.mT
+def test_em_recovers_the_weights_means_and_covariances_of_three_clusters():
+    x, centre = clusters(3000)
+    fit = mixture.fit(x, 3)
+    order = torch.cdist(CENTRES.double(), fit.means).argmin(1)
+    torch.testing.assert_close(fit.means[order], CENTRES.double(), atol=0.1, rtol=0)
+    share = torch.bincount(centre) / len(centre)
+    torch.testing.assert_close(fit.weights[order], share.double(), atol=0.01, rtol=0)
+    covariances = fit.cholesky @ fit.cholesky.mT
     torch.testing.assert_close(covariances[order], 0.25 * torch.eye(2).double().expand(3, 2, 2), atol=0.05, rtol=0)
 
 
-def test_the_density_is_scikit_learn_s_for_the_same_mixture():
+def test_the_density_equals_that_of_scikit_learn():
     x, _ = clusters()
-    found = mixture.fit(x, 3)
+    fit = mixture.fit(x, 3)
     reference = GaussianMixture(3)
-    reference.weights_, reference.means_ = found.weights.numpy(), found.means.numpy()
-    reference.precisions_cholesky_ = torch.linalg.inv(found.cholesky).mT.numpy()
+    reference.weights_, reference.means_ = fit.weights.numpy(), fit.means.numpy()
+    reference.precisions_cholesky_ = torch.linalg.inv(fit.cholesky).mT.numpy()
     expected = reference.score_samples(x.double().numpy())
-    assert found.log_density(x.double()).tolist() == pytest.approx(expected.tolist(), abs=1e-9)
-    assert found.bic(x.double()) == pytest.approx(reference.bic(x.double().numpy()), rel=1e-9)
+    assert fit.log_density(x.double()).tolist() == pytest.approx(expected.tolist(), abs=1e-9)
+    assert fit.bic(x.double()) == pytest.approx(reference.bic(x.double().numpy()), rel=1e-9)
 
 
-def test_bic_finds_how_many_there_are():
+def test_bic_finds_the_number_of_clusters():
     x, _ = clusters()
     assert len(mixture.fit_best(x, (1, 2, 3, 4, 6)).weights) == 3
 
 
-def test_more_components_than_points_are_survived():
-    found = mixture.fit(torch.tensor([[0.0], [0.0], [1.0]]), 5)
-    assert found.log_density(torch.tensor([[0.5]]).double()).isfinite().all()
+def test_a_fit_with_more_components_than_points_is_finite():
+    fit = mixture.fit(torch.tensor([[0.0], [0.0], [1.0]]), 5)
+    assert fit.log_density(torch.tensor([[0.5]]).double()).isfinite().all()
 
 
-def test_draws_have_the_mixture_s_shares_means_and_covariances():
+def test_samples_have_the_weights_means_and_covariances_of_the_mixture():
     x, _ = clusters(3000)
-    found = mixture.fit(x, 3)
-    room = Mixture(8, 2)
-    room.load_fit(found)
+    fit = mixture.fit(x, 3)
+    stored = Mixture(8, 2)
+    stored.load_fit(fit)
     generator = torch.Generator().manual_seed(1)
-    drawn = room.draw(torch.rand(40_000, generator=generator).double(), torch.randn(40_000, 2, generator=generator))
-    nearest = torch.cdist(drawn.double(), found.means).argmin(1)
-    torch.testing.assert_close(torch.bincount(nearest) / 40_000, found.weights.float(), atol=0.01, rtol=0)
-    torch.testing.assert_close(torch.cov(drawn.T), torch.cov(x.T), atol=0.15, rtol=0)
+    choice, eps = torch.rand(40_000, generator=generator).double(), torch.randn(40_000, 2, generator=generator)
+    samples = stored.sample(choice, eps)
+    nearest = torch.cdist(samples.double(), fit.means).argmin(1)
+    torch.testing.assert_close(torch.bincount(nearest) / 40_000, fit.weights.float(), atol=0.01, rtol=0)
+    torch.testing.assert_close(torch.cov(samples.T), torch.cov(x.T), atol=0.15, rtol=0)
 
 
-def test_only_components_that_have_a_share_are_drawn():
-    room = Mixture(4, 2)
-    room.load_fit(mixture.fit(clusters()[0], 3))
+def test_only_components_with_a_weight_are_sampled():
+    stored = Mixture(4, 2)
+    stored.load_fit(mixture.fit(clusters()[0], 3))
     choice, eps = torch.linspace(1e-9, 1 - 1e-9, 1001, dtype=torch.float64), torch.zeros(1001, 2)
     for k in range(3):
-        share = torch.zeros(4)
-        share[k] = 0.1
-        assert torch.equal(room.draw(choice, eps, share), room.means[k].expand(1001, 2))
+        weights = torch.zeros(4)
+        weights[k] = 0.1
+        assert torch.equal(stored.sample(choice, eps, weights), stored.means[k].expand(1001, 2))
 
 
-def test_a_class_that_was_never_seen_is_drawn_as_any():
-    x, which = clusters()
-    room = LabelledMixture(2, 2, 4)
-    room.fit(x, which)
+def test_a_class_without_training_data_is_sampled_from_all_components():
+    x, centre = clusters()
+    stored = LabelledMixture(2, 2, 4)
+    stored.fit(x, centre)
     label = torch.eye(4)
-    assert torch.equal(room.component_weights(label)[3], room.weights)
-    assert (room.component_weights(label)[:3].sum(1) < 1).all()
+    assert torch.equal(stored.component_weights(label)[3], stored.weights)
+    assert (stored.component_weights(label)[:3].sum(1) < 1).all()
 
 
-def test_points_that_are_all_the_same_are_survived():
-    found = mixture.fit(torch.ones(10, 2), 2)
-    assert found.log_density(torch.ones(1, 2).double()).isfinite().all()
+def test_a_fit_to_identical_points_is_finite():
+    fit = mixture.fit(torch.ones(10, 2), 2)
+    assert fit.log_density(torch.ones(1, 2).double()).isfinite().all()

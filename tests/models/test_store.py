@@ -1,5 +1,6 @@
-"""Weights are whole, are what their manifest says, or are refused."""
+"""Weights on disk are complete and match their manifest, or they are refused."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -20,12 +21,12 @@ def saved(tmp_path):
     return tmp_path / "gan"
 
 
-def test_a_saved_directory_is_listed_and_whole(saved):
+def test_a_saved_directory_is_listed_and_complete(saved):
     assert store.list_weights(saved.parent) == ["gan"]
     assert sorted(path.name for path in saved.iterdir()) == ["manifest.json", "model.safetensors", "samples.png"]
 
 
-def test_saving_again_replaces_and_leaves_nothing_behind(saved):
+def test_saving_again_replaces_the_directory_and_leaves_no_other(saved):
     family = small("gan").for_sampling()
     torch.nn.init.zeros_(next(family.parameters()))
     old = store.read_manifest(saved).digest
@@ -35,38 +36,38 @@ def test_saving_again_replaces_and_leaves_nothing_behind(saved):
     assert [path.name for path in saved.parent.iterdir()] == ["gan"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the old goes before the new comes")
-def test_at_no_moment_is_there_neither_the_old_nor_the_new(saved):
+@pytest.mark.skipif(sys.platform != "linux", reason="the swap is atomic on Linux only")
+def test_a_replaced_directory_exists_at_every_moment(saved):
     family = small("gan").for_sampling()
-    look = """
+    script = """
 import sys, os
 name = sys.argv[1]
-print("looking", flush=True)
+print("started", flush=True)
 missing = 0
-while os.path.exists(os.path.dirname(name) + "/go"):
+while os.path.exists(os.path.dirname(name) + "/running"):
     missing += not os.path.exists(name)
 print(missing)
 """
-    (saved.parent / "go").touch()
-    with subprocess.Popen([sys.executable, "-c", look, str(saved)], stdout=subprocess.PIPE, text=True) as looking:
-        looking.stdout.readline()
+    (saved.parent / "running").touch()
+    with subprocess.Popen([sys.executable, "-c", script, str(saved)], stdout=subprocess.PIPE, text=True) as poller:
+        poller.stdout.readline()
         for _ in range(200):
             store.save(saved, family, manifest_of(family), b"other")
-        (saved.parent / "go").unlink()
-        assert int(looking.stdout.read()) == 0
+        (saved.parent / "running").unlink()
+        assert int(poller.stdout.read()) == 0
 
 
-def test_a_write_that_finds_no_room_leaves_the_old_bytes_and_takes_none(tmp_path):
+def test_a_failed_write_keeps_the_old_bytes_and_leaves_no_other_file(tmp_path):
     path = tmp_path / "file"
     store.write_atomic(path, b"old")
     script = (
         "import pathlib, resource, signal, sys; from models import store;"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
-        "store.write(pathlib.Path(sys.argv[1]), bytes(5000))"
+        "store.write_atomic(pathlib.Path(sys.argv[1]), bytes(5000))"
     )
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
     assert "File too large" in done.stderr
-    assert {found.name: found.read_bytes() for found in tmp_path.iterdir()} == {"file": b"old"}
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"file": b"old"}
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
@@ -91,37 +92,35 @@ def test_a_missing_file_is_named(saved):
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("change", "message"),
     [
-        ({"family": "nope"}, "no family is called 'nope'"),
-        ({"config": {"latent": 7}}, "does not fit its manifest"),
-        ({"config": {"wrong": 1}}, "does not fit its manifest"),
+        ({"family": "nope"}, "unknown family 'nope'"),
+        ({"config": {"latent": 7}}, "does not match its manifest"),
+        ({"config": {"wrong": 1}}, "does not match its manifest"),
         ({"config": {}}, "its config lacks .*latent.*; export it again"),
         ({"revision": 0}, "made for revision 0 of gan, this is 1"),
         ({"classes": ["a"]}, "describes other nets"),
-        ({"surprise": 1}, "does not read as a manifest"),
+        ({"surprise": 1}, "is not a valid manifest"),
     ],
 )
-def test_a_manifest_that_does_not_fit_is_refused(saved, change, complaint):
+def test_a_manifest_that_does_not_match_is_refused(saved, change, message):
     path = saved / store.MANIFEST
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(WeightsError, match=complaint):
+    with pytest.raises(WeightsError, match=message):
         store.load(saved)
 
 
-def test_a_pickle_in_place_of_the_tensors_is_never_opened(saved):
-    bomb = saved / store.TENSORS
-    torch.save({"x": torch.zeros(1)}, bomb)
-    import hashlib
-
+def test_a_pickle_instead_of_the_tensors_is_refused(saved):
+    pickled = saved / store.TENSORS
+    torch.save({"x": torch.zeros(1)}, pickled)
     manifest = json.loads((saved / store.MANIFEST).read_text())
-    manifest["digest"] = hashlib.sha256(bomb.read_bytes()).hexdigest()
+    manifest["digest"] = hashlib.sha256(pickled.read_bytes()).hexdigest()
     (saved / store.MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(WeightsError, match="does not fit"):
+    with pytest.raises(WeightsError, match="does not match"):
         store.load(saved)
 
 
-def test_new_metrics_take_the_place_of_old_ones_and_the_digest_stays(saved):
+def test_annotate_replaces_metrics_and_keeps_the_digest(saved):
     before = store.read_manifest(saved)
     store.annotate(saved, metrics={"fd": 1.0}, caveat="blurred")
     after = store.annotate(saved, metrics={"kid": 2.0})
@@ -130,6 +129,6 @@ def test_new_metrics_take_the_place_of_old_ones_and_the_digest_stays(saved):
     store.load(saved)
 
 
-def test_only_what_sampling_needs_is_in_the_file(saved):
+def test_the_file_contains_only_what_sampling_needs(saved):
     names = safetensors.torch.load_file(saved / store.TENSORS).keys()
     assert {name.partition(".")[0] for name in names} == {"generator"}

@@ -1,13 +1,15 @@
-"""Every family that gradients train, for a few iterations, in double precision: python -m ... OUT ITERATIONS [BEFORE].
+"""A few training iterations of families in double precision: python -m ... OUT ITERATIONS NAMES.
 
-In double precision rounding is so small that two runs agree to many digits or not at all. Writes what the terms of each
-iteration were, and the states, at half and in the end; goes on from where BEFORE, such a file, was at half. Run by
-`torchrun`, processes share each batch.
+In double precision rounding errors are so small that two runs either agree to many digits or differ clearly. Started by
+`torchrun`, several processes share each batch; the first writes the results of the families NAMES (separated by commas)
+to OUT.
 """
 
 import copy
 import dataclasses
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -19,48 +21,62 @@ from training import data
 from training.loop import Hardware, Trainer
 
 
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """Within the block new parameters and one-hot labels are float64."""
+    dtype, one_hot = torch.get_default_dtype(), Family.one_hot
+    torch.set_default_dtype(torch.float64)
+    Family.one_hot = lambda self, label: one_hot(self, label).double()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        Family.one_hot = one_hot
+
+
 def digits():
-    """Digits, every seventh of which is of unknown class."""
-    found = data.load("digits")
-    labels = found.labels.clone()
+    """The digits; every seventh has no label."""
+    dataset = data.load("digits")
+    labels = dataset.labels.clone()
     labels[::7] = -1
-    return dataclasses.replace(found, images=to_unit(found.images).double(), labels=labels)
+    return dataclasses.replace(dataset, images=to_unit(dataset.images).double(), labels=labels)
 
 
-def trainers():
-    """A small trainer of each family."""
+def trainers(names):
+    """A small trainer of each of the families `names`."""
     from tests.conftest import SMALL
 
-    known = digits()
-    for name in families.names():
+    dataset = digits()
+    for name in names:
         kind = families.get(name)
         torch.manual_seed(0)
         family = kind(kind.Config(**SMALL.get(name, {})), (1, 28, 28), 10)
-        if family.update_order():
-            recipe = dataclasses.replace(kind.recipe, batch=16)
-            yield name, Trainer(family, recipe, known, Hardware(torch.device("cpu")), seed=0)
+        recipe = dataclasses.replace(kind.recipe, batch=16)
+        yield name, Trainer(family, recipe, dataset, Hardware(torch.device("cpu")), seed=0)
 
 
-def main(output: Path, iterations: int, other: Path | None = None) -> None:
-    torch.set_default_dtype(torch.float64)
-    one_hot = Family.one_hot
-    Family.one_hot = lambda self, label: one_hot(self, label).double()
-    before = torch.load(other)["half"] if other else {}
-    found = {"terms": {}, "half": {}, "states": {}}
-    for name, trainer in trainers():
-        if name in before:
+@double_precision()
+def train(names, iterations, before=None):
+    """The loss terms of each iteration, and the states at half of the iterations and at the end, by family.
+
+    `before` has a state to resume from for each family.
+    """
+    results = {"terms": {}, "half": {}, "states": {}}
+    for name, trainer in trainers(names):
+        if before:
             trainer.load_state_dict(before[name])
-        terms = found["terms"][name] = []
+        terms = results["terms"][name] = []
         while len(terms) < iterations:
             if 2 * len(terms) == iterations:
-                found["half"][name] = copy.deepcopy(trainer.state_dict())
+                results["half"][name] = copy.deepcopy(trainer.state_dict())
             terms.append(trainer.train_step())
-        found["states"][name] = trainer.state_dict()
-    if parallel.rank() == 0:
-        torch.save(found, output)
+        results["states"][name] = trainer.state_dict()
+    return results
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with parallel.process_group():
-        main(Path(sys.argv[1]), int(sys.argv[2]), *map(Path, sys.argv[3:]))
+        results = train(sys.argv[3].split(","), int(sys.argv[2]))
+        if parallel.rank() == 0:
+            torch.save(results, Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""Distances between clouds, against closed forms and brute force."""
+"""Metrics against closed forms and brute force."""
 
 import itertools
 import math
@@ -15,17 +15,17 @@ def cloud(count: int, size: int, seed: int) -> Tensor:
     return torch.randn(count, size, generator=torch.Generator().manual_seed(seed))
 
 
-def test_frechet_distance_of_a_cloud_to_itself_is_nothing() -> None:
+def test_frechet_distance_of_a_set_to_itself_is_0() -> None:
     x = cloud(500, 8, 0)
     assert metrics.frechet_distance(x, x) == pytest.approx(0, abs=1e-6)
 
 
-def test_frechet_distance_of_a_moved_cloud_is_the_square_of_the_way() -> None:
-    x, way = cloud(500, 8, 0).double(), torch.arange(8).double()
-    assert metrics.frechet_distance(x, x + way) == pytest.approx(float(way.square().sum()), rel=1e-6)
+def test_frechet_distance_of_a_shifted_set_is_the_squared_shift() -> None:
+    x, shift = cloud(500, 8, 0).double(), torch.arange(8).double()
+    assert metrics.frechet_distance(x, x + shift) == pytest.approx(float(shift.square().sum()), rel=1e-6)
 
 
-def test_frechet_distance_of_a_stretched_cloud_is_that_of_its_deviations() -> None:
+def test_frechet_distance_of_a_scaled_set_has_a_closed_form() -> None:
     # Between N(0, C) and N(0, s^2 C) the closed form is (1 - s)^2 tr C.
     x = cloud(500, 8, 0).double()
     x = x - x.mean(0)
@@ -33,30 +33,30 @@ def test_frechet_distance_of_a_stretched_cloud_is_that_of_its_deviations() -> No
     assert metrics.frechet_distance(x, 3 * x) == pytest.approx(expected, rel=1e-6)
 
 
-def test_frechet_distance_is_the_same_seen_from_either_side() -> None:
-    # Covariances that do not commute, so that the order of the factors under the root could matter.
+def test_frechet_distance_is_symmetric() -> None:
+    # The covariances do not commute, so that the order of the factors under the root could matter.
     x, y = cloud(400, 6, 0) @ cloud(6, 6, 1), cloud(300, 6, 2) @ cloud(6, 6, 3) + 1
     assert metrics.frechet_distance(x, y) == pytest.approx(metrics.frechet_distance(y, x), rel=1e-6)
 
 
-def test_frechet_distance_agrees_with_the_root_of_the_product_of_covariances() -> None:
+def test_frechet_distance_agrees_with_the_matrix_square_root() -> None:
     from scipy.linalg import sqrtm
 
     x, y = (cloud(400, 6, 0) @ cloud(6, 6, 1)).double(), (cloud(300, 6, 2) @ cloud(6, 6, 3) + 1).double()
     a, b = torch.cov(x.T).numpy(), torch.cov(y.T).numpy()
-    way = float((x.mean(0) - y.mean(0)).square().sum())
-    expected = way + float((a + b - 2 * sqrtm(a @ b).real).trace())
+    shift = float((x.mean(0) - y.mean(0)).square().sum())
+    expected = shift + float((a + b - 2 * sqrtm(a @ b).real).trace())
     assert metrics.frechet_distance(x, y) == pytest.approx(expected, rel=1e-6)
 
 
-def test_frechet_distance_survives_features_that_are_never_on() -> None:
+def test_frechet_distance_allows_constant_features() -> None:
     x, y = cloud(300, 4, 0), cloud(300, 4, 1)
-    dead = torch.zeros(300, 3)
-    with_dead = metrics.frechet_distance(torch.cat((x, dead), 1), torch.cat((y, dead), 1))
-    assert with_dead == pytest.approx(metrics.frechet_distance(x, y), rel=1e-6)
+    constant = torch.zeros(300, 3)
+    distance = metrics.frechet_distance(torch.cat((x, constant), 1), torch.cat((y, constant), 1))
+    assert distance == pytest.approx(metrics.frechet_distance(x, y), rel=1e-6)
 
 
-def test_kernel_distance_is_the_sum_over_pairs() -> None:
+def test_kernel_distance_agrees_with_the_sum_over_pairs() -> None:
     x, y = cloud(12, 3, 0).double(), cloud(12, 3, 1).double() + 0.5
 
     def kernel(a: Tensor, b: Tensor) -> float:
@@ -70,24 +70,24 @@ def test_kernel_distance_is_the_sum_over_pairs() -> None:
 
 
 def test_kernel_distance_is_unbiased() -> None:
-    # The mean over pairs of clouds from one distribution is 0 within its error; with the diagonal it would be far off.
+    # For two sets from one distribution the mean is 0 within its error; with the diagonal terms it would not be.
     values = torch.tensor([metrics.kernel_distance(cloud(40, 5, 2 * i), cloud(40, 5, 2 * i + 1)) for i in range(60)])
     error = float(values.std()) / math.sqrt(len(values))
     assert abs(float(values.mean())) < 4 * error
 
 
-def test_kernel_distance_does_not_mind_the_order_of_a_cloud() -> None:
+def test_kernel_distance_does_not_depend_on_the_order_of_a_set() -> None:
     x = cloud(4000, 5, 0)
-    in_order = x[x[:, 0].argsort()]
-    assert abs(metrics.kernel_distance(in_order, cloud(4000, 5, 1))) < 0.02
+    ordered = x[x[:, 0].argsort()]
+    assert abs(metrics.kernel_distance(ordered, cloud(4000, 5, 1))) < 0.02
 
 
-def test_kernel_distance_of_a_moved_cloud_is_positive() -> None:
+def test_kernel_distance_of_a_shifted_set_is_positive() -> None:
     assert metrics.kernel_distance(cloud(3000, 5, 0), cloud(3000, 5, 1) + 1) > 0.5
 
 
 def brute_force(x: Tensor, y: Tensor, k: int) -> tuple[float, float, float, float]:
-    """Precision, recall, density and coverage as their papers define them, a pair at a time."""
+    """Precision, recall, density and coverage pair by pair, as their papers define them."""
     n, m = len(x), len(y)
 
     def gap(a: Tensor, b: Tensor) -> float:
@@ -104,47 +104,47 @@ def brute_force(x: Tensor, y: Tensor, k: int) -> tuple[float, float, float, floa
 
 
 @pytest.mark.parametrize(("n", "m", "k"), [(30, 30, 3), (40, 25, 5), (25, 40, 1)])
-def test_overlap_agrees_with_its_definition_a_pair_at_a_time(n: int, m: int, k: int) -> None:
+def test_overlap_agrees_with_brute_force(n: int, m: int, k: int) -> None:
     x, y = cloud(n, 2, n), cloud(m, 2, 100 + m) + 0.7
-    found = metrics.coverage(x, y, k)
-    assert (found.precision, found.recall, found.density, found.coverage) == pytest.approx(brute_force(x, y, k))
+    overlap = metrics.coverage(x, y, k)
+    assert (overlap.precision, overlap.recall, overlap.density, overlap.coverage) == pytest.approx(brute_force(x, y, k))
 
 
-def test_overlap_does_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overlap_does_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = cloud(200, 4, 0), cloud(150, 4, 1) + 0.3
     whole = metrics.coverage(x, y)
     monkeypatch.setattr(metrics, "BLOCK", 37)
     assert metrics.coverage(x, y) == whole
 
 
-def test_a_collapsed_cloud_is_precise_but_neither_recalls_nor_covers() -> None:
+def test_a_collapsed_set_has_precision_but_no_recall_and_no_coverage() -> None:
     x = cloud(500, 4, 0)
     y = x[:1] + 1e-3 * cloud(500, 4, 1)
-    found = metrics.coverage(x, y)
-    assert found.precision == 1
-    assert found.recall < 0.05
-    assert found.coverage < 0.05
+    overlap = metrics.coverage(x, y)
+    assert overlap.precision == 1
+    assert overlap.recall < 0.05
+    assert overlap.coverage < 0.05
 
 
-def test_clouds_far_apart_share_nothing() -> None:
-    found = metrics.coverage(cloud(100, 4, 0), cloud(100, 4, 1) + 100)
-    assert (found.precision, found.recall, found.density, found.coverage) == (0, 0, 0, 0)
+def test_distant_sets_do_not_overlap() -> None:
+    overlap = metrics.coverage(cloud(100, 4, 0), cloud(100, 4, 1) + 100)
+    assert (overlap.precision, overlap.recall, overlap.density, overlap.coverage) == (0, 0, 0, 0)
 
 
-def test_density_and_coverage_of_one_distribution_are_those_of_the_paper() -> None:
-    # Naeem et al. 2020, section 3.2: E[density] = 1 and E[coverage] = 1 - (1/2)^k for two clouds of equal size.
-    found = [metrics.coverage(cloud(1000, 2, 2 * i), cloud(1000, 2, 2 * i + 1), k=3) for i in range(8)]
-    assert sum(one.density for one in found) / 8 == pytest.approx(1, abs=0.05)
-    assert sum(one.coverage for one in found) / 8 == pytest.approx(1 - 0.5**3, abs=0.01)
+def test_density_and_coverage_of_one_distribution_have_their_expectations() -> None:
+    # Naeem et al. 2020, section 3.2: E[density] = 1 and E[coverage] = 1 - (1/2)^k for two sets of equal size.
+    overlaps = [metrics.coverage(cloud(1000, 2, 2 * i), cloud(1000, 2, 2 * i + 1), k=3) for i in range(8)]
+    assert sum(overlap.density for overlap in overlaps) / 8 == pytest.approx(1, abs=0.05)
+    assert sum(overlap.coverage for overlap in overlaps) / 8 == pytest.approx(1 - 0.5**3, abs=0.01)
 
 
-def test_nearest_finds_the_nearest() -> None:
+def test_nearest_is_the_minimal_distance() -> None:
     x = torch.tensor([[0.0, 0.0], [10.0, 0.0]])
     y = torch.tensor([[3.0, 4.0], [10.0, 2.0], [0.0, 0.0]])
     assert metrics.nearest(x, y).tolist() == [5, 2, 0]
 
 
-def test_entropy_of_equal_shares_is_the_logarithm_of_their_number() -> None:
+def test_entropy_of_a_uniform_histogram_is_the_logarithm_of_its_size() -> None:
     assert metrics.entropy(torch.arange(10).repeat(7), 10) == pytest.approx(math.log(10))
     assert metrics.entropy(torch.full((50,), 3), 10) == 0
 
@@ -155,18 +155,19 @@ def test_every_copy_after_the_first_is_a_duplicate() -> None:
     assert metrics.duplicates(torch.cat((images, images[:1], images[:1]))) == pytest.approx(2 / 6)
 
 
-def test_interval_holds_the_mean_in_95_of_100_experiments() -> None:
-    draws = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    held = sum(abs(float(row.mean())) <= metrics.interval(row.tolist()) for row in draws)
-    assert held / 2000 == pytest.approx(0.95, abs=0.02)
+def test_the_interval_covers_the_mean_in_95_percent_of_experiments() -> None:
+    experiments = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    covered = sum(abs(float(row.mean())) <= metrics.interval(row.tolist()) for row in experiments)
+    assert covered / 2000 == pytest.approx(0.95, abs=0.02)
 
 
-def test_the_usual_fid_is_frechets_distance_in_a_net_from_a_file(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_fid_is_the_frechet_distance_in_the_features_of_a_network_from_a_file(tmp_path: Path) -> None:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     class Untrained(FeatureExtractorInceptionV3):
         def load_state_dict(self, state: dict[str, Tensor]) -> None:
-            """Stays as it is."""
+            """Keep the initial weights."""
 
     torch.manual_seed(0)
     torch.save({}, tmp_path / "nothing.pth")
@@ -176,7 +177,7 @@ def test_the_usual_fid_is_frechets_distance_in_a_net_from_a_file(tmp_path: Path)
     with pytest.raises(RuntimeError, match="Missing key"):
         metrics.InceptionDistance(tmp_path / "nothing.pth")
     fid = metrics.InceptionDistance(tmp_path / "net.pth")
-    fid.hold_against(x)
+    fid.set_reference(x)
     assert fid.distance(x) == pytest.approx(0, abs=1e-4)
     features = [net(images.expand(-1, 3, -1, -1))[0] for images in (x, y)]
     assert fid.distance(y) == pytest.approx(metrics.frechet_distance(*features), rel=1e-3)

@@ -1,4 +1,4 @@
-"""The page on all weights."""
+"""The page that compares all weights."""
 
 import dataclasses
 import re
@@ -13,7 +13,7 @@ WEIGHTS = Path(__file__).parents[2] / "weights"
 
 
 class Reader(HTMLParser):
-    """Where the page points to, and whether what is opened is closed."""
+    """Collects the page's link and image targets, and checks that elements are closed in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Reader(HTMLParser):
             assert self.open.pop() == tag
 
 
-def test_the_page_shows_all_weights_and_needs_nothing_else(tmp_path: Path) -> None:
+def test_the_page_shows_all_weights_and_is_self_contained(tmp_path: Path) -> None:
     assert main(["report", str(tmp_path / "page.html"), "--weights", str(WEIGHTS)]) == 0
     text = (tmp_path / "page.html").read_text()
     reader = Reader()
@@ -40,12 +40,12 @@ def test_the_page_shows_all_weights_and_needs_nothing_else(tmp_path: Path) -> No
     assert re.findall(r'<section id="(\w+)">', text) == names
     assert [target for target in reader.targets if target.startswith("#")] == [f"#{name}" for name in names]
     assert sum(target.startswith("data:image/png") for target in reader.targets) == len(names)
-    assert len(reader.targets) == 2 * len(names), "the page is whole by itself"
+    assert len(reader.targets) == 2 * len(names), "the page refers to other files"
     for name in names:
         assert f"{store.read_manifest(WEIGHTS / name).metrics['mnist_cnn_fd']:.3f}" in text
 
 
-def test_intervals_costs_and_curves_are_shown_where_there_are_any(tmp_path: Path) -> None:
+def test_intervals_costs_and_curves_are_shown_if_the_manifest_has_them(tmp_path: Path) -> None:
     manifest = store.read_manifest(WEIGHTS / store.list_weights(WEIGHTS)[0])
     metrics = {
         **manifest.metrics,
@@ -62,8 +62,8 @@ def test_intervals_costs_and_curves_are_shown_where_there_are_any(tmp_path: Path
     text = report.page(tmp_path)
     assert "0.500 ± 0.020" in text
     assert "7.3 M" in text
-    assert "what goes wrong: Grey &lt;ghosts&gt;." in text
+    assert "known defects: Grey &lt;ghosts&gt;." in text
     assert "1,234" in text
-    assert "mean squared error of reconstruction 0.0123" in text
+    assert "mean squared reconstruction error 0.0123" in text
     assert text.count("<figure>") == 1
     assert 'points="50.00,5.00 100.00,45.00"' in text

@@ -1,4 +1,4 @@
-"""Samples from weights and from a service, the same up to the arithmetic of other batches."""
+"""Samples from weights and from a service, equal up to rounding in other batch sizes."""
 
 import io
 import shutil
@@ -19,51 +19,54 @@ from training.sources import SampleSet, Service, Weights
 
 
 @pytest.fixture(scope="module")
-def url(weights: Path) -> Iterator[str]:
-    with serving(weights) as server:
+def published(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small weights of all families; those of pca have published metrics."""
+    root = tmp_path_factory.mktemp("published") / "weights"
+    shutil.copytree(weights, root)
+    store.annotate(root / "pca", metrics={"recall": 0.5})
+    return root
+
+
+@pytest.fixture(scope="module")
+def url(published: Path) -> Iterator[str]:
+    with serving(published) as server:
         yield server.url
 
 
-def gap(one: SampleSet, two: SampleSet) -> float:
-    """Mean difference of the pixels, of 255."""
+def difference(one: SampleSet, two: SampleSet) -> float:
+    """Mean absolute difference of the pixels, of 255."""
     return float((one.images.float() - two.images.float()).abs().mean())
 
 
-def test_a_service_draws_what_its_weights_draw(url: str, weights: Path) -> None:
-    here, there = Weights(weights), Service(url)
-    assert here.names() == there.names() == families.names()
+def test_a_service_and_its_weights_give_the_same_samples(url: str, weights: Path) -> None:
+    local, remote = Weights(weights), Service(url)
+    assert local.names() == remote.names() == families.names()
     for name in families.names():
-        one, two = (source.sample(name, seed=4, count=sources.BATCH + 3) for source in (here, there))
-        assert gap(one, two) < 0.5, name
+        one, two = (source.sample(name, seed=4, count=sources.BATCH + 3) for source in (local, remote))
+        assert difference(one, two) < 0.5, name
         assert (one.requested_labels is None) == (two.requested_labels is None)
         assert one.requested_labels is None or torch.equal(one.requested_labels, two.requested_labels)
 
 
-def test_both_tell_what_is_published(url: str, weights: Path, tmp_path: Path) -> None:
-    shutil.copytree(weights / "pca", tmp_path / "pca")
-    store.annotate(tmp_path / "pca", metrics={"recall": 0.5})
-    with serving(tmp_path, unconditional_model="pca") as server:
-        assert (
-            Weights(tmp_path).published_metrics("pca")
-            == Service(server.url).published_metrics("pca")
-            == {"recall": 0.5}
-        )
+def test_both_sources_give_the_published_metrics(url: str, published: Path) -> None:
+    assert Weights(published).published_metrics("pca") == {"recall": 0.5}
+    assert Service(url).published_metrics("pca") == {"recall": 0.5}
     with pytest.raises(ConfigError, match="has no model 'dall-e'; it has acgan"):
         Service(url).published_metrics("dall-e")
 
 
-def test_what_is_asked_reaches_the_service(url: str, weights: Path) -> None:
+def test_options_reach_the_service(url: str, weights: Path) -> None:
     one, two = (source.sample("ddpm", 0, 2, steps=3, guidance=1.0) for source in (Weights(weights), Service(url)))
-    assert gap(one, two) < 0.5
-    assert gap(one, Weights(weights).sample("ddpm", 0, 2, steps=3)) > 2
+    assert difference(one, two) < 0.5
+    assert difference(one, Weights(weights).sample("ddpm", 0, 2, steps=3)) > 2
 
 
-def test_priors_are_asked_for_by_their_name(url: str, weights: Path) -> None:
+def test_the_option_sampler_is_sent_as_prior_to_models_with_priors(url: str, weights: Path) -> None:
     one, two = (source.sample("vae", 0, 2, sampler="standard") for source in (Weights(weights), Service(url)))
-    assert gap(one, two) < 0.1 * gap(one, Weights(weights).sample("vae", 0, 2))
+    assert difference(one, two) < 0.1 * difference(one, Weights(weights).sample("vae", 0, 2))
 
 
-def test_a_service_that_refuses_is_quoted(url: str) -> None:
+def test_the_error_quotes_the_service(url: str) -> None:
     with pytest.raises(ConfigError, match="ddpm takes 1 to 1000"):
         Service(url).sample("ddpm", 0, 1, steps=5000)
     with pytest.raises(ConfigError, match="has no model 'dall-e'; it has acgan"):
@@ -71,40 +74,42 @@ def test_a_service_that_refuses_is_quoted(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "nowhere", "http://["])
-def test_where_no_service_is_one_line_says_so(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_url_without_a_service_is_a_one_line_error(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "--all", "--against", url]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: --against")
     assert error.count("\n") == 1
 
 
-def answering(*answers: httpx.Response) -> httpx.MockTransport:
-    """A service that lists one model and then gives `answers` in turn."""
+def service_with(*responses: httpx.Response) -> httpx.MockTransport:
+    """A service that lists one model and then gives `responses` in turn."""
     models = httpx.Response(200, json={"models": [{"name": "gan", "takes": {}}]})
-    left = iter((models, *answers))
-    return httpx.MockTransport(lambda _: next(left))
+    remaining = iter((models, *responses))
+    return httpx.MockTransport(lambda _: next(remaining))
 
 
 def archive() -> httpx.Response:
     buffer = io.BytesIO()
-    np.savez(buffer, images=np.full((1, 28, 28), 7, np.uint8))
-    return httpx.Response(200, content=buffer.getvalue())
+    np.savez(buffer, images=np.full((1, 28, 28), 7, np.uint8), labels=np.full(1, -1))
+    headers = {"x-seed": "0", "x-model-digest": "", "content-location": ""}
+    return httpx.Response(200, content=buffer.getvalue(), headers=headers)
 
 
-def test_a_busy_service_is_asked_again_when_it_says() -> None:
+def test_requests_to_a_busy_service_are_retried() -> None:
     busy = httpx.Response(429, headers={"Retry-After": "0"})
-    drawn = Service("http://it", answering(busy, busy, archive())).sample("gan", 0, 1)
-    assert drawn.images.unique().tolist() == [7]
+    samples = Service("http://it", service_with(busy, busy, archive())).sample("gan", 0, 1)
+    assert samples.images.unique().tolist() == [7]
 
 
-def test_a_service_that_stays_busy_is_given_up() -> None:
-    busy = httpx.Response(429, headers={"Retry-After": str(sources.TIMEOUT_SECONDS + 1)})
-    with pytest.raises(ConfigError, match="429"):
-        Service("http://it", answering(busy)).sample("gan", 0, 1)
+def test_retries_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "RETRIES", 1)
+    busy = httpx.Response(429, headers={"Retry-After": "0"})
+    with pytest.raises(ConfigError, match="--against http://it: 429"):
+        Service("http://it", service_with(busy, busy)).sample("gan", 0, 1)
 
 
 @pytest.mark.parametrize("body", ["<html>hello</html>", '{"data": []}', "[]"])
-def test_another_kind_of_server_is_told_apart(body: str) -> None:
+def test_another_kind_of_server_is_recognised(body: str) -> None:
     transport = httpx.MockTransport(lambda _: httpx.Response(200, text=body))
-    with pytest.raises(ConfigError, match="is no Drawbridge"):
+    with pytest.raises(ConfigError, match="is not Drawbridge"):
         Service("http://it", transport)

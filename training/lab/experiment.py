@@ -1,4 +1,4 @@
-"""What an experiment is: what the lecture says, what is measured, and what theory or others found."""
+"""The data model of an experiment: the lecture's claim, the measured numbers, and the values that theory expects."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,21 +10,21 @@ Relation = Literal["is", "at least", "at most", "reported"]
 
 @dataclass(frozen=True)
 class Number:
-    """One line of an experiment's table."""
+    """One row of an experiment's table."""
 
     what: str
     measured: float
     expected: float = 0.0
     relation: Relation = "reported"
-    """How `measured` has to stand to `expected`; `reported` asks for nothing."""
+    """The required relation of `measured` to `expected`; `reported` requires nothing."""
     within: float = 0.0
-    """How far it may be off, in its own unit."""
+    """The tolerance, in the unit of `measured`."""
     source: str = ""
-    """Where what is expected comes from: a theorem, an equation, a paper."""
+    """The source of `expected`: a theorem, an equation, a paper."""
 
     @property
     def holds(self) -> bool:
-        """Whether it came out as expected; so does what nothing is expected of. NaN never does."""
+        """Whether the measured number fulfils its relation. A reported number always does; NaN never does."""
         if self.relation == "is":
             return abs(self.measured - self.expected) <= self.within
         if self.relation == "at least":
@@ -35,45 +35,45 @@ class Number:
 
 
 def near(what: str, measured: float, theory: float, within: float, source: str) -> Number:
-    """A number that has to be `theory`, give or take `within`."""
+    """A number that must equal `theory` up to `within`."""
     return Number(what, measured, theory, "is", within, source)
 
 
 def at_least(what: str, measured: float, bound: float, source: str) -> Number:
-    """A number that has to be `bound` or more."""
+    """A number that must be at least `bound`."""
     return Number(what, measured, bound, "at least", source=source)
 
 
 def at_most(what: str, measured: float, bound: float, source: str) -> Number:
-    """A number that has to be `bound` or less."""
+    """A number that must be at most `bound`."""
     return Number(what, measured, bound, "at most", source=source)
 
 
 def reported(what: str, measured: float, source: str = "") -> Number:
-    """A number to look at; `source` may say what others found."""
+    """A number without a requirement; `source` may give a published value."""
     return Number(what, measured, source=source)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How an experiment is to be done."""
+    """How to run an experiment."""
 
     seed: int = 0
     quick: bool = False
-    """Small enough for a test: under 20 seconds on one core."""
+    """The small form, for tests: under 20 seconds on one core."""
     data: str = "digits"
-    """The data set of those that look at digits, as `training.data.load` knows them."""
+    """The data set of experiments on digits, a name for `training.data.load`."""
     data_root: Path | None = None
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What one seed's run found."""
+    """The results of one seed."""
 
     numbers: tuple[Number, ...]
-    """The same ones, in the same order, for every seed."""
-    shown: Mapping[str, Any] = field(default_factory=dict)
-    """What the pictures are drawn from: arrays, and containers of them. Goes from one process to another."""
+    """The same numbers in the same order for every seed."""
+    plot_data: Mapping[str, Any] = field(default_factory=dict)
+    """The data of the pictures: arrays and containers of them. Pickled between processes."""
 
 
 @dataclass(frozen=True)
@@ -81,26 +81,26 @@ class Picture:
     """A figure or an animation."""
 
     file: str
-    """Its name, with the ending that says what it is: .png or .webp."""
+    """The file name, ending in .png or .webp."""
     caption: str
-    """What is to be seen, and what it says."""
+    """What the picture shows, and what follows from it."""
     data: bytes
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One argument of the lecture."""
+    """One argument of the lecture, as a measurement."""
 
     title: str
     claim: str
-    """What the lecture says."""
+    """The claim of the lecture."""
     method: str
-    """What is done here, by which family, with the sources."""
+    """How it is measured, with which families, and the sources."""
     measure: Callable[[Setting], Findings]
-    """Trains and measures, for one seed. A pure function of the setting."""
+    """Trains and measures for one seed. A pure function of the setting."""
     draw: Callable[[Sequence[Findings]], list[Picture]]
-    """Pictures of what all seeds found."""
+    """Draws the pictures from the findings of all seeds."""
     seeds: int = 1
-    """How many seeds unless told otherwise."""
+    """Default number of seeds."""
     digits: bool = False
-    """Whether it looks at digits."""
+    """Whether it needs a data set of digits."""

@@ -1,4 +1,4 @@
-"""Families on points: the production families and the production trainer, without a run on disk."""
+"""Trains the production families on points with the production trainer, without files."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,13 +16,13 @@ CPU = Hardware(torch.device("cpu"))
 
 
 def points(x: Tensor, label: Tensor | None = None) -> Dataset:
-    """The data set of points x [N, D] float32 in [-1, 1], with label [N] int64 or none."""
+    """A data set of points x [N, D] float32 in [-1, 1], with label [N] int64 or none."""
     names = () if label is None else tuple(str(k) for k in range(int(label.max()) + 1))
     return data.make("points", x, torch.full((len(x),), -1) if label is None else label, names)
 
 
 Kind = Callable[[Any, tuple[int, ...], int], Family]
-"""A family's class, or what makes one of its config, data shape and classes."""
+"""Builds a family from its config, data shape and number of classes; a family's class is one."""
 
 
 def fit(
@@ -33,11 +33,11 @@ def fit(
     seed: int,
     watch: Callable[[Trainer], None] | None = None,
 ) -> Family:
-    """A family of `kind` trained on `dataset` by `recipe`, ready to draw from: its averaged weights.
+    """A family of `kind` trained on `dataset` by `recipe`, ready to sample from: the averaged weights.
 
-    `watch` sees the trainer before the first iteration and after each.
+    `watch` is called with the trainer before the first iteration and after each.
     """
-    trainer = begin(kind, config, dataset, recipe, seed)
+    trainer = make_trainer(kind, config, dataset, recipe, seed)
     while True:
         if watch is not None:
             watch(trainer)
@@ -48,21 +48,21 @@ def fit(
     return trainer.average
 
 
-def begin(kind: Kind, config: Any, dataset: Dataset, recipe: Recipe, seed: int) -> Trainer:
-    """The trainer of a family of `kind`, before its first iteration."""
+def make_trainer(kind: Kind, config: Any, dataset: Dataset, recipe: Recipe, seed: int) -> Trainer:
+    """The trainer of a family of `kind`, before the first iteration."""
     torch.manual_seed(seed)
     family = kind(config, tuple(dataset.images.shape[1:]), len(dataset.classes))
     return Trainer(family, recipe, dataset, CPU, seed=seed)
 
 
-def iterations(count: int, batch: int, dataset: Dataset, moves: int = 1) -> float:
-    """The `epochs` of a recipe in which `count` iterations take place.
+def iterations(count: int, batch: int, dataset: Dataset, steps: int = 1) -> float:
+    """The `epochs` of a recipe of `count` iterations.
 
-    `moves` is how often one draws a fresh batch: as often as the player that moves first does.
+    `steps` is the number of batches per iteration: the steps of the player that comes first in `update_order`.
     """
-    return count * batch * moves / len(dataset.images)
+    return count * batch * steps / len(dataset.images)
 
 
-def samples(family: Family, count: int, **asked: Any) -> Tensor:
-    """`count` draws [count, *data_shape] of seed 0; `asked` as for `models.base.draw`."""
-    return fixed_samples(family, torch.device("cpu"), count, **asked)
+def samples(family: Family, count: int, **options: Any) -> Tensor:
+    """`count` samples [count, *data_shape] of seed 0; `options` as for `models.base.sample`."""
+    return fixed_samples(family, torch.device("cpu"), count, **options)

@@ -1,4 +1,4 @@
-"""Games against a generator that is given, so that what the opponent should learn is known."""
+"""GANs with a fixed generator, for which the optimal discriminator or critic is known."""
 
 from collections.abc import Callable
 
@@ -13,38 +13,38 @@ Generator = Callable[[Tensor], Tensor]
 
 
 class FixedGeneratorGAN(GAN):
-    """The lecture's D against a given G. Only D moves, and D is what comes of it."""
+    """The lecture's D against a fixed G. Only D is trained."""
 
     training_only = ()  # type: ignore[assignment]
 
     def __init__(
-        self, config: GANConfig, data_shape: tuple[int, ...] = (2,), classes: int = 0, *, given: Generator
+        self, config: GANConfig, data_shape: tuple[int, ...] = (2,), classes: int = 0, *, fixed_generator: Generator
     ) -> None:
         super().__init__(config, data_shape, classes)
         del self.generator
-        self.given = given
+        self.fixed_generator = fixed_generator
 
     def update_order(self) -> tuple[str, ...]:
         return ("discriminator",)
 
     def generate(self, z: Tensor) -> Tensor:
-        return self.given(z)
+        return self.fixed_generator(z)
 
 
 class FixedGeneratorWGANGP(WGANGP):
-    """The production critic and its penalty against a given G. Only the critic moves, and is what comes of it."""
+    """The production critic with its penalty against a fixed G. Only the critic is trained."""
 
     training_only = ()  # type: ignore[assignment]
 
     def __init__(
-        self, config: WGANGPConfig, data_shape: tuple[int, ...] = (2,), classes: int = 0, *, given: Generator
+        self, config: WGANGPConfig, data_shape: tuple[int, ...] = (2,), classes: int = 0, *, fixed_generator: Generator
     ) -> None:
         super().__init__(config, data_shape, classes)
         del self.generator
-        self.given = given
+        self.fixed_generator = fixed_generator
 
     def update_order(self) -> tuple[str, ...]:
         return ("critic",)
 
-    def generated(self, label: Tensor) -> Tensor:
-        return self.given(torch.randn(len(label), self.config.latent))
+    def generate_batch(self, label: Tensor) -> Tensor:
+        return self.fixed_generator(torch.randn(len(label), self.config.latent))

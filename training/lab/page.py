@@ -1,4 +1,4 @@
-"""The lab's page: what every experiment that has been done found, made from the files they left."""
+"""The lab's HTML page, generated from the JSON files and pictures of the experiments."""
 
 import html
 import json
@@ -33,12 +33,14 @@ summary { cursor: pointer; padding: .5rem 0; }
 
 
 def page(directory: Path) -> str:
-    """The page on the experiments whose files lie in `directory`; its pictures stay files beside it."""
-    done = {name: json.loads(path.read_text()) for name in NAMES if (path := directory / f"{name}.json").exists()}
-    links = "".join(f'<li><a href="#{name}">{html.escape(told["title"])}</a>' for name, told in done.items())
-    checked = [number for told in done.values() for number in told["numbers"] if number["relation"] != "reported"]
+    """The page about the experiments whose files are in `directory`; it links to their pictures there."""
+    results = {name: json.loads(path.read_text()) for name in NAMES if (path := directory / f"{name}.json").exists()}
+    links = "".join(f'<li><a href="#{name}">{html.escape(result["title"])}</a>' for name, result in results.items())
+    checked = [
+        number for result in results.values() for number in result["numbers"] if number["relation"] != "reported"
+    ]
     held = sum(number["holds"] for number in checked)
-    sections = "".join(_section(name, told, directory) for name, told in done.items())
+    sections = "".join(_section(name, result, directory) for name, result in results.items())
     return f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -46,10 +48,10 @@ def page(directory: Path) -> str:
 <title>Drawbridge: the lab</title>
 <link rel="stylesheet" href="{SHEET}">
 <h1>The lab</h1>
-<p>The lecture argues with pictures. Each argument is here as a run: the families that the service draws from, on points
-of the plane or on digits, trained by the loop that trained its weights. Of {len(checked)} numbers that theory or others
-say something about, {held} came out as expected. <code>python -m training lab</code> makes this page anew,
-<code>python -m training lab NAME</code> one part of it.</p>
+<p>The lecture argues with pictures. Each experiment here measures one of its arguments: it trains the service's model
+families on points of the plane or on digits, with the training loop of the served weights. {held} of {len(checked)}
+numbers agree with the value that theory or a publication gives. <code>python -m training lab</code> runs all
+experiments and writes this page; <code>python -m training lab NAME</code> runs one and updates its section.</p>
 <nav aria-label="Experiments"><ol>{links}</ol></nav>
 <main>
 {sections}</main>
@@ -57,23 +59,27 @@ say something about, {held} came out as expected. <code>python -m training lab</
 """
 
 
-def _section(name: str, told: dict[str, Any], directory: Path) -> str:
-    numbers = told["numbers"]
+def _section(name: str, result: dict[str, Any], directory: Path) -> str:
+    numbers = result["numbers"]
     checked = [number for number in numbers if number["relation"] != "reported"]
     others = [number for number in numbers if number["relation"] == "reported"]
-    figures = "".join(_figure(directory / picture["file"], picture["caption"]) for picture in told["pictures"])
-    runs = "1 seed" if told["seeds"] == 1 else f"{told['seeds']} seeds, means ± standard deviations"
-    how = [runs, *([f"digits: {told['data']}"] if told["data"] else []), f"{told['seconds']:.0f} s on one core"]
-    if told["quick"]:
-        how.append("the quick form: too short to be good")
-    more = f"<details><summary>{len(others)} numbers to look at</summary>{_table(others)}</details>" if others else ""
+    figures = "".join(_figure(directory / picture["file"], picture["caption"]) for picture in result["pictures"])
+    seeds = "1 seed" if result["seeds"] == 1 else f"{result['seeds']} seeds, means ± standard deviations"
+    facts = [
+        seeds,
+        *([f"digits: {result['data']}"] if result["data"] else []),
+        f"{result['seconds']:.0f} s on one core",
+    ]
+    if result["quick"]:
+        facts.append("the quick form: trained too briefly for good results")
+    more = f"<details><summary>{len(others)} more</summary>{_table(others)}</details>" if others else ""
     return f"""<section id="{name}">
-<h2>{html.escape(told["title"])}</h2>
-<blockquote>{html.escape(told["says"])}</blockquote>
-<p>{html.escape(told["shows"])}</p>
+<h2>{html.escape(result["title"])}</h2>
+<blockquote>{html.escape(result["claim"])}</blockquote>
+<p>{html.escape(result["method"])}</p>
 {figures}{_table(checked) if checked else ""}
 {more}
-<p><code>python -m training lab {name}</code>: {"; ".join(how)}.</p>
+<p><code>python -m training lab {name}</code>: {"; ".join(facts)}.</p>
 </section>
 """
 
@@ -89,7 +95,7 @@ def _figure(path: Path, caption: str) -> str:
 
 
 def _table(numbers: list[dict[str, Any]]) -> str:
-    head = '<th>what<th class="number">measured<th class="number">expected<th>why<th>'
+    head = '<th>quantity<th class="number">measured<th class="number">expected<th>source<th>'
     rows = "".join(_row(number) for number in numbers)
     return f'<div class="wide"><table><thead><tr>{head}</thead><tbody>{rows}</tbody></table></div>'
 
@@ -108,7 +114,7 @@ def _row(number: dict[str, Any]) -> str:
 
 
 def expected(number: dict[str, Any]) -> str:
-    """What a number should be, in a few characters: '0.69 ± 0.02', '≥ 8', or nothing."""
+    """The expectation of a number as short text: '0.69 ± 0.02', '≥ 8', or empty."""
     bound = _figures(number["expected"])
     if number["relation"] == "is":
         return f"{bound} ± {_figures(number['within'])}" if number["within"] else bound
@@ -116,5 +122,5 @@ def expected(number: dict[str, Any]) -> str:
 
 
 def _figures(value: float) -> str:
-    """Four significant ones, with a real minus."""
+    """Four significant digits, with a typographic minus."""
     return f"{value:.4g}".replace("-", "−")

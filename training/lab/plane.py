@@ -1,4 +1,4 @@
-"""The lecture's GAN with eyes for a plane."""
+"""The lecture's GAN with a discriminator for narrow modes in the plane."""
 
 from torch import Tensor, nn
 
@@ -6,9 +6,10 @@ from models.families.gan import GAN, GANConfig
 
 
 class Magnified(nn.Module):
-    """Points [B, 2] in about the unit of the published experiments, in which the grid's centres are 2 apart.
+    """Scales points [B, 2] to about the unit of the published experiments, where the grid's centres are 2 apart.
 
-    Fully connected nets are smooth; at the plain scale they take long to see modes a hundredth of the plane wide.
+    Fully connected networks are smooth; without the scaling they need long to resolve modes that are a hundredth of
+    the plane wide.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -16,7 +17,7 @@ class Magnified(nn.Module):
 
 
 class PlaneGAN(GAN):
-    """The lecture's, with a D that sees it magnified."""
+    """The lecture's GAN; its D sees magnified points."""
 
     def __init__(self, config: GANConfig, data_shape: tuple[int, ...] = (2,), classes: int = 0) -> None:
         super().__init__(config, data_shape, classes)

@@ -1,4 +1,4 @@
-"""How the pictures look: colours that the colour-blind can tell apart, labelled axes, legible at half size."""
+"""The style of the pictures: colours safe for colour-blind readers, labelled axes, legible at half size."""
 
 import io
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from PIL import Image
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
-"""Okabe & Ito's palette (2008), told apart by all common kinds of colour vision."""
+"""The palette of Okabe & Ito (2008), distinguishable with all common kinds of colour vision."""
 CYCLE = (BLUE, ORANGE, GREEN, RED, SKY, PINK, BLACK, YELLOW)
 TEN = np.array([*CYCLE, "#999999", "#7B3294"])
-"""Ten of them, for digits."""
+"""Ten colours, for digits."""
 DATA, GENERATED = BLUE, ORANGE
-"""The two that are always the same: points of the data, and points that a model drew."""
+"""The colours of data points and of generated points in all pictures."""
 STYLE: Any = {
     "figure.dpi": 100,
     "savefig.dpi": 100,
@@ -42,21 +42,21 @@ plt.rcParams.update(STYLE)
 
 
 def figure(rows: int = 1, columns: int = 1, width: float = 5.0, height: float = 4.0) -> tuple[Figure, Any]:
-    """A figure of rows * columns panels, each so many inches of 100 pixels wide and high.
+    """A figure of rows * columns panels, each `width` by `height` inches of 100 pixels.
 
-    Returned with its panels: one Axes, or an array [rows, columns] of them where there are several.
+    Returned with its panels: one Axes, or an array [rows, columns] of them.
     """
     fig, axes = plt.subplots(rows, columns, figsize=(columns * width, rows * height), squeeze=False)
     return fig, axes[0, 0] if rows == columns == 1 else axes
 
 
 def plane(axes: Axes, title: str = "", reach: float = 1.0) -> None:
-    """Make `axes` a square of the plane from -reach to reach."""
+    """Set `axes` to the square of the plane from -reach to reach."""
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=title, xlabel="$x_1$", ylabel="$x_2$")
 
 
 def png(fig: Figure) -> bytes:
-    """The figure as a PNG of few colours, which is what it has; closes it."""
+    """The figure as a PNG with a palette of 128 colours; closes the figure."""
     image = _image(fig)
     plt.close(fig)
     buffer = io.BytesIO()
@@ -65,16 +65,16 @@ def png(fig: Figure) -> bytes:
 
 
 def animation(frames: int, draw: Callable[[int], Figure], milliseconds: int = 120) -> bytes:
-    """An endless WebP of `frames` figures, the last of which stays for a while."""
+    """An endlessly looping WebP of `frames` figures, with a pause at the last one."""
     images = []
     for k in range(frames):
         fig = draw(k)
         images.append(_image(fig))
         plt.close(fig)
     buffer = io.BytesIO()
-    lasting = [milliseconds] * (frames - 1) + [12 * milliseconds]
+    durations = [milliseconds] * (frames - 1) + [12 * milliseconds]
     images[0].save(
-        buffer, "WEBP", save_all=True, append_images=images[1:], duration=lasting, loop=0, quality=60, method=4
+        buffer, "WEBP", save_all=True, append_images=images[1:], duration=durations, loop=0, quality=60, method=4
     )
     return buffer.getvalue()
 

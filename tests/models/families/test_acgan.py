@@ -1,4 +1,4 @@
-"""The auxiliary classifier and the source."""
+"""The losses of the auxiliary classifier and of the source."""
 
 import math
 
@@ -11,7 +11,7 @@ from models.families.acgan import ACGAN, ACGANConfig
 
 
 class Fixed(nn.Module):
-    """Gives the outputs it was made with, whatever the image, and a slope of nothing."""
+    """Gives the same outputs for every image, with a gradient of zero."""
 
     def __init__(self, outputs):
         super().__init__()
@@ -27,20 +27,20 @@ def acgan():
     return ACGAN(ACGANConfig(generator_width=8, discriminator_width=8, classifier_weight=1.0))
 
 
-def test_source_and_class_have_heads_of_their_own_and_the_loss_takes_logits(acgan):
+def test_source_and_class_have_separate_heads_and_the_loss_takes_logits(acgan):
     outputs = torch.tensor([[0.7, *torch.linspace(-3, 3, 10).tolist()]])
     acgan.discriminator = Fixed(outputs)
     x, label = torch.randn(3, 1, 28, 28), torch.tensor([2, 2, 2])
     terms = acgan.loss("discriminator", x, label)
-    wrong = F.cross_entropy(outputs[:, 1:], torch.tensor([2])).item()
-    assert terms["classifier"].item() == pytest.approx(2 * wrong, rel=1e-5)
-    # Real and generated look alike to this D, so that neither side has a margin.
+    expected = F.cross_entropy(outputs[:, 1:], torch.tensor([2])).item()
+    assert terms["classifier"].item() == pytest.approx(2 * expected, rel=1e-5)
+    # This D gives real and generated images the same logit, so the margin is 0.
     assert terms["source"].item() == pytest.approx(math.log(2), rel=1e-5)
     terms = acgan.loss("generator", x, label)
-    assert terms["loss"].item() == pytest.approx(math.log(2) + wrong, rel=1e-5)
+    assert terms["loss"].item() == pytest.approx(math.log(2) + expected, rel=1e-5)
 
 
-def test_the_discriminator_s_loss_is_source_class_and_both_penalties():
+def test_the_loss_of_the_discriminator_is_the_sum_of_source_class_and_both_penalties():
     torch.manual_seed(0)
     family = ACGAN(ACGANConfig(generator_width=8, discriminator_width=8, classifier_weight=0.3, gamma=0.5))
     terms = family.loss("discriminator", torch.randn(4, 1, 28, 28), torch.tensor([1, 2, 3, 4]))
@@ -49,7 +49,7 @@ def test_the_discriminator_s_loss_is_source_class_and_both_penalties():
     assert min(terms["r1"].item(), terms["r2"].item()) > 0
 
 
-def test_the_sides_want_the_margin_to_go_opposite_ways(acgan):
+def test_the_players_optimise_the_margin_in_opposite_directions(acgan):
     x, label = torch.randn(4, 1, 28, 28), torch.tensor([1, 2, 3, 4])
     torch.manual_seed(1)
     d = acgan.loss("discriminator", x, label)
@@ -59,14 +59,14 @@ def test_the_sides_want_the_margin_to_go_opposite_ways(acgan):
     assert (g["source"] - d["source"]).item() == pytest.approx(d["margin"].item(), abs=1e-4)
 
 
-def test_images_of_unknown_digit_teach_the_source_alone(acgan):
+def test_images_without_a_label_train_only_the_source(acgan):
     acgan.discriminator = Fixed(torch.zeros(1, 11))
     known = acgan.loss("discriminator", torch.randn(4, 1, 28, 28), torch.tensor([1, 2, 3, 4]))["classifier"]
     unknown = acgan.loss("discriminator", torch.randn(4, 1, 28, 28), torch.full((4,), -1))["classifier"]
     assert unknown.item() == pytest.approx(known.item() / 2)
 
 
-def test_data_without_labels_teaches_the_source_alone():
+def test_data_without_labels_trains_only_the_source():
     family = ACGAN(ACGANConfig(generator_width=8, discriminator_width=8), classes=0)
     for player in family.players:
         terms = family.loss(player, torch.randn(4, 1, 28, 28), torch.full((4,), -1))

@@ -1,4 +1,4 @@
-"""The auto-encoder and the density on its codes."""
+"""The auto-encoder and the priors of its codes."""
 
 import pytest
 import torch
@@ -10,12 +10,12 @@ from training import data
 
 @pytest.fixture(scope="module")
 def ae():
-    """A small one, taught the digits that need no download for a moment."""
+    """A small auto-encoder, trained briefly on the digits that need no download."""
     torch.manual_seed(0)
     family = AE(AEConfig(width=8, latent=8))
     x = to_unit(data.load("digits").images)
     optimizer = torch.optim.Adam(family.parameters(), 3e-3)
-    for i in range(150):
+    for i in range(80):
         loss = family.loss("self", x[i * 64 % 1400 :][:64], torch.zeros(64))["loss"]
         optimizer.zero_grad()
         loss.backward()
@@ -24,28 +24,28 @@ def ae():
     return family
 
 
-def drawn(ae, prior, count=1000):
+def sampled_codes(ae, prior, count=1000):
     index = torch.arange(count)
     return ae.initial_state(
         torch.zeros_like(index), index, torch.zeros(count, 0), ae.schedule(1, prior).expand(count, 1)
     )
 
 
-def test_it_learns_to_give_back_what_it_is_shown(ae):
+def test_it_learns_to_reconstruct_images(ae):
     x = to_unit(data.load("digits", split="test").images)
-    back = ae.decode(ae.decoder(ae.encode(x, torch.zeros(len(x), 0))).tanh())
+    reconstruction = ae.decode(ae.decoder(ae.encode(x, torch.zeros(len(x), 0))).tanh())
     mean = x.mean(0, keepdim=True)
-    assert float((x - back).square().mean()) < 0.5 * float((x - mean).square().mean())
+    assert float((x - reconstruction).square().mean()) < 0.5 * float((x - mean).square().mean())
 
 
-def test_fitted_codes_lie_where_the_codes_of_data_lie_and_standard_ones_do_not(ae):
+def test_only_samples_of_the_fitted_prior_are_close_to_the_codes_of_data(ae):
     codes = ae.encode(to_unit(data.load("digits").images), torch.zeros(1497, 0))
-    near = torch.cdist(codes, codes).kthvalue(6).values.mean()
-    fitted, standard = (torch.cdist(drawn(ae, prior), codes).amin(1).mean() for prior in ("fitted", "standard"))
-    assert float(fitted) < 1.5 * float(near)
+    neighbour = torch.cdist(codes, codes).kthvalue(6).values.mean()
+    fitted, standard = (torch.cdist(sampled_codes(ae, prior), codes).amin(1).mean() for prior in ("fitted", "standard"))
+    assert float(fitted) < 1.5 * float(neighbour)
     assert float(standard) > 2 * float(fitted)
 
 
-def test_fitted_is_what_it_draws_from_unless_asked(ae):
-    assert torch.equal(drawn(ae, None), drawn(ae, "fitted"))
-    assert not torch.equal(drawn(ae, None), drawn(ae, "standard"))
+def test_the_fitted_prior_is_the_default(ae):
+    assert torch.equal(sampled_codes(ae, None), sampled_codes(ae, "fitted"))
+    assert not torch.equal(sampled_codes(ae, None), sampled_codes(ae, "standard"))

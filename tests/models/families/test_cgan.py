@@ -12,12 +12,12 @@ def cgan():
     return CGAN(CGANConfig(generator_width=8, discriminator_width=8))
 
 
-def test_the_discriminator_judges_the_pair_of_image_and_digit(cgan):
+def test_the_output_of_the_discriminator_depends_on_the_digit(cgan):
     x = torch.randn(1, 1, 28, 28).expand(10, -1, -1, -1)
     assert len(torch.unique(cgan.discriminator(x, torch.eye(10)))) == 10
 
 
-def test_the_game_is_zero_sum_but_for_the_penalty():
+def test_the_players_optimise_the_margin_in_opposite_directions():
     torch.manual_seed(0)
     cgan = CGAN(CGANConfig(generator_width=8, discriminator_width=8, gamma=0.0))
     x, label = torch.randn(4, 1, 28, 28), torch.tensor([1, 2, 3, 4])
@@ -25,6 +25,6 @@ def test_the_game_is_zero_sum_but_for_the_penalty():
     d = cgan.loss("discriminator", x, label)
     torch.manual_seed(1)
     g = cgan.loss("generator", x, label)
-    # softplus(-m) - softplus(m) = -m: with one image the two losses differ by the margin.
+    # softplus(m) - softplus(-m) = m.
     assert d["loss"].item() == pytest.approx(d["game"].item())
     assert (g["loss"] - d["loss"]).item() == pytest.approx(d["margin"].item(), abs=1e-4)

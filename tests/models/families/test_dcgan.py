@@ -1,4 +1,4 @@
-"""The convolutional GAN's game."""
+"""The game of the convolutional GAN."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def dcgan():
     return DCGAN(DCGANConfig(generator_width=8, discriminator_width=8, gamma=0.0))
 
 
-def test_the_sides_want_the_margin_to_go_opposite_ways(dcgan):
+def test_the_players_optimise_the_margin_in_opposite_directions(dcgan):
     x, label = torch.randn(4, 1, 28, 28), torch.zeros(4)
     torch.manual_seed(1)
     d = dcgan.loss("discriminator", x, label)
@@ -23,7 +23,7 @@ def test_the_sides_want_the_margin_to_go_opposite_ways(dcgan):
     assert (g["loss"] - d["loss"]).item() == pytest.approx(d["margin"].item(), abs=1e-4)
 
 
-def test_the_penalties_are_those_of_both_sides():
+def test_the_loss_includes_the_penalties_of_real_and_generated_images():
     torch.manual_seed(0)
     family = DCGAN(DCGANConfig(generator_width=8, discriminator_width=8, gamma=0.3, penalty_share=1.0))
     terms = family.loss("discriminator", torch.randn(4, 1, 28, 28), torch.zeros(4))
@@ -32,19 +32,19 @@ def test_the_penalties_are_those_of_both_sides():
     assert terms["r1"].item() != terms["r2"].item()
 
 
-def test_only_the_generator_is_normalised_over_the_batch(dcgan):
-    def normalised(net):
+def test_only_the_generator_has_batch_norm(dcgan):
+    def has_batch_norm(net):
         return any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
 
-    assert normalised(dcgan.generator)
-    assert not normalised(dcgan.discriminator)
+    assert has_batch_norm(dcgan.generator)
+    assert not has_batch_norm(dcgan.discriminator)
 
 
-def test_the_discriminator_judges_the_image_as_a_whole(dcgan):
-    # A sum of opinions of patches has no term in which the first and the last row meet.
+def test_the_discriminator_combines_distant_parts_of_the_image(dcgan):
+    # A sum over patches would have no interaction between the first and the last rows.
     top, bottom = torch.zeros(2, 1, 1, 28, 28)
     top[..., :4, :], bottom[..., -4:, :] = 3.0, 3.0
-    nothing = torch.zeros_like(top)
+    empty = torch.zeros_like(top)
     with torch.no_grad():
-        both, one, other, none = (dcgan.judge(x).item() for x in (top + bottom, top, bottom, nothing))
-    assert abs(both - one - other + none) > 1e-3
+        both, first, last, none = (dcgan.discriminate(x).item() for x in (top + bottom, top, bottom, empty))
+    assert abs(both - first - last + none) > 1e-3

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.base import Rows, invert, sample
-from models.families.ddpm import DDPM, LEAST_SIGMA, DDPMConfig, cosine_schedule
+from models.families.ddpm import DDPM, MIN_SIGMA, DDPMConfig, cosine_schedule
 from models.nets import guided
 
 
@@ -17,7 +17,7 @@ def ddpm():
 
 
 class GaussianScore(nn.Module):
-    """The net that knows E[x_0 | x_t] = m + alpha s^2 (x_t - alpha m) / (alpha^2 s^2 + sigma^2) of x_0 ~ N(m, s^2)."""
+    """E[x_0 | x_t] = m + alpha s^2 (x_t - alpha m) / (alpha^2 s^2 + sigma^2) for x_0 ~ N(m, s^2)."""
 
     def __init__(self, family, mean, std):
         super().__init__()
@@ -29,8 +29,8 @@ class GaussianScore(nn.Module):
         return self.mean + abar.sqrt() * self.std**2 / variance * (x - abar.sqrt() * self.mean)
 
 
-def test_the_forward_kernel_is_its_closed_form(ddpm):
-    # q(x_t | x_0) composed link by link: x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps.
+def test_the_forward_kernel_equals_its_closed_form(ddpm):
+    # q(x_t | x_0) composed step by step: x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps.
     abar = ddpm.alphas_cumprod.double()
     betas = 1 - abar / torch.cat((torch.ones(1).double(), abar[:-1]))
     mean, variance = torch.tensor(1.0).double(), torch.tensor(0.0).double()
@@ -45,7 +45,7 @@ def test_the_forward_kernel_is_its_closed_form(ddpm):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 333, 500, 999, 1000])
-def test_times_fall_from_the_end_of_the_chain(ddpm, steps):
+def test_times_decrease_from_the_end_of_the_chain(ddpm, steps):
     times = ddpm.schedule(steps, "dpm++2m")[:, 0]
     assert times[0] == 1
     assert (times.diff() < 0).all()
@@ -61,7 +61,7 @@ def test_the_schedule_goes_from_image_to_noise():
 
 @pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 400), ("ddim", 100), ("dpm++2m", 20)])
 @torch.inference_mode()
-def test_on_a_gaussian_with_known_score_mean_and_variance_come_out_right(ddpm, sampler, steps):
+def test_samples_of_a_gaussian_with_known_score_have_its_mean_and_variance(ddpm, sampler, steps):
     mean, std = -0.3, 0.15
     ddpm.unet = GaussianScore(ddpm, mean, std)
     index = torch.arange(16)
@@ -71,75 +71,75 @@ def test_on_a_gaussian_with_known_score_mean_and_variance_come_out_right(ddpm, s
 
 
 @torch.inference_mode()
-def test_the_second_order_sampler_is_nearer_to_the_limit_than_the_first(ddpm):
+def test_the_second_order_sampler_is_more_accurate_than_the_first_order_one(ddpm):
     ddpm.unet = GaussianScore(ddpm, -0.3, 0.15)
     index = torch.arange(8)
-    where = (torch.zeros_like(index), index, torch.zeros(8, 10))
-    limit = sample(ddpm, *where, steps=1000, sampler="ddim")
-    first, second = (sample(ddpm, *where, steps=15, sampler=name) for name in ("ddim", "dpm++2m"))
+    rows = (torch.zeros_like(index), index, torch.zeros(8, 10))
+    limit = sample(ddpm, *rows, steps=1000, sampler="ddim")
+    first, second = (sample(ddpm, *rows, steps=15, sampler=name) for name in ("ddim", "dpm++2m"))
     assert (second - limit).abs().mean() < 0.5 * (first - limit).abs().mean()
 
 
 @torch.inference_mode()
-def test_guidance_moves_the_guess_along_the_difference_that_the_label_makes(ddpm):
+def test_guidance_extrapolates_from_the_unlabelled_to_the_labelled_prediction(ddpm):
     for parameter in ddpm.parameters():
         nn.init.normal_(parameter, std=0.1)
     x, time = torch.randn(3, 1, 28, 28), torch.tensor([0.1, 0.5, 0.9])
     label = ddpm.one_hot(torch.tensor([1, 2, 3]))
-    plain, none = ddpm.unet(x, time, label), ddpm.unet(x, time, torch.zeros_like(label))
-    found = guided(ddpm.unet, x, time, label, torch.tensor([1.0, 0.0, 2.5]))
-    assert torch.allclose(found[0], plain[0], atol=1e-5)
-    assert torch.allclose(found[1], none[1], atol=1e-5)
-    assert torch.allclose(found[2], none[2] + 2.5 * (plain[2] - none[2]), atol=1e-5)
+    labelled, unlabelled = ddpm.unet(x, time, label), ddpm.unet(x, time, torch.zeros_like(label))
+    result = guided(ddpm.unet, x, time, label, torch.tensor([1.0, 0.0, 2.5]))
+    assert torch.allclose(result[0], labelled[0], atol=1e-5)
+    assert torch.allclose(result[1], unlabelled[1], atol=1e-5)
+    assert torch.allclose(result[2], unlabelled[2] + 2.5 * (labelled[2] - unlabelled[2]), atol=1e-5)
 
 
-def test_labels_are_dropped_as_often_as_the_config_says():
+def test_labels_are_dropped_with_the_configured_probability():
     family = DDPM(DDPMConfig(width=8, drop_label=0.3))
-    seen = []
-    family.unet.forward = lambda x, _, label: seen.append(label) or torch.zeros_like(x)
+    labels = []
+    family.unet.forward = lambda x, _, label: labels.append(label) or torch.zeros_like(x)
     torch.manual_seed(0)
     family.loss("self", torch.zeros(4000, 1, 28, 28), torch.zeros(4000, dtype=torch.int64))
-    assert float((seen[0].sum(1) == 0).float().mean()) == pytest.approx(0.3, abs=0.03)
+    assert float((labels[0].sum(1) == 0).float().mean()) == pytest.approx(0.3, abs=0.03)
 
 
-def test_its_loss_is_the_velocitys_squared_error():
+def test_the_loss_is_the_squared_error_of_the_velocity():
     family = DDPM(DDPMConfig(width=8))
-    seen = []
-    family.unet.forward = lambda x, time, _: seen.append((x, time)) or torch.full_like(x, 0.2)
+    inputs = []
+    family.unet.forward = lambda x, time, _: inputs.append((x, time)) or torch.full_like(x, 0.2)
     x = torch.rand(512, 1, 28, 28) * 2 - 1
     torch.manual_seed(3)
     loss = float(family.loss("self", x, torch.zeros(512, dtype=torch.int64))["loss"])
-    x_t, time = seen[0]
+    x_t, time = inputs[0]
     abar = family.alphas_cumprod[(time * 1000).round().long() - 1].view(-1, 1, 1, 1)
     alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
 
-    def velocity(x_0):  # alpha eps - sigma x_0, of the eps that x_t and x_0 imply
+    def velocity(x_0):  # alpha eps - sigma x_0, with the eps that x_t and x_0 imply
         return alpha * (x_t - alpha * x_0) / sigma - sigma * x_0
 
-    each = (velocity(x) - velocity(torch.full_like(x, 0.2))).square().mean((1, 2, 3))
-    late = sigma.flatten() < LEAST_SIGMA
-    weight = torch.where(late, (sigma.flatten() / LEAST_SIGMA) ** 2, 1.0)
-    assert loss == pytest.approx(float((weight * each).mean()), rel=1e-3)
-    assert 0.02 < float(late.float().mean()) < 0.15
+    errors = (velocity(x) - velocity(torch.full_like(x, 0.2))).square().mean((1, 2, 3))
+    clean = sigma.flatten() < MIN_SIGMA
+    weight = torch.where(clean, (sigma.flatten() / MIN_SIGMA) ** 2, 1.0)
+    assert loss == pytest.approx(float((weight * errors).mean()), rel=1e-3)
+    assert 0.02 < float(clean.float().mean()) < 0.15
 
 
-def test_times_to_train_on_are_noisy_ones_and_some_of_all():
+def test_training_times_are_mostly_noisy_and_partly_uniform():
     family = DDPM(DDPMConfig(width=8))
     torch.manual_seed(0)
     t = family.times(20_000, torch.device("cpu"))
     assert int(t.min()) >= 0
     assert int(t.max()) < 1000
     abar = family.alphas_cumprod[t].double()
-    ratio = 0.5 * (abar / (1 - abar)).log()
-    quarter, half = ratio.quantile(0.25), ratio.median()
-    assert -1.7 < float(quarter) < -1.2
-    assert -0.9 < float(half) < -0.6
+    half_log_snr = 0.5 * (abar / (1 - abar)).log()
+    quartile, median = half_log_snr.quantile(0.25), half_log_snr.median()
+    assert -1.7 < float(quartile) < -1.2
+    assert -0.9 < float(median) < -0.6
     assert float((t < 100).double().mean()) > 0.02
 
 
 @pytest.mark.parametrize("timesteps", [50, 100])
 @torch.inference_mode()
-def test_a_short_chain_works_like_a_long_one(timesteps):
+def test_a_short_chain_inverts_and_samples_like_a_long_one(timesteps):
     family = DDPM(DDPMConfig(width=8, timesteps=timesteps)).for_sampling()
     assert int(family.times(1000, torch.device("cpu")).max()) < timesteps
     family.unet = GaussianScore(family, -0.3, 0.15)
@@ -147,28 +147,27 @@ def test_a_short_chain_works_like_a_long_one(timesteps):
     state = invert(family, x, torch.zeros(4, 10))
     assert state[:, :1].std().item() == pytest.approx(1, rel=0.25)
     index = torch.arange(16)
-    drawn = sample(family, torch.zeros_like(index), index, torch.zeros(16, 10), steps=timesteps, sampler="dpm++2m")
-    assert float(drawn.mean()) == pytest.approx(-0.3, abs=0.02)
+    samples = sample(family, torch.zeros_like(index), index, torch.zeros(16, 10), steps=timesteps, sampler="dpm++2m")
+    assert float(samples.mean()) == pytest.approx(-0.3, abs=0.02)
 
 
-def test_a_chain_too_short_to_denoise_is_refused():
-    with pytest.raises(ValueError, match="timesteps 5: fewer than 50"):
+def test_too_few_timesteps_are_refused():
+    with pytest.raises(ValueError, match="timesteps is 5; the minimum is 50"):
         DDPM(DDPMConfig(width=8, timesteps=5))
 
 
-def test_without_labels_there_is_nothing_to_strengthen():
+def test_without_labels_there_is_no_guidance():
     assert DDPM(DDPMConfig(width=8), classes=0).guidance is None
 
 
 @torch.inference_mode()
-def test_inversion_leads_back_to_the_image(ddpm):
+def test_sampling_from_the_inverted_state_reconstructs_the_image(ddpm):
     ddpm.unet = GaussianScore(ddpm, -0.3, 0.15)
     x = -0.3 + 0.15 * torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     label = torch.zeros(4, 10)
     state = invert(ddpm, x, label)
     assert state[:, :1].std().item() == pytest.approx(1, rel=0.15)
-    line = torch.ones(4, 1)
-    zero = torch.zeros(4, dtype=torch.int64)
-    for link in ddpm.schedule(50, "ddim"):
-        state = ddpm.step(Rows(state, label, link * line, line[:, 0], zero, zero, zero))
+    ones, zero = torch.ones(4, 1), torch.zeros(4, dtype=torch.int64)
+    for coefficients in ddpm.schedule(50, "ddim"):
+        state = ddpm.step(Rows(state, label, coefficients * ones, ones[:, 0], zero, zero, zero))
     assert (ddpm.decode(state) - x).abs().mean().item() < 0.02

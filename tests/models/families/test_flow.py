@@ -1,17 +1,17 @@
-"""Rectified flow against Gaussians whose flow is known."""
+"""Rectified flow against Gaussians with a known flow."""
 
 import pytest
 import torch
 from torch import nn
 
 from models.base import Rows, invert, sample
-from models.families.flow import LEAST_GAP, Flow, FlowConfig
+from models.families.flow import MIN_REMAINING_TIME, Flow, FlowConfig
 
 MEAN, STD = -0.3, 0.15
 
 
 class GaussianFlow(nn.Module):
-    """E[x | x_t] where x ~ N(m, s^2): the guess that training would find."""
+    """The exact prediction E[x | x_t] for x ~ N(m, s^2)."""
 
     def forward(self, x, time, label):
         t = time.view(-1, 1, 1, 1)
@@ -26,106 +26,106 @@ def flow():
     return family
 
 
-def drawn(flow, steps, sampler):
+def samples(flow, steps, sampler):
     index = torch.arange(16)
     return sample(flow, torch.zeros_like(index), index, torch.zeros(16, 10), steps=steps, sampler=sampler)
 
 
 @pytest.mark.parametrize(("sampler", "steps"), [("heun", 40), ("heun", 41), ("euler", 100)])
 @torch.inference_mode()
-def test_on_a_gaussian_mean_and_variance_come_out_right(flow, sampler, steps):
-    x = drawn(flow, steps, sampler)
+def test_samples_of_a_gaussian_have_its_mean_and_variance(flow, sampler, steps):
+    x = samples(flow, steps, sampler)
     assert float(x.mean()) == pytest.approx(MEAN, abs=0.01)
     assert float(x.std()) == pytest.approx(STD, rel=0.05)
 
 
 @torch.inference_mode()
-def test_heun_is_of_second_order_and_euler_of_first(flow):
-    limit = drawn(flow, 1000, "heun")
-    for sampler, falls in (("euler", 2), ("heun", 4)):
-        coarse, fine = ((drawn(flow, steps, sampler) - limit).abs().mean() for steps in (40, 80))
-        assert float(coarse / fine) == pytest.approx(falls, rel=0.3)
+def test_heun_is_of_second_order_and_euler_of_first_order(flow):
+    limit = samples(flow, 1000, "heun")
+    for sampler, ratio in (("euler", 2), ("heun", 4)):
+        coarse, fine = ((samples(flow, steps, sampler) - limit).abs().mean() for steps in (40, 80))
+        assert float(coarse / fine) == pytest.approx(ratio, rel=0.3)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 8, 9])
 @pytest.mark.parametrize("sampler", ["heun", "euler"])
-def test_a_straight_flow_arrives_whatever_the_steps(flow, sampler, steps):
+def test_a_straight_flow_is_exact_for_any_number_of_steps(flow, sampler, steps):
     class Straight(nn.Module):
         def forward(self, x, time, label):
             return torch.full_like(x, 0.25)
 
     flow.unet = Straight()
-    x = drawn(flow, steps, sampler)
+    x = samples(flow, steps, sampler)
     torch.testing.assert_close(x, torch.full_like(x, 0.25))
 
 
 @pytest.mark.parametrize("sampler", ["heun", "euler"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 8, 9])
-def test_every_call_of_the_net_stands_where_its_time_says(flow, sampler, steps):
-    # Where all paths lead straight to one image, x_t is on the line to it at every time.
-    seen = []
+def test_every_call_of_the_net_is_at_the_state_of_its_time(flow, sampler, steps):
+    # If all paths lead straight to one image, x_t is on the line to it at every time.
+    calls = []
 
     class Straight(nn.Module):
         def forward(self, x, time, label):
-            seen.append((x[:2], time[:2].view(-1, 1, 1, 1)))
+            calls.append((x[:2], time[:2].view(-1, 1, 1, 1)))
             return torch.full_like(x, 0.25)
 
     flow.unet = Straight()
-    drawn(flow, steps, sampler)
-    eps = seen[0][0]
-    assert len(seen) == steps
-    for x, t in seen:
+    samples(flow, steps, sampler)
+    eps = calls[0][0]
+    assert len(calls) == steps
+    for x, t in calls:
         torch.testing.assert_close(x, torch.lerp(eps, torch.full_like(eps, 0.25), t))
 
 
 class LabelPlus(nn.Module):
-    """Guesses 0.1 without a label, and 0.3 with one."""
+    """Predicts 0.1 without a label, and 0.3 with one."""
 
     def forward(self, x, time, label):
         return torch.full_like(x, 0.1) + 0.2 * label.sum(1).view(-1, 1, 1, 1)
 
 
-@pytest.mark.parametrize(("guidance", "guess"), [(0.0, 0.1), (1.0, 0.3), (2.5, 0.6)])
-def test_guidance_leads_from_the_guess_without_the_label_past_the_one_with_it(flow, guidance, guess):
+@pytest.mark.parametrize(("guidance", "expected"), [(0.0, 0.1), (1.0, 0.3), (2.5, 0.6)])
+def test_guidance_extrapolates_from_the_unlabelled_to_the_labelled_prediction(flow, guidance, expected):
     flow.unet = LabelPlus()
     index = torch.arange(4)
     label = flow.one_hot(index)
     x = sample(flow, torch.zeros_like(index), index, label, steps=3, guidance=guidance)
-    torch.testing.assert_close(x, torch.full_like(x, guess))
+    torch.testing.assert_close(x, torch.full_like(x, expected))
 
 
-def test_labels_are_dropped_as_often_as_the_config_says():
+def test_labels_are_dropped_with_the_configured_probability():
     family = Flow(FlowConfig(width=8, drop_label=0.25))
-    seen = []
-    family.unet.forward = lambda x, _, label: seen.append(label) or x
+    labels = []
+    family.unet.forward = lambda x, _, label: labels.append(label) or x
     family.loss("self", torch.zeros(4000, 1, 28, 28), torch.full((4000,), 3))
-    assert float((seen[0].sum(1) == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
-    assert (seen[0][seen[0].sum(1) > 0] == family.one_hot(torch.tensor([3]))).all()
+    assert float((labels[0].sum(1) == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
+    assert (labels[0][labels[0].sum(1) > 0] == family.one_hot(torch.tensor([3]))).all()
 
 
-def test_its_loss_is_the_slopes_squared_error():
+def test_the_loss_is_the_squared_error_of_the_velocity():
     family = Flow(FlowConfig(width=8))
-    seen = []
-    family.unet.forward = lambda x, time, _: seen.append((x, time.view(-1, 1, 1, 1))) or torch.full_like(x, 0.2)
+    inputs = []
+    family.unet.forward = lambda x, time, _: inputs.append((x, time.view(-1, 1, 1, 1))) or torch.full_like(x, 0.2)
     x = torch.rand(512, 1, 28, 28) * 2 - 1
     torch.manual_seed(3)
     loss = float(family.loss("self", x, torch.zeros(512, dtype=torch.int64))["loss"])
-    x_t, t = seen[0]
-    slope, guessed = (x - x_t) / (1 - t), (0.2 - x_t) / (1 - t)  # x - eps, and v of the guess
-    each = (guessed - slope).square().mean((1, 2, 3))
-    late = (1 - t).flatten() < LEAST_GAP
-    weight = torch.where(late, ((1 - t).flatten() / LEAST_GAP) ** 2, 1.0)
-    assert loss == pytest.approx(float((weight * each).mean()), rel=1e-3)
-    assert 0.02 < float(late.float().mean()) < 0.15
+    x_t, t = inputs[0]
+    velocity, predicted = (x - x_t) / (1 - t), (0.2 - x_t) / (1 - t)
+    errors = (predicted - velocity).square().mean((1, 2, 3))
+    clean = (1 - t).flatten() < MIN_REMAINING_TIME
+    weight = torch.where(clean, ((1 - t).flatten() / MIN_REMAINING_TIME) ** 2, 1.0)
+    assert loss == pytest.approx(float((weight * errors).mean()), rel=1e-3)
+    assert 0.02 < float(clean.float().mean()) < 0.15
 
 
 @torch.inference_mode()
-def test_inversion_leads_back_to_the_image(flow):
+def test_sampling_from_the_inverted_state_reconstructs_the_image(flow):
     x = MEAN + STD * torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     label = torch.zeros(4, 10)
     state = invert(flow, x, label)
     assert state[:, :1].std().item() == pytest.approx(1, rel=0.1)
-    line, zero = torch.ones(4, 1), torch.zeros(4, dtype=torch.int64)
-    for link in flow.schedule(40, "heun"):
-        state = flow.step(Rows(state, label, link * line, line[:, 0], zero, zero, zero))
+    ones, zero = torch.ones(4, 1), torch.zeros(4, dtype=torch.int64)
+    for coefficients in flow.schedule(40, "heun"):
+        state = flow.step(Rows(state, label, coefficients * ones, ones[:, 0], zero, zero, zero))
     assert (flow.decode(state) - x).abs().mean().item() < 0.1 * STD

@@ -14,7 +14,7 @@ def widths(net):
     return [linear[0].in_features, *(layer.out_features for layer in linear)]
 
 
-def test_the_nets_are_the_lecture_s():
+def test_the_nets_have_the_widths_of_the_lecture():
     gan = GAN(GANConfig())
     assert widths(gan.generator) == [100, 128, 256, 784]
     assert widths(gan.discriminator) == [784, 256, 128, 1]
@@ -28,30 +28,30 @@ def constant_discriminator(logit, loss):
     return gan
 
 
-def test_losses_are_the_equations():
+def test_losses_equal_the_equations():
     x, label = torch.zeros(4, 1, 28, 28), torch.full((4,), -1)
     for logit in (-2.0, 0.0, 3.0):
         d = 1 / (1 + math.exp(-logit))
-        game = constant_discriminator(logit, "minimax")
-        assert game.loss("discriminator", x, label)["loss"].item() == pytest.approx(
+        minimax = constant_discriminator(logit, "minimax")
+        assert minimax.loss("discriminator", x, label)["loss"].item() == pytest.approx(
             -math.log(d) - math.log(1 - d), 1e-4
         )
-        assert game.loss("generator", x, label)["loss"].item() == pytest.approx(math.log(1 - d), rel=1e-4)
-        practice = constant_discriminator(logit, "non_saturating")
-        assert practice.loss("generator", x, label)["loss"].item() == pytest.approx(-math.log(d), rel=1e-4)
+        assert minimax.loss("generator", x, label)["loss"].item() == pytest.approx(math.log(1 - d), rel=1e-4)
+        non_saturating = constant_discriminator(logit, "non_saturating")
+        assert non_saturating.loss("generator", x, label)["loss"].item() == pytest.approx(-math.log(d), rel=1e-4)
 
 
-def test_the_discriminator_moves_as_often_as_asked():
+def test_the_discriminator_has_the_configured_number_of_steps():
     assert GAN(GANConfig(discriminator_steps=3)).update_order() == ("discriminator",) * 3 + ("generator",)
 
 
-def test_the_discriminator_s_loss_leaves_the_generator_alone():
+def test_the_loss_of_the_discriminator_has_no_gradient_for_the_generator():
     gan = GAN(GANConfig())
     loss = gan.loss("discriminator", torch.zeros(4, 1, 28, 28), torch.full((4,), -1))["loss"]
     gradients = torch.autograd.grad(loss, list(gan.generator.parameters()), allow_unused=True)
     assert all(gradient is None for gradient in gradients)
 
 
-def test_other_data_than_images_is_welcome():
+def test_points_are_supported():
     gan = GAN(GANConfig(latent=2), data_shape=(2,))
     assert gan.generate(torch.randn(5, 2)).shape == (5, 2)

@@ -23,7 +23,7 @@ def pca(x):
     return family.for_sampling()
 
 
-def test_its_directions_are_those_of_the_svd(pca, x):
+def test_directions_equal_those_of_the_svd(pca, x):
     flat = x.flatten(1).double()
     _, values, directions = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)
     expected = directions[:20].T
@@ -33,38 +33,38 @@ def test_its_directions_are_those_of_the_svd(pca, x):
     torch.testing.assert_close(pca.components.variance.double(), variance, atol=1e-5, rtol=1e-5)
 
 
-def test_its_directions_are_orthonormal(pca):
+def test_directions_are_orthonormal(pca):
     torch.testing.assert_close(pca.components.W.T @ pca.components.W, torch.eye(20), atol=1e-5, rtol=0)
 
 
-def test_reconstruction_loses_what_the_other_directions_hold(pca, x):
-    none = torch.zeros(len(x), 0)
-    back = pca.components.decode(pca.encode(x, none)).unflatten(1, (1, 28, 28))
+def test_the_reconstruction_error_is_the_variance_of_the_other_directions(pca, x):
+    codes = pca.encode(x, torch.zeros(len(x), 0))
+    reconstruction = pca.components.decode(codes).unflatten(1, (1, 28, 28))
     flat = x.flatten(1).double()
     total = (flat - flat.mean(0)).square().sum() / (len(x) - 1)
-    lost = (x - back).double().square().sum() / (len(x) - 1)
-    assert float(lost) == pytest.approx(float(total - pca.components.variance.double().sum()), rel=1e-4)
+    error = (x - reconstruction).double().square().sum() / (len(x) - 1)
+    assert float(error) == pytest.approx(float(total - pca.components.variance.double().sum()), rel=1e-4)
 
 
-def test_codes_of_draws_have_the_variance_of_codes_of_data(pca):
+def test_sampled_codes_have_the_variance_of_the_codes_of_data(pca):
     index = torch.arange(20_000)
     z = pca.initial_state(torch.zeros_like(index), index, torch.zeros(len(index), 0), torch.zeros(len(index), 0))
     assert (z.var(0) / pca.components.variance).tolist() == pytest.approx([1.0] * 20, rel=0.05)
 
 
-def test_data_of_two_numbers_is_drawn_with_its_own_covariance():
+def test_samples_of_points_have_the_mean_and_covariance_of_the_data():
     torch.manual_seed(0)
     mixing = torch.tensor([[0.2, 0.1], [0.0, 0.1]])
     x = torch.randn(5000, 2) @ mixing.T + 0.1
     family = PCA(PCAConfig(code=2), (2,), 0)
     family.fit(x, torch.zeros(5000, dtype=torch.int64))
     index = torch.arange(5000)
-    drawn = sample(family, torch.ones_like(index), index, torch.zeros(5000, 0), steps=1)
-    torch.testing.assert_close(torch.cov(drawn.T), torch.cov(x.T), atol=3e-3, rtol=0)
-    torch.testing.assert_close(drawn.mean(0), x.mean(0), atol=2e-2, rtol=0)
+    samples = sample(family, torch.ones_like(index), index, torch.zeros(5000, 0), steps=1)
+    torch.testing.assert_close(torch.cov(samples.T), torch.cov(x.T), atol=3e-3, rtol=0)
+    torch.testing.assert_close(samples.mean(0), x.mean(0), atol=2e-2, rtol=0)
 
 
-def test_its_log_likelihood_is_that_of_the_gaussian_of_its_codes(pca, x):
+def test_the_log_likelihood_is_that_of_the_gaussian_of_the_codes(pca, x):
     codes = pca.encode(x, torch.zeros(len(x), 0))
     expected = MultivariateNormal(torch.zeros(20), torch.diag(pca.components.variance)).log_prob(codes)
     torch.testing.assert_close(pca.log_likelihood(x, torch.zeros(len(x), 0)), expected, rtol=1e-4, atol=1e-3)

@@ -1,4 +1,4 @@
-"""The sliced-Wasserstein regulariser against POT's."""
+"""The sliced-Wasserstein distance against that of POT."""
 
 import ot
 import pytest
@@ -9,7 +9,7 @@ from models.families.swae import SWAE, SWAEConfig, sliced_wasserstein
 
 
 @pytest.mark.parametrize("size", [2, 16])
-def test_the_distance_is_pot_s(size):
+def test_the_distance_equals_that_of_pot(size):
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(100, size, generator=generator, dtype=torch.float64)
     b = 1.5 * torch.randn(100, size, generator=generator, dtype=torch.float64) + 1
@@ -18,14 +18,14 @@ def test_the_distance_is_pot_s(size):
     assert float(sliced_wasserstein(a, b, theta)) == pytest.approx(expected, rel=1e-9)
 
 
-def test_a_moved_cloud_is_as_far_as_it_was_moved():
+def test_the_distance_of_a_shifted_cloud_is_the_shift():
     a = torch.randn(50, 3)
     theta = torch.eye(3)
-    move = torch.tensor([3.0, 0.0, 0.0])
-    assert float(sliced_wasserstein(a, a + move, theta)) == pytest.approx(3.0, rel=1e-5)  # 9 along one of three
+    shift = torch.tensor([3.0, 0.0, 0.0])
+    assert float(sliced_wasserstein(a, a + shift, theta)) == pytest.approx(3.0, rel=1e-5)  # 9 in one of three
 
 
-def test_its_gradient_moves_codes_onto_the_prior():
+def test_gradient_descent_moves_codes_onto_the_prior():
     torch.manual_seed(0)
     z = (0.2 * torch.randn(256, 4) + 2).requires_grad_(True)
     optimizer = torch.optim.Adam([z], 0.05)
@@ -38,7 +38,7 @@ def test_its_gradient_moves_codes_onto_the_prior():
     assert z.std(0).tolist() == pytest.approx([1] * 4, abs=0.2)
 
 
-def test_it_uses_several_hundred_directions():
+def test_the_loss_uses_several_hundred_directions():
     assert SWAEConfig().projections >= 200
     terms = SWAE(SWAEConfig(width=8)).loss("self", torch.rand(8, 1, 28, 28) * 2 - 1, torch.zeros(8))
     expected = terms["reconstruction"] + SWAEConfig().weight * terms["sliced_wasserstein"]

@@ -8,11 +8,11 @@ from torch.nn import functional as F
 from models.families.vae import VAE, VAEConfig, gaussian_kl
 
 
-def test_the_kl_is_the_closed_form():
+def test_the_kl_equals_its_closed_form():
     mu, log_var = torch.randn(5, 7), torch.randn(5, 7)
     q = distributions.Normal(mu, (log_var / 2).exp())
-    truth = distributions.kl_divergence(q, distributions.Normal(0.0, 1.0)).sum(1)
-    assert torch.allclose(gaussian_kl(mu, log_var), truth, atol=1e-5)
+    expected = distributions.kl_divergence(q, distributions.Normal(0.0, 1.0)).sum(1)
+    assert torch.allclose(gaussian_kl(mu, log_var), expected, atol=1e-5)
 
 
 def test_both_terms_are_sums_over_pixels_and_codes():
@@ -26,7 +26,7 @@ def test_both_terms_are_sums_over_pixels_and_codes():
     by_pixel = F.binary_cross_entropy_with_logits(logits, (x + 1) / 2, reduction="none")
     assert terms["reconstruction"].item() == pytest.approx(by_pixel.flatten(1).sum(1).mean().item(), rel=1e-5)
     assert terms["loss"].item() == pytest.approx((terms["reconstruction"] + terms["kl"]).item(), rel=1e-6)
-    assert terms["reconstruction"].item() > 100  # 784 pixels at about 0.7 nats each, not their mean
+    assert terms["reconstruction"].item() > 100  # the sum over 784 pixels at about 0.7 nats each
 
 
 def test_the_code_of_an_image_is_its_mean():
@@ -35,7 +35,7 @@ def test_the_code_of_an_image_is_its_mean():
     assert torch.equal(vae.encode(x, torch.zeros(2, 0)), vae.encoder(x)[:, :3])
 
 
-def test_the_bound_is_the_loss_with_its_sign_turned():
+def test_the_bound_is_the_negative_loss():
     vae = VAE(VAEConfig(width=8, latent=3)).for_sampling()
     x = torch.rand(500, 1, 28, 28) * 2 - 1
     torch.manual_seed(0)
@@ -43,7 +43,7 @@ def test_the_bound_is_the_loss_with_its_sign_turned():
     assert float(-vae.log_likelihood(x, torch.zeros(500, 0)).mean()) == pytest.approx(loss.item(), rel=1e-3)
 
 
-def test_beta_weighs_the_kl_and_nothing_else():
+def test_beta_weights_only_the_kl():
     torch.manual_seed(0)
     x, label = torch.rand(8, 1, 28, 28) * 2 - 1, torch.zeros(8)
     terms = []
@@ -51,16 +51,16 @@ def test_beta_weighs_the_kl_and_nothing_else():
         torch.manual_seed(0)
         vae = VAE(VAEConfig(width=8, latent=3, beta=beta))
         terms.append({name: value.item() for name, value in vae.loss("self", x, label).items()})
-    plain, heavy = terms
-    assert heavy["kl"] == plain["kl"]
-    assert heavy["loss"] - plain["loss"] == pytest.approx(3 * plain["kl"], abs=1e-3)
+    one, four = terms
+    assert four["kl"] == one["kl"]
+    assert four["loss"] - one["loss"] == pytest.approx(3 * one["kl"], abs=1e-3)
 
 
-def test_codes_are_drawn_from_the_prior_that_is_asked_for():
+def test_codes_are_sampled_from_the_requested_prior():
     torch.manual_seed(0)
     vae = VAE(VAEConfig(width=8, latent=3))
     x = torch.rand(2000, 1, 28, 28) * 2 - 1
-    # Codes far from N(0, I), so that the two cannot be mistaken for each other.
+    # Codes far from N(0, I), so that the two priors differ.
     with torch.no_grad():
         vae.encoder.head.bias.copy_(torch.tensor([5.0, -5.0, 0.0, -4.0, -4.0, -4.0]))
     vae = vae.for_sampling()

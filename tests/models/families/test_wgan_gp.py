@@ -1,4 +1,4 @@
-"""The gradient penalty, and what the critic measures."""
+"""The gradient penalty and the estimate of the critic."""
 
 import json
 
@@ -17,7 +17,7 @@ def wgan():
 
 
 class Linear(nn.Module):
-    """A critic whose gradient is `slope` everywhere."""
+    """A critic with the constant gradient `slope`."""
 
     def __init__(self, norm):
         super().__init__()
@@ -29,20 +29,20 @@ class Linear(nn.Module):
 
 
 @pytest.mark.parametrize(("norm", "penalty"), [(1.0, 0.0), (3.0, 4.0), (0.5, 0.25)])
-def test_the_penalty_of_a_critic_of_known_slope(wgan, norm, penalty):
+def test_the_penalty_of_a_linear_critic(wgan, norm, penalty):
     wgan.critic = Linear(norm)
     x, generated = torch.randn(2, 5, 1, 28, 28)
     assert wgan.gradient_penalty(x, generated).item() == pytest.approx(penalty, abs=1e-4)
 
 
-def test_the_penalty_is_taken_on_a_share_of_the_batch(wgan):
-    seen = []
-    wgan.gradient_penalty = lambda x, generated: seen.append((len(x), len(generated))) or x.sum() * 0
+def test_the_penalty_uses_a_share_of_the_batch(wgan):
+    sizes = []
+    wgan.gradient_penalty = lambda x, generated: sizes.append((len(x), len(generated))) or x.sum() * 0
     wgan.loss("critic", torch.randn(8, 1, 28, 28), torch.zeros(8))
-    assert seen == [(2, 2)]
+    assert sizes == [(2, 2)]
 
 
-def test_a_flat_critic_has_a_finite_penalty_and_gradient(wgan):
+def test_a_constant_critic_has_a_finite_penalty_and_gradient(wgan):
     for parameter in wgan.critic.parameters():
         nn.init.zeros_(parameter)
     x, generated = torch.randn(2, 5, 1, 28, 28)
@@ -52,17 +52,17 @@ def test_a_flat_critic_has_a_finite_penalty_and_gradient(wgan):
     assert all(gradient is None or gradient.isfinite().all() for gradient in gradients)
 
 
-def test_a_critic_of_slope_one_along_the_way_measures_the_way(wgan):
+def test_a_critic_of_slope_one_measures_the_distance(wgan):
     wgan.critic = Linear(1.0)
-    move = 2 * wgan.critic.slope.view(1, 28, 28)
+    shift = 2 * wgan.critic.slope.view(1, 28, 28)
     x = torch.randn(64, 1, 28, 28)
-    wgan.generate = lambda *_: x - move
+    wgan.generate = lambda *_: x - shift
     terms = wgan.loss("critic", x, torch.zeros(64))
     assert terms["w1"].item() == pytest.approx(2, abs=1e-3)
     assert terms["loss"].item() == pytest.approx(-2, abs=1e-3)
 
 
-def test_five_critic_steps_come_before_each_of_the_generator(wgan):
+def test_the_critic_has_five_steps_per_step_of_the_generator(wgan):
     assert wgan.update_order() == ("critic",) * 5 + ("generator",)
     assert WGANGPConfig().penalty == 10
 
@@ -71,7 +71,7 @@ def test_the_critic_has_no_batch_norm(wgan):
     assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in wgan.critic.modules())
 
 
-def test_a_run_logs_the_critic_s_estimate(tmp_path):
+def test_training_logs_the_estimate_of_the_critic(tmp_path):
     small = ["--generator-width", "8", "--critic-width", "8", "--epochs", "0.5"]
     assert main(["fit", "wgan_gp", "--run", str(tmp_path / "run"), "--data", "digits", "--device", "cpu", *small]) == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]

@@ -1,20 +1,26 @@
-"""Journals: what a caller sent, and how far his answer has come, as whoever comes after a dead worker sees it."""
+"""Journals: the next worker finds the unanswered bytes of a connection, whenever its worker died."""
 
 import fcntl
 import os
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from service.server.journal import INITIAL_SIZE, INVALID, Journal, create, tcp_byte_counts
 
-Ends = tuple[socket.socket, socket.socket]
+
+class Ends(NamedTuple):
+    """The two ends of a TCP connection."""
+
+    service: socket.socket
+    client: socket.socket
 
 
 @pytest.fixture
 def file() -> Iterator[int]:
+    """The descriptor of an empty journal."""
     descriptor = create()
     yield descriptor
     os.close(descriptor)
@@ -22,153 +28,157 @@ def file() -> Iterator[int]:
 
 @pytest.fixture
 def ends() -> Iterator[Ends]:
-    """The service's end of a connection, and the caller's."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        theirs = socket.create_connection(listener.getsockname())
-        ours, _ = listener.accept()
-    with ours, theirs:
-        yield ours, theirs
+        client = socket.create_connection(listener.getsockname())
+        service, _ = listener.accept()
+    with service, client:
+        yield Ends(service, client)
 
 
-def come(journal: Journal, ends: Ends, sent: bytes) -> bytes:
-    """Have the caller send something and a worker read it; what the worker sees."""
-    ends[1].sendall(sent)
-    seen = b""
-    while len(seen) < len(sent):
-        seen += journal.commit(ends[0].recv_into(journal.get_buffer()))
-    return seen
+def exchange(journal: Journal, ends: Ends, data: bytes) -> bytes:
+    """Send `data` as the client, receive it into the journal, and return what the worker gets."""
+    ends.client.sendall(data)
+    received = b""
+    while len(received) < len(data):
+        received += journal.commit(ends.service.recv_into(journal.get_buffer()))
+    return received
 
 
-def choke(ends: Ends) -> int:
-    """Bytes that went to the caller until no more went in, most of them unacknowledged."""
-    ends[0].setblocking(False)
-    given = 0
+# -- the kernel's counts -----------------------------------------------------------------------------------------------
+
+
+def fill_send_buffer(ends: Ends) -> int:
+    """Send to the client until the kernel takes no more; the number of bytes, most of them unacknowledged."""
+    ends.service.setblocking(False)
+    count = 0
     try:
         while True:
-            given += ends[0].send(b"y" * 65536)
+            count += ends.service.send(b"y" * 65536)
     except BlockingIOError:
-        return given
+        return count
 
 
-def test_what_the_kernel_was_given_is_known_whether_or_not_it_was_read(ends: Ends) -> None:
-    ours, theirs = ends
-    assert tcp_byte_counts(ours) == (0, 0)
-    ours.sendall(b"x" * 1000)
-    assert tcp_byte_counts(ours) == (0, 1000)
-    theirs.recv(1000, socket.MSG_WAITALL)
-    given = 1000 + choke(ends)
-    assert tcp_byte_counts(ours) == (0, given)
+def after_first_call(action: Callable[[], object]) -> Callable[..., Any]:
+    """`fcntl.ioctl` that calls `action` after its first call."""
+    ioctl, actions = fcntl.ioctl, [action]
+
+    def replacement(*args: Any) -> Any:
+        result = ioctl(*args)
+        if actions:
+            actions.pop()()
+        return result
+
+    return replacement
 
 
-def test_what_is_acknowledged_while_one_looks_counts_once(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = choke(ends)
-    monkeypatch.setattr(fcntl, "ioctl", meanwhile(lambda: ends[1].recv(10**6)))
-    assert tcp_byte_counts(ends[0]) == (0, given)
+def test_written_bytes_count_whether_or_not_the_client_has_read_them(ends: Ends) -> None:
+    assert tcp_byte_counts(ends.service) == (0, 0)
+    ends.service.sendall(b"x" * 1000)
+    assert tcp_byte_counts(ends.service) == (0, 1000)
+    ends.client.recv(1000, socket.MSG_WAITALL)
+    written = 1000 + fill_send_buffer(ends)
+    assert tcp_byte_counts(ends.service) == (0, written)
 
 
-def test_what_is_sent_while_one_looks_was_not_read(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    ends[1].sendall(b"abc")
-    ends[0].recv(2)
-    monkeypatch.setattr(fcntl, "ioctl", meanwhile(lambda: ends[1].sendall(b"defg")))
-    assert tcp_byte_counts(ends[0]) == (2, 0)
+def test_bytes_that_are_acknowledged_during_the_reading_count_once(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = fill_send_buffer(ends)
+    monkeypatch.setattr(fcntl, "ioctl", after_first_call(lambda: ends.client.recv(10**6)))
+    assert tcp_byte_counts(ends.service) == (0, written)
 
 
-def meanwhile(happens: Callable[[], object]) -> Callable[..., Any]:
-    """A look into the kernel's queues, after the first of which something `happens`."""
-    look, left = fcntl.ioctl, [happens]
-
-    def looked(*given: Any) -> Any:
-        found = look(*given)
-        if left:
-            left.pop()()
-        return found
-
-    return looked
+def test_bytes_that_arrive_during_the_reading_are_unread(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends.client.sendall(b"abc")
+    ends.service.recv(2)
+    monkeypatch.setattr(fcntl, "ioctl", after_first_call(lambda: ends.client.sendall(b"defg")))
+    assert tcp_byte_counts(ends.service) == (2, 0)
 
 
-def test_the_end_of_what_is_sent_is_no_byte_of_it(ends: Ends) -> None:
-    ends[1].sendall(b"abc")
-    ends[1].shutdown(socket.SHUT_WR)
-    ends[0].recv(2)
-    assert tcp_byte_counts(ends[0]) == (2, 0)
-    assert (ends[0].recv(9), ends[0].recv(9)) == (b"c", b"")
-    assert tcp_byte_counts(ends[0]) == (3, 0)
+def test_the_end_of_the_clients_stream_does_not_count_as_a_byte(ends: Ends) -> None:
+    ends.client.sendall(b"abc")
+    ends.client.shutdown(socket.SHUT_WR)
+    ends.service.recv(2)
+    assert tcp_byte_counts(ends.service) == (2, 0)
+    assert (ends.service.recv(9), ends.service.recv(9)) == (b"c", b"")
+    assert tcp_byte_counts(ends.service) == (3, 0)
 
 
-def test_who_comes_after_finds_all_that_was_sent_however_long(file: int, ends: Ends) -> None:
+# -- the next worker ---------------------------------------------------------------------------------------------------
+
+
+def test_the_next_worker_gets_all_unanswered_bytes(file: int, ends: Ends) -> None:
     first = Journal(file)
-    for part in (b"POST / HTTP/1.1\r\n", b"a" * INITIAL_SIZE, b"b" * 3 * INITIAL_SIZE):
-        assert come(first, ends, part) == part
+    parts = (b"POST / HTTP/1.1\r\n", b"a" * INITIAL_SIZE, b"b" * 3 * INITIAL_SIZE)
+    for part in parts:
+        assert exchange(first, ends, part) == part
     second = Journal(file)
-    assert second.take_over(ends[0])
-    assert second.sent == b"POST / HTTP/1.1\r\n" + b"a" * INITIAL_SIZE + b"b" * 3 * INITIAL_SIZE
+    assert second.take_over(ends.service)
+    assert second.unanswered == b"".join(parts)
     assert Journal(file).tries == 1
 
 
-def test_what_a_worker_had_read_and_knew_nothing_of_yet_is_there(file: int, ends: Ends) -> None:
+def test_bytes_that_the_dead_worker_received_and_did_not_commit_are_kept(file: int, ends: Ends) -> None:
     dead = Journal(file)
-    come(dead, ends, b"one")
-    ends[0].sendall(b"x" * 10)
-    dead.answered(10)
+    exchange(dead, ends, b"one")
+    ends.service.sendall(b"x" * 10)
+    dead.mark_answered(10)
     for part in (b"tw", b"o, which goes on"):
-        ends[1].sendall(part)
-        ends[0].recv_into(dead.get_buffer()[:5])
-        heir = Journal(file)
-        assert heir.take_over(ends[0])
+        ends.client.sendall(part)
+        ends.service.recv_into(dead.get_buffer()[:5])
+        assert Journal(file).take_over(ends.service)
         dead = Journal(file)
-    assert (dead.sent, dead.tries) == (b"two, wh", 2)
+    assert (dead.unanswered, dead.tries) == (b"two, wh", 2)
 
 
-def test_who_had_read_nothing_is_not_what_a_request_died_of(file: int, ends: Ends) -> None:
+def test_a_worker_that_received_nothing_does_not_count_as_a_try(file: int, ends: Ends) -> None:
     for _ in range(3):
-        assert Journal(file).take_over(ends[0])
+        assert Journal(file).take_over(ends.service)
     assert Journal(file).tries == 0
 
 
-def test_an_answer_that_has_begun_is_for_nobody_else(file: int, ends: Ends) -> None:
-    come(Journal(file), ends, b"request")
-    ends[0].sendall(b"HTTP/1.1 200 OK")
-    assert not Journal(file).take_over(ends[0])
+def test_a_response_that_has_started_cannot_be_taken_over(file: int, ends: Ends) -> None:
+    exchange(Journal(file), ends, b"request")
+    ends.service.sendall(b"HTTP/1.1 200 OK")
+    assert not Journal(file).take_over(ends.service)
 
 
-def test_an_answer_that_its_worker_took_with_it_is_given_again(file: int, ends: Ends) -> None:
+def test_a_response_that_the_kernel_never_got_is_sent_by_the_next_worker(file: int, ends: Ends) -> None:
     dead = Journal(file)
-    come(dead, ends, b"request")
-    dead.answered(100)  # which the kernel never got
+    exchange(dead, ends, b"request")
+    dead.mark_answered(100)
     heir = Journal(file)
-    assert heir.take_over(ends[0])
-    assert heir.sent == b"request"
+    assert heir.take_over(ends.service)
+    assert heir.unanswered == b"request"
 
 
-def test_after_an_answer_there_is_nothing_to_do_and_the_next_request_counts_from_there(file: int, ends: Ends) -> None:
+def test_after_a_response_the_journal_starts_with_the_next_request(file: int, ends: Ends) -> None:
     dead = Journal(file)
-    come(dead, ends, b"a" * 10 * INITIAL_SIZE)
-    ends[0].sendall(b"x" * 100)
-    dead.answered(100)
+    exchange(dead, ends, b"a" * 10 * INITIAL_SIZE)
+    ends.service.sendall(b"x" * 100)
+    dead.mark_answered(100)
     heir = Journal(file)
-    assert heir.take_over(ends[0])
-    assert (heir.sent, heir.tries) == (b"", 0)
-    come(heir, ends, b"next")
+    assert heir.take_over(ends.service)
+    assert (heir.unanswered, heir.tries) == (b"", 0)
+    exchange(heir, ends, b"next")
     last = Journal(file)
-    assert last.take_over(ends[0])
-    assert (last.sent, last.tries) == (b"next", 1)
+    assert last.take_over(ends.service)
+    assert (last.unanswered, last.tries) == (b"next", 1)
 
 
-def test_what_was_long_takes_no_room_once_it_is_answered(file: int, ends: Ends) -> None:
+def test_a_journal_shrinks_after_the_response(file: int, ends: Ends) -> None:
     journal = Journal(file)
-    come(journal, ends, b"a" * 10 * INITIAL_SIZE)
-    journal.answered(1)
-    come(journal, ends, b"next")
+    exchange(journal, ends, b"a" * 10 * INITIAL_SIZE)
+    journal.mark_answered(1)
+    exchange(journal, ends, b"next")
     assert os.fstat(file).st_size == INITIAL_SIZE
 
 
-def test_what_is_answered_in_part_is_for_nobody_else_until_all_of_it_is(file: int, ends: Ends) -> None:
+def test_partly_answered_bytes_cannot_be_taken_over_until_all_are_answered(file: int, ends: Ends) -> None:
     journal = Journal(file)
-    come(journal, ends, b"one, two")
+    exchange(journal, ends, b"one, two")
     journal.invalidate()
-    assert come(journal, ends, b"three") == b"three"
-    assert journal.before == INVALID
-    assert not Journal(file).take_over(ends[0])
-    ends[0].sendall(b"x" * 30)
-    journal.answered(30)
-    assert Journal(file).take_over(ends[0])
+    assert exchange(journal, ends, b"three") == b"three"
+    assert journal.response_start == INVALID
+    assert not Journal(file).take_over(ends.service)
+    ends.service.sendall(b"x" * 30)
+    journal.mark_answered(30)
+    assert Journal(file).take_over(ends.service)

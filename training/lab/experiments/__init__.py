@@ -1,4 +1,4 @@
-"""The experiments, in the lecture's order, one file each with an `EXPERIMENT` in it."""
+"""The experiments in the order of the lecture: one file each, which defines `EXPERIMENT`."""
 
 from importlib import import_module
 

@@ -1,9 +1,9 @@
-"""A density estimated from samples: how near the truth it comes, with a form that is right, too rigid or too free.
+"""The loss of a density estimated from samples, for a model of the right form, a too rigid one and a too flexible one.
 
-    E_p[log p(x) - log q(x)] = KL(p, q) >= 0                what an estimate q of p loses on points that were held out
+    E_p[log p(x) - log q(x)] = KL(p, q) >= 0                the loss of an estimate q of p on held-out points
 
-A Gaussian has few parameters, and loses 1/(2N) nats for each. A kernel density has none and suits any p, but pays for
-it: the more, the more dimensions there are.
+A Gaussian has few parameters and loses 1/(2N) nats for each. A kernel density assumes no form and fits any p, but its
+loss grows with the dimension.
 """
 
 import math
@@ -28,70 +28,70 @@ from training.lab.experiment import Experiment, Findings, Number, Picture, Setti
 from training.lab.fitting import fit, points
 
 COUNTS = (20, 100, 300, 1000)
-"""From how many points a Gaussian is estimated."""
+"""Numbers of points that a Gaussian is estimated from."""
 SHOWN = 100
-"""From how many it is where it is shown."""
+"""The number of points in the picture of the Gaussian."""
 CORRELATION = 0.7
-"""Of that Gaussian's two coordinates in the plane; what an estimate loses does not depend on it."""
+"""Correlation of the Gaussian's coordinates in the plane; the loss of an estimate does not depend on it."""
 PLANE = shapes.ring(4, radius=0.5, deviation=0.12)
-"""The truth of which the estimates know neither bandwidth nor number of components."""
+"""The true density whose bandwidth and number of components the estimates must find."""
 PLANE_COUNT = 400
 BANDWIDTHS = torch.logspace(-2, 0, 21) / 2
 COMPONENTS = (1, 2, 4, 8, 16)
 DIMENSIONS = (1, 2, 4, 8, 16, 32)
 CROWD = 1000
-"""From how many points a density in so many dimensions is estimated."""
+"""The number of points for the estimates in DIMENSIONS."""
 HELD_OUT = 2000
 BINS, REACH = 100, 1.0
-"""The lattice on which densities are shown."""
+"""The lattice on which densities are plotted."""
 
 
 def gaussian(size: int, correlation: float = 0.0) -> MultivariateNormal:
-    """The truth in `size` dimensions: deviation 0.3, each pair of coordinates correlated alike."""
+    """The true Gaussian in `size` dimensions: deviation 0.3, equal correlation of all pairs of coordinates."""
     covariance = correlation + (1 - correlation) * torch.eye(size, dtype=torch.float64)
     return MultivariateNormal(torch.zeros(size, dtype=torch.float64), 0.3**2 * covariance)
 
 
-def draw_from(truth: MultivariateNormal, count: int, seed: int) -> Tensor:
-    """[count, D] float32."""
+def sample_from(truth: MultivariateNormal, count: int, seed: int) -> Tensor:
+    """Samples [count, D] float32 of `truth`."""
     eps = torch.randn(count, len(truth.loc), generator=Generator().manual_seed(seed), dtype=torch.float64)
     return (truth.loc + eps @ truth.scale_tril.T).float()
 
 
 def likeliest_gaussian(x: Tensor) -> MultivariateNormal:
-    """The family's mixture of one component for x [N, D]."""
-    held = components(x, most=1)
-    return MultivariateNormal(held.means[0].double(), scale_tril=held.cholesky[0].double())
+    """The maximum-likelihood Gaussian of x [N, D]: the family's mixture of one component."""
+    single = components(x, most=1)
+    return MultivariateNormal(single.means[0].double(), scale_tril=single.cholesky[0].double())
 
 
 def kernels(x: Tensor) -> KDE:
-    """The family's kernel density for x [N, D]: four fifths of them are kernels, the rest choose the bandwidth."""
+    """The family's kernel density of x [N, D]: four fifths become kernels, the rest select the bandwidth."""
     family = fit(KDE, KDEConfig(code=0), points(x), CLOSED_FORM, seed=0)
     assert isinstance(family, KDE)
     return family
 
 
 def components(x: Tensor, most: int) -> Mixture:
-    """The family's mixture for x [N, D], of as many components as BIC says."""
+    """The family's mixture for x [N, D], with up to `most` components, selected by BIC."""
     family = fit(GMM, GMMConfig(code=0, most=most), points(x), CLOSED_FORM, seed=0)
     assert isinstance(family, GMM)
     return family.mixture
 
 
 def em(x: Tensor, components: int) -> mixture.MixtureFit:
-    """The likeliest of the mixtures that EM finds for x [N, D] from eight starts: from one it may miss a cluster."""
-    return max((mixture.fit(x, components, seed=k) for k in range(8)), key=lambda found: found.objectives[-1])
+    """The likeliest mixture for x [N, D] of eight starts of EM; a single start may miss a cluster."""
+    return max((mixture.fit(x, components, seed=k) for k in range(8)), key=lambda result: result.objectives[-1])
 
 
 def parameters(size: int) -> int:
-    """How many free numbers a Gaussian in `size` dimensions has: its mean and its covariance."""
+    """The number of free parameters of a Gaussian in `size` dimensions: mean and covariance."""
     return size * (size + 3) // 2
 
 
 def expected_loss(count: int, size: int) -> float:
-    """E KL(truth, likeliest Gaussian of `count` points), exactly; (d(d+3)/2) / (2N) for many points.
+    """E KL(truth, likeliest Gaussian of `count` points), exactly; about (d(d+3)/2) / (2N) for many points.
 
-    Of the Wishart distribution of N times the estimated covariance: E S^-1 = N/(N-d-2) I, and
+    From the Wishart distribution of N times the estimated covariance: E S^-1 = N/(N-d-2) I, and
     E log det S = sum_i digamma((N-i)/2) + d log(2/N).
     """
     log_det = float(digamma((count - np.arange(1, size + 1)) / 2).sum()) + size * math.log(2 / count)
@@ -103,17 +103,17 @@ def gaussian_losses(size: int, repeats: int, seed: int) -> dict[int, float]:
     truth = gaussian(size, CORRELATION)
 
     def loss(count: int, k: int) -> float:
-        return float(kl_divergence(truth, likeliest_gaussian(draw_from(truth, count, seed + k))))
+        return float(kl_divergence(truth, likeliest_gaussian(sample_from(truth, count, seed + k))))
 
     return {count: float(np.mean([loss(count, k) for k in range(repeats)])) for count in COUNTS}
 
 
 def plane_losses(seed: int) -> dict[str, Any]:
-    """Losses in nats of the estimates from one data set on the plane: along both curves, and as the families choose."""
-    x, test = PLANE.draw(PLANE_COUNT, seed), PLANE.draw(HELD_OUT, seed + 1)
+    """Losses in nats of estimates from one data set in the plane, by bandwidth, by components and as selected."""
+    x, test = PLANE.sample(PLANE_COUNT, seed), PLANE.sample(HELD_OUT, seed + 1)
     truth = float(PLANE.log_density(test).mean())
     kde, gmm = kernels(x), components(x, COMPONENTS[-1])
-    found = {
+    losses = {
         "truth": truth,
         "h": float(kde.bandwidth),
         "kde": truth - float(kde.log_density(test).mean()),
@@ -125,19 +125,19 @@ def plane_losses(seed: int) -> dict[str, Any]:
     for h in BANDWIDTHS:
         kde.bandwidth.copy_(h)
         by_bandwidth.append(truth - float(kde.log_density(test).mean()))
-    return {**found, "bandwidth": np.array(by_bandwidth)}
+    return {**losses, "bandwidth": np.array(by_bandwidth)}
 
 
 def dimension_losses(size: int, repeats: int, seed: int) -> tuple[float, float]:
-    """Losses in nats of the kernel density and of the Gaussian, both from CROWD points in `size` dimensions.
+    """Losses in nats of the kernel density and of the Gaussian from CROWD points in `size` dimensions.
 
-    Of the former the median over `repeats` data sets, as a lone point far from every kernel may cost any amount; of
-    the latter the mean.
+    For the kernels the median over `repeats` data sets, because a single point far from every kernel has an unbounded
+    loss; for the Gaussian the mean.
     """
     truth = gaussian(size)
     losses = []
     for k in range(seed, seed + 2 * repeats, 2):
-        x, test = draw_from(truth, CROWD, k), draw_from(truth, HELD_OUT, k + 1)
+        x, test = sample_from(truth, CROWD, k), sample_from(truth, HELD_OUT, k + 1)
         gap = truth.log_prob(test.double()) - kernels(x).log_density(test)
         losses.append((float(gap.mean()), float(kl_divergence(truth, likeliest_gaussian(x)))))
     of_kernels, of_gaussian = np.array(losses).T
@@ -145,33 +145,33 @@ def dimension_losses(size: int, repeats: int, seed: int) -> tuple[float, float]:
 
 
 def measure(setting: Setting) -> Findings:
-    """Estimate all of them, and hold what they lose against theory."""
+    """Estimate all densities and compare their losses with theory."""
     repeats, planes, crowds = (100, 4, 5) if setting.quick else (1000, 20, 15)
-    first = 1_000_000 * setting.seed  # data sets are numbered from here
+    first = 1_000_000 * setting.seed  # the seed of the first data set
     gauss = {size: gaussian_losses(size, repeats, first) for size in (1, 2)}
     plane = [plane_losses(first + 2 * k) for k in range(planes)]
-    mean = {name: np.mean([one[name] for one in plane], axis=0) for name in plane[0]}
+    mean = {name: np.mean([losses[name] for losses in plane], axis=0) for name in plane[0]}
     crowd = np.array([dimension_losses(size, crowds, first) for size in DIMENSIONS])
     numbers = (
         *gaussian_numbers(gauss, repeats),
         *plane_numbers(mean, planes),
         *dimension_numbers(crowd, crowds),
     )
-    shown = {"gauss": gauss, "plane": mean, "crowd": crowd, **densities(first)}
-    return Findings(numbers, shown)
+    plot_data = {"gauss": gauss, "plane": mean, "crowd": crowd, **densities(first)}
+    return Findings(numbers, plot_data)
 
 
 def gaussian_numbers(losses: dict[int, dict[int, float]], repeats: int) -> list[Number]:
-    """The Gaussian's losses in units of p/(2N); 2N of them are chi^2 of p degrees, which says how far off is chance."""
+    """The Gaussian's losses in units of p/(2N); 2N times a loss has a chi^2 distribution, which gives the tolerance."""
     numbers = []
     for size, by_count in losses.items():
         p = parameters(size)
         for count in (SHOWN, COUNTS[-1]):
             unit = p / (2 * count)
             numbers.append(
-                near(f"Gaussian in {size}-D from {count} points: KL loss, of p/(2N) with p = {p}",
+                near(f"Gaussian in {size}-D from {count} points: KL loss / (p/2N), p = {p}",
                      by_count[count] / unit, expected_loss(count, size) / unit, 5 * chance(p, repeats),
-                     "p/(2N) (Akaike 1974) times its small-sample correction (Wishart moments)")
+                     "p/(2N) (Akaike 1974) with small-sample correction (Wishart moments)")
             )  # fmt: skip
     return numbers
 
@@ -182,52 +182,52 @@ def chance(p: int, repeats: int) -> float:
 
 
 def plane_numbers(mean: dict[str, Any], repeats: int) -> list[Number]:
-    """The curves' best, and what the families chose, beside the truth's own log-likelihood."""
+    """The minimal losses, the losses of the families' selections, and the log-likelihood of the truth."""
     entropy = math.log(len(PLANE.centres)) + math.log(2 * math.pi * math.e * PLANE.deviation**2)
     right = COMPONENTS.index(len(PLANE.centres))
     p = 6 * len(PLANE.centres) - 1
     every = [*mean["bandwidth"], *mean["components"], mean["kde"], mean["gmm"]]
     return [
-        near("Four Gaussians: the truth's mean log p on held-out points, nats", float(mean["truth"]), -entropy,
-             5 / math.sqrt(repeats * HELD_OUT), "minus the entropy, log 4 + log 2πeσ² where they do not overlap"),
+        near("four Gaussians: true mean log p on held-out points, nats", float(mean["truth"]), -entropy,
+             5 / math.sqrt(repeats * HELD_OUT), "minus the entropy log 4 + log 2πeσ² of Gaussians without overlap"),
         at_least("smallest held-out loss of all estimates, nats", float(min(every)), 0,
-                 "KL >= 0: in expectation nothing exceeds the truth (Gibbs)"),
-        near(f"mixture of 4: held-out loss, of p/(2N) with p = {p}",
+                 "KL >= 0 in expectation (Gibbs)"),
+        near(f"mixture of 4: held-out loss / (p/2N), p = {p}",
              float(mean["components"][right]) * 2 * PLANE_COUNT / p, 1, 5 * chance(p, repeats), "p/(2N) (Akaike 1974)"),
-        at_most("kernels: loss with the family's bandwidth, more than the curve's best by, nats",
-                float(mean["kde"] - mean["bandwidth"].min()), 0.05, "the family chooses by held-out likelihood"),
-        at_least("kernels: the curve's best loss, of the mixture of 4's",
-                 float(mean["bandwidth"].min() / mean["components"][right]), 1.3, "the mixture has the truth's form"),
+        at_most("kernels: loss with the family's bandwidth minus the minimum over bandwidths, nats",
+                float(mean["kde"] - mean["bandwidth"].min()), 0.05, "the family selects it by held-out likelihood"),
+        at_least("kernels: minimal loss / loss of the mixture of 4",
+                 float(mean["bandwidth"].min() / mean["components"][right]), 1.3, "the mixture has the true form"),
         reported("mixture: loss with the family's number of components, nats", float(mean["gmm"]),
-                 "by BIC, from one start of EM"),
+                 "selected by BIC, from one start of EM"),
     ]  # fmt: skip
 
 
 def dimension_numbers(crowd: NDArray[np.float64], repeats: int) -> list[Number]:
-    """How the losses grow with the dimension: crowd [dimensions, 2], of the kernels and of the Gaussian."""
+    """The growth of the losses with the dimension: crowd [dimensions, 2], of the kernels and of the Gaussian."""
     kde, gauss = crowd.T
     last = DIMENSIONS[-1]
     return [
-        at_least(f"1 to {last} dimensions: at each doubling the kernels' loss is multiplied at least by",
-                 float((kde[1:] / kde[:-1]).min()), 1, "it grows with the dimension"),
+        at_least(f"kernels: smallest growth factor of the loss per doubling of the dimension, 1 to {last}",
+                 float((kde[1:] / kde[:-1]).min()), 1, "the loss grows with the dimension"),
         at_most(f"kernels in {last}-D from {CROWD} points: loss, nats", float(kde[-1]), last / 2 * math.log(2),
-                "d/2 log 2, by Jensen's inequality; what a single kernel loses"),
+                "d/2 log 2, the loss of a single kernel (Jensen's inequality)"),
         near(f"Gaussian in {last}-D from {CROWD} points: loss, nats", float(gauss[-1]), expected_loss(CROWD, last),
              5 * chance(parameters(last), repeats) * expected_loss(CROWD, last),
-             f"p/(2N) = {parameters(last) / 2 / CROWD:.3f} with its small-sample correction"),
-        at_least(f"kernels in {last}-D: loss, of the Gaussian's", float(kde[-1] / gauss[-1]), 10,
+             f"p/(2N) = {parameters(last) / 2 / CROWD:.3f}, with small-sample correction"),
+        at_least(f"kernels in {last}-D: loss / loss of the Gaussian", float(kde[-1] / gauss[-1]), 10,
                  "the curse of dimensionality"),
     ]  # fmt: skip
 
 
 def densities(seed: int) -> dict[str, Any]:
-    """What the pictures of densities are drawn from: points, and densities where they are shown."""
+    """The data of the pictures: points, and densities on lattices."""
     line = torch.linspace(-REACH, REACH, 4 * BINS)[:, None]
     lattice = distances.lattice(BINS, REACH)
     normal = {size: gaussian(size, CORRELATION) for size in (1, 2)}
-    x = {size: draw_from(truth, SHOWN, seed) for size, truth in normal.items()}
-    estimate = {size: likeliest_gaussian(some) for size, some in x.items()}
-    plane = PLANE.draw(PLANE_COUNT, seed)
+    x = {size: sample_from(truth, SHOWN, seed) for size, truth in normal.items()}
+    estimate = {size: likeliest_gaussian(points_) for size, points_ in x.items()}
+    plane = PLANE.sample(PLANE_COUNT, seed)
     return {
         "points": {**x, "plane": plane},
         "line": {
@@ -248,99 +248,95 @@ def densities(seed: int) -> dict[str, Any]:
     }
 
 
-def draw(found: Sequence[Findings]) -> list[Picture]:
-    """The estimates, the curves, and the loss by dimension."""
-    shown = found[0].shown
-    return [_gaussians(shown), _planes(shown), _curves(shown), _dimensions(found)]
+def draw(findings: Sequence[Findings]) -> list[Picture]:
+    """Draw the estimates, the losses by bandwidth and components, and the losses by dimension."""
+    plot_data = findings[0].plot_data
+    return [_gaussians(plot_data), _planes(plot_data), _curves(plot_data), _dimensions(findings)]
 
 
-def _gaussians(shown: Mapping[str, Any]) -> Picture:
+def _gaussians(plot_data: Mapping[str, Any]) -> Picture:
     fig, axes = plots.figure(1, 3, width=4.8, height=4.4)
     left, middle, right = axes[0]
     line = np.linspace(-REACH, REACH, 4 * BINS)
-    left.hist(shown["points"][1][:, 0].numpy(), bins=20, range=(-REACH, REACH), density=True, color="#d0d0d0")
-    for (name, density), color in zip(shown["line"].items(), (plots.BLACK, plots.BLUE, plots.ORANGE), strict=True):
+    left.hist(plot_data["points"][1][:, 0].numpy(), bins=20, range=(-REACH, REACH), density=True, color="#d0d0d0")
+    for (name, density), color in zip(plot_data["line"].items(), (plots.BLACK, plots.BLUE, plots.ORANGE), strict=True):
         left.plot(line, density, color=color, label=name, linestyle="--" if name == "truth" else "-")
     left.set(title=f"1-D, from {SHOWN} points", xlabel="$x$", ylabel="density", ylim=(0, 2.2))
     left.legend(loc="upper left", fontsize=11)
-    middle.scatter(*shown["points"][2].T, s=12, color="#a0a0a0")
-    for (name, density), color in zip(shown["ellipses"].items(), (plots.BLACK, plots.BLUE), strict=True):
+    middle.scatter(*plot_data["points"][2].T, s=12, color="#a0a0a0")
+    for (name, density), color in zip(plot_data["ellipses"].items(), (plots.BLACK, plots.BLUE), strict=True):
         _contours(middle, density, color, "--" if name == "truth" else "-")
     plots.plane(middle, f"2-D, from {SHOWN} points", REACH)
-    for (size, losses), color in zip(shown["gauss"].items(), (plots.BLUE, plots.RED), strict=True):
+    for (size, losses), color in zip(plot_data["gauss"].items(), (plots.BLUE, plots.RED), strict=True):
         right.loglog(*zip(*losses.items(), strict=True), "o", color=color, label=f"{size}-D: measured")
         p = parameters(size)
         right.loglog(COUNTS, [p / 2 / n for n in COUNTS], "--", color=color, label=f"p/(2N), p = {p}")
-    right.set(title="What the Gaussian loses", xlabel="points N", ylabel="KL(truth, estimate), nats")
+    right.set(title="KL loss of the Gaussian", xlabel="points N", ylabel="KL(truth, estimate), nats")
     right.legend(fontsize=11)
     return Picture(
         "density_gaussian.png",
-        f"A Gaussian estimated from {SHOWN} points (solid) beside the truth (dashed): in 1-D over the points' "
-        "histogram, with the kernel density, and in 2-D. On the right, what the estimate loses on average: p/(2N).",
+        f"A Gaussian estimated from {SHOWN} points (solid) and the truth (dashed). Left: in 1-D, with the histogram of "
+        "the points and the kernel density. Middle: in 2-D. Right: the mean loss of the estimate, p/(2N).",
         plots.png(fig),
     )
 
 
-def _planes(shown: Mapping[str, Any]) -> Picture:
+def _planes(plot_data: Mapping[str, Any]) -> Picture:
     names = {"truth": "Truth", "mixture": "Mixture, components by BIC", "kernels": "Kernels, bandwidth held out",
              "Gaussian": "One Gaussian"}  # fmt: skip
     fig, axes = plots.figure(1, 4, width=3.7, height=3.9)
     for axis, (name, title) in zip(axes[0], names.items(), strict=True):
-        axis.scatter(*shown["points"]["plane"].T, s=3, color="#a0a0a0")
-        _contours(axis, shown["lattice"][name], plots.BLACK if name == "truth" else plots.BLUE, "-")
+        axis.scatter(*plot_data["points"]["plane"].T, s=3, color="#a0a0a0")
+        _contours(axis, plot_data["lattice"][name], plots.BLACK if name == "truth" else plots.BLUE, "-")
         plots.plane(axis, title, REACH)
         axis.title.set_fontsize(12.5)
     return Picture(
         "density_plane.png",
-        f"Four Gaussians, {PLANE_COUNT} points of them, and estimates: the mixture has the right form, kernels follow "
-        "the points too closely, one Gaussian has a form too rigid.",
+        f"Four Gaussians, {PLANE_COUNT} of their points, and estimates: the mixture has the right form, the kernels "
+        "follow the points too closely, one Gaussian is too rigid.",
         plots.png(fig),
     )
 
 
 def _contours(axis: Axes, density: Tensor, color: str, style: str) -> None:
-    """Where the density is so many parts of its highest."""
+    """Contours of the density at fixed fractions of its maximum."""
     table = density.unflatten(0, (BINS, BINS)).T.numpy()
     middles = (np.arange(BINS) + 0.5) / BINS * 2 * REACH - REACH
     axis.contour(middles, middles, table, levels=table.max() * np.array([0.05, 0.2, 0.5, 0.8]), colors=color,
                  linestyles=style, linewidths=1.4)  # fmt: skip
 
 
-def _curves(shown: Mapping[str, Any]) -> Picture:
-    mean = shown["plane"]
+def _curves(plot_data: Mapping[str, Any]) -> Picture:
+    mean = plot_data["plane"]
     truth = float(mean["truth"])
     fig, axes = plots.figure(1, 2, width=5.6, height=4.4)
     left, right = axes[0]
     left.semilogx(BANDWIDTHS, truth - mean["bandwidth"], color=plots.ORANGE, label="kernels")
-    left.plot(
-        mean["h"], truth - mean["kde"], "o", markersize=9, color=plots.RED, label="the family's choice, on average"
-    )
+    left.plot(mean["h"], truth - mean["kde"], "o", markersize=9, color=plots.RED, label="selected by the family, mean")
     left.set(
         title="Kernels by bandwidth", xlabel="bandwidth h", xlim=(0.01, 0.5), ylabel="held-out log-likelihood, nats"
     )
     right.plot(COMPONENTS, truth - mean["components"], "o-", color=plots.BLUE, label="mixture")
-    right.plot(
-        mean["k"], truth - mean["gmm"], "o", markersize=9, color=plots.RED, label="the family's choice, on average"
-    )
+    right.plot(mean["k"], truth - mean["gmm"], "o", markersize=9, color=plots.RED, label="selected by the family, mean")
     right.set_xscale("log", base=2)
     right.set(title="Mixtures by components", xlabel="components", xticks=COMPONENTS, xticklabels=COMPONENTS)
     marks = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
     left.set_xticks(marks, marks)
     for axis in (left, right):
         axis.minorticks_off()
-        axis.axhline(truth, color=plots.BLACK, linestyle="--", label="the truth itself")
+        axis.axhline(truth, color=plots.BLACK, linestyle="--", label="truth")
         axis.set_ylim(truth - 1.2, truth + 0.1)
         axis.legend(loc="lower center")
     return Picture(
         "density_curves.png",
-        "Too narrow or too few is as bad as too wide or too many, and nothing exceeds the truth's own value, which is "
-        "minus its entropy. Means over data sets.",
+        "A too small bandwidth or number of components loses as much as a too large one. No estimate exceeds the value "
+        "of the truth, which is minus its entropy. Means over data sets.",
         plots.png(fig),
     )
 
 
-def _dimensions(found: Sequence[Findings]) -> Picture:
-    kde, gauss = np.mean([one.shown["crowd"] for one in found], axis=0).T
+def _dimensions(findings: Sequence[Findings]) -> Picture:
+    kde, gauss = np.mean([run.plot_data["crowd"] for run in findings], axis=0).T
     sizes = np.array(DIMENSIONS)
     fig, axes = plots.figure(1, 2, width=5.8, height=4.6)
     for axis in axes[0]:
@@ -357,19 +353,18 @@ def _dimensions(found: Sequence[Findings]) -> Picture:
     axes[0, 1].set(title="The same, both axes logarithmic", yscale="log", xticks=DIMENSIONS, xticklabels=DIMENSIONS)
     return Picture(
         "density_dimension.png",
-        f"{CROWD} points are plenty on a line and few in 32 dimensions: what kernels lose grows towards what a single "
-        "one would lose, while the Gaussian pays for its parameters only.",
+        f"{CROWD} points are many in one dimension and few in 32: the loss of the kernels grows towards that of a "
+        "single kernel, while the Gaussian loses only for its parameters.",
         plots.png(fig),
     )
 
 
 EXPERIMENT = Experiment(
-    title="A density is estimated from samples",
-    claim="Learning a distribution is estimating its density from samples; the form that is assumed decides what it "
-    "costs.",
-    method="The families gmm and kde where the truth is known: the likeliest Gaussian, which loses p/(2N) for p "
-    "parameters (Akaike 1974); kernels by bandwidth (Rosenblatt 1956; Parzen 1962) and mixtures by components "
-    "(Dempster et al. 1977; Schwarz 1978) on four Gaussians in the plane; and both in 1 to 32 dimensions.",
+    title="Density estimation from samples",
+    claim="To learn a distribution is to estimate its density from samples; the assumed form decides the loss.",
+    method="The families gmm and kde on known densities: the likeliest Gaussian, which loses p/(2N) for p parameters "
+    "(Akaike 1974); kernels by bandwidth (Rosenblatt 1956; Parzen 1962) and mixtures by number of components (Dempster "
+    "et al. 1977; Schwarz 1978) on four Gaussians in the plane; and both in 1 to 32 dimensions.",
     measure=measure,
     draw=draw,
 )

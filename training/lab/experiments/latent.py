@@ -1,12 +1,12 @@
-"""Where the codes of four auto-encoders lie, and what that means for drawing from N(0, I).
+"""The codes of four auto-encoders, and how well N(0, I) describes them.
 
-    AE:   min E|x - g(f(x))|^2                              codes lie anywhere
-    SAE:  ... - lambda E log softmax(h(f(x)))_y             codes of a digit lie by themselves, anywhere
-    SWAE: ... + lambda SW_2^2(f(x), N(0, I))                codes lie as N(0, I) does
-    VAE:  -E_q log p(x|z) + KL(q(z|x) || N(0, I))           so do codes drawn from q(z|x), nearly
+    AE:   min E|x - g(f(x))|^2                              any distribution of codes
+    SAE:  ... - lambda E log softmax(h(f(x)))_y             any distribution; separate clusters of the digits
+    SWAE: ... + lambda SW_2^2(f(x), N(0, I))                codes follow N(0, I)
+    VAE:  -E_q log p(x|z) + KL(q(z|x) || N(0, I))           codes sampled from q(z|x) nearly follow N(0, I)
 
-Codes have two numbers, so that they can be seen. SW_2^2 is the mean over directions of the squared distance of sorted
-projections (Bonneel et al. 2015).
+Codes have two dimensions, so that they can be plotted. SW_2^2 is the mean over directions of the squared distance of
+sorted projections (Bonneel et al. 2015).
 """
 
 import math
@@ -21,14 +21,15 @@ from torch.nn import functional as F
 from models.base import Family, Recipe
 from models.families.ae import AE, AEConfig
 from models.families.supervised_ae import SupervisedAE, SupervisedAEConfig
-from models.families.swae import SWAE, SWAEConfig, sliced_wasserstein
+from models.families.swae import SWAE, SWAEConfig
 from models.families.vae import VAE, VAEConfig
+from models.losses import sliced_wasserstein
 from models.pixels import to_unit
 from training import data
 from training.data import Dataset
 from training.lab import plots
 from training.lab.experiment import Experiment, Findings, Number, Picture, Setting, at_most, reported
-from training.lab.fitting import begin, iterations
+from training.lab.fitting import iterations, make_trainer
 
 WIDTH = 16
 BATCH = 256
@@ -39,33 +40,33 @@ KINDS: dict[str, tuple[type[Family], Any]] = {
     "VAE": (VAE, VAEConfig(latent=2, width=WIDTH)),
 }
 CODES = 2000
-"""Digits whose codes are looked at: of the test split, which no encoder has seen."""
+"""Digits of the test split whose codes are measured."""
 DIRECTIONS = 64
 SIDE = 12
-"""Of the grid of decoded codes."""
+"""Rows and columns of the grid of decoded codes."""
 SHARES = {"SWAE": 0.1, "VAE": 0.1}
-"""What of the plain auto-encoder's distance these may have at most."""
+"""Upper bounds of the distance to N(0, I), as a share of the plain auto-encoder's."""
 
 
 def trained(kind: type[Family], config: Any, dataset: Dataset, steps: int, seed: int) -> Family:
-    """The family on images taken as points, without the density that it would be drawn from."""
+    """The family trained on images as points, without fitting a prior."""
     recipe = Recipe(iterations(steps, BATCH, dataset), BATCH, lr=2e-3, ema=20 * BATCH, cosine=True)
-    trainer = begin(kind, config, dataset, recipe, seed)
+    trainer = make_trainer(kind, config, dataset, recipe, seed)
     while trainer.images < trainer.total_images:
         trainer.train_step()
     return trainer.average
 
 
 def codes(family: Family, x: Tensor, seed: int) -> Tensor:
-    """Codes [N, 2] of x [N, 784]; a VAE's are drawn from q(z|x)."""
+    """Codes [N, 2] of x [N, 784]; a VAE's are sampled from q(z|x)."""
     if not isinstance(family, VAE):
         return family.encode(x, torch.zeros(len(x), 0))
     mu, log_var = family.posterior(x)
     return mu + torch.randn(mu.shape, generator=Generator().manual_seed(seed)) * (log_var / 2).exp()
 
 
-def to_prior(z: Tensor, seed: int) -> float:
-    """SW_2 of codes z [N, 2] and as many draws from N(0, I)."""
+def distance_to_prior(z: Tensor, seed: int) -> float:
+    """SW_2 between codes z [N, 2] and as many samples from N(0, I)."""
     generator = Generator().manual_seed(1000 + seed)
     theta = F.normalize(torch.randn(2, DIRECTIONS, generator=generator), dim=0)
     return math.sqrt(float(sliced_wasserstein(z, torch.randn(z.shape, generator=generator), theta)))
@@ -78,19 +79,19 @@ def decoded(family: Any, z: Tensor) -> Tensor:
 
 
 def quantiles() -> Tensor:
-    """Codes [SIDE^2, 2] that N(0, I) puts evenly: rows from the top down, then columns from left to right."""
+    """Codes [SIDE^2, 2] at even quantiles of N(0, I): rows from top to bottom, then columns from left to right."""
     line = torch.special.ndtri((torch.arange(SIDE) + 0.5) / SIDE)
     return torch.cartesian_prod(line.flip(0), line).flip(1)
 
 
 def measure(setting: Setting) -> Findings:
-    """Train all four, and measure where their codes lie."""
+    """Train all four auto-encoders, and measure the distance of their codes to N(0, I)."""
     loaded = data.load(setting.data, setting.data_root, "train")
     count = 5000 if setting.quick else 20_000
     dataset = data.make("points", to_unit(loaded.images[:count]).flatten(1), loaded.labels[:count], loaded.classes)
     test = data.load(setting.data, setting.data_root, "test")
     x, label = to_unit(test.images[:CODES]).flatten(1), test.labels[:CODES]
-    shown: dict[str, Any] = {"label": label}
+    plot_data: dict[str, Any] = {"label": label}
     distance: dict[str, float] = {}
     numbers: list[Number] = []
     for name, (kind, config) in KINDS.items():
@@ -98,36 +99,36 @@ def measure(setting: Setting) -> Findings:
         with torch.inference_mode():
             z = codes(family, x, setting.seed)
             back = decoded(family, z)
-            distance[name] = to_prior(z, setting.seed)
+            distance[name] = distance_to_prior(z, setting.seed)
             grid = decoded(family, quantiles())
-        lost = float((back - x).square().sum() / (x - x.mean(0)).square().sum())
-        numbers.append(reported(f"{name}: reconstruction error of held-out digits, of their variance", lost))
-        shown[name] = {"codes": z.clone(), "grid": ((grid + 1) * 127.5).to(torch.uint8)}
-    floor = to_prior(torch.randn(len(x), 2, generator=Generator().manual_seed(setting.seed)), setting.seed)
-    numbers.append(reported("SW_2 of two clouds of N(0, I)", floor, "the floor"))
+        error = float((back - x).square().sum() / (x - x.mean(0)).square().sum())
+        numbers.append(reported(f"{name}: reconstruction error of held-out digits / their variance", error))
+        plot_data[name] = {"codes": z.clone(), "grid": ((grid + 1) * 127.5).to(torch.uint8)}
+    baseline = distance_to_prior(torch.randn(len(x), 2, generator=Generator().manual_seed(setting.seed)), setting.seed)
+    numbers.append(reported("SW_2 between two samples of N(0, I)", baseline, "baseline"))
     for name in KINDS:
-        what = f"{name}: SW_2 of codes to N(0, I)"
+        what = f"{name}: SW_2 between codes and N(0, I)"
         if name in SHARES:
             bound = SHARES[name] * distance["AE"]
-            numbers.append(at_most(what, distance[name], bound, f"{SHARES[name]:g} of the AE's: its loss asks for it"))
+            numbers.append(at_most(what, distance[name], bound, f"{SHARES[name]:g} of the AE's: the loss requires it"))
         else:
-            numbers.append(reported(what, distance[name], "nothing asks for it"))
-    return Findings(tuple(numbers), shown)
+            numbers.append(reported(what, distance[name], "not part of the loss"))
+    return Findings(tuple(numbers), plot_data)
 
 
-def draw(found: Sequence[Findings]) -> list[Picture]:
-    """The clouds of codes, and what N(0, I) decodes to."""
-    shown = found[0].shown
-    return [_clouds(shown), _grids(shown)]
+def draw(findings: Sequence[Findings]) -> list[Picture]:
+    """Draw the codes, and the images that codes from N(0, I) decode to."""
+    plot_data = findings[0].plot_data
+    return [_codes(plot_data), _grids(plot_data)]
 
 
-def _clouds(shown: Any) -> Picture:
+def _codes(plot_data: Any) -> Picture:
     fig, axes = plots.figure(2, 4, width=4.0, height=3.9)
-    label = shown["label"].numpy()
+    label = plot_data["label"].numpy()
     colors = plots.TEN[label]
     circle = np.linspace(0, 2 * np.pi, 100)
     for column, name in enumerate(KINDS):
-        z = shown[name]["codes"].numpy()
+        z = plot_data[name]["codes"].numpy()
         for row, reach in enumerate((1.1 * float(np.abs(z).max()), 3.2)):
             panel = axes[row, column]
             panel.scatter(*z.T, s=5, c=colors, linewidths=0, alpha=0.8)
@@ -140,33 +141,33 @@ def _clouds(shown: Any) -> Picture:
     fig.legend(loc="outside right center", title="digit")
     return Picture(
         "latent.png",
-        "Codes of 2,000 held-out digits; circles: one and two deviations of N(0, I). Above all of them, below those "
-        "near the prior. A VAE's are drawn from q(z|x).",
+        "Codes of 2,000 held-out digits; the circles are one and two deviations of N(0, I). Top: all codes. Bottom: "
+        "the codes near the prior. A VAE's codes are sampled from q(z|x).",
         plots.png(fig),
     )
 
 
-def _grids(shown: Any) -> Picture:
+def _grids(plot_data: Any) -> Picture:
     fig, axes = plots.figure(1, 4, width=4.0, height=4.2)
     for panel, name in zip(axes[0], KINDS, strict=True):
-        grid = shown[name]["grid"].unflatten(1, (28, 28)).unflatten(0, (SIDE, SIDE))
+        grid = plot_data[name]["grid"].unflatten(1, (28, 28)).unflatten(0, (SIDE, SIDE))
         panel.imshow(grid.transpose(1, 2).flatten(2).flatten(0, 1).numpy(), cmap="gray", vmin=0, vmax=255)
         panel.set(title=name, xticks=[], yticks=[])
         panel.grid(False)
     return Picture(
         "latent_grids.png",
-        "What codes decode to that lie as N(0, I) has them, at even quantiles of either number.",
+        "The images that codes at even quantiles of N(0, I) decode to.",
         plots.png(fig),
     )
 
 
 EXPERIMENT = Experiment(
     title="Codes need a density",
-    claim="An auto-encoder's codes need a density to draw from; the sliced-Wasserstein and the variational auto-encoder "
-    "have their codes lie as N(0, I) does.",
-    method="The families ae, supervised_ae, swae and vae with codes of two numbers, on digits taken as points of 784 "
-    "numbers: where the codes of held-out digits lie, how far that is from N(0, I) by the sliced Wasserstein distance, "
-    "and what codes from N(0, I) decode to.",
+    claim="To sample from an auto-encoder, its codes need a density; the sliced-Wasserstein and the variational "
+    "auto-encoder train their codes to follow N(0, I).",
+    method="The families ae, supervised_ae, swae and vae with two-dimensional codes, on digits as points of 784 "
+    "numbers: the codes of held-out digits, their sliced Wasserstein distance to N(0, I), and the images that codes "
+    "from N(0, I) decode to.",
     measure=measure,
     draw=draw,
     digits=True,

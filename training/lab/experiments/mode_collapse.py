@@ -1,9 +1,10 @@
-"""Many narrow modes, and which games find all of them.
+"""Mode collapse: which GANs generate all of many narrow modes.
 
-A mode is covered if at least one of 2,500 samples lies within three deviations of its centre, and a sample is good if
-it lies that close to any. The reverse KL is that of the nearest centres, over the samples, from an even choice of K:
+A mode is covered if at least one of 2,500 samples lies within three deviations of its centre; a sample is good if it
+lies that close to any centre. The reverse KL compares the distribution q of the samples' nearest centres with the
+uniform distribution over the K centres:
 
-    KL(q, uniform) = sum_k q_k log(K q_k)                    0: all alike;  log K: all in one
+    KL(q, uniform) = sum_k q_k log(K q_k)                    0: all modes equally;  log K: a single mode
 """
 
 import math
@@ -32,14 +33,14 @@ TARGETS = {"ring": ring(), "grid": grid()}
 
 
 class Pairs(nn.Module):
-    """Points [B, 2] two at a time: [B / 2, 4]."""
+    """Joins points [B, 2] in pairs: [B / 2, 4]."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.unflatten(0, (-1, 2)).flatten(1)
 
 
 class PacGAN2(GAN):
-    """The same, with a D that judges two points of one kind at a time and sees when they are too much alike."""
+    """The lecture's GAN with a D that classifies pairs of points, and so detects points that are too similar."""
 
     def __init__(self, config: GANConfig, data_shape: tuple[int, ...] = (2,), classes: int = 0) -> None:
         super().__init__(config, data_shape, classes)
@@ -47,7 +48,7 @@ class PacGAN2(GAN):
 
 
 class PlaneWGANGP(WGANGP):
-    """The production family."""
+    """The production family with magnified points."""
 
     def __init__(self, config: WGANGPConfig, data_shape: tuple[int, ...] = (2,), classes: int = 0) -> None:
         super().__init__(config, data_shape, classes)
@@ -55,7 +56,7 @@ class PlaneWGANGP(WGANGP):
 
 
 class PlaneDCGAN(DCGAN):
-    """The production family, whose game is relativistic with both penalties, R1 and R2."""
+    """The production family with magnified points; its relativistic loss has the penalties R1 and R2."""
 
     def __init__(self, config: DCGANConfig, data_shape: tuple[int, ...] = (2,), classes: int = 0) -> None:
         super().__init__(config, data_shape, classes)
@@ -64,7 +65,7 @@ class PlaneDCGAN(DCGAN):
 
 @dataclass(frozen=True)
 class Player:
-    """A family and how it is trained."""
+    """A family and its training."""
 
     kind: type[Family]
     config: Any
@@ -74,10 +75,10 @@ class Player:
 
     def train(self, target: Gaussians, seed: int, share: float, watch: Callable[[Trainer], None] | None) -> Family:
         """The family after `share` of its iterations on 50,000 points of `target`."""
-        dataset = fitting.points(target.draw(50_000, seed))
+        dataset = fitting.points(target.sample(50_000, seed))
         batch = 128
-        moves = self.kind(self.config, (2,), 0).update_order()
-        epochs = fitting.iterations(int(share * self.iterations), batch, dataset, moves.count(moves[0]))
+        order = self.kind(self.config, (2,), 0).update_order()
+        epochs = fitting.iterations(int(share * self.iterations), batch, dataset, order.count(order[0]))
         recipe = Recipe(epochs, batch, self.lr, self.betas, cosine=True)
         return fitting.fit(self.kind, self.config, dataset, recipe, seed, watch)
 
@@ -95,31 +96,31 @@ PLAYERS = {
 BEST = "R1+R2, groups"
 WATCHED = ("GAN", "WGAN-GP", BEST)
 PUBLISHED = {"GAN": 6.3, "PacGAN2": 7.9}
-"""Modes of the ring's 8, by Lin et al. (2018, arXiv 1712.04086), with other nets and a longer training."""
+"""Modes of 8 of the ring, by Lin et al. (2018, arXiv 1712.04086), with other networks and longer training."""
 
 
 def measure(setting: Setting) -> Findings:
-    """Train each player on each target."""
+    """Train every GAN on every target and count the modes."""
     share = 0.25 if setting.quick else 1.0
     names = (BEST,) if setting.quick else tuple(PLAYERS)
     numbers: list[Number] = []
     clouds: dict[str, dict[str, Any]] = {}
-    films: dict[str, list[Any]] = {}
-    for where, target in list(TARGETS.items())[: 1 if setting.quick else 2]:
+    frames: dict[str, list[Any]] = {}
+    for shape, target in list(TARGETS.items())[: 1 if setting.quick else 2]:
         for name in names:
-            frames: list[Any] = []
-            filmed = where == "ring" and name in WATCHED and setting.seed == 0
-            family = PLAYERS[name].train(target, setting.seed, share, film(frames) if filmed else None)
+            recorded: list[Any] = []
+            record = shape == "ring" and name in WATCHED and setting.seed == 0
+            family = PLAYERS[name].train(target, setting.seed, share, recorder(recorded) if record else None)
             x = fitting.samples(family, SAMPLES)
-            numbers += judged(f"{where}, {name}", target, x, setting.quick)
-            clouds.setdefault(where, {})[name] = x[:800].half().numpy()
-            if filmed:
-                films[name] = frames
-    return Findings(tuple(numbers), {"clouds": clouds, "films": films})
+            numbers += numbers_of(f"{shape}, {name}", target, x, setting.quick)
+            clouds.setdefault(shape, {})[name] = x[:800].half().numpy()
+            if record:
+                frames[name] = recorded
+    return Findings(tuple(numbers), {"clouds": clouds, "frames": frames})
 
 
-def film(frames: list[Any]) -> Callable[[Trainer], None]:
-    """Keeps 400 draws at moments that lie closer together early on, when more happens."""
+def recorder(frames: list[Any]) -> Callable[[Trainer], None]:
+    """A function that appends 400 samples to `frames` at moments that are denser at the start of the training."""
 
     def watch(trainer: Trainer) -> None:
         if trainer.images >= trainer.total_images * (len(frames) / (FRAMES - 1)) ** 2:
@@ -128,7 +129,7 @@ def film(frames: list[Any]) -> Callable[[Trainer], None]:
     return watch
 
 
-def judged(who: str, target: Gaussians, x: Tensor, quick: bool) -> list[Number]:
+def numbers_of(title: str, target: Gaussians, x: Tensor, quick: bool) -> list[Number]:
     """Modes, share of good samples and reverse KL of samples x [N, 2]."""
     count = len(target.centres)
     nearest, deviations = target.nearest(x)
@@ -137,75 +138,75 @@ def judged(who: str, target: Gaussians, x: Tensor, quick: bool) -> list[Number]:
     share = float(good.double().mean())
     q = torch.bincount(nearest, minlength=count).double() / len(x)
     kl = float(torch.special.xlogy(q, count * q).sum())
-    name = who.removeprefix("ring, ")
-    if who == f"ring, {BEST}":
+    name = title.removeprefix("ring, ")
+    if title == f"ring, {BEST}":
         return [
-            near(f"{who}: modes", modes, count, 0, "all of them, with every seed"),
+            near(f"{title}: modes", modes, count, 0, "all modes, for every seed"),
             at_least(
-                f"{who}: share of good samples", share, 0.8 if quick else 0.95, "what this project asks of its best"
+                f"{title}: share of good samples", share, 0.8 if quick else 0.95, "the requirement of this project"
             ),
-            reported(f"{who}: reverse KL", kl, f"{math.log(count):.2f}: all in one"),
+            reported(f"{title}: reverse KL", kl, f"{math.log(count):.2f} if all samples are in one mode"),
         ]
-    found = f"Lin et al. 2018 found {PUBLISHED[name]}" if name in PUBLISHED else ""
+    published = f"Lin et al. 2018: {PUBLISHED[name]}" if name in PUBLISHED else ""
     return [
-        reported(f"{who}: modes", modes, found or f"of {count}"),
-        reported(f"{who}: share of good samples", share),
-        reported(f"{who}: reverse KL", kl, f"{math.log(count):.2f}: all in one"),
+        reported(f"{title}: modes", modes, published or f"of {count}"),
+        reported(f"{title}: share of good samples", share),
+        reported(f"{title}: reverse KL", kl, f"{math.log(count):.2f} if all samples are in one mode"),
     ]
 
 
-def draw(found: Sequence[Findings]) -> list[Picture]:
-    """The draws of the first seed, what all seeds came to, and the ring being found."""
-    return [clouds(found[0]), spread(found), race(found[0])]
+def draw(findings: Sequence[Findings]) -> list[Picture]:
+    """Draw the samples of the first seed, the numbers of all seeds, and the training on the ring."""
+    return [_clouds(findings[0]), _seeds(findings), _training(findings[0])]
 
 
-def clouds(first: Findings) -> Picture:
-    shown = first.shown["clouds"]
-    columns = len(next(iter(shown.values())))
-    fig, axes = plots.figure(len(shown), columns, width=3.0, height=3.2)
+def _clouds(first: Findings) -> Picture:
+    plot_data = first.plot_data["clouds"]
+    columns = len(next(iter(plot_data.values())))
+    fig, axes = plots.figure(len(plot_data), columns, width=3.0, height=3.2)
     axes = np.atleast_2d(axes)
-    for row, (where, drawn) in zip(axes, shown.items(), strict=True):
-        for panel, (name, x) in zip(row, drawn.items(), strict=True):
-            panel.scatter(*TARGETS[where].centres.T, s=60, facecolors="none", edgecolors=plots.DATA, linewidths=1.2)
+    for row, (shape, samples) in zip(axes, plot_data.items(), strict=True):
+        for panel, (name, x) in zip(row, samples.items(), strict=True):
+            panel.scatter(*TARGETS[shape].centres.T, s=60, facecolors="none", edgecolors=plots.DATA, linewidths=1.2)
             panel.scatter(*x.T.astype(float), s=3, color=plots.GENERATED, alpha=0.6, linewidths=0)
             plots.plane(panel, name)
             panel.set(xlabel="", ylabel="", xticks=[], yticks=[])
     return Picture(
         "mode_collapse.png",
-        "800 samples of each (orange) and the centres of the modes (blue circles, wider than the modes), first seed.",
+        "800 samples of each GAN (orange) and the centres of the modes (wide blue circles), first seed.",
         plots.png(fig),
     )
 
 
-def spread(found: Sequence[Findings]) -> Picture:
-    table = {number.what: [f.numbers[k].measured for f in found] for k, number in enumerate(found[0].numbers)}
-    shown = found[0].shown["clouds"]
-    fig, axes = plots.figure(2, len(shown), width=6.5, height=3.0)
-    axes = axes.reshape(2, len(shown))
-    for column, (where, drawn) in enumerate(shown.items()):
-        for row, (what, most) in enumerate((("modes", len(TARGETS[where].centres)), ("share of good samples", 1))):
+def _seeds(findings: Sequence[Findings]) -> Picture:
+    table = {number.what: [run.numbers[k].measured for run in findings] for k, number in enumerate(findings[0].numbers)}
+    plot_data = findings[0].plot_data["clouds"]
+    fig, axes = plots.figure(2, len(plot_data), width=6.5, height=3.0)
+    axes = axes.reshape(2, len(plot_data))
+    for column, (shape, samples) in enumerate(plot_data.items()):
+        for row, (what, best) in enumerate((("modes", len(TARGETS[shape].centres)), ("share of good samples", 1))):
             panel = axes[row, column]
-            panel.axhline(most, color=plots.BLACK, linewidth=1, linestyle="--")
-            for k, (name, color) in enumerate(zip(drawn, plots.CYCLE, strict=False)):
-                values = table[f"{where}, {name}: {what}"]
+            panel.axhline(best, color=plots.BLACK, linewidth=1, linestyle="--")
+            for k, (name, color) in enumerate(zip(samples, plots.CYCLE, strict=False)):
+                values = table[f"{shape}, {name}: {what}"]
                 offsets = np.linspace(-0.25, 0.25, len(values)) if len(values) > 1 else [0.0]
                 panel.scatter(k + np.asarray(offsets), values, s=28, color=color)
-            panel.set(title=where if row == 0 else "", ylabel=what, ylim=(0, 1.08 * most))
-            panel.set_xticks(range(len(drawn)), [name.replace(", ", ",\n") for name in drawn])
+            panel.set(title=shape if row == 0 else "", ylabel=what, ylim=(0, 1.08 * best))
+            panel.set_xticks(range(len(samples)), [name.replace(", ", ",\n") for name in samples])
     return Picture(
         "mode_collapse_seeds.png",
-        "What each seed came to; dashed: all modes, and none but good samples.",
+        "The results of each seed. Dashed: all modes, and only good samples.",
         plots.png(fig),
     )
 
 
-def race(first: Findings) -> Picture:
-    films = first.shown["films"]
-    frames = min(len(frames) for frames in films.values())
+def _training(first: Findings) -> Picture:
+    recorded = first.plot_data["frames"]
+    count = min(len(frames) for frames in recorded.values())
 
     def frame(k: int) -> Any:
-        fig, axes = plots.figure(1, len(films), width=2.3, height=2.6)
-        for panel, (name, frames) in zip(np.ravel(axes), films.items(), strict=True):
+        fig, axes = plots.figure(1, len(recorded), width=2.3, height=2.6)
+        for panel, (name, frames) in zip(np.ravel(axes), recorded.items(), strict=True):
             panel.scatter(*TARGETS["ring"].centres.T, s=60, facecolors="none", edgecolors=plots.DATA, linewidths=1.2)
             panel.scatter(*frames[k].T.astype(float), s=3, color=plots.GENERATED, alpha=0.6, linewidths=0)
             plots.plane(panel, name)
@@ -214,18 +215,19 @@ def race(first: Findings) -> Picture:
 
     return Picture(
         "mode_collapse.webp",
-        "The ring being found, from the first iteration to the last.",
-        plots.animation(frames, frame),
+        "The training on the ring, from the first iteration to the last.",
+        plots.animation(count, frame),
     )
 
 
 EXPERIMENT = Experiment(
-    title="Some games drop modes",
-    claim="The GAN's generator may please D by a few modes alone. Wasserstein's critic tells how far the rest is.",
-    method="A ring of 8 and a grid of 25 narrow Gaussians (Lin et al. 2018, arXiv 1712.04086), played for by the "
-    "lecture's GAN; PacGAN2 (the same paper), whose D judges pairs; WGAN-GP; the relativistic game with R1 and R2 that "
-    "the convolutional GAN plays; and that with the G it is played with there, which chooses among groups. All other G "
-    "are continuous maps of two numbers of noise, and cannot but draw between modes. All opponents see the plane "
+    title="Mode collapse: some GANs drop modes",
+    claim="The GAN's generator may satisfy D with a few modes alone; the Wasserstein critic measures the distance to "
+    "the others.",
+    method="A ring of 8 and a grid of 25 narrow Gaussians (Lin et al. 2018, arXiv 1712.04086), learned by the "
+    "lecture's GAN; PacGAN2 (the same paper), whose D classifies pairs; WGAN-GP; the relativistic loss with R1 and R2 "
+    "of the convolutional GAN; and the same with that GAN's G, which selects among groups. All other G are continuous "
+    "maps of two-dimensional noise, and therefore generate points between modes. Every D and the critic see the plane "
     "magnified six times.",
     measure=measure,
     draw=draw,
