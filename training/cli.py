@@ -5,7 +5,6 @@ Families are found by their files; each field of a family's Config and recipe be
 
 import argparse
 import dataclasses
-import errno
 import signal
 import sys
 import time
@@ -20,7 +19,7 @@ from models import devices, families, parallel, store
 from models.base import Family
 from models.families import UnknownFamily
 from models.store import WeightsError
-from training import classifier, data, docs, evaluate, report
+from training import classifier, data, docs, evaluate, files, report
 from training.config import ConfigError, RunConfig
 from training.data import DataError
 from training.export import CONFIG, export
@@ -31,8 +30,6 @@ from training.log import Log
 from training.loop import DTYPES, Hardware, Trainer, train
 from training.samples import strip_png
 
-DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Error numbers of a write that found no space."""
 EXIT_INTERRUPTED = 130
 """Exit status of a run that a signal ended after its state was saved."""
 TIME_LIMIT = "time limit"
@@ -42,7 +39,8 @@ TIME_LIMIT = "time limit"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    An invalid flag, configuration or file prints one line and returns 2; a full disk prints one line and returns 1.
+    An invalid flag or configuration, or a file that cannot be read or written, prints one line and returns 2. A full
+    disk prints one line and returns 1.
     """
     try:
         args = parser().parse_args(arguments)
@@ -51,13 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in DISK_FULL_ERRNOS:
-            raise
-        print(
-            f"error: {error.strerror}: free some space and run the command again; files saved before are intact",
-            file=sys.stderr,
-        )
-        return 1
+        print(f"error: {files.explain(error)}", file=sys.stderr)
+        return 1 if error.errno in files.DISK_FULL_ERRNOS else 2
 
 
 class Parser(argparse.ArgumentParser):

@@ -11,7 +11,7 @@ import torch
 
 from models import families, store
 from models.store import Manifest
-from training import checkpoint, data
+from training import checkpoint, data, files
 from training.config import ConfigError, RunConfig, check_sampling_options
 from training.log import curves
 from training.loop import Hardware, Trainer
@@ -32,6 +32,7 @@ def export(run: Path, directory: Path, which: str, defaults: dict[str, Any], dat
         raise ConfigError(f"{run} has no {which} checkpoint yet; train until it has one")
     if config.revision != families.get(config.family).revision:
         raise ConfigError(f"{run} was trained with another revision of {config.family}; start a new run")
+    files.require_writable(directory.parent)
     dataset = data.load(config.data, data_root, "train")
     trainer = Trainer.from_config(config, dataset, Hardware(torch.device("cpu")))
     state = checkpoint.load(path)

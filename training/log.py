@@ -14,6 +14,7 @@ from torch.utils.tensorboard.summary import scalar
 from tqdm import tqdm
 
 from models import store
+from training import files
 
 LINES = "log.jsonl"
 
@@ -25,7 +26,7 @@ class Log:
         self.run, self.total_images, self.interval = run, total_images, interval
         self.sums: dict[str, Tensor] = {}
         self.count, self.written = 0, 0
-        (run / "grids").mkdir(parents=True, exist_ok=True)
+        files.require_writable(run / "grids")
         self.board = TensorBoardWriter(run / "tensorboard")
         self.bar = tqdm(
             total=total_images,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from models import store
-from training import data
+from training import data, files
 from training.config import ConfigError
 from training.lab import experiments, page
 from training.lab.experiment import Findings, Number, Setting
@@ -29,8 +29,8 @@ Outcome = tuple[bytes, float]
 def command(names: Sequence[str], setting: Setting, seeds: int | None, output: Path) -> int:
     """Run the experiments called `names`, or all, and write their results to `output`.
 
-    Returns 1 if a number differs from its expectation. Raises ConfigError for an unknown experiment, and DataError if
-    the digits cannot be loaded.
+    Returns 1 if a number differs from its expectation. Raises ConfigError for an unknown experiment, DataError if the
+    digits cannot be loaded, and OSError if `output` is not writable.
     """
     for name in names:
         if name not in experiments.NAMES:
@@ -40,10 +40,7 @@ def command(names: Sequence[str], setting: Setting, seeds: int | None, output: P
     selected = tuple(dict.fromkeys(names)) or experiments.NAMES
     if any(experiments.get(name).digits for name in selected):
         data.load(setting.data, setting.data_root, "train")  # so that one process downloads it, not several at once
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output: cannot create {output}: {error.strerror}") from None
+    files.require_writable(output)
     print(
         f"{len(selected)} experiments on {os.cpu_count()} cores; each is written to {output} when it ends", flush=True
     )
