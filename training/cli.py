@@ -11,6 +11,7 @@ import time
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from models.base import Family
 from models.families import UnknownFamily
 from models.store import WeightsError
 from training import classifier, data, docs, evaluate, files, report
+from training.checkpoint import NotFinite
 from training.config import ConfigError, RunConfig
 from training.data import DataError
 from training.export import CONFIG, export
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
     An invalid flag or configuration, or a file that cannot be read or written, prints one line and returns 2. A full
-    disk prints one line and returns 1.
+    disk, or a loss that is not finite, prints one line and returns 1.
     """
     try:
         args = parser().parse_args(arguments)
@@ -48,6 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, DataError, UnknownFamily, WeightsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except NotFinite as error:
+        print(
+            f"error: {error}; checkpoints saved before are intact; start another run, with a lower --lr",
+            file=sys.stderr,
+        )
+        return 1
     except OSError as error:
         print(f"error: {files.explain(error)}", file=sys.stderr)
         return 1 if error.errno in files.DISK_FULL_ERRNOS else 2
@@ -163,7 +171,7 @@ def fit(args: argparse.Namespace, number: int) -> int:
     trainer = build_trainer(config, dataset, Hardware(_device(args.device, number), args.compile))
     every = args.every or len(dataset.images)
     if parallel.rank():  # only the first process has a time limit, prints and writes
-        train(trainer, run, None, every, stop_reason(None))
+        train(trainer, run, None, every, stop_reason(trainer, None))
         return 0
     config.save_or_verify(run / CONFIG)
     print((run / CONFIG).read_text(), end="")
@@ -171,7 +179,7 @@ def fit(args: argparse.Namespace, number: int) -> int:
         f"data: {dataset.name}, {len(dataset.images)} images; device: {trainer.hardware.device}; run: {run}", flush=True
     )
     with Log(run, trainer.total_images, interval=max(2048, trainer.recipe.batch)) as log:
-        reason = train(trainer, run, log, every, stop_reason(args.max_minutes))
+        reason = train(trainer, run, log, every, stop_reason(trainer, args.max_minutes))
     if reason is None:
         minutes = trainer.seconds / 60
         print(f"done: {trainer.images_seen} images in {minutes:.1f} min; next: python -m training export {run}")
@@ -194,14 +202,23 @@ def build_trainer(config: RunConfig, dataset: data.Dataset, hardware: Hardware) 
         raise ConfigError(f"cannot build {config.family} with these settings: {' '.join(str(error).split())}") from None
 
 
-def stop_reason(max_minutes: float | None) -> Callable[[], str | None]:
+def stop_reason(trainer: Trainer, max_minutes: float | None) -> Callable[[], str | None]:
     """A function that returns the reason to stop: the name of a signal or TIME_LIMIT; None before that.
 
-    Installs handlers for SIGINT and SIGTERM.
+    Installs handlers for SIGINT and SIGTERM. The first signal lets the loop save and stop; the second one, which may
+    come during a long validation, raises KeyboardInterrupt. Training in closed form has nothing to save: it keeps
+    Python's handlers, with which the first signal ends it.
     """
     reasons: list[str] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, _: reasons.append(signal.Signals(received).name))
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        if reasons:
+            raise KeyboardInterrupt
+        reasons.append(signal.Signals(number).name)
+
+    if trainer.total_images:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, on_signal)
     end = time.monotonic() + max_minutes * 60 if max_minutes is not None else float("inf")
     return lambda: reasons[0] if reasons else TIME_LIMIT if time.monotonic() >= end else None
 

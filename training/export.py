@@ -12,6 +12,7 @@ import torch
 from models import families, store
 from models.store import Manifest
 from training import checkpoint, data, files
+from training.checkpoint import NotFinite
 from training.config import ConfigError, RunConfig, check_sampling_options
 from training.log import curves
 from training.loop import Hardware, Trainer
@@ -24,7 +25,8 @@ def export(run: Path, directory: Path, which: str, defaults: dict[str, Any], dat
     """Write the averaged weights of checkpoint `which` (`best` or `latest`) of `run` to `directory`.
 
     `defaults` override the family's `steps`, `sampler` and `guidance` for requests that name none. Raises ConfigError
-    if the run has no such checkpoint, is of another revision of its family, or `defaults` are out of range.
+    if the run has no such checkpoint, is of another revision of its family, has weights that are not finite, or
+    `defaults` are out of range.
     """
     config = RunConfig.read(run / CONFIG)
     path = run / f"{which}.pt"
@@ -37,6 +39,10 @@ def export(run: Path, directory: Path, which: str, defaults: dict[str, Any], dat
     trainer = Trainer.from_config(config, dataset, Hardware(torch.device("cpu")))
     state = checkpoint.load(path)
     trainer.load_state_dict(state)
+    try:
+        checkpoint.require_finite(state["average"])
+    except NotFinite as error:
+        raise ConfigError(f"{path}: {error}; export another checkpoint with --checkpoint, or train again") from None
     family = trainer.average
     check_sampling_options(family, defaults)
     trainer.fit()

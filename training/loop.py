@@ -197,6 +197,7 @@ def train(trainer: Trainer, run: Path, log: Log | None, every: int, stop: Callab
 
     Every `every` images the run validates and saves; it also saves at least every two minutes and when it ends. Of
     several processes that share a batch only the first has a log and writes files; a reason to stop one stops all.
+    Raises NotFinite, and neither validates nor saves, if a loss or a part of the state is not finite.
     """
     latest = run / checkpoint.LATEST
     resumed = latest.exists()
@@ -222,13 +223,15 @@ def train(trainer: Trainer, run: Path, log: Log | None, every: int, stop: Callab
             continue
         log.progress(trainer.images, terms)
         due = trainer.images // every > before // every or trainer.images >= trainer.total_images
+        if not (due or reason or time.monotonic() - saved_at > 120):
+            continue
+        checkpoint.require_finite(trainer.state_dict())
         if due:
             validate(trainer, run, log)
-        if due or reason or time.monotonic() - saved_at > 120:
-            now = time.monotonic()
-            trainer.seconds += now - saved_at
-            saved_at = now
-            checkpoint.save(latest, trainer.state_dict())
+        now = time.monotonic()
+        trainer.seconds += now - saved_at
+        saved_at = now
+        checkpoint.save(latest, trainer.state_dict())
     return reason
 
 

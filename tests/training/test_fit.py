@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from drawbridge.cli import main as drawbridge_main
 from models import families, store
 from tests.training.disk import file_size_limit
 from training import checkpoint
@@ -99,7 +100,7 @@ def test_a_resumed_run_equals_an_uninterrupted_run_to_the_bit(family, tmp_path, 
     flags = ["--epochs", "0.25", "--every", "200"]
     assert fit(family, tmp_path / "straight", *flags) == 0
     with monkeypatch.context() as patch:
-        patch.setattr("training.cli.stop_reason", lambda _: StopAfter(2))
+        patch.setattr("training.cli.stop_reason", lambda *_: StopAfter(2))
         assert fit(family, tmp_path / "split", *flags) != 0
     middle = weights_of(tmp_path / "split")["images"]
     assert fit(family, tmp_path / "split", *flags) == 0
@@ -113,7 +114,7 @@ def test_a_resumed_run_equals_an_uninterrupted_run_to_the_bit(family, tmp_path, 
 
 
 def test_the_log_of_a_resumed_run_has_every_line_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.cli.stop_reason", lambda _: StopAfter(80))
+    monkeypatch.setattr("training.cli.stop_reason", lambda *_: StopAfter(80))
     fit("gan", tmp_path / "run", "--epochs", "3")
     log = tmp_path / "run" / "log.jsonl"
     with log.open("a") as file:
@@ -352,3 +353,70 @@ def test_signals_save_the_run_and_the_resumed_run_ends_with_the_uninterrupted_ru
     assert images[-1] < 8 * 1497
     assert fit("gan", interrupted, *flags) == 0
     assert_equal(weights_of(straight)["family"], weights_of(interrupted)["family"])
+
+
+@pytest.mark.parametrize(
+    ("family", "function", "signals"),
+    [
+        ("gmm", "models.mixture.fit_best", 1),
+        ("gan", "training.loop.fixed_samples", 2),
+        ("gan", "training.cli.train", 2),
+        ("gan", "training.cli.data.load", 1),
+    ],
+)
+def test_ctrl_c_ends_what_runs_long_outside_the_loop(family, function, signals, tmp_path, monkeypatch, capfd):
+    def run_long(*_, **__):
+        for _ in range(signals):
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+    command = ["fit", family, "--run", str(tmp_path), "--data", "digits", "--device", "cpu", *TINY.get(family, [])]
+    started_at = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr(function, run_long)
+        assert drawbridge_main(command) == 130
+    assert time.monotonic() - started_at < 50
+    assert capfd.readouterr().err.splitlines()[-1] == "interrupted"
+    assert fit(family, tmp_path, *([] if family == "gmm" else ["--epochs", "200", "--max-minutes", "0.01"])) == 0
+
+
+@pytest.fixture
+def _loss_becomes_nan(monkeypatch):
+    """The discriminator's loss of `gan` is not a number from its 81st step on."""
+    loss, calls = families.get("gan").loss, iter(range(10**9))
+
+    def loss_with_nan(self, player, x, label):
+        terms = loss(self, player, x, label)
+        if player == "discriminator" and next(calls) >= 80:
+            terms["loss"] = terms["loss"] * float("nan")
+        return terms
+
+    monkeypatch.setattr(families.get("gan"), "loss", loss_with_nan)
+
+
+@pytest.mark.usefixtures("_loss_becomes_nan")
+@pytest.mark.parametrize("every", ["200", "5000"])
+def test_a_loss_that_is_not_finite_ends_the_run_and_the_last_finite_checkpoint_stays(every, tmp_path, capsys):
+    assert fit("gan", tmp_path, "--epochs", "4", "--max-minutes", "0.0001") == 0
+    saved = weights_of(tmp_path)["images"]
+    capsys.readouterr()
+    assert fit("gan", tmp_path, "--epochs", "4", "--every", every) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert "checkpoints saved before are intact; start another run, with a lower --lr" in error
+    state = weights_of(tmp_path)
+    assert saved <= state["images"] <= 80 * 32
+    checkpoint.require_finite(state)
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert all(json.loads(line, parse_constant=pytest.fail) for line in lines)
+    assert main(["export", str(tmp_path), "--weights", str(tmp_path / "weights")]) == 0
+
+
+def test_weights_that_are_not_finite_are_not_exported(tmp_path, capsys):
+    assert fit("gan", tmp_path / "run", "--epochs", "0.1") == 0
+    state = weights_of(tmp_path / "run")
+    next(iter(state["average"].values()))[0] = float("inf")
+    checkpoint.save(tmp_path / "run" / "latest.pt", state)
+    assert main(["export", str(tmp_path / "run"), "--weights", str(tmp_path / "weights")]) == 2
+    assert "has values that are not finite; export another checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "weights" / "run").exists()

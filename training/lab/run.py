@@ -5,10 +5,12 @@ import json
 import multiprocessing
 import os
 import pickle
+import signal
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +63,11 @@ def completed(names: Sequence[str], setting: Setting, seeds: int | None) -> Iter
         outcomes: dict[str, dict[int, Outcome]] = {name: {} for name in names}
         counts = {name: seeds or (1 if setting.quick else experiments.get(name).seeds) for name in names}
         order = (*(name for name in LONGEST if name in names), *(name for name in names if name not in LONGEST))
-        for name in order:
-            for seed in range(counts[name]):
-                pending[pool.submit(outcome, name, dataclasses.replace(setting, seed=seed))] = name, seed
         try:
+            with sigint_ignored():
+                for name in order:
+                    for seed in range(counts[name]):
+                        pending[pool.submit(outcome, name, dataclasses.replace(setting, seed=seed))] = name, seed
             for future in as_completed(pending):
                 name, seed = pending[future]
                 outcomes[name][seed] = future.result()
@@ -72,7 +75,22 @@ def completed(names: Sequence[str], setting: Setting, seeds: int | None) -> Iter
                     yield name, [outcomes[name][seed] for seed in range(counts[name])]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
             raise
+
+
+@contextmanager
+def sigint_ignored() -> Iterator[None]:
+    """Ignore SIGINT within the block, and for good in processes that start in it.
+
+    Ctrl-C reaches every process of a terminal; the first one ends the others.
+    """
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def outcome(name: str, setting: Setting) -> Outcome:
