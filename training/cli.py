@@ -22,7 +22,7 @@ from models.families import UnknownFamily
 from models.store import WeightsError
 from training import classifier, data, docs, evaluate, files, report
 from training.checkpoint import NotFinite
-from training.config import ConfigError, RunConfig
+from training.config import ConfigError, RunConfig, describe
 from training.data import DataError
 from training.export import CONFIG, export
 from training.lab import experiments
@@ -120,7 +120,10 @@ def parser() -> Parser:
 
 
 def add_fit_flags(command: argparse.ArgumentParser, family: type[Family]) -> None:
-    """Add the flags of every run, then the fields of the family's Config and of its recipe."""
+    """Add the flags of every run, then the fields of the family's Config and of its recipe.
+
+    A family without gradient training uses none of its recipe, so that it has no flags for it.
+    """
     command.add_argument("--run", type=Path, help="directory of the run (default: runs/FAMILY)")
     command.add_argument("--data", default="mnist", help=f"{', '.join(data.NAMES)}, or a folder of images")
     command.add_argument(
@@ -137,9 +140,12 @@ def add_fit_flags(command: argparse.ArgumentParser, family: type[Family]) -> Non
     command.add_argument("--threads", type=int, help="CPU threads (default: one per core)")
     command.add_argument("--max-minutes", type=float, help="save and stop after this time; run again to resume")
     command.add_argument("--every", type=int, help="images between validations (default: one epoch)")
-    model, recipe = command.add_argument_group("model"), command.add_argument_group("recipe")
+    model = command.add_argument_group("model")
     for field in dataclasses.fields(family.Config):
         _add_field(model, field, field.default)
+    if not family.recipe.epochs:
+        return
+    recipe = command.add_argument_group("recipe")
     for field in dataclasses.fields(family.recipe):
         _add_field(recipe, field, getattr(family.recipe, field.name))
 
@@ -161,11 +167,12 @@ def fit(args: argparse.Namespace, number: int) -> int:
     config = RunConfig(
         family=args.family,
         model={field.name: getattr(args, field.name) for field in dataclasses.fields(family.Config)},
-        recipe={field.name: getattr(args, field.name) for field in dataclasses.fields(family.recipe)},
+        recipe={name: getattr(args, name, default) for name, default in dataclasses.asdict(family.recipe).items()},
         data=args.data,
         seed=args.seed,
         precision=args.precision,
         revision=family.revision,
+        dataset=describe(dataset),
     )
     run = args.run or Path("runs") / args.family
     trainer = build_trainer(config, dataset, Hardware(_device(args.device, number), args.compile))
@@ -191,11 +198,12 @@ def fit(args: argparse.Namespace, number: int) -> int:
 
 def build_trainer(config: RunConfig, dataset: data.Dataset, hardware: Hardware) -> Trainer:
     """The trainer of a run. Raises ConfigError if the batch size or the family's settings are impossible."""
-    batch, count = config.recipe["batch"], len(dataset.images)
-    if not 0 < batch <= count:
-        raise ConfigError(f"--batch: use 1 to {count}, the number of training images")
-    if batch % parallel.size():
-        raise ConfigError(f"--batch: {parallel.size()} processes share each batch; use a multiple of that")
+    if families.get(config.family).recipe.epochs:
+        batch, count = config.recipe["batch"], len(dataset.images)
+        if not 0 < batch <= count:
+            raise ConfigError(f"--batch: use 1 to {count}, the number of training images")
+        if batch % parallel.size():
+            raise ConfigError(f"--batch: {parallel.size()} processes share each batch; use a multiple of that")
     try:
         return Trainer.from_config(config, dataset, hardware)
     except (ValueError, RuntimeError) as error:
