@@ -4,12 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?= cgan
 
-.PHONY: help serve test test-all chaos trust check lint audit fit clean
+.PHONY: help serve class test test-all chaos trust check lint audit fit clean
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 serve: $(VENV)/installed  ## run the service with the committed weights; settings are environment variables DRAWBRIDGE_*
 	$(BIN)/drawbridge serve
+
+class: $(VENV)/installed  ## serve a class on the local network, without keys; prints the address and a QR code
+	$(BIN)/drawbridge serve --class
 
 test: $(VENV)/installed  ## run the tests, without the slow ones
 	$(BIN)/python -m pytest
