@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -155,11 +156,11 @@ class Settings(BaseSettings):
         return self
 
 
-def read_settings() -> Settings:
+def read_settings(defaults: Mapping[str, str] = MappingProxyType({})) -> Settings:
     """The settings in this process's environment, where renamed variables get their new names.
 
-    An empty variable is not set. Variables of Kubernetes' service links are removed. Raises ValueError for a variable
-    that is not a setting.
+    `defaults` are the texts of settings that the environment lacks; they are added to it. An empty variable is not
+    set. Variables of Kubernetes' service links are removed. Raises ValueError for a variable that is not a setting.
     """
     variables = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
     set_here = {
@@ -167,7 +168,7 @@ def read_settings() -> Settings:
         for name, value in variables.items()
         if value and not _is_service_link(name, value)
     }
-    current = with_current_names(set_here)
+    current = {**defaults, **with_current_names(set_here)}
     for name in variables:
         del os.environ[name]
     os.environ |= {PREFIX + name.upper(): value for name, value in current.items()}  # workers inherit them
