@@ -33,7 +33,7 @@ RENAMED = {
     "watch_seconds": "weights_poll_interval",
 }
 """Names of version 0.1, which work with a warning until 0.3."""
-KUBERNETES_LINK = re.compile(r"([A-Z0-9_]+_)?(SERVICE_(HOST|PORT(_.*)?)|PORT(_[0-9]+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)")
+KUBERNETES_LINK = re.compile(r"(.+_)?(SERVICE_(HOST|PORT(_.*)?)|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 """Variables that Kubernetes adds to every container of a namespace with a Service called drawbridge or drawbridge-*:
 DRAWBRIDGE_SERVICE_HOST, DRAWBRIDGE_PORT_8000_TCP_ADDR, DRAWBRIDGE_WEB_PORT, ..."""
 
@@ -198,8 +198,8 @@ def with_current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_service_link(name: str, value: str) -> bool:
     """Whether Kubernetes set the variable; DRAWBRIDGE_PORT=8000 is a setting, DRAWBRIDGE_PORT=tcp://... is not."""
-    if name == f"{PREFIX}PORT" or name == f"{PREFIX}ADMIN_PORT":
-        return value.startswith(("tcp://", "udp://"))
+    if name.endswith("PORT") and value.startswith(("tcp://", "udp://", "sctp://")):
+        return True
     return KUBERNETES_LINK.fullmatch(name.removeprefix(PREFIX)) is not None
 
 

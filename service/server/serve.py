@@ -61,9 +61,8 @@ def check_weights(settings: Settings) -> None:
         name = getattr(settings, field)
         if field in settings.model_fields_set and name not in names:
             available = ", ".join(names)
-            raise ValueError(
-                f"DRAWBRIDGE_{field.upper()}: no {name!r} in {settings.weights}; available models: {available}"
-            )
+            missing = f"DRAWBRIDGE_{field.upper()}: no {name!r} in {settings.weights}"
+            raise ValueError(f"{missing}; available models: {available}")
 
 
 def missing_support() -> str | None:

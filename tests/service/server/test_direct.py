@@ -220,7 +220,6 @@ async def chunked() -> AsyncIterator[bytes]:
     [
         ("/generate?model=gan&seed=3", {"content": chunked}),
         ("/generate?model=gan&seed=3", {"json": {"n": 2}, "headers": {"Expect": "100-continue"}}),
-        ("/generate?model=gan&seed=3", {"headers": {"Upgrade": "h2c", "Connection": "Upgrade"}}),
         ("/generate?model=gan&seed=3", {"files": {"n": (None, "2")}}),
         ("/generate?model=gan&seed=3", {"content": b'{"n": 2%s}' % (b" " * MAX_DIRECT_BODY)}),
         ("/generate?model=gan&n=17&seed=3", {}),
@@ -232,7 +231,7 @@ async def chunked() -> AsyncIterator[bytes]:
         ("/v1/images/generations", {"json": {"model": "gan", "prompt": "", "seed": 3}}),
     ],
     ids=[
-        "chunked", "expect", "upgrade", "form", "long body", "17 images", "stream", "stream by JSON", "events",
+        "chunked", "expect", "form", "long body", "17 images", "stream", "stream by JSON", "events",
         "events by Accept", "interpolation", "OpenAI",
     ],
 )  # fmt: skip
