@@ -92,6 +92,14 @@ class UsageCounter:
             fcntl.flock(self.file, fcntl.LOCK_UN)
 
 
+def release_worker(shared: Path, worker: int) -> None:
+    """End the requests in progress of a worker that died, in every counter in the directory `shared`."""
+    for path in shared.glob(f"{COUNTER_FILE_PREFIX}*"):
+        with path.open("r+b") as file:
+            file.seek(8 * (len(RATES) + worker))
+            file.write(bytes(8))
+
+
 class QuotaLease:
     """An authenticated request's share of its key's quotas.
 

@@ -21,7 +21,7 @@ from harness.scraping import metric_value, parse_metrics
 from harness.server import Server
 from service.app import TELEMETRY_FLUSH_SECONDS, Application, create_app
 from service.auth import keys
-from service.auth.authenticator import Authenticator
+from service.auth.authenticator import Authenticator, UsageCounter, release_worker
 from service.codecs.archives import NpzEncoder
 from service.settings import Settings
 from tests.service.conftest import problem
@@ -311,3 +311,11 @@ def test_a_request_that_another_worker_takes_over_is_charged_once(weights: Path,
 
 def _get(server: Server, path: str, headers: dict[str, str]) -> httpx.Response:
     return httpx.get(f"{server.url}{path}", headers=headers, timeout=60)
+
+
+def test_requests_of_a_dead_worker_are_no_longer_in_progress(tmp_path: Path) -> None:
+    counters = [UsageCounter(tmp_path / "key-lab", worker, 2) for worker in (0, 1)]
+    for counter in counters:
+        assert counter.acquire(None)
+    release_worker(tmp_path, 1)
+    assert [counter.concurrent_requests() for counter in counters] == [1, 1]
