@@ -197,9 +197,10 @@ def with_current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_service_link(name: str, value: str) -> bool:
     """Whether Kubernetes set the variable; DRAWBRIDGE_PORT=8000 is a setting, DRAWBRIDGE_PORT=tcp://... is not."""
-    if name == f"{PREFIX}PORT" or name == f"{PREFIX}ADMIN_PORT":
+    name = name.removeprefix(PREFIX)
+    if name.lower() in {*Settings.model_fields, *RENAMED}:
         return value.startswith(("tcp://", "udp://"))
-    return KUBERNETES_LINK.fullmatch(name.removeprefix(PREFIX)) is not None
+    return KUBERNETES_LINK.fullmatch(name) is not None
 
 
 def _is_loopback(host: str) -> bool:

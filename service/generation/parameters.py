@@ -2,14 +2,24 @@
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import PydanticCustomError
 
 from models.noise import MAX_SEED
 from service.engine.scheduler import Priority
 from service.errors import InvalidParameter
 
+
+def _one_error(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Replace the errors of both alternatives of a digit."""
+    try:
+        return validate(value)
+    except ValidationError:
+        raise PydanticCustomError("digit", "Input should be an integer of at least 0, or none") from None
+
+
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-Digit = Annotated[int, Field(ge=0)] | Literal["none"]
+Digit = Annotated[Annotated[int, Field(ge=0)] | Literal["none"], WrapValidator(_one_error)]
 """A class, or `none` for an unconditional sample."""
 
 

@@ -50,7 +50,9 @@ def check_weights(settings: Settings) -> None:
         name = getattr(settings, field)
         if field in settings.model_fields_set and name not in names:
             available = ", ".join(names)
-            raise ValueError(f"DRAWBRIDGE_{field.upper()}: no {name!r} in {settings.weights}; available models: {available}")
+            raise ValueError(
+                f"DRAWBRIDGE_{field.upper()}: no {name!r} in {settings.weights}; available models: {available}"
+            )
 
 
 def missing_support() -> str | None:
