@@ -11,12 +11,15 @@ TORCH_SOURCE = $(if $(wildcard $(TORCH_INDEX)),--no-index --find-links,--index-u
 LOCK = $(if $(TORCH),$(VENV)/without-torch.lock,requirements.lock)
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help serve test test-all chaos trust check lint audit fit clean
+.PHONY: help serve class test test-all chaos trust check lint audit fit clean
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 serve: $(VENV)/installed  ## run the service with the committed weights; settings are environment variables DRAWBRIDGE_*
 	$(BIN)/drawbridge serve
+
+class: $(VENV)/installed  ## serve a class on the local network, without keys; prints the address and a QR code
+	$(BIN)/drawbridge serve --class
 
 test: $(VENV)/installed  ## run the tests, without the slow ones
 	$(BIN)/python -m pytest

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -32,7 +33,7 @@ RENAMED = {
     "watch_seconds": "weights_poll_interval",
 }
 """Names of version 0.1, which work with a warning until 0.3."""
-KUBERNETES_LINK = re.compile(r"([A-Z0-9_]+_)?(SERVICE_(HOST|PORT(_.*)?)|PORT(_[0-9]+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)")
+KUBERNETES_LINK = re.compile(r"(.+_)?(SERVICE_(HOST|PORT(_.*)?)|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 """Variables that Kubernetes adds to every container of a namespace with a Service called drawbridge or drawbridge-*:
 DRAWBRIDGE_SERVICE_HOST, DRAWBRIDGE_PORT_8000_TCP_ADDR, DRAWBRIDGE_WEB_PORT, ..."""
 
@@ -155,11 +156,11 @@ class Settings(BaseSettings):
         return self
 
 
-def read_settings() -> Settings:
+def read_settings(defaults: Mapping[str, str] = MappingProxyType({})) -> Settings:
     """The settings in this process's environment, where renamed variables get their new names.
 
-    An empty variable is not set. Variables of Kubernetes' service links are removed. Raises ValueError for a variable
-    that is not a setting.
+    `defaults` are the texts of settings that the environment lacks; they are added to it. An empty variable is not
+    set. Variables of Kubernetes' service links are removed. Raises ValueError for a variable that is not a setting.
     """
     variables = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
     set_here = {
@@ -167,7 +168,7 @@ def read_settings() -> Settings:
         for name, value in variables.items()
         if value and not _is_service_link(name, value)
     }
-    current = with_current_names(set_here)
+    current = {**defaults, **with_current_names(set_here)}
     for name in variables:
         del os.environ[name]
     os.environ |= {PREFIX + name.upper(): value for name, value in current.items()}  # workers inherit them
@@ -197,10 +198,9 @@ def with_current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_service_link(name: str, value: str) -> bool:
     """Whether Kubernetes set the variable; DRAWBRIDGE_PORT=8000 is a setting, DRAWBRIDGE_PORT=tcp://... is not."""
-    name = name.removeprefix(PREFIX)
-    if name.lower() in {*Settings.model_fields, *RENAMED}:
-        return value.startswith(("tcp://", "udp://"))
-    return KUBERNETES_LINK.fullmatch(name) is not None
+    if name.endswith("PORT") and value.startswith(("tcp://", "udp://", "sctp://")):
+        return True
+    return KUBERNETES_LINK.fullmatch(name.removeprefix(PREFIX)) is not None
 
 
 def _is_loopback(host: str) -> bool:

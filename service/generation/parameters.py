@@ -2,25 +2,42 @@
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+)
 
 from models.noise import MAX_SEED
+from service.engine.request import NO_LABEL
 from service.engine.scheduler import Priority
 from service.errors import InvalidParameter
 
-
-def _one_error(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    """Replace the errors of both alternatives of a digit."""
-    try:
-        return validate(value)
-    except ValidationError:
-        raise PydanticCustomError("digit", "Input should be an integer of at least 0, or none") from None
-
-
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-Digit = Annotated[Annotated[int, Field(ge=0)] | Literal["none"], WrapValidator(_one_error)]
-"""A class, or `none` for an unconditional sample."""
+
+
+def _parse_digit(value: object, parse: ValidatorFunctionWrapHandler) -> object:
+    return NO_LABEL if value == "none" else parse(value)
+
+
+def format_digit(digit: int) -> int | str:
+    """A digit as requests spell it."""
+    return "none" if digit == NO_LABEL else digit
+
+
+Digit = Annotated[
+    int,
+    Field(ge=0),
+    WrapValidator(_parse_digit),
+    PlainSerializer(format_digit, return_type=int | str),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "enum": ["none"]}]}),
+]
+"""A class, or NO_LABEL, which requests spell `none`."""
 
 
 class Parameters(BaseModel):

@@ -11,7 +11,7 @@ from models.base import Range
 from service.engine.catalog import Model
 from service.engine.request import ANY_LABEL, NO_LABEL, Request, Sample, StartState
 from service.errors import InvalidParameter
-from service.generation.parameters import Generate, Interpolate
+from service.generation.parameters import Generate, Interpolate, format_digit
 from service.generation.selection import labels_of
 
 
@@ -71,7 +71,7 @@ def plan_generation(
     query = [
         ("first", parameters.first),
         ("n", parameters.n),
-        *(("digit", digit) for digit in parameters.digit),
+        *(("digit", format_digit(digit)) for digit in parameters.digit),
         *query,
         ("format", format_name),
     ]
@@ -107,7 +107,7 @@ def plan_interpolation(
     immutable = parameters.model == model.key and all(getattr(parameters, name) is not None for name, _ in query)
     query = [
         *(("seed", seed) for seed in seeds[1:]),
-        *(("digit", digit) for digit in parameters.digit),
+        *(("digit", format_digit(digit)) for digit in parameters.digit),
         ("frames", parameters.frames),
         ("path", parameters.path),
         *query,
