@@ -308,7 +308,7 @@ def test_a_request_that_another_worker_takes_over_is_charged_once(weights: Path,
         assert "1 requests per" in refusal
         while len(lines := [json.loads(line) for line in server.lines if '"key": "lab"' in line]) < 2:
             time.sleep(TELEMETRY_FLUSH_SECONDS)
-        assert [line["status"] for line in lines][0] == 200
+        assert lines[0]["status"] == 200
         assert {line["status"] for line in lines[1:]} == {429}
 
 
