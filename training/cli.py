@@ -25,6 +25,7 @@ from training.checkpoint import NotFinite
 from training.config import ConfigError, RunConfig, describe
 from training.data import DataError
 from training.export import CONFIG, export
+from training.interrupts import EXIT_INTERRUPTED, interrupt_exits
 from training.lab import experiments
 from training.lab import run as lab
 from training.lab.experiment import Setting
@@ -32,8 +33,6 @@ from training.log import Log
 from training.loop import DTYPES, Hardware, Trainer, train
 from training.samples import strip_png
 
-EXIT_INTERRUPTED = 130
-"""Exit status of a run that a signal ended after its state was saved."""
 TIME_LIMIT = "time limit"
 """The reason to stop of a run that used up `--max-minutes`."""
 
@@ -163,7 +162,8 @@ def fit(args: argparse.Namespace, number: int) -> int:
         raise ConfigError(f"{args.family} differentiates a gradient, which torch.compile cannot; omit --compile")
     if args.threads:
         torch.set_num_threads(args.threads)
-    dataset = data.load(args.data, args.data_root, "train")
+    with interrupt_exits():  # imports scikit-learn for `digits`
+        dataset = data.load(args.data, args.data_root, "train")
     config = RunConfig(
         family=args.family,
         model={field.name: getattr(args, field.name) for field in dataclasses.fields(family.Config)},

@@ -100,7 +100,7 @@ def test_a_terminal_shows_the_address_and_its_qr_code_and_the_service_answers_wi
     os.close(end)
     try:
         shown = b""
-        while b"to stop." not in shown:
+        while b"to stop.\r\n" not in shown:
             shown += os.read(terminal, 65536)
         text = shown.decode().replace("\r", "")
         url = re.search(r"^The class opens (http://\d+\.\d+\.\d+\.\d+:\d+)$", text, re.M)[1]

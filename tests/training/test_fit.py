@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
@@ -14,6 +16,7 @@ import torch
 from PIL import Image
 
 from drawbridge.cli import main as drawbridge_main
+from harness.server import ROOT, environment
 from models import families, store
 from tests.training.disk import file_size_limit
 from training import checkpoint
@@ -362,7 +365,6 @@ def test_signals_save_the_run_and_the_resumed_run_ends_with_the_uninterrupted_ru
         ("gmm", "models.mixture.fit_best", 1),
         ("gan", "training.loop.fixed_samples", 2),
         ("gan", "training.cli.train", 2),
-        ("gan", "training.cli.data.load", 1),
     ],
 )
 def test_ctrl_c_ends_what_runs_long_outside_the_loop(family, function, signals, tmp_path, monkeypatch, capfd):
@@ -379,6 +381,22 @@ def test_ctrl_c_ends_what_runs_long_outside_the_loop(family, function, signals, 
     assert time.monotonic() - started_at < 50
     assert capfd.readouterr().err.splitlines()[-1] == "interrupted"
     assert fit(family, tmp_path, *([] if family == "gmm" else ["--epochs", "200", "--max-minutes", "0.01"])) == 0
+
+
+@pytest.mark.parametrize("module", ["torch", "sklearn.datasets"])
+def test_ctrl_c_during_imports_is_one_line_even_if_a_library_catches_it(module, tmp_path):
+    """`module` interrupts the process while it is imported, and ignores the exception."""
+    path = tmp_path.joinpath(*module.split(".")).with_suffix(".py")
+    for parent in list(path.relative_to(tmp_path).parents)[:-1]:
+        (tmp_path / parent).mkdir()
+        (tmp_path / parent / "__init__.py").write_text("")
+    path.write_text("import os\ntry:\n    os.kill(os.getpid(), 2)\nexcept KeyboardInterrupt:\n    pass\n")
+    command = [sys.executable, "-m", "training", "fit", "pca", "--data", "digits", "--run", str(tmp_path / "run")]
+    path = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    result = subprocess.run(
+        command, cwd=ROOT, env={**environment(), **path}, capture_output=True, text=True, timeout=60
+    )
+    assert (result.returncode, result.stderr) == (130, "interrupted\n")
 
 
 @pytest.fixture

@@ -132,6 +132,7 @@ CASES: dict[str, tuple[int, bytes]] = {
     "Accept": (200, request_bytes("GET", "/generate?model=gan&seed=5", Accept="image/webp")),
     "X-Timeout": (200, request_bytes("POST", "/generate?model=gan&seed=5", X_Timeout="30", X_Request_ID="lesson-7")),
     "proxied": (200, request_bytes("POST", "/generate?model=gan&seed=5", X_Forwarded_For="203.0.113.7")),
+    "upgrade": (200, request_bytes("POST", "/generate?model=gan&seed=5", Upgrade="h2c")),
     "HTTP/1.0": (200, b"GET /generate?model=gan&seed=5 HTTP/1.0\r\n\r\n"),
     "absolute URI": (200, request_bytes("GET", "http://x/generate?model=gan&seed=5")),
     "escaped path": (200, request_bytes("GET", "/gener%61te?model=gan&seed=5")),
