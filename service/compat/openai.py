@@ -43,8 +43,9 @@ OTHER_NUMBERS = {
 }  # fmt: skip
 ANY = {"any", "anything", "digit", "digits", "number", "numbers", "numeral", "numerals", "random", "mnist"}
 """Words of a prompt that asks for any digit."""
-SIZES = re.compile(r"[0-9]+ ?(?:x|×|by) ?[0-9]+|[0-9]+ ?(?:px|pixels?|dpi|bits?|k|%)(?![a-z0-9])")
-"""Sizes and the like in a prompt, whose numbers are no digits to generate."""
+SIZES = re.compile(r"(?<![0-9])[0-9]++ ?(?:(?:x|×|by) ?[0-9]++|(?:px|pixels?|dpi|bits?|k|%)(?![a-z0-9]))")
+"""Sizes and the like in a prompt, whose numbers are no digits to generate. It takes linear time: a long number is tried
+once, from its start."""
 TOKENS = re.compile(r"[a-z0-9]+(?:[-.][a-z0-9]+)*")
 ONE_DIGIT = 'prompt: name one digit from 0 to 9, as a word or a numeral, or ask for "any"'
 MIN_SIDE, MAX_SIDE = 28, 2048
@@ -94,7 +95,10 @@ class ImageFile(Generate):
 
 
 DOCUMENTED: dict[str, Any] = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": openapi_schema.plain(Generations)}}},
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": openapi_schema.json_body(Generations)}},
+    },
     "responses": {"200": {"content": {EVENTS.media_type: {}}}},
 }
 DOCUMENTED_FILE: dict[str, Any] = {
@@ -155,7 +159,7 @@ async def generations(request: Request) -> Response:
     return Response(content, media_type="application/json")
 
 
-@router.get("/images/file", response_class=Response, openapi_extra=DOCUMENTED_FILE)
+@router.get("/images/file", tags=["generate"], response_class=Response, openapi_extra=DOCUMENTED_FILE)
 async def image_file(request: Request) -> Response:
     """The file at a URL of /v1/images/generations. It is generated now: nothing is stored."""
     service: AppContext = request.app.state.service

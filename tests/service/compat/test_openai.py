@@ -216,3 +216,10 @@ def test_edits_and_variations_say_that_they_are_not_there(client: openai.OpenAI)
             call()
         body: Any = raised.value.body
         assert (body["type"], body["code"]) == ("not_found_error", "not_found")
+
+
+@pytest.mark.timeout(8)  # quadratic time would be 16 s
+@pytest.mark.parametrize("prompt", ["0" * 32_000, "0 " * 16_000, "0x" * 16_000, "a-" * 16_000, "1.1" * 10_000])
+def test_a_long_prompt_takes_linear_time(prompt: str) -> None:
+    with pytest.raises(InvalidParameter):
+        digits_in(prompt + " seven eight")
