@@ -270,7 +270,7 @@ class Application(FastAPI):
             await send(message)
 
         try:
-            await respond(Request(scope, limited(receive, self.settings), send_with_headers), send_with_headers)
+            await respond(Request(scope, limited(receive, scope, self.settings), send_with_headers), send_with_headers)
         finally:
             self.finish(context)
 
@@ -298,7 +298,7 @@ class Application(FastAPI):
             if lease is not None:
                 context.lease = lease
                 lease.acquire()
-        check_content_length(scope, self.settings.max_body_bytes)
+        check_content_length(scope, self.settings)
 
     def finish(self, context: RequestContext) -> None:
         """Record a finished request: release its quota now, log and count it soon."""
