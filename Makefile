@@ -3,13 +3,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?= cgan
+# The build of PyTorch: empty for the locked one, which brings 6 GB of CUDA on Linux; or cpu, cu130, ... from PyTorch's own
+# index, in the locked version. TORCH_INDEX may also be a directory of wheels. After a change, `make clean` first.
+TORCH ?=
+TORCH_INDEX ?= https://download.pytorch.org/whl/$(TORCH)
+TORCH_SOURCE = $(if $(wildcard $(TORCH_INDEX)),--no-index --find-links,--index-url) $(TORCH_INDEX)
+LOCK = $(if $(TORCH),$(VENV)/without-torch.lock,requirements.lock)
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help serve test test-all chaos trust check lint audit fit clean
+.PHONY: help serve class test test-all chaos trust check lint audit fit clean
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 serve: $(VENV)/installed  ## run the service with the committed weights; settings are environment variables DRAWBRIDGE_*
 	$(BIN)/drawbridge serve
+
+class: $(VENV)/installed  ## serve a class on the local network, without keys; prints the address and a QR code
+	$(BIN)/drawbridge serve --class
 
 test: $(VENV)/installed  ## run the tests, without the slow ones
 	$(BIN)/python -m pytest
@@ -48,6 +58,11 @@ $(VENV)/installed: requirements.lock pyproject.toml drawbridge/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name one with PYTHON=..., as in: make serve PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-index --no-build-isolation --editable .
+ifneq ($(TORCH),)
+	$(PIP) --no-deps $(TORCH_SOURCE) $$(grep -oE '^(torch|torchvision)==[^ ]+' requirements.lock)
+	awk '/^[a-z]/ { skip = /^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==/ } !skip' requirements.lock \
+		> $(LOCK)
+endif
+	$(PIP) --requirement $(LOCK)
+	$(PIP) --no-deps --no-index --no-build-isolation --editable .
 	touch $@

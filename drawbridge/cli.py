@@ -77,7 +77,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def run_training(arguments: Sequence[str]) -> int:
     """Run a command of training, which reports its errors itself."""
-    with requires_extra("training", *arguments[:1]):
+    from training.interrupts import interrupt_exits
+
+    with requires_extra("training", *arguments[:1]), interrupt_exits():
         from models import memory
         from training import cli
     memory.retain_freed_memory()

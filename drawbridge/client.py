@@ -1,4 +1,4 @@
-"""Clients of the service. They need httpx; arrays also need NumPy, and images Pillow.
+"""Clients of the service. They need httpx; arrays also need NumPy, and pictures NumPy and Pillow.
 
     with Client("http://127.0.0.1:8000") as client:
         sevens = client.generate("cgan", digit=7, n=100)
@@ -7,16 +7,18 @@
 
 AsyncClient has the same methods as coroutines. Statuses 429 and 503 and failed connections are retried, after the delay
 in Retry-After where the response has one. A request without a seed gets a random one before the first attempt, so every
-attempt requests the same samples.
+attempt requests the same samples. Requests to loopback addresses do not use the proxy that the environment names.
 """
 
 import asyncio
 import io
+import ipaddress
 import json
 import secrets
 import time
 from base64 import b64decode
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import TracebackType
@@ -51,7 +53,7 @@ class ServiceError(Exception):
 
 
 class Unreachable(Exception):
-    """The service does not respond, or the connection broke during a response."""
+    """The service does not respond, the connection broke during a response, or httpx cannot use the proxy."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,8 @@ def _attempts(url: httpx.URL, retries: int) -> Generator[float, Outcome]:
         delay = _retry_delay(attempt, outcome)
     else:
         outcome = yield delay
+    if isinstance(outcome, httpx.UnsupportedProtocol):
+        raise Unreachable(f"{url}: the protocol must be http:// or https://")
     if isinstance(outcome, httpx.TransportError):
         raise Unreachable(f"{url} does not respond: {str(outcome) or repr(outcome)}") from outcome
     if outcome.is_error:
@@ -166,7 +170,7 @@ def _parse(response: httpx.Response, parse: Callable[[httpx.Response], T]) -> T:
     try:
         return parse(response)
     except (ValueError, KeyError, TypeError):
-        detail = f"{response.url} does not respond as Drawbridge does"
+        detail = f"the server at {response.url} is not Drawbridge"
         raise ServiceError(response.status_code, {"detail": detail}) from None
 
 
@@ -216,11 +220,38 @@ def _model_request(name: str) -> dict[str, Any]:
 
 def _generate_request(model: str | None, parameters: dict[str, Any], format: str) -> dict[str, Any]:
     given = {"model": model, **parameters, "format": format}
-    body = {name: value for name, value in given.items() if value is not None}
+    body = {name: _json_value(value) for name, value in given.items() if value is not None}
     body.setdefault("seed", secrets.randbelow(2**53))
-    if isinstance(body.get("digit"), int):
+    if "digit" in body and not isinstance(body["digit"], list):
         body["digit"] = [body["digit"]]
     return {"method": "POST", "url": "/generate", "json": body}
+
+
+def _json_value(value: Any) -> Any:
+    """Convert a parameter to what JSON has: numbers and arrays of NumPy, PyTorch or pandas, ranges and tuples."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes | dict):
+        return [_json_value(item) for item in value]
+    return value
+
+
+def _is_loopback(url: str) -> bool:
+    """Whether the URL's host is this machine, which a proxy cannot reach."""
+    host = httpx.URL(url).host
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@contextmanager
+def _proxy_errors() -> Iterator[None]:
+    """Raise Unreachable where httpx cannot use a proxy that the environment names."""
+    try:
+        yield
+    except (ImportError, ValueError) as error:
+        raise Unreachable(f"HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names a proxy that cannot be used: {error}") from None
 
 
 def _authorization(key: str | None) -> dict[str, str]:
@@ -245,7 +276,11 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.retries = retries
-        self.http = httpx.Client(base_url=url, timeout=timeout, transport=transport, headers=_authorization(key))
+        if transport is None and _is_loopback(url):
+            transport = httpx.HTTPTransport()  # with a transport, httpx uses no proxy
+        with _proxy_errors():
+            self.http = httpx.Client(base_url=url, timeout=timeout, transport=transport)
+        self.http.headers.update(_authorization(key))
 
     def __enter__(self) -> Self:
         return self
@@ -262,7 +297,10 @@ class Client:
         return _parse(self._send(_model_request(name)), _model)
 
     def generate(self, model: str | None = None, *, format: str = "npz", **parameters: Any) -> Samples:
-        """Generate samples. `parameters` are those of /generate, None for one left out; `digit` is one or several."""
+        """Generate samples. `parameters` are those of /generate, None for one left out.
+
+        `digit` is one or several: a list, a range, an array, or the `labels` of other samples.
+        """
         return _parse(self._send(_generate_request(model, parameters, format)), _samples)
 
     def stream(self, model: str | None = None, **parameters: Any) -> Iterator[Event]:
@@ -308,7 +346,11 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.retries = retries
-        self.http = httpx.AsyncClient(base_url=url, timeout=timeout, transport=transport, headers=_authorization(key))
+        if transport is None and _is_loopback(url):
+            transport = httpx.AsyncHTTPTransport()
+        with _proxy_errors():
+            self.http = httpx.AsyncClient(base_url=url, timeout=timeout, transport=transport)
+        self.http.headers.update(_authorization(key))
 
     async def __aenter__(self) -> Self:
         return self

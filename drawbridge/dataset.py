@@ -39,15 +39,14 @@ def _write_npz(output: Path, images: Images, labels: Labels) -> None:
     temporary.replace(output)
 
 
-def _write_idx(output: Path, images: Images, labels: Labels) -> None:
-    """Write MNIST's own files, which torchvision.datasets.MNIST(root=output) reads; the test split is empty."""
+def _write_idx(output: Path, images: Images, labels: Labels, split: str = "train") -> None:
+    """Write MNIST's files of a split, `train` or `t10k`; torchvision.datasets.MNIST(root=output) reads both."""
     raw = output / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for split, size in (("train", len(images)), ("t10k", 0)):
-        image_file = struct.pack(">IIII", 2051, size, *images.shape[1:]) + images[:size].tobytes()
-        (raw / f"{split}-images-idx3-ubyte").write_bytes(image_file)
-        label_file = struct.pack(">II", 2049, size) + labels[:size].astype(np.uint8).tobytes()
-        (raw / f"{split}-labels-idx1-ubyte").write_bytes(label_file)
+    raw.mkdir(parents=True, exist_ok=True)
+    image_file = struct.pack(">IIII", 2051, *images.shape) + images.tobytes()
+    (raw / f"{split}-images-idx3-ubyte").write_bytes(image_file)
+    label_file = struct.pack(">II", 2049, *labels.shape) + labels.astype(np.uint8).tobytes()
+    (raw / f"{split}-labels-idx1-ubyte").write_bytes(label_file)
 
 
 def _write_png(output: Path, images: Images, labels: Labels) -> None:
@@ -69,18 +68,21 @@ class Dataset:
     def __init__(self, output: Path, format: str) -> None:
         self.output, self.format = output, format
         self.parts = output.with_name(f"{output.name}.parts")
-        self.count = 0
+        self.count = self.train = 0
 
-    def begin(self, description: dict[str, Any], count: int) -> None:
-        """Start or continue. Raises DatasetError where the output exists, or the parts have another description."""
+    def begin(self, description: dict[str, Any], train: int, test: int = 0) -> None:
+        """Start or continue a data set of `train` images, and in the format idx `test` more as the test split.
+
+        Raises DatasetError where the output exists, or the parts have another description.
+        """
         if self.output.exists():
             raise DatasetError(f"{self.output} exists already; remove it, or name another output")
-        self.count = count
-        metadata = json.dumps({**description, "count": count, "part": PART_SIZE}, indent=1) + "\n"
+        self.train, self.count = train, train + test
+        metadata = json.dumps({**description, "count": self.count, "part": PART_SIZE}, indent=1) + "\n"
         self.parts.mkdir(parents=True, exist_ok=True)
         file = self.parts / METADATA_FILE
         if file.exists() and file.read_text() != metadata:
-            raise DatasetError(f"{self.parts} was begun with other settings; remove it, or name another output")
+            raise DatasetError(f"{self.parts} is of a data set with other settings; remove it, or name another output")
         file.write_text(metadata)
 
     def missing(self) -> list[int]:
@@ -117,7 +119,9 @@ class Dataset:
         parts = [np.load(self._part(first)) for first in range(0, self.count, PART_SIZE)]
         images, labels = (np.concatenate([part[name] for part in parts]) for name in ("images", "labels"))
         self.output.parent.mkdir(parents=True, exist_ok=True)
-        FORMATS[self.format](self.output, images, labels)
+        FORMATS[self.format](self.output, images[: self.train], labels[: self.train])
+        if self.count > self.train:
+            _write_idx(self.output, images[self.train :], labels[self.train :], "t10k")
         shutil.rmtree(self.parts)
 
     def _part(self, first: int) -> Path:

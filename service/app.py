@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
@@ -30,6 +31,7 @@ from service.api import encode, generate, info, openapi_schema
 from service.api.context import AppContext
 from service.api.limits import check_content_length, limited
 from service.api.pages import add_pages
+from service.api.parsing import refuse_get_body
 from service.auth import keys
 from service.auth.authenticator import Authenticator
 from service.compat import open_inference, openai
@@ -107,6 +109,7 @@ class Application(FastAPI):
             version=VERSION,
             description="Samples from small generative models.",
             lifespan=Application.lifespan,
+            dependencies=[Depends(refuse_get_body)],
             docs_url=None,
             redoc_url=None,
         )
@@ -244,6 +247,8 @@ class Application(FastAPI):
                 response = await endpoint(request)
                 await response(scope, request.receive, send)
             except Exception as error:
+                if context.status:  # the response has started
+                    raise
                 await self.problem_response(scope, context, error)(scope, request.receive, send)
 
         scope["app"] = self
@@ -271,6 +276,12 @@ class Application(FastAPI):
 
         try:
             await respond(Request(scope, limited(receive, scope, self.settings), send_with_headers), send_with_headers)
+        except Exception:  # the response has started, and ends incomplete
+            context.failed(Problem(""))
+            raise
+        except asyncio.CancelledError:  # how Ray Serve says that a client disconnected
+            context.client_disconnected()
+            raise
         finally:
             self.finish(context)
 
@@ -278,6 +289,7 @@ class Application(FastAPI):
         scope, context = request.scope, request_context.of(request)
         try:
             self.authorize(scope, context)
+            openai.check_prefix(scope, context.path)
         except Problem as error:
             await self.problem_response(scope, context, error)(scope, request.receive, send)
             return
@@ -329,11 +341,11 @@ class Application(FastAPI):
             context.client_disconnected()
             return Response(status_code=context.status)
         problem = error if isinstance(error, Problem) else _to_problem(scope, context, error)
-        context.problem = problem.kind
-        for api in COMPAT_APIS:
-            if context.path.startswith(api.router.prefix + "/"):
-                status, body = api.error(problem)
-                return JSONResponse(body, status, headers=problem.headers)
+        context.failed(problem)
+        api = openai if isinstance(problem, openai.MissingPrefix) else _compat_api(context.path)
+        if api is not None:
+            status, body = api.error(problem)
+            return JSONResponse(body, status, headers=problem.headers)
         body = {**problem.body(), "instance": scope["path"]}
         return JSONResponse(body, problem.status, headers=problem.headers, media_type=errors.MEDIA_TYPE)
 
@@ -348,16 +360,24 @@ class Application(FastAPI):
         return schema
 
 
+def _compat_api(path: str) -> ModuleType | None:
+    """The API that a path belongs to."""
+    return next((api for api in COMPAT_APIS if f"{path}/".startswith(f"{api.router.prefix}/")), None)
+
+
 def _to_problem(scope: Scope, context: RequestContext, error: Exception) -> Problem:
     if isinstance(error, HTTPException) and error.status_code == 404:
-        return errors.NotFound(f"nothing is at {scope['path']}; see {context.root}/docs")
+        api = _compat_api(context.path)
+        return errors.NotFound(
+            f"nothing is at {scope['path']}; {f'see {context.root}/docs' if api is None else api.CONTENTS}"
+        )
     if isinstance(error, HTTPException) and error.status_code == 405:
         routes = [route for part in ROUTES for route in part.router.routes if isinstance(route, APIRoute)]
         matching = [route for route in routes if route.matches(scope)[0] is not Match.NONE]
         methods = {method for route in matching for method in route.methods or ()}
         methods |= {"HEAD"} if "GET" in methods else set()
         allowed = ", ".join(sorted(methods)) or (error.headers or {}).get("Allow", "GET")
-        detail = f"{scope['path']} takes {allowed}, not {scope['method']}"
+        detail = f"{scope['path']} takes {allowed}, not {context.method}"
         return errors.MethodNotAllowed(detail, headers={"Allow": allowed})
     if isinstance(error, HTTPException):  # Starlette's own, about a malformed form
         return errors.InvalidParameter(str(error.detail))

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -32,9 +33,12 @@ RENAMED = {
     "watch_seconds": "weights_poll_interval",
 }
 """Names of version 0.1, which work with a warning until 0.3."""
-KUBERNETES_LINK = re.compile(r"([A-Z0-9_]+_)?(SERVICE_(HOST|PORT(_.*)?)|PORT(_[0-9]+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)")
+KUBERNETES_LINK = re.compile(r"(.+_)?(SERVICE_(HOST|PORT(_.*)?)|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 """Variables that Kubernetes adds to every container of a namespace with a Service called drawbridge or drawbridge-*:
 DRAWBRIDGE_SERVICE_HOST, DRAWBRIDGE_PORT_8000_TCP_ADDR, DRAWBRIDGE_WEB_PORT, ..."""
+
+
+ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*/?")
 
 
 class Settings(BaseSettings):
@@ -45,9 +49,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free port.")
     root_path: str = Field(
-        "",
-        pattern="^(/[^/?#]+)*$",
-        description="Path at which a reverse proxy serves this service, as /digits; the proxy removes it.",
+        "", description="Path at which a reverse proxy serves this service, as /digits; the proxy removes it."
     )
     admin_port: int | None = Field(
         None,
@@ -117,6 +119,13 @@ class Settings(BaseSettings):
     def _without_brackets(cls, host: str) -> str:
         return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
+    @field_validator("root_path")
+    @classmethod
+    def _path(cls, path: str) -> str:
+        if not ROOT_PATH.fullmatch(path):
+            raise ValueError(f"{path!r} is not a path such as /digits, of letters, digits and . _ ~ -")
+        return path.rstrip("/")
+
     @field_validator("weights")
     @classmethod
     def _exists(cls, weights: Path) -> Path:
@@ -149,11 +158,11 @@ class Settings(BaseSettings):
         return self
 
 
-def read_settings() -> Settings:
+def read_settings(defaults: Mapping[str, str] = MappingProxyType({})) -> Settings:
     """The settings in this process's environment, where renamed variables get their new names.
 
-    An empty variable is not set. Variables of Kubernetes' service links are removed. Raises ValueError for a variable
-    that is not a setting.
+    `defaults` are the texts of settings that the environment lacks; they are added to it. An empty variable is not
+    set. Variables of Kubernetes' service links are removed. Raises ValueError for a variable that is not a setting.
     """
     variables = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
     set_here = {
@@ -161,7 +170,7 @@ def read_settings() -> Settings:
         for name, value in variables.items()
         if value and not _is_service_link(name, value)
     }
-    current = with_current_names(set_here)
+    current = {**defaults, **with_current_names(set_here)}
     for name in variables:
         del os.environ[name]
     os.environ |= {PREFIX + name.upper(): value for name, value in current.items()}  # workers inherit them
@@ -191,8 +200,8 @@ def with_current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_service_link(name: str, value: str) -> bool:
     """Whether Kubernetes set the variable; DRAWBRIDGE_PORT=8000 is a setting, DRAWBRIDGE_PORT=tcp://... is not."""
-    if name == f"{PREFIX}PORT" or name == f"{PREFIX}ADMIN_PORT":
-        return value.startswith(("tcp://", "udp://"))
+    if name.endswith("PORT") and value.startswith(("tcp://", "udp://", "sctp://")):
+        return True
     return KUBERNETES_LINK.fullmatch(name.removeprefix(PREFIX)) is not None
 
 

@@ -30,6 +30,9 @@ ALLOWED_SKIPS = ("there is no GPU",)
 LOCKS = Path(__file__).parent / "conftest.py", Path(__file__).parent / "__init__.py"
 """Files to lock: the first for running a test, the second for starting one."""
 
+WEIGHTS = Path(__file__).parent.parent / "weights"
+"""The committed weights."""
+
 SMALL: dict[str, dict[str, Any]] = {
     "pca": {"code": 8},
     "kde": {"code": 8, "points": 200},
@@ -119,6 +122,20 @@ def manifest_of(family: Family) -> Manifest:
         commit="",
         created="2026-01-01T00:00:00+00:00",
     )
+
+
+def assert_weights_reach(family: str, *, mnist_cnn_fd: float, **goals: float) -> None:
+    """Assert that the committed weights of a family reach these figures, measured with the classifier `report`.
+
+    `mnist_cnn_fd` is the maximal distance (real images have 0.01, the likeliest kernel density 3.1); the other goals
+    are minimal values.
+    """
+    manifests = [store.read_manifest(WEIGHTS / name) for name in store.list_weights(WEIGHTS)]
+    metrics = [manifest.metrics for manifest in manifests if manifest.family == family]
+    assert metrics, f"no weights of {family}"
+    for figures in metrics:
+        assert figures["mnist_cnn_fd"] <= mnist_cnn_fd
+        assert not {name: figures[name] for name, goal in goals.items() if figures[name] < goal}
 
 
 @pytest.fixture(scope="session")

@@ -115,3 +115,21 @@ def test_every_package_is_pinned_with_hashes_and_both_locks_agree() -> None:
         assert len(pinned[lock]) == len(re.findall(r"^\S", text, re.M)), f"a package of {lock} has no hashes"
     assert pinned["service.lock"].items() <= pinned["requirements.lock"].items()
     assert "torch" in pinned["requirements.lock"].keys() - pinned["service.lock"].keys()
+
+
+def test_make_installs_another_build_of_torch_without_cuda(tmp_path: Path) -> None:
+    command = ["make", "--dry-run", "--always-make", f"VENV={tmp_path}", f"{tmp_path}/installed", "TORCH=cpu"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "--no-deps --index-url https://download.pytorch.org/whl/cpu" in printed
+    local = subprocess.run([*command, f"TORCH_INDEX={tmp_path}"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert f"--no-deps --no-index --find-links {tmp_path}" in local.stdout
+    script = re.search(r"awk (?:.|\\\n)*?\.lock\n", printed)
+    assert script is not None
+    subprocess.run(script[0], shell=True, cwd=ROOT, check=True)
+    lock, rest = ((path).read_text() for path in (ROOT / "requirements.lock", tmp_path / "without-torch.lock"))
+    names, left = (set(re.findall(r"^([a-z0-9-]+)==", text, re.M)) for text in (lock, rest))
+    removed = names - left
+    assert {"torch", "torchvision", "triton"} < removed
+    assert all(name.startswith(("torch", "triton", "nvidia-", "cuda-")) for name in removed)
+    assert {"torchmetrics", "tritonclient", "fastapi"} < left
+    assert "--hash" in rest

@@ -21,7 +21,7 @@ def settings_rows() -> Iterator[str]:
         default = field.default
         if isinstance(default, Path):
             default = default.relative_to(ROOT)
-        text = "" if default is None else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        text = "" if default in (None, "") else f"`{str(default).lower() if isinstance(default, bool) else default}`"
         yield f"| `DRAWBRIDGE_{name.upper()}` | {text} | {field.description} |"
 
 

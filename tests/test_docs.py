@@ -34,6 +34,11 @@ def test_links_point_to_existing_files(page):
             assert (page.parent / target).exists(), target
 
 
+def test_the_readme_links_every_page():
+    linked = set(re.findall(r"\]\((docs/[a-z-]+\.md)", (ROOT / "README.md").read_text()))
+    assert linked == {f"docs/{path.name}" for path in ROOT.glob("docs/*.md")}
+
+
 def test_the_readme_names_only_existing_paths_of_the_api():
     paths = create_app(Settings()).openapi()["paths"]
     mentioned = set(re.findall(r"(?:`|:8000)(/[a-z]+)(?=[`?{/])", (ROOT / "README.md").read_text()))

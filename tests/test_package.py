@@ -29,6 +29,7 @@ import importlib.util, sys
 from drawbridge import AsyncClient, Client
 assert not any(importlib.util.find_spec(name) for name in ("torch", "numpy", "PIL"))
 with Client(sys.argv[1]) as client:
+    assert client.generate("cgan", digit=range(3), n=3).content.startswith(b"PK")
     print(len(client.models()), client.generate("cgan", digit=7, seed=1, format="png").content[1:4].decode())
 """
 
@@ -144,7 +145,7 @@ def test_the_wheel_has_four_packages_and_the_data(wheel: Path) -> None:
     metadata = f"drawbridge-{drawbridge.__version__}.dist-info/"
     assert {name for name in names if not name.startswith(metadata)} == expected
     assert "service/_data/weights/cgan/model.safetensors" in expected
-    assert "training/judges/report/model.safetensors" in expected
+    assert "training/classifiers/report/model.safetensors" in expected
 
 
 def test_with_httpx_alone_the_client_and_draw_work(bare: Path, server: Server, tmp_path: Path) -> None:
@@ -178,7 +179,7 @@ def test_with_httpx_alone_the_help_and_the_version_are_printed(bare: Path, tmp_p
 def test_with_httpx_alone_other_commands_name_their_extra(command: str, extra: str, bare: Path, tmp_path: Path) -> None:
     done = run(tmp_path, bare / "drawbridge", *command.split())
     assert done.returncode == 2
-    advice = f"needs the {extra} extra: pip install 'drawbridge[{extra}]'"
+    advice = f"needs the {extra} extra: pip install '.[{extra}]' in a checkout of Drawbridge"
     assert re.fullmatch(rf"error: drawbridge \w+ {re.escape(advice)}.*\n", done.stderr), done.stderr
 
 

@@ -1,4 +1,4 @@
-"""The whole way, small: fit on the digits that need no download, export, serve, draw."""
+"""End to end: train on the digits that need no download, export, serve, generate."""
 
 import httpx
 import pytest
@@ -9,7 +9,7 @@ from training.cli import main
 
 
 @pytest.mark.parametrize("family", ["cgan"])
-async def test_what_is_trained_can_be_drawn(family, tmp_path):
+async def test_trained_weights_can_be_served(family, tmp_path):
     run, weights = tmp_path / "run", tmp_path / "weights"
     tiny = ["--generator-width", "8", "--data", "digits", "--epochs", "0.2", "--device", "cpu"]
     assert main(["fit", family, "--run", str(run), *tiny]) == 0
@@ -19,8 +19,8 @@ async def test_what_is_trained_can_be_drawn(family, tmp_path):
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
     ):
-        answer = await client.post("/generate", params={"model": "mine", "digit": 7})
-        assert answer.status_code == 200
-        assert answer.content.startswith(b"\x89PNG")
+        response = await client.post("/generate", params={"model": "mine", "digit": 7})
+        assert response.status_code == 200
+        assert response.content.startswith(b"\x89PNG")
         manifest = (await client.get("/models/mine")).json()["manifest"]
         assert manifest["dataset"]["name"] == "digits"

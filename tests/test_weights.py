@@ -1,4 +1,4 @@
-"""The committed weights: complete, as good as their goals, and consistent with their manifests."""
+"""The committed weights: complete, and consistent with their manifests. Each family's own test has its goals."""
 
 from pathlib import Path
 
@@ -10,28 +10,8 @@ from models import families, store
 from training import classifier, data, metrics, sources
 
 ROOT = Path(__file__).parent.parent / "weights"
+WORST = ROOT.parent / "docs" / "worst"
 NAMES = store.list_weights(ROOT)
-CODES = {"precision": 0.8, "recall": 0.7, "coverage": 0.8}
-CHAIN = {"precision": 0.87, "recall": 0.85, "coverage": 0.87}
-LABELS = {"accuracy": 0.985, "worst_digit": 0.96}
-GOALS: dict[str, tuple[float, dict[str, float]]] = {
-    "pca": (15.0, {}),
-    "kde": (3.0, {}),
-    "gmm": (2.7, {"accuracy": 0.9}),
-    "ae": (0.75, CODES),
-    "supervised_ae": (0.75, {**CODES, "accuracy": 0.97, "worst_digit": 0.93}),
-    "swae": (0.6, CODES),
-    "vae": (0.45, {"precision": 0.85, "recall": 0.75, "coverage": 0.85}),
-    "ddpm": (0.18, {**CHAIN, **LABELS}),
-    "flow": (0.18, {**CHAIN, **LABELS}),
-    "gan": (6.0, {"precision": 0.7}),
-    "dcgan": (0.3, {"precision": 0.8, "recall": 0.6, "coverage": 0.8}),
-    "wgan_gp": (0.4, {"precision": 0.8, "recall": 0.6, "coverage": 0.7}),
-    "cgan": (0.6, {"precision": 0.8, "recall": 0.5, "coverage": 0.7, **LABELS}),
-    "acgan": (0.75, {"precision": 0.8, "recall": 0.5, "coverage": 0.65, **LABELS}),
-}
-"""Goals of each family's weights, measured with the classifier `report`: the maximal MNIST-CNN-FD (real images have
-0.01, the likeliest kernel density 3.1), and minimal values of other figures."""
 MNIST = "d18cfd466eb143ac1097fde604dba9eec4116885869d04cc648b510949f9e88c"
 
 
@@ -49,19 +29,17 @@ def test_weights_are_complete_and_their_manifest_names_their_origin(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_weights_reach_their_goals(name):
-    manifest = store.read_manifest(ROOT / name)
-    maximal_distance, goals = GOALS[manifest.family]
-    assert manifest.metrics["mnist_cnn_fd"] <= maximal_distance
-    missed = {figure: manifest.metrics[figure] for figure, goal in goals.items() if manifest.metrics[figure] < goal}
-    assert not missed
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_weights_have_a_caveat_and_a_picture_of_their_worst_samples(name):
+def test_weights_have_a_caveat(name):
     assert store.read_manifest(ROOT / name).caveat
-    with Image.open(ROOT.parent / "docs" / "worst" / f"{name}.png") as picture:
-        assert picture.size == (280, 84)
+
+
+def test_pictures_of_the_worst_samples_are_those_of_committed_weights():
+    paths = sorted(WORST.glob("*.png"))
+    assert paths
+    for path in paths:
+        assert path.stem in NAMES
+        with Image.open(path) as picture:
+            assert picture.size == (280, 84)
 
 
 def test_every_family_has_weights():

@@ -5,10 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from models import store
 
 LATEST, BEST = "latest.pt", "best.pt"
+
+
+class NotFinite(Exception):
+    """A loss, a weight or an optimiser's state of a run is infinite or not a number; the message names it."""
+
+
+def require_finite(state: dict[str, Any], prefix: str = "") -> None:
+    """Raise NotFinite if a tensor in a tree of dictionaries has a value that is not finite."""
+    for key, value in state.items():
+        if isinstance(value, dict):
+            require_finite(value, f"{prefix}{key}.")
+        elif isinstance(value, Tensor) and not value.isfinite().all():
+            raise NotFinite(f"{prefix}{key} has values that are not finite")
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from models import store
 from models.pixels import to_unit
 from models.store import WeightsError
-from training import data
+from training import data, files
 from training.data import Dataset, InfiniteSampler
 
 ROOT = Path(__file__).parent / "classifiers"
@@ -134,6 +134,7 @@ def augmented(x: Tensor) -> Tensor:
 
 def command(name: str, data_root: Path | None) -> None:
     """Train classifier `name` on MNIST, test it, and write it to the directory that `load` reads."""
+    files.require_writable(ROOT / name)
     mnist, test = (data.load("mnist", data_root, split) for split in ("train", "test"))
     net = train(name, mnist)
     probabilities = Classifier(name, net, 0.0, "").features_and_logits(test.images)[1]
@@ -147,7 +148,6 @@ def command(name: str, data_root: Path | None) -> None:
         "device": "cpu",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
-    (ROOT / name).mkdir(parents=True, exist_ok=True)
     store.write_atomic(ROOT / name / store.TENSORS, content)
     store.write_atomic(ROOT / name / store.MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
     print(f"{name}: {100 * accuracy:.2f} % accuracy on the test split")

@@ -5,13 +5,13 @@ Families are found by their files; each field of a family's Config and recipe be
 
 import argparse
 import dataclasses
-import errno
 import signal
 import sys
 import time
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -20,10 +20,12 @@ from models import devices, families, parallel, store
 from models.base import Family
 from models.families import UnknownFamily
 from models.store import WeightsError
-from training import classifier, data, docs, evaluate, report
-from training.config import ConfigError, RunConfig
+from training import classifier, data, docs, evaluate, files, report
+from training.checkpoint import NotFinite
+from training.config import ConfigError, RunConfig, describe
 from training.data import DataError
 from training.export import CONFIG, export
+from training.interrupts import EXIT_INTERRUPTED, interrupt_exits
 from training.lab import experiments
 from training.lab import run as lab
 from training.lab.experiment import Setting
@@ -31,10 +33,6 @@ from training.log import Log
 from training.loop import DTYPES, Hardware, Trainer, train
 from training.samples import strip_png
 
-DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Error numbers of a write that found no space."""
-EXIT_INTERRUPTED = 130
-"""Exit status of a run that a signal ended after its state was saved."""
 TIME_LIMIT = "time limit"
 """The reason to stop of a run that used up `--max-minutes`."""
 
@@ -42,7 +40,8 @@ TIME_LIMIT = "time limit"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    An invalid flag, configuration or file prints one line and returns 2; a full disk prints one line and returns 1.
+    An invalid flag or configuration, or a file that cannot be read or written, prints one line and returns 2. A full
+    disk, or a loss that is not finite, prints one line and returns 1.
     """
     try:
         args = parser().parse_args(arguments)
@@ -50,14 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, DataError, UnknownFamily, WeightsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
-        if error.errno not in DISK_FULL_ERRNOS:
-            raise
+    except NotFinite as error:
         print(
-            f"error: {error.strerror}: free some space and run the command again; files saved before are intact",
+            f"error: {error}; checkpoints saved before are intact; start another run, with a lower --lr",
             file=sys.stderr,
         )
         return 1
+    except OSError as error:
+        print(f"error: {files.explain(error)}", file=sys.stderr)
+        return 1 if error.errno in files.DISK_FULL_ERRNOS else 2
 
 
 class Parser(argparse.ArgumentParser):
@@ -119,7 +119,10 @@ def parser() -> Parser:
 
 
 def add_fit_flags(command: argparse.ArgumentParser, family: type[Family]) -> None:
-    """Add the flags of every run, then the fields of the family's Config and of its recipe."""
+    """Add the flags of every run, then the fields of the family's Config and of its recipe.
+
+    A family without gradient training uses none of its recipe, so that it has no flags for it.
+    """
     command.add_argument("--run", type=Path, help="directory of the run (default: runs/FAMILY)")
     command.add_argument("--data", default="mnist", help=f"{', '.join(data.NAMES)}, or a folder of images")
     command.add_argument(
@@ -136,9 +139,12 @@ def add_fit_flags(command: argparse.ArgumentParser, family: type[Family]) -> Non
     command.add_argument("--threads", type=int, help="CPU threads (default: one per core)")
     command.add_argument("--max-minutes", type=float, help="save and stop after this time; run again to resume")
     command.add_argument("--every", type=int, help="images between validations (default: one epoch)")
-    model, recipe = command.add_argument_group("model"), command.add_argument_group("recipe")
+    model = command.add_argument_group("model")
     for field in dataclasses.fields(family.Config):
         _add_field(model, field, field.default)
+    if not family.recipe.epochs:
+        return
+    recipe = command.add_argument_group("recipe")
     for field in dataclasses.fields(family.recipe):
         _add_field(recipe, field, getattr(family.recipe, field.name))
 
@@ -156,21 +162,23 @@ def fit(args: argparse.Namespace, number: int) -> int:
         raise ConfigError(f"{args.family} differentiates a gradient, which torch.compile cannot; omit --compile")
     if args.threads:
         torch.set_num_threads(args.threads)
-    dataset = data.load(args.data, args.data_root, "train")
+    with interrupt_exits():  # imports scikit-learn for `digits`
+        dataset = data.load(args.data, args.data_root, "train")
     config = RunConfig(
         family=args.family,
         model={field.name: getattr(args, field.name) for field in dataclasses.fields(family.Config)},
-        recipe={field.name: getattr(args, field.name) for field in dataclasses.fields(family.recipe)},
+        recipe={name: getattr(args, name, default) for name, default in dataclasses.asdict(family.recipe).items()},
         data=args.data,
         seed=args.seed,
         precision=args.precision,
         revision=family.revision,
+        dataset=describe(dataset),
     )
     run = args.run or Path("runs") / args.family
     trainer = build_trainer(config, dataset, Hardware(_device(args.device, number), args.compile))
     every = args.every or len(dataset.images)
     if parallel.rank():  # only the first process has a time limit, prints and writes
-        train(trainer, run, None, every, stop_reason(None))
+        train(trainer, run, None, every, stop_reason(trainer, None))
         return 0
     config.save_or_verify(run / CONFIG)
     print((run / CONFIG).read_text(), end="")
@@ -178,7 +186,7 @@ def fit(args: argparse.Namespace, number: int) -> int:
         f"data: {dataset.name}, {len(dataset.images)} images; device: {trainer.hardware.device}; run: {run}", flush=True
     )
     with Log(run, trainer.total_images, interval=max(2048, trainer.recipe.batch)) as log:
-        reason = train(trainer, run, log, every, stop_reason(args.max_minutes))
+        reason = train(trainer, run, log, every, stop_reason(trainer, args.max_minutes))
     if reason is None:
         minutes = trainer.seconds / 60
         print(f"done: {trainer.images_seen} images in {minutes:.1f} min; next: python -m training export {run}")
@@ -190,25 +198,35 @@ def fit(args: argparse.Namespace, number: int) -> int:
 
 def build_trainer(config: RunConfig, dataset: data.Dataset, hardware: Hardware) -> Trainer:
     """The trainer of a run. Raises ConfigError if the batch size or the family's settings are impossible."""
-    batch, count = config.recipe["batch"], len(dataset.images)
-    if not 0 < batch <= count:
-        raise ConfigError(f"--batch: use 1 to {count}, the number of training images")
-    if batch % parallel.size():
-        raise ConfigError(f"--batch: {parallel.size()} processes share each batch; use a multiple of that")
+    if families.get(config.family).recipe.epochs:
+        batch, count = config.recipe["batch"], len(dataset.images)
+        if not 0 < batch <= count:
+            raise ConfigError(f"--batch: use 1 to {count}, the number of training images")
+        if batch % parallel.size():
+            raise ConfigError(f"--batch: {parallel.size()} processes share each batch; use a multiple of that")
     try:
         return Trainer.from_config(config, dataset, hardware)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"cannot build {config.family} with these settings: {' '.join(str(error).split())}") from None
 
 
-def stop_reason(max_minutes: float | None) -> Callable[[], str | None]:
+def stop_reason(trainer: Trainer, max_minutes: float | None) -> Callable[[], str | None]:
     """A function that returns the reason to stop: the name of a signal or TIME_LIMIT; None before that.
 
-    Installs handlers for SIGINT and SIGTERM.
+    Installs handlers for SIGINT and SIGTERM. The first signal lets the loop save and stop; the second one, which may
+    come during a long validation, raises KeyboardInterrupt. Training in closed form has nothing to save: it keeps
+    Python's handlers, with which the first signal ends it.
     """
     reasons: list[str] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, _: reasons.append(signal.Signals(received).name))
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        if reasons:
+            raise KeyboardInterrupt
+        reasons.append(signal.Signals(number).name)
+
+    if trainer.total_images:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, on_signal)
     end = time.monotonic() + max_minutes * 60 if max_minutes is not None else float("inf")
     return lambda: reasons[0] if reasons else TIME_LIMIT if time.monotonic() >= end else None
 

@@ -2,6 +2,9 @@
 
 import hashlib
 import os
+import re
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision import datasets
@@ -19,7 +23,7 @@ TORCHVISION: dict[str, Callable[..., Any]] = {
     "kmnist": datasets.KMNIST,
 }
 NAMES = (*TORCHVISION, "digits")
-"""The named data sets; a path to a folder of images is a data set, too."""
+"""The named data sets; a folder of images, a folder of idx files and an npz are data sets, too."""
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif"}
 
 Split = Literal["train", "test"]
@@ -52,18 +56,26 @@ def make(name: str, images: Tensor, labels: Tensor, classes: tuple[str, ...]) ->
 
 
 def load(name: str, root: Path | None = None, split: Split = "train") -> Dataset:
-    """Load the `train` or `test` split of a data set: one of NAMES, or a path to a folder of images.
+    """Load the `train` or `test` split of a data set: one of NAMES, in upper or lower case, or a path.
 
     `root` is the directory of torchvision's data sets (default: $DRAWBRIDGE_DATA, else `data`); missing ones are
-    downloaded into it. Raises DataError if the data is neither there nor can be downloaded.
+    downloaded into it. A path is what `drawbridge dataset` writes, or another folder of images. The names in NAMES come
+    before paths, and other spellings of them after. Raises DataError if the data is neither there nor can be
+    downloaded.
     """
-    if name == "digits":
+    if name not in NAMES and Path(name).exists():
+        return _path(Path(name), split)
+    known = {_letters(known): known for known in NAMES}.get(_letters(name))
+    if known is None:
+        raise DataError(f"{name!r} is neither a data set nor a folder or an npz; the data sets are {', '.join(NAMES)}")
+    if known == "digits":
         return _digits(split)
-    if name in TORCHVISION:
-        return _torchvision(name, root or Path(os.environ.get("DRAWBRIDGE_DATA", "data")), split)
-    if Path(name).is_dir():
-        return _folder(Path(name), split)
-    raise DataError(f"{name!r} is neither a data set nor a folder; the data sets are {', '.join(NAMES)}")
+    return _torchvision(known, root or Path(os.environ.get("DRAWBRIDGE_DATA", "data")), split)
+
+
+def _letters(name: str) -> str:
+    """The letters of a name in lower case: `fashion_mnist` and `FashionMNIST` are `fashion-mnist`."""
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 class InfiniteSampler(Iterator[Tensor]):
@@ -107,16 +119,15 @@ class InfiniteSampler(Iterator[Tensor]):
 def _torchvision(name: str, root: Path, split: Split) -> Dataset:
     make_dataset = TORCHVISION[name]
     try:
-        dataset = make_dataset(root, train=split == "train", download=False)
-    except RuntimeError:
-        try:
-            dataset = make_dataset(root, train=split == "train", download=True)
-        except (RuntimeError, OSError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise DataError(
-                f"{name} is not under {root} and cannot be downloaded ({reason}); set --data-root or DRAWBRIDGE_DATA "
-                "to a directory that has it in torchvision's layout, or use --data digits, which needs no download"
-            ) from None
+        dataset = make_dataset(root, train=split == "train", download=True)
+    except (RuntimeError, OSError, ValueError, AssertionError) as error:
+        # The last line of torchvision's message has the reason. Damaged files raise ValueError or AssertionError.
+        reason = (str(error).splitlines() or [type(error).__name__])[-1].strip("<>")
+        raise DataError(
+            f"{name} can neither be read from {root} nor downloaded into it ({reason}); set --data-root or "
+            "DRAWBRIDGE_DATA to a directory that has it in torchvision's layout, or use --data digits, which needs no "
+            "download"
+        ) from None
     classes = tuple(str(i) for i in range(10)) if name == "mnist" else tuple(dataset.classes)
     return make(name, dataset.data[:, None].contiguous(), dataset.targets.to(torch.int64), classes)
 
@@ -134,10 +145,68 @@ def _digits(split: Split) -> Dataset:
     return make("digits", images[in_split], labels[in_split], tuple(str(i) for i in range(10)))
 
 
+def _path(path: Path, split: Split) -> Dataset:
+    """The data set of an npz, of a folder of idx files, or of a folder of images."""
+    if path.is_file():
+        return _npz(path, split)
+    for folder in (path, path / "raw", path / "MNIST" / "raw"):
+        if (folder / "train-images-idx3-ubyte").exists():
+            return _idx(path, folder, split)
+    return _folder(path, split)
+
+
+def _npz(path: Path, split: Split) -> Dataset:
+    """The arrays `images` and, optionally, `labels` of an npz."""
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is neither a folder nor an npz")
+    if split == "test":
+        raise DataError(f"{path} has no test images; an npz is a training split")
+    try:
+        with np.load(path) as archive:
+            images = archive["images"]
+            labels = archive["labels"] if "labels" in archive else np.full(len(images), -1)
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is not an npz with an array `images` ({error})") from None
+    return _from_arrays(path, images, labels)
+
+
+def _idx(path: Path, folder: Path, split: Split) -> Dataset:
+    """MNIST's files of a split in `folder`, which may be a folder in `path`."""
+    prefix = "train" if split == "train" else "t10k"
+    images = _read_idx(folder / f"{prefix}-images-idx3-ubyte", 3)
+    return _from_arrays(path, images, _read_idx(folder / f"{prefix}-labels-idx1-ubyte", 1))
+
+
+def _read_idx(file: Path, dimensions: int) -> NDArray[np.uint8]:
+    """The array in an idx file: bytes 0, 0, 8 for uint8, and the number of dimensions; the sizes; the elements."""
+    try:
+        content = file.read_bytes()
+        if content[:4] != bytes([0, 0, 8, dimensions]):
+            raise ValueError(f"it does not begin as one of {dimensions} dimensions")
+        shape = np.frombuffer(content, ">u4", dimensions, offset=4)
+        return np.frombuffer(content[4 + 4 * dimensions :], np.uint8).reshape(shape)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} is not a readable idx file ({error})") from None
+
+
+def _from_arrays(path: Path, images: NDArray[Any], labels: NDArray[Any]) -> Dataset:
+    """A data set of images uint8 [N, 28, 28] and whole numbers [N] from -1 on, where -1 is no label."""
+    if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (28, 28) or not len(images):
+        raise DataError(f"{path}: images must be uint8 [N, 28, 28]; they are {images.dtype} {list(images.shape)}")
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1] or labels.min() < -1:
+        raise DataError(
+            f"{path}: labels must be {len(images)} whole numbers from -1 on; they are {labels.dtype} "
+            f"{list(labels.shape)}"
+        )
+    classes = tuple(str(i) for i in range(int(labels.max()) + 1))
+    return make(str(path), torch.from_numpy(images.copy())[:, None], torch.from_numpy(labels.astype(np.int64)), classes)
+
+
 def _folder(folder: Path, split: Split) -> Dataset:
     """Images of `folder/train` or `folder/test`; sub-folders, if any, are the labels, numbered alike in both splits.
 
-    Without `train` and `test` the whole folder is the training split.
+    Names that are numbers come first, by their value: 2 is before 10. Without `train` and `test` the whole folder is
+    the training split.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -148,7 +217,8 @@ def _folder(folder: Path, split: Split) -> Dataset:
     paths = _image_paths(root)
     if not paths:
         raise DataError(f"{root} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    classes = tuple(sorted({_class(path, part) for part in splits or [folder] for path in _image_paths(part)} - {""}))
+    names = {_class(path, part) for part in splits or [folder] for path in _image_paths(part)} - {""}
+    classes = tuple(sorted(names, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)))
     arrays = []
     for path in paths:
         try:

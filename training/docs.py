@@ -1,5 +1,6 @@
 """Pages generated from families and manifests: docs/models.md, and the tables in README.md and docs/quality.md."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def command() -> None:
 def pages(root: Path) -> dict[Path, str]:
     """The text of every generated file of the project at `root`."""
     manifests = {name: store.read_manifest(root / "weights" / name) for name in store.list_weights(root / "weights")}
+    with_picture = [name for name in manifests if (root / "docs" / "worst" / f"{name}.png").exists()]
     readme, quality = root / "README.md", root / "docs" / "quality.md"
     return {
         root / "docs" / "models.md": page(manifests),
@@ -52,7 +54,7 @@ def pages(root: Path) -> dict[Path, str]:
         quality: filled(
             quality.read_text(),
             MARK,
-            "\n\n".join((figure_table(manifests), digit_table(manifests), worst_table(manifests))),
+            "\n\n".join((figure_table(manifests), digit_table(manifests), worst_table(with_picture))),
         ),
     }
 
@@ -104,9 +106,9 @@ def _rows(manifests: dict[str, Manifest]) -> list[tuple[str, dict[str, Any]]]:
     return [("real", real(manifests)), *((name, manifest.metrics) for name, manifest in manifests.items())]
 
 
-def worst_table(manifests: dict[str, Manifest]) -> str:
-    """The pictures of the samples for which the classifier is least confident."""
-    cells = [f"{name} | ![Worst samples of {name}](worst/{name}.png)" for name in manifests]
+def worst_table(names: Sequence[str]) -> str:
+    """The pictures of the samples for which the classifier is least confident, of the models that have one."""
+    cells = [f"{name} | ![Worst samples of {name}](worst/{name}.png)" for name in names]
     pairs = [" | ".join(cells[i : i + 2]) for i in range(0, len(cells), 2)]
     return "\n".join(["| worst samples of | | | |", "|---|---|---|---|", *(f"| {pair} |" for pair in pairs)])
 

@@ -20,7 +20,7 @@ from models.base import Family, invert, run_schedule
 from models.batch_invariant import LARGE_BATCH
 from models.pixels import to_uint8, to_unit
 from models.store import Manifest
-from training import classifier, data, metrics
+from training import classifier, data, files, metrics
 from training.classifier import Classifier
 from training.config import ConfigError
 from training.data import Dataset
@@ -216,7 +216,7 @@ def _measure(
 
 
 def _check(args: argparse.Namespace, options: dict[str, Any]) -> None:
-    """Raise ConfigError if flags exclude each other."""
+    """Raise ConfigError if flags exclude each other, WeightsError or OSError if `--write` or `--worst` cannot write."""
     if not (args.names or args.all):
         raise ConfigError("name the weights to measure, or give --all")
     if args.write and options:
@@ -225,10 +225,14 @@ def _check(args: argparse.Namespace, options: dict[str, Any]) -> None:
         raise ConfigError("--write is for figures by the classifier `report`, which selects nothing; omit --judge")
     if args.write and args.against:
         raise ConfigError("--write is for local weights; omit --against")
-    if args.worst:
-        args.worst.mkdir(parents=True, exist_ok=True)
     if args.n < MIN_SAMPLES:
         raise ConfigError(f"-n {args.n}: use at least {MIN_SAMPLES}; fewer samples say nothing about a distribution")
+    if args.worst:
+        files.require_writable(args.worst)
+    if args.write:
+        for name in store.list_weights(args.weights) if args.all else args.names:
+            store.read_manifest(args.weights / name)
+            files.require_writable(args.weights / name)
 
 
 def _inception(path: Path) -> metrics.InceptionDistance:

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 
 from models import families, store
+from models.pixels import to_unit
 from models.store import Manifest
-from training import checkpoint, data
-from training.config import ConfigError, RunConfig, check_sampling_options
+from training import checkpoint, data, files
+from training.checkpoint import NotFinite
+from training.config import ConfigError, RunConfig, check_sampling_options, describe
 from training.log import curves
-from training.loop import Hardware, Trainer
+from training.loop import has_closed_form, load_tensors
 from training.samples import fixed_samples, grid_png
 
 CONFIG = "config.json"
@@ -23,8 +25,11 @@ CONFIG = "config.json"
 def export(run: Path, directory: Path, which: str, defaults: dict[str, Any], data_root: Path | None) -> Manifest:
     """Write the averaged weights of checkpoint `which` (`best` or `latest`) of `run` to `directory`.
 
-    `defaults` override the family's `steps`, `sampler` and `guidance` for requests that name none. Raises ConfigError
-    if the run has no such checkpoint, is of another revision of its family, or `defaults` are out of range.
+    `defaults` override the family's `steps`, `sampler` and `guidance` for requests that name none. The training images
+    are loaded only if the checkpoint lacks a closed-form estimate of its weights, or was written by an earlier version.
+
+    Raises ConfigError if the run has no such checkpoint, is of another revision of its family, has weights that are not
+    finite, or `defaults` are out of range; and DataError if the images are needed and cannot be loaded.
     """
     config = RunConfig.read(run / CONFIG)
     path = run / f"{which}.pt"
@@ -32,28 +37,37 @@ def export(run: Path, directory: Path, which: str, defaults: dict[str, Any], dat
         raise ConfigError(f"{run} has no {which} checkpoint yet; train until it has one")
     if config.revision != families.get(config.family).revision:
         raise ConfigError(f"{run} was trained with another revision of {config.family}; start a new run")
-    dataset = data.load(config.data, data_root, "train")
-    trainer = Trainer.from_config(config, dataset, Hardware(torch.device("cpu")))
+    files.require_writable(directory.parent)
     state = checkpoint.load(path)
-    trainer.load_state_dict(state)
-    family = trainer.average
+    stale = has_closed_form(families.get(config.family)) and state.get("fitted_at") != state["images"]
+    dataset = _load_data(config, state, data_root) if stale or not config.dataset else None
+    if dataset is not None:
+        config = dataclasses.replace(config, dataset=describe(dataset))
+    family = config.new_family().for_sampling()
     check_sampling_options(family, defaults)
-    trainer.fit()
+    load_tensors(family, state["average"])
+    try:
+        checkpoint.require_finite(state["average"])
+    except NotFinite as error:
+        raise ConfigError(f"{path}: {error}; export another checkpoint with --checkpoint, or train again") from None
+    if dataset is not None and stale:
+        family.fit(to_unit(dataset.images), dataset.labels)
     manifest = Manifest(
         family=config.family,
         revision=config.revision,
         config=dataclasses.asdict(config.model_config()),
         data_shape=family.data_shape,
-        classes=dataset.classes if family.conditional else (),
+        classes=tuple(config.dataset["classes"]) if family.conditional else (),
         defaults={**family.defaults(), **defaults},
-        dataset={"name": config.data, "digest": dataset.digest, "images": len(dataset.images)},
+        dataset={"name": config.data, "digest": state["data"], "images": config.dataset["images"]},
         training={
-            "images_seen": trainer.images_seen,
-            "seconds": round(trainer.seconds, 1),
+            "images_seen": state["images"] or config.dataset["images"],
+            "seconds": round(state["seconds"], 1),
             "device": state["device"],
             "precision": config.precision,
             "seed": config.seed,
-            "recipe": dataclasses.asdict(trainer.recipe),
+            "recipe": dataclasses.asdict(config.training_recipe()),
+            **({"extended_from": list(config.extended_from)} if config.extended_from else {}),
             "curves": curves(run),
         },
         versions={"python": platform.python_version(), "torch": torch.__version__},
@@ -62,6 +76,14 @@ def export(run: Path, directory: Path, which: str, defaults: dict[str, Any], dat
     )
     samples = fixed_samples(family, torch.device("cpu"), 100, **manifest.defaults)
     return store.save(directory, family, manifest, grid_png(samples))
+
+
+def _load_data(config: RunConfig, state: dict[str, Any], data_root: Path | None) -> data.Dataset:
+    """The run's training images. Raises ConfigError if they are other ones now, and DataError if there are none."""
+    dataset = data.load(config.data, data_root, "train")
+    if dataset.digest != state["data"]:
+        raise ConfigError(f"{config.data} holds other images than when this run started; restore them")
+    return dataset
 
 
 def _commit() -> str:

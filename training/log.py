@@ -1,6 +1,7 @@
 """The log of a run: a progress bar, TensorBoard scalars, the same scalars as JSON lines, and sample grids."""
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -14,6 +15,8 @@ from torch.utils.tensorboard.summary import scalar
 from tqdm import tqdm
 
 from models import store
+from training import files
+from training.checkpoint import NotFinite
 
 LINES = "log.jsonl"
 
@@ -25,7 +28,7 @@ class Log:
         self.run, self.total_images, self.interval = run, total_images, interval
         self.sums: dict[str, Tensor] = {}
         self.count, self.written = 0, 0
-        (run / "grids").mkdir(parents=True, exist_ok=True)
+        files.require_writable(run / "grids")
         self.board = TensorBoardWriter(run / "tensorboard")
         self.bar = tqdm(
             total=total_images,
@@ -60,7 +63,8 @@ class Log:
     def progress(self, images: int, terms: dict[str, Tensor]) -> None:
         """Add the loss terms of one iteration.
 
-        They are summed on the device and read once per interval, because reading waits for the GPU.
+        They are summed on the device and read once per interval, because reading waits for the GPU. Raises NotFinite if
+        a loss was not finite.
         """
         self.bar.update(min(images, self.total_images) - self.bar.n)
         self.sums = {name: self.sums[name] + term if name in self.sums else term for name, term in terms.items()}
@@ -69,6 +73,9 @@ class Log:
             return
         means = {name: float(total) / self.count for name, total in self.sums.items()}
         self.sums, self.count, self.written = {}, 0, images
+        for name, value in means.items():
+            if name.rpartition(".")[2] == "loss" and not math.isfinite(value):
+                raise NotFinite(f"{name} is {value} after {images} images")
         self.bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()}, refresh=False)
         self._write(images, means)
 
@@ -79,8 +86,10 @@ class Log:
             store.write_atomic(self.run / "grids" / f"{images:010d}.png", png)
 
     def _write(self, images: int, scalars: dict[str, float]) -> None:
+        # JSON has no numbers for infinity and NaN.
+        numbers = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
         with (self.run / LINES).open("a") as file:
-            file.write(json.dumps({"images": images, "time": time.time(), **scalars}) + "\n")
+            file.write(json.dumps({"images": images, "time": time.time(), **numbers}, allow_nan=False) + "\n")
         for name, value in scalars.items():
             self.board.add(images, summary=scalar(name, value))
 
@@ -113,7 +122,7 @@ def curves(run: Path, points: int = 40) -> dict[str, list[list[float]]]:
     for line in path.read_text().splitlines():
         entry = _entry(line)
         for name, value in entry.items():
-            if name not in ("images", "time"):
+            if name not in ("images", "time") and value is not None and math.isfinite(value):
                 series.setdefault(name, []).append((entry["images"], value))
     return {name: _thin(pairs, points) for name, pairs in series.items()}
 

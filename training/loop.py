@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models import families, parallel
+from models import parallel
 from models.base import Family, Recipe
 from models.pixels import to_unit
 from training import checkpoint
@@ -53,6 +53,8 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(hardware.device.type, enabled=precision == "f16")
         self.batches = InfiniteSampler(len(data.images), self.recipe.batch, seed)
         self.images, self.seconds, self.best = 0, 0.0, math.inf
+        self.fitted_at: int | None = None
+        """`images` at the last `fit`."""
         if hardware.compile:
             for net in self.family.children():
                 net.compile()
@@ -61,8 +63,7 @@ class Trainer:
     def from_config(cls, config: RunConfig, data: Dataset, hardware: Hardware) -> "Trainer":
         """The trainer of a new run with this configuration; its seed decides the initial weights."""
         torch.manual_seed(config.seed)
-        family = families.get(config.family)(config.model_config(), tuple(data.images.shape[1:]), len(data.classes))
-        recipe = config.training_recipe()
+        family, recipe = config.new_family(), config.training_recipe()
         return cls(family, recipe, data, hardware, seed=config.seed, precision=config.precision)
 
     @property
@@ -77,10 +78,11 @@ class Trainer:
 
     def fit(self) -> None:
         """Run the averaged family's closed-form estimation, if it has one (`Family.fit`)."""
-        if type(self.average).fit is not Family.fit:
+        if has_closed_form(type(self.average)):
             self.average.fit(
                 to_unit(self.data.images).to(self.hardware.device), self.data.labels.to(self.hardware.device)
             )
+        self.fitted_at = self.images
 
     def train_step(self) -> dict[str, Tensor]:
         """One iteration: the players' optimiser steps in their order, then the update of the averaged weights.
@@ -161,6 +163,7 @@ class Trainer:
             "images": self.images,
             "seconds": self.seconds,
             "best": self.best,
+            "fitted_at": self.fitted_at,
             "device": self.hardware.device.type,
             "data": self.data.digest,
         }
@@ -169,20 +172,31 @@ class Trainer:
         """Restore `state`. Raises ConfigError if the data or the family's networks have changed since."""
         if state["data"] != self.data.digest:
             raise ConfigError(f"{self.data.name} holds other images than when this run started; start a new run")
-        try:
-            self.family.load_state_dict(state["family"])
-            self.average.load_state_dict(state["average"])
-        except RuntimeError as error:
-            raise ConfigError(
-                f"the checkpoint is of another version of {self.family.name}, with other tensors; "
-                f"start a new run ({' '.join(str(error).split())[:200]})"
-            ) from None
+        load_tensors(self.family, state["family"])
+        load_tensors(self.average, state["average"])
         for player, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][player])
         self.scaler.load_state_dict(state["scaler"])
         self.batches.load_state_dict(state["batches"])
         checkpoint.set_random_state(state["random"], self.hardware.device)
         self.images, self.seconds, self.best = state["images"], state["seconds"], state["best"]
+        self.fitted_at = state.get("fitted_at")  # missing in checkpoints of earlier versions
+
+
+def has_closed_form(family: type[Family]) -> bool:
+    """Whether `family` estimates something by `Family.fit`."""
+    return family.fit is not Family.fit
+
+
+def load_tensors(family: Family, tensors: dict[str, Tensor]) -> None:
+    """Load the tensors of a checkpoint. Raises ConfigError if the family has other ones."""
+    try:
+        family.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"the checkpoint is of another version of {family.name}, with other tensors; "
+            f"start a new run ({' '.join(str(error).split())[:200]})"
+        ) from None
 
 
 def learning_rate(recipe: Recipe, images: int, total_images: int) -> float:
@@ -197,6 +211,7 @@ def train(trainer: Trainer, run: Path, log: Log | None, every: int, stop: Callab
 
     Every `every` images the run validates and saves; it also saves at least every two minutes and when it ends. Of
     several processes that share a batch only the first has a log and writes files; a reason to stop one stops all.
+    Raises NotFinite, and neither validates nor saves, if a loss or a part of the state is not finite.
     """
     latest = run / checkpoint.LATEST
     resumed = latest.exists()
@@ -222,13 +237,15 @@ def train(trainer: Trainer, run: Path, log: Log | None, every: int, stop: Callab
             continue
         log.progress(trainer.images, terms)
         due = trainer.images // every > before // every or trainer.images >= trainer.total_images
+        if not (due or reason or time.monotonic() - saved_at > 120):
+            continue
+        checkpoint.require_finite(trainer.state_dict())
         if due:
             validate(trainer, run, log)
-        if due or reason or time.monotonic() - saved_at > 120:
-            now = time.monotonic()
-            trainer.seconds += now - saved_at
-            saved_at = now
-            checkpoint.save(latest, trainer.state_dict())
+        now = time.monotonic()
+        trainer.seconds += now - saved_at
+        saved_at = now
+        checkpoint.save(latest, trainer.state_dict())
     return reason
 
 

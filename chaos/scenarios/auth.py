@@ -60,7 +60,7 @@ def run(setting: Setting) -> Iterator[Line]:
 
 def public_hosts(weights: Path) -> Line:
     """Start on addresses that other machines reach, without keys."""
-    hosts, errors = ("0.0.0.0", "::", "192.0.2.1", "example.org", "127.0.0.1.example.org", ""), list[str]()
+    hosts, errors = ("0.0.0.0", "::", "192.0.2.1", "example.org", "127.0.0.1.example.org"), list[str]()
     for host in hosts:
         done = subprocess.run(SERVICE, cwd=ROOT, env=environment(host=host, port=0, weights=weights), timeout=60,
                               capture_output=True, text=True, check=False)  # fmt: skip

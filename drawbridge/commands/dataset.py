@@ -11,6 +11,8 @@ from drawbridge.commands.parsing import EXIT_INTERRUPTED, Parser, UsageError
 from drawbridge.dataset import FORMATS, Dataset, DatasetError
 
 IMAGES_PER_DIGIT = 6000
+TRAINING_IMAGES_PER_TEST_IMAGE = 6
+"""As in MNIST."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -21,12 +23,17 @@ def main(arguments: Sequence[str]) -> int:
     )
     sampling.add_arguments(parser)
     parser.add_argument(
-        "--per-digit", type=int, default=IMAGES_PER_DIGIT, help=f"images of each digit (default: {IMAGES_PER_DIGIT})"
+        "--per-digit",
+        type=int,
+        default=IMAGES_PER_DIGIT,
+        help=f"images of each digit (default: {IMAGES_PER_DIGIT}); idx adds a sixth of that as the test split",
     )
     parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="file; for idx and png a directory")
     parser.add_argument(
-        "--format", choices=tuple(FORMATS), help="(default: npz if the output's name ends in .npz, else png)"
+        "--format",
+        choices=tuple(FORMATS),
+        help="(default: npz if the output's name ends in .npz, png if it has no suffix)",
     )
     try:
         return asyncio.run(generate(parser.parse_args(arguments)))
@@ -38,17 +45,18 @@ async def generate(args: argparse.Namespace) -> int:
     """Generate and write the data set. Returns the exit status."""
     if args.per_digit < 1:
         raise UsageError("--per-digit: must be at least 1")
-    dataset = Dataset(args.output, args.format or ("npz" if args.output.suffix == ".npz" else "png"))
+    dataset = Dataset(args.output, args.format or default_format(args.output))
     options = sampling.parameters(args)
     async with sampling.connect(args, "dataset") as client:
         models = {model["name"]: model for model in await client.models()}
         if args.model not in models:
-            raise UsageError(f"no model {args.model!r}; there are: {', '.join(models) or 'none'}")
+            raise UsageError(f"no model {args.model!r}; available models: {', '.join(models) or 'none'}")
         digits = models[args.model]["takes"].get("digit", {}).get("one_of")
         if digits is None:
             raise UsageError(f"{args.model} takes no digit; a data set needs a conditional model")
         description = {"model": args.model, "digest": models[args.model]["digest"], "seed": args.seed, **options}
-        dataset.begin(description, len(digits) * args.per_digit)
+        tests_per_digit = max(1, args.per_digit // TRAINING_IMAGES_PER_TEST_IMAGE) if dataset.format == "idx" else 0
+        dataset.begin(description, len(digits) * args.per_digit, len(digits) * tests_per_digit)
         request = {"seed": args.seed, "digit": digits, "priority": "bulk", **options}
         try:
             await dataset.generate(lambda **part: client.generate(args.model, **request, **part))
@@ -62,3 +70,11 @@ async def generate(args: argparse.Namespace) -> int:
     dataset.finish()
     print(f"{args.output}: {dataset.count} images of {args.model}, seed {args.seed}", file=sys.stderr)
     return 0
+
+
+def default_format(output: Path) -> str:
+    """The format that the output's name means. Raises UsageError if its suffix is another than .npz."""
+    suffix = output.suffix.lower()
+    if suffix not in ("", ".npz"):
+        raise UsageError(f"{output}: name a file that ends in .npz, or a directory with --format png or idx")
+    return suffix[1:] or "png"

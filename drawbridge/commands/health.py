@@ -20,7 +20,8 @@ def main(arguments: Sequence[str]) -> int:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     port = settings.admin_port or settings.port
     try:
-        response = httpx.get(f"http://{f'[{host}]' if ':' in host else host}:{port}/readyz", timeout=TIMEOUT)
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}/readyz"
+        response = httpx.get(url, timeout=TIMEOUT, trust_env=False)  # no proxy: the service runs on this machine
     except httpx.TransportError as error:
         print(f"error: no service responds at port {port}: {error}", file=sys.stderr)
         return 1

@@ -30,4 +30,6 @@ def requires_extra(extra: str, command: str = "", otherwise: str = "") -> Iterat
         if (error.name or "").partition(".")[0] in OWN_PACKAGES:
             raise
         name = f"drawbridge {command}".rstrip()
-        raise UsageError(f"{name} needs the {extra} extra: pip install 'drawbridge[{extra}]'{otherwise}") from None
+        # PyPI has another project of the name `drawbridge`.
+        remedy = f"pip install '.[{extra}]' in a checkout of Drawbridge{otherwise}"
+        raise UsageError(f"{name} needs the {extra} extra: {remedy}") from None

@@ -52,7 +52,7 @@ async def connect(args: argparse.Namespace, command: str) -> AsyncIterator[Async
     settings = make_settings(log_level="warning")
     names = store.list_weights(settings.weights)
     if args.model not in names:
-        raise UsageError(f"no model {args.model!r}; there are: {', '.join(names) or 'none'}")
+        raise UsageError(f"no model {args.model!r}; available models: {', '.join(names) or 'none'}")
     app = create_app(settings, only=args.model)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

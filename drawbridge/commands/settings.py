@@ -1,6 +1,7 @@
 """The service's settings, with mistakes in the environment as one-line errors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,9 +15,9 @@ def make_settings(**values: Any) -> Settings:
     return _checked(lambda: Settings(**values))
 
 
-def read_environment() -> Settings:
-    """Settings from the environment, which may hold no unknown one."""
-    return _checked(read_settings)
+def read_environment(defaults: Mapping[str, str] = MappingProxyType({})) -> Settings:
+    """Settings from the environment, which may hold no unknown one, and `defaults` for those that it lacks."""
+    return _checked(lambda: read_settings(defaults))
 
 
 def _checked(create: Callable[[], Settings]) -> Settings:

@@ -69,6 +69,7 @@ class AwaitedGeneration(PendingGeneration):
         self.closed = True
         if self.watcher is not None:
             self.watcher.cancel()
+            self.watcher = None  # its task refers to this object
         self.close()
 
     async def finished(self) -> None:
@@ -86,13 +87,17 @@ class AwaitedGeneration(PendingGeneration):
 
     def check(self) -> None:
         """Raises the Problem that the request ended with, or ClientDisconnect."""
-        if self.disconnected:
-            raise ClientDisconnect
+        self.check_connection()
         super().check()
 
+    def check_connection(self) -> None:
+        """Raises ClientDisconnect if the connection is watched and the client disconnected."""
+        if self.disconnected:
+            raise ClientDisconnect
+
     def watch_connection(self) -> None:
-        """Watch for a disconnect, unless the request is closed."""
-        if not self.closed:
+        """Watch for a disconnect from now on, unless the request is closed."""
+        if not self.closed and self.watcher is None:
             self.watcher = self.loop.create_task(self._await_disconnect())
 
     def _on_update(self) -> None:

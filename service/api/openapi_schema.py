@@ -68,11 +68,26 @@ def problem_responses(kinds: Iterable[type[Problem]], translate: Translate | Non
 
 def body(schema: type[BaseModel], *, images: bool = False) -> dict[str, Any]:
     """The body of a POST whose parameters may also be in the query, with or without uploads."""
-    forms = {"application/json": {"schema": {**plain(schema), "required": []}}}
+    forms = {"application/json": {"schema": {**json_body(schema), "required": []}}}
     if images:
         files = {"type": "array", "items": {"type": "string", "format": "binary"}}
         forms["multipart/form-data"] = {"schema": {"type": "object", "properties": {"image": files}}}
     return {"content": forms, "description": "Parameters that are not in the query."}
+
+
+def json_body(schema: type[BaseModel]) -> dict[str, Any]:
+    """The schema of a JSON body: null means "not given", and a single value stands for a list of one."""
+    document = plain(schema)
+    required = {name for name, field in schema.model_fields.items() if field.is_required()}
+    for name, item in document["properties"].items():
+        if item.get("type") == "array":
+            texts = {key: item.pop(key) for key in ("description", "default") if key in item}
+            item = document["properties"][name] = {"anyOf": [item, item["items"]], **texts}
+        if name not in required:
+            item["nullable"] = True
+            if "enum" in item and None not in item["enum"]:
+                item["enum"] = [*item["enum"], None]
+    return document
 
 
 def plain(schema: type[BaseModel]) -> dict[str, Any]:

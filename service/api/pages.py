@@ -35,7 +35,7 @@ def add_pages(app: FastAPI, lab: Path) -> None:
     app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
     app.add_api_route("/docs", api_reference, include_in_schema=False)
     app.mount("/playground", Pages(directory=PLAYGROUND))
-    app.add_api_route("/", playground, methods=["GET", "HEAD"], include_in_schema=False, response_class=FileResponse)
+    app.add_api_route("/", playground, include_in_schema=False, response_class=FileResponse)
     if (lab / "index.html").is_file():
         app.mount("/lab", Pages(directory=lab, html=True))
     else:

@@ -27,6 +27,7 @@ from service.generation.plan import GenerationPlan, plan_generation
 from service.generation.selection import choose_model
 
 JSON = "application/json"
+MEDIA_TYPES = "send parameters in the query, as application/json, or (with images) multipart/form-data"
 QUERY_SEED = re.compile(rb"(?:^|&)seed=([0-9]{1,18})(?=&|$)")
 """A seed in a query that needs no further checks."""
 KEY_HEADERS = (b"accept", b"x-timeout")
@@ -73,6 +74,12 @@ async def read(request: Request, schema: type[P], max_files: int = 2) -> tuple[P
         return _merge(schema, request.scope, values, strict=False), files
     values = _json_values(request.scope, await request.body())
     return _merge(schema, request.scope, values, strict=True), []
+
+
+async def refuse_get_body(request: Request) -> None:
+    """Dependency of all routes: raises UnsupportedBody for a GET with a body."""
+    if request.method == "GET":
+        _check_no_body(await request.body())
 
 
 def is_form(scope: Scope) -> bool:
@@ -140,20 +147,20 @@ def _merge(schema: type[P], scope: Scope, body: dict[str, Any], *, strict: bool)
 def _json_values(scope: Scope, body: bytes) -> dict[str, Any]:
     """The members of a JSON body that are not null. Raises InvalidParameter or UnsupportedBody."""
     if scope["method"] == "GET":
-        if body:
-            raise UnsupportedBody("GET takes its parameters in the URL, which caches know it by; send a body with POST")
+        _check_no_body(body)
         return {}
     kind = _content_type(scope)
     if not body and kind in ("", "application/x-www-form-urlencoded"):
         return {}
     if kind not in ("", JSON):
-        raise UnsupportedBody("send parameters in the query, as application/json, or (with images) multipart/form-data")
+        raise UnsupportedBody(MEDIA_TYPES)
     try:
         values = from_json(body)
     except (ValueError, RecursionError):
+        _check_not_encoded(scope)
         if kind == JSON:
             raise InvalidParameter("the body is not valid JSON") from None
-        raise UnsupportedBody("the body has no Content-Type and is not JSON; send application/json") from None
+        raise UnsupportedBody(f"the body has no Content-Type and is not JSON; {MEDIA_TYPES}") from None
     if not isinstance(values, dict):
         raise InvalidParameter("the JSON body must be an object of parameters")
     return {name: value for name, value in values.items() if value is not None}
@@ -161,6 +168,7 @@ def _json_values(scope: Scope, body: bytes) -> dict[str, Any]:
 
 async def _form_values(request: Request, schema: type[BaseModel], max_files: int) -> tuple[dict[str, Any], list[bytes]]:
     """The fields of a form, and its uploads."""
+    _check_not_encoded(request.scope)
     options = parse_options_header(request.headers["content-type"])[1]
     if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):  # some codecs take quadratic time
         raise UnsupportedBody("encode the form in UTF-8")
@@ -187,6 +195,16 @@ def _collect(items: list[tuple[str, str]], schema: type[BaseModel]) -> dict[str,
         else:
             values[name] = value
     return values
+
+
+def _check_no_body(body: bytes) -> None:
+    if body:
+        raise UnsupportedBody("GET takes its parameters in the URL, which caches know it by; send a body with POST")
+
+
+def _check_not_encoded(scope: Scope) -> None:
+    if any(name == b"content-encoding" and value.lower() != b"identity" for name, value in scope["headers"]):
+        raise UnsupportedBody("send the body without a Content-Encoding")
 
 
 @cache

@@ -31,10 +31,11 @@ MAX_PART_IMAGES = 16
 """Images per part of a streamed response."""
 
 IMMUTABLE = "max-age=31536000, immutable"
-"""For URLs that name their model's version."""
+"""For URLs that name their model's version and every option that its manifest has a default for."""
 REVALIDATE = "max-age=0, s-maxage=1, must-revalidate"
-"""For URLs that name only a model, whose weights may be replaced. Clients keep the response and revalidate it each
-time, shared caches once a second. `no-cache` would tell clients the same, but shared caches would not store it."""
+"""For URLs that name a model and a seed, whose weights or defaults may be replaced. Clients keep the response and
+revalidate it each time, shared caches once a second. `no-cache` would tell clients the same, but shared caches would
+not store it."""
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -55,6 +56,8 @@ async def respond(
     headers = reproduce_headers(plan, format_, context, service.scope, deterministic=deterministic)
     if is_not_modified(request.scope, headers):
         return RawResponse(b"", headers, 304)
+    if context.method == "HEAD":  # nothing is generated for it, so nothing is known of the body but its type
+        return RawResponse(b"", [*headers, (b"content-type", format_.content_type)])
     if is_streamed(plan, format_):
         assert format_.stream_encoder is not None
         pending = service.pending(plan.request, plan.model, request, seed=plan.seed)
@@ -87,12 +90,21 @@ def reproduce_headers(
     if plan.reproducible:
         headers += (b"x-seed", b"%d" % plan.seed), (b"content-location", (context.root + plan.location).encode())
     if context.method in ("GET", "HEAD") and deterministic and format_ is not EVENTS:  # events also tell the time
-        visibility = "public" if context.lease is None else "private"  # a shared cache must not bypass keys
-        policy = f"{visibility}, {IMMUTABLE if plan.version_pinned else REVALIDATE}"
+        policy = _cache_policy(plan, context)
         headers += (b"etag", plan.etag(scope + context.root).encode()), (b"cache-control", policy.encode())
     else:
         headers.append((b"cache-control", b"no-store"))
     return headers
+
+
+def cache_control(request: Request, plan: GenerationPlan, *, deterministic: bool) -> str:
+    """The Cache-Control header of a response to GET."""
+    return _cache_policy(plan, request_context.of(request)) if deterministic else "no-store"
+
+
+def _cache_policy(plan: GenerationPlan, context: RequestContext) -> str:
+    visibility = "public" if context.lease is None else "private"  # a shared cache must not bypass keys
+    return f"{visibility}, {IMMUTABLE if plan.immutable else REVALIDATE}"
 
 
 def is_not_modified(scope: Scope, headers: Headers) -> bool:
@@ -126,6 +138,9 @@ class ImageStream(RawResponse):
     incomplete, which every client detects, and event streams send an `error` event.
     """
 
+    inline = True
+    """Whether images are small enough to be encoded on the event loop."""
+
     def __init__(
         self, pending: AwaitedGeneration, encoder: StreamEncoder, format_: Format[ImageBatch], headers: Headers
     ) -> None:
@@ -135,27 +150,36 @@ class ImageStream(RawResponse):
             self.headers["X-Accel-Buffering"] = "no"  # nginx then passes each event on at once
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        context = self.pending.context
         async with self.pending as ticket:
             await self.wait_for_first(ticket)
+            self.pending.watch_connection()
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             end: bytes | None
             try:
                 await _send_part(send, self.encoder.begin() + self.first_events(ticket))
                 sent = 0
                 while sent < len(ticket.images):
-                    parts = list(islice(self._finished_images(ticket, sent), MAX_PART_IMAGES))
-                    sent += len(parts)
-                    data = self.progress_events(ticket) + b"".join(parts)
+                    if self.inline:
+                        data, count = self._next_part(ticket, sent)
+                    else:
+                        data, count = await asyncio.to_thread(self._next_part, ticket, sent)
+                    sent += count
                     if not data:
                         await self.pending.updated()
                         continue
                     await _send_part(send, data)
+                    if context.lease is not None:
+                        context.lease.undelivered -= count
                     await asyncio.sleep(0)  # let other requests run between the parts
+                    self.pending.check_connection()
                 end = self.encoder.end()
             except ClientDisconnect:
+                context.client_disconnected()
                 return
             except Problem as problem:
                 log.error("a streamed response ended early: %s", problem.detail)
+                context.failed(problem)
                 end = self.error_event(problem)
             if end is not None:
                 await send({"type": "http.response.body", "body": end})
@@ -176,6 +200,11 @@ class ImageStream(RawResponse):
     def error_event(self, problem: Problem) -> bytes | None:
         """The end of a body that cannot be completed; None leaves it incomplete."""
         return None
+
+    def _next_part(self, ticket: Ticket, sent: int) -> tuple[bytes, int]:
+        """What there is to send after the first `sent` images, and the number of images in it."""
+        images = list(islice(self._finished_images(ticket, sent), MAX_PART_IMAGES))
+        return self.progress_events(ticket) + b"".join(images), len(images)
 
     def _finished_images(self, ticket: Ticket, first: int) -> Iterator[bytes]:
         """Encode the finished images from `first` on, up to one that is not finished."""

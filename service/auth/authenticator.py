@@ -92,15 +92,28 @@ class UsageCounter:
             fcntl.flock(self.file, fcntl.LOCK_UN)
 
 
-class QuotaLease:
-    """An authenticated request's share of its key's quotas."""
+def release_worker(shared: Path, worker: int) -> None:
+    """End the requests in progress of a worker that died, in every counter in the directory `shared`."""
+    for path in shared.glob(f"{COUNTER_FILE_PREFIX}*"):
+        with path.open("r+b") as file:
+            file.seek(8 * (len(RATES) + worker))
+            file.write(bytes(8))
 
-    def __init__(self, key: Key, counter: UsageCounter) -> None:
-        self.key, self.counter, self.acquired = key, counter, False
+
+class QuotaLease:
+    """An authenticated request's share of its key's quotas.
+
+    A `charged` request was accepted by a worker that died, which charged the key: it is not charged or refused again.
+    """
+
+    def __init__(self, key: Key, counter: UsageCounter, *, charged: bool = False) -> None:
+        self.key, self.counter, self.charged, self.acquired = key, counter, charged, False
+        self.undelivered = 0
+        """Images that the key is charged for and that were not delivered yet."""
 
     def acquire(self) -> None:
         """Count the request, until `release`. Raises QuotaExceeded if the key's limits do not allow it now."""
-        limit = self.key.concurrent
+        limit = None if self.charged else self.key.concurrent
         if not self.counter.acquire(limit):
             raise QuotaExceeded(f"this key allows {limit} requests at once", headers={"Retry-After": "1"})
         self.acquired = True
@@ -117,6 +130,12 @@ class QuotaLease:
         rate: RateLimit | None = getattr(self.key, which)
         if rate is None:
             return
+        if not self.charged:
+            self._charge(which, rate, cost)
+        if which == "images":
+            self.undelivered += cost
+
+    def _charge(self, which: str, rate: RateLimit, cost: int) -> None:
         if cost > rate.amount:
             raise QuotaExceeded(f"{cost} {which} at once exceed this key's limit; ask for at most {rate.amount}")
         wait = self.counter.consume(which, rate, cost, time.monotonic())
@@ -128,10 +147,11 @@ class QuotaLease:
                 retry_after=retry,
             )
 
-    def refund(self, which: str, cost: int) -> None:
-        """Undo a `consume` whose request was then refused."""
-        if (rate := getattr(self.key, which)) is not None:
-            self.counter.consume(which, rate, -cost, time.monotonic())
+    def refund(self) -> None:
+        """Give back the images that were not delivered."""
+        if self.key.images is not None and self.undelivered:
+            self.counter.consume("images", self.key.images, -self.undelivered, time.monotonic())
+            self.undelivered = 0
 
     def headers(self) -> Iterator[tuple[bytes, bytes]]:
         """The limits and what is left of them (draft-ietf-httpapi-ratelimit-headers-10)."""
@@ -159,7 +179,10 @@ class Authenticator:
         }
 
     def authenticate(self, scope: Scope, path: str) -> QuotaLease | None:
-        """The lease of the request's key; None if `path` needs no key. Raises Unauthorized."""
+        """The lease of the request's key; None if `path` needs no key. Raises Unauthorized.
+
+        `taken_over` in the scope marks a request that a worker had accepted before it died.
+        """
         if path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIXES) or "admin" in scope:
             return None
         secret = _presented_key(scope)
@@ -171,7 +194,7 @@ class Authenticator:
         if key.name not in self.counters:
             path_ = self.shared / f"{COUNTER_FILE_PREFIX}{key.name}"
             self.counters[key.name] = UsageCounter(path_, self.worker, self.count)
-        return QuotaLease(key, self.counters[key.name])
+        return QuotaLease(key, self.counters[key.name], charged="taken_over" in scope)
 
 
 def create_authenticator(settings: Settings, shared: Path, worker: int = 0, count: int = 1) -> Authenticator | None:

@@ -1,26 +1,30 @@
 """/v2: the Open Inference Protocol with binary tensors, for clients of Triton, KServe and similar servers.
 
-Inputs, all INT64: `digit` [n] or `n` [1] is the number of images, `seed` [1] their seed. Request parameters: `steps`,
-`sampler`, `prior`, `guidance`, `first`, and `timeout` in microseconds. Outputs: `images` UINT8 [n, 28, 28] and `labels`
-INT64 [n], -1 for no label.
+Inputs: `digit` [n] or `n` [1] is the number of images, `seed` [1] their seed; whole numbers, in INT64 or any other type
+of numbers. Request parameters: `steps`, `sampler`, `prior`, `guidance`, `first`, and `timeout` in microseconds.
+Outputs: `images` UINT8 [n, 28, 28] and `labels` INT64 [n], -1 for no label.
 """
 
+import asyncio
 import json
 import math
 import re
+import zlib
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from service import VERSION
-from service.api import openapi_schema
+from service.api import openapi_schema, parsing
 from service.api.context import AppContext
+from service.api.limits import max_body_bytes
 from service.engine.catalog import Model
-from service.errors import InvalidParameter, Problem, UnsupportedBody
-from service.generation.parameters import Generate, validate
+from service.errors import BodyTooLarge, InvalidParameter, Problem, UnsupportedBody
+from service.generation.parameters import Generate, Parameters, validate
 from service.generation.plan import plan_generation
 from service.generation.selection import find_model
 
@@ -28,32 +32,46 @@ router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
 OCTETS = "application/octet-stream"
-DATATYPES = {"INT64": np.int64, "INT32": np.int32, "UINT8": np.uint8, "UINT64": np.uint64, "UINT32": np.uint32}
+Datatype = Literal[
+    "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "FP16", "FP32", "FP64"
+]  # fmt: skip
 INPUTS = ("digit", "n", "seed")
+FIRST_VERSION = "1"
+"""The name that clients of other servers give to a model's version where they must give one: the served version."""
+CONTENTS = (
+    "of the Open Inference Protocol, this service has health, metadata, config, stats, the repository's index and "
+    "infer; it loads and unloads weights by itself"
+)
 
 
-class _InputOptions(BaseModel):
+class _Part(BaseModel):
+    """Base of the parts of a request: unknown members are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class _InputOptions(_Part):
     binary_data_size: int | None = Field(None, ge=0)
 
 
-class _Input(BaseModel):
+class _Input(_Part):
     name: Literal["digit", "n", "seed"]
-    datatype: Literal["INT64", "INT32", "UINT8", "UINT64", "UINT32"]
+    datatype: Datatype
     shape: Annotated[list[Annotated[int, Field(ge=0, le=2**32)]], Field(max_length=8)]
     data: list[Any] | None = None
     parameters: _InputOptions = _InputOptions()
 
 
-class _OutputOptions(BaseModel):
+class _OutputOptions(_Part):
     binary_data: bool | None = None
 
 
-class _Output(BaseModel):
+class _Output(_Part):
     name: Literal["images", "labels"]
     parameters: _OutputOptions = _OutputOptions()
 
 
-class _Options(BaseModel):
+class _Options(_Part):
     """The sampling options have the bounds of /generate."""
 
     steps: int | None = None
@@ -65,10 +83,12 @@ class _Options(BaseModel):
     binary_data_output: bool = False
 
 
-class InferenceRequest(BaseModel):
-    """The JSON of a request; unknown members are ignored."""
+class InferenceRequest(_Part):
+    """The JSON of a request."""
 
     id: str | None = None
+    model_name: str | None = Field(None, description="Without effect, like the version: the URL names the model.")
+    model_version: str | None = None
     inputs: list[_Input]
     outputs: list[_Output] = []
     parameters: _Options = _Options()
@@ -87,7 +107,8 @@ DOCUMENTED: dict[str, Any] = {
 @router.get("")
 async def server() -> dict[str, Any]:
     """Name and version of this server."""
-    return {"name": "drawbridge", "version": VERSION, "extensions": ["binary_tensor_data"]}
+    extensions = ["binary_tensor_data", "model_configuration", "statistics"]
+    return {"name": "drawbridge", "version": VERSION, "extensions": extensions}
 
 
 @router.get("/health/live")
@@ -97,17 +118,59 @@ async def health() -> dict[str, Any]:
     return {"live": True, "ready": True}
 
 
+class RepositoryIndex(Parameters):
+    """Parameters of the repository's index."""
+
+    ready: bool = Field(False, description="List only models that are ready.")
+
+
+@router.post("/repository/index", openapi_extra={"requestBody": openapi_schema.body(RepositoryIndex)})
+async def repository_index(request: Request) -> list[dict[str, Any]]:
+    """All models, and those whose weights do not load."""
+    service: AppContext = request.app.state.service
+    parameters, _ = await parsing.read(request, RepositoryIndex)
+    served = service.catalog.models.values()
+    index = [{"name": model.name, "version": model.version, "state": "READY", "reason": ""} for model in served]
+    broken = {name: reason for name, reason in service.catalog.broken.items() if name not in service.catalog.models}
+    if not parameters.ready:
+        index += [{"name": name, "version": "", "state": "UNAVAILABLE", "reason": broken[name]} for name in broken]
+    return index
+
+
+@router.get("/models/stats")
+async def all_statistics(request: Request) -> dict[str, Any]:
+    """The statistics of all models."""
+    return await _statistics(request, list(request.app.state.service.catalog.models.values()))
+
+
+@router.get("/models/{name}/stats")
+@router.get("/models/{name}/versions/{version}/stats")
+async def statistics(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
+    """What all workers have generated since the start, by model: versions are not counted separately."""
+    return await _statistics(request, [_find(request, name, version)])
+
+
+@router.get("/models/{name}/config")
+@router.get("/models/{name}/versions/{version}/config")
+async def config(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
+    """The model's inputs and outputs in the form of Triton's model configuration."""
+    inputs, outputs = _tensors_of(_find(request, name, version))
+    return {
+        "name": name,
+        "platform": "drawbridge",
+        "backend": "drawbridge",
+        "max_batch_size": 0,  # the first dimension of a tensor is not a batch's: a request is one call
+        "input": [_config_of(tensor) for tensor in inputs],
+        "output": [_config_of(tensor) for tensor in outputs],
+    }
+
+
 @router.get("/models/{name}")
 @router.get("/models/{name}/versions/{version}")
 async def metadata(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
     """The model's inputs and outputs."""
     model = _find(request, name, version)
-    names = [part for part in INPUTS if part != "digit" or model.family.classes]
-    inputs = [{"name": part, "datatype": "INT64", "shape": [-1] if part == "digit" else [1]} for part in names]
-    outputs = [
-        {"name": "images", "datatype": "UINT8", "shape": [-1, 28, 28]},
-        {"name": "labels", "datatype": "INT64", "shape": [-1]},
-    ]
+    inputs, outputs = _tensors_of(model)
     return {"name": name, "versions": [model.version], "platform": "drawbridge", "inputs": inputs, "outputs": outputs}
 
 
@@ -140,62 +203,150 @@ def error(problem: Problem) -> tuple[int, dict[str, Any]]:
 
 
 def _find(request: Request, name: str, version: str | None) -> Model:
-    return find_model(request.app.state.service.catalog, f"{name}@{version or ''}")
+    digest = "" if version in (None, FIRST_VERSION) else version
+    return find_model(request.app.state.service.catalog, f"{name}@{digest}")
+
+
+def _tensors_of(model: Model) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The model's inputs and outputs."""
+    names = [name for name in INPUTS if name != "digit" or model.family.classes]
+    inputs = [{"name": name, "datatype": "INT64", "shape": [-1] if name == "digit" else [1]} for name in names]
+    outputs = [
+        {"name": "images", "datatype": "UINT8", "shape": [-1, 28, 28]},
+        {"name": "labels", "datatype": "INT64", "shape": [-1]},
+    ]
+    return inputs, outputs
+
+
+def _config_of(tensor: dict[str, Any]) -> dict[str, Any]:
+    return {"name": tensor["name"], "data_type": f"TYPE_{tensor['datatype']}", "dims": tensor["shape"]}
+
+
+async def _statistics(request: Request, models: list[Model]) -> dict[str, Any]:
+    request.app.flush_telemetry()
+    totals = await asyncio.to_thread(request.app.metrics.model_totals)
+    return {"model_stats": [_statistics_of(model, totals[model.name]) for model in models]}
+
+
+def _statistics_of(model: Model, totals: Mapping[str, float]) -> dict[str, Any]:
+    """The statistics of a model. Requests share device steps, so durations are those of steps and not of requests."""
+
+    def duration(name: str) -> dict[str, int]:
+        return {"count": int(totals[f"{name}_count"]), "ns": round(1e9 * totals[f"{name}_sum"])}
+
+    return {
+        "name": model.name,
+        "version": model.version,
+        "inference_count": int(totals["images_total"]),
+        "execution_count": int(totals["step_duration_seconds_count"]),
+        "inference_stats": {
+            "success": {"count": int(totals["requests_total_2xx"])},
+            "fail": {"count": int(totals["requests_total_4xx"] + totals["requests_total_5xx"])},
+            "queue": duration("queue_wait_seconds"),
+            "compute_infer": duration("step_duration_seconds"),
+        },
+    }
 
 
 async def _read(request: Request) -> tuple[InferenceRequest, memoryview]:
     """The JSON at the start of the body, and the bytes after it."""
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise UnsupportedBody("send the body without a Content-Encoding")
-    body = memoryview(await request.body())
+    body = memoryview(await _decoded_body(request))
     length = request.headers.get(JSON_LENGTH_HEADER, str(len(body)))
     if not re.fullmatch("[0-9]{1,10}", length) or int(length) > len(body):
         raise InvalidParameter(f"{JSON_LENGTH_HEADER}: send the length in bytes of the JSON at the start of the body")
     try:
-        document = json.loads(bytes(body[: int(length)]))
+        document = json.loads(bytes(body[: int(length)]), object_pairs_hook=_without_nulls)
     except (ValueError, RecursionError):
         raise InvalidParameter("the body does not start with valid JSON") from None
     return validate(InferenceRequest, document, strict=True), body[int(length) :]
 
 
-def _parameters(body: InferenceRequest, tensors: dict[str, NDArray[Any]]) -> dict[str, Any]:
+def _without_nulls(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object's members; null is the same as leaving one out."""
+    return {name: value for name, value in members if value is not None}
+
+
+async def _decoded_body(request: Request) -> bytes:
+    """The body without its Content-Encoding. Raises UnsupportedBody, InvalidParameter or BodyTooLarge."""
+    body, encoding = await request.body(), request.headers.get("content-encoding", "identity").lower()
+    if encoding == "identity":
+        return body
+    if encoding not in ("gzip", "deflate"):
+        raise UnsupportedBody("Content-Encoding: gzip and deflate are understood; or send the body without it")
+    limit = max_body_bytes(request.scope, request.app.state.service.settings)
+    return await asyncio.to_thread(_decompress, body, limit)
+
+
+def _decompress(body: bytes, limit: int) -> bytes:
+    """The content of gzip or zlib data, of at most `limit` bytes."""
+    decompressor = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # by the data's header
+    try:
+        content = decompressor.decompress(body, limit + 1)
+    except zlib.error:
+        raise InvalidParameter("the body is not what its Content-Encoding says") from None
+    if len(content) > limit:
+        raise BodyTooLarge(f"send at most {limit} bytes; these are more once they are decompressed")
+    if not decompressor.eof or decompressor.unused_data:
+        raise InvalidParameter("the body's compressed data ends too early or goes on behind its end")
+    return content
+
+
+def _parameters(body: InferenceRequest, tensors: dict[str, list[int]]) -> dict[str, Any]:
     """Parameters of /generate. Raises InvalidParameter."""
     values = body.parameters.model_dump(exclude_none=True, exclude={"binary_data_output", "timeout"})
     if body.parameters.timeout is not None:
         values["timeout"] = body.parameters.timeout / 1e6
     for name in ("n", "seed"):
         if name in tensors:
-            if tensors[name].size != 1:
+            if len(tensors[name]) != 1:
                 raise InvalidParameter(f"{name}: send a tensor with one number")
-            values[name] = int(tensors[name][0])
+            (values[name],) = tensors[name]
     if "digit" in tensors:
-        values["digit"] = tensors["digit"].tolist()
+        values["digit"] = tensors["digit"]
         if values.setdefault("n", len(tensors["digit"])) != len(tensors["digit"]):
             raise InvalidParameter("n: must equal the number of digits, or be left out")
     return values
 
 
-def _tensors(body: InferenceRequest, binary: memoryview) -> dict[str, NDArray[Any]]:
-    """The inputs by name, as flat arrays. Raises InvalidParameter."""
-    tensors: dict[str, NDArray[Any]] = {}
+def _tensors(body: InferenceRequest, binary: memoryview) -> dict[str, list[int]]:
+    """The inputs by name, flattened. Raises InvalidParameter."""
+    tensors: dict[str, list[int]] = {}
     for item in body.inputs:
-        dtype, size = np.dtype(DATATYPES[item.datatype]), item.parameters.binary_data_size
+        if item.name in tensors:
+            raise InvalidParameter(f"{item.name}: send it once")
+        dtype, size = _dtype(item.datatype), item.parameters.binary_data_size
         try:
-            if size is None:
-                if np.array(item.data).dtype.kind not in "iu":
-                    raise TypeError("not integers")
-                tensors[item.name] = np.array(item.data, dtype).reshape(-1)
-            else:
-                tensors[item.name] = np.frombuffer(binary[:size], dtype)
-                binary = binary[size:]
+            values = np.array(item.data) if size is None else np.frombuffer(binary[:size], dtype)
+            tensors[item.name] = _whole_numbers(values, dtype)
         except (TypeError, ValueError, OverflowError):
-            raise InvalidParameter(f"{item.name}: the data does not match its datatype") from None
+            raise InvalidParameter(f"{item.name}: send whole numbers of its datatype, {item.datatype}") from None
+        binary = binary[size or 0 :]
         count = math.prod(item.shape)
         if len(tensors[item.name]) != count or not count:
             raise InvalidParameter(f"{item.name}: {len(tensors[item.name])} numbers, but its shape has {count}")
+    if len(binary):
+        raise InvalidParameter(f"inputs: {len(binary)} bytes follow the tensors; send their `binary_data_size`")
     if not tensors.keys() & {"digit", "n"}:
         raise InvalidParameter("inputs: send `digit` or `n`")
     return tensors
+
+
+def _dtype(datatype: str) -> np.dtype[Any]:
+    return np.dtype(datatype.lower().replace("fp", "float"))
+
+
+def _whole_numbers(values: NDArray[Any], dtype: np.dtype[Any]) -> list[int]:
+    """`values` as a flat list of integers. Raises ValueError if they are not whole, or not in the range of `dtype`."""
+    if values.dtype.kind == "f" and np.all((np.abs(values) < 2**63) & (values == np.floor(values))):
+        values = values.astype(np.int64)
+    if values.dtype.kind not in "iu":
+        raise ValueError("not whole numbers")
+    if dtype.kind in "iu" and values.size:
+        limits = np.iinfo(dtype)
+        if values.min() < limits.min or values.max() > limits.max:
+            raise ValueError("out of range")
+    integers: list[int] = values.reshape(-1).tolist()
+    return integers
 
 
 def _response(document: dict[str, Any], body: InferenceRequest, outputs: dict[str, NDArray[Any]]) -> Response:

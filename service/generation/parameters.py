@@ -2,15 +2,42 @@
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+)
 
 from models.noise import MAX_SEED
+from service.engine.request import NO_LABEL
 from service.engine.scheduler import Priority
 from service.errors import InvalidParameter
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-Digit = Annotated[int, Field(ge=0)] | Literal["none"]
-"""A class, or `none` for an unconditional sample."""
+
+
+def _parse_digit(value: object, parse: ValidatorFunctionWrapHandler) -> object:
+    return NO_LABEL if value == "none" else parse(value)
+
+
+def format_digit(digit: int) -> int | str:
+    """A digit as requests spell it."""
+    return "none" if digit == NO_LABEL else digit
+
+
+Digit = Annotated[
+    int,
+    Field(ge=0),
+    WrapValidator(_parse_digit),
+    PlainSerializer(format_digit, return_type=int | str),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "enum": ["none"]}]}),
+]
+"""A class, or NO_LABEL, which requests spell `none`."""
 Polarity = Annotated[
     Literal["auto", "dark-on-light", "light-on-dark"],
     Field(description="What uploaded pictures show: dark ink on light paper or the reverse; `auto` decides for each."),
@@ -102,7 +129,8 @@ def validate(schema: type[P], values: dict[str, Any], *, strict: bool = False) -
         for item in error.errors(include_url=False, include_context=False):
             parameter = ".".join(str(part) for part in item["loc"]) or "body"
             unknown = item["type"] == "extra_forbidden"
-            message = f"unknown parameter; the parameters are: {names}" if unknown else item["msg"]
+            listed = f"; the parameters are: {names}" if len(item["loc"]) == 1 else ""
+            message = f"unknown parameter{listed}" if unknown else item["msg"]
             errors.append({"parameter": parameter, "message": message})
         detail = "; ".join(f"{item['parameter']}: {item['message']}" for item in errors)
         raise InvalidParameter(detail, errors=errors) from None

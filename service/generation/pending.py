@@ -26,16 +26,14 @@ class PendingGeneration:
     def submit(self, on_update: Callable[[], None]) -> None:
         """Submit the request. The engine calls `on_update` after each step that finishes images or ends the request.
 
-        Images count towards the key's quota; a request that the engine refuses is refunded. Raises the Problem.
+        Images count towards the key's quota. Raises the Problem with which the quota or the engine refuses the request.
         """
-        context, count = self.context, len(self.request.samples)
+        context = self.context
         if context.lease is not None:
-            context.lease.consume("images", count)
+            context.lease.consume("images", len(self.request.samples))
         try:
             self.ticket = context.ticket = self.engine.submit(self.request, on_update, context.owner)
         except (QueueFull, DeadlineUnattainable, ModelUnloaded, ShuttingDown) as error:
-            if context.lease is not None:
-                context.lease.refund("images", count)
             raise to_problem(error) from None
 
     def check(self) -> None:

@@ -11,7 +11,7 @@ from models.base import Range
 from service.engine.catalog import Model
 from service.engine.request import ANY_LABEL, NO_LABEL, Request, Sample, StartState
 from service.errors import InvalidParameter
-from service.generation.parameters import Generate, Interpolate
+from service.generation.parameters import Generate, Interpolate, format_digit
 from service.generation.selection import labels_of
 
 
@@ -23,8 +23,9 @@ class GenerationPlan(NamedTuple):
     url_parts: tuple[str, str]
     """The URL with every relevant parameter, before and after the value of the (first) seed."""
     seed: int
-    version_pinned: bool
-    """Whether the client named the model's version, so that the same URL always means the same weights."""
+    immutable: bool
+    """Whether the client named the model's version and every option for which its manifest has a default: a reload may
+    change those defaults."""
     reproducible: bool = True
     """Whether the URL alone reproduces the images; not with uploaded images."""
 
@@ -66,15 +67,16 @@ def plan_generation(
     indices = range(parameters.first, parameters.first + parameters.n)
     samples = tuple(Sample(StartState(seed, i, labels[i % len(labels)])) for i in indices)
     options, query = _sampling_options(model, parameters)
+    immutable = parameters.model == model.key and all(getattr(parameters, name) is not None for name, _ in query)
     query = [
         ("first", parameters.first),
         ("n", parameters.n),
-        *(("digit", digit) for digit in parameters.digit),
+        *(("digit", format_digit(digit)) for digit in parameters.digit),
         *query,
         ("format", format_name),
     ]
     request = _engine_request(model, samples, options, parameters)
-    return GenerationPlan(model, request, _url_parts("/generate", model, query), seed, parameters.model == model.key)
+    return GenerationPlan(model, request, _url_parts("/generate", model, query), seed, immutable)
 
 
 def plan_interpolation(
@@ -102,9 +104,10 @@ def plan_interpolation(
         missing = {name: value for name, value in model.family.inversion.items() if getattr(parameters, name) is None}
         parameters = parameters.model_copy(update=missing)
     options, query = _sampling_options(model, parameters)
+    immutable = parameters.model == model.key and all(getattr(parameters, name) is not None for name, _ in query)
     query = [
         *(("seed", seed) for seed in seeds[1:]),
-        *(("digit", digit) for digit in parameters.digit),
+        *(("digit", format_digit(digit)) for digit in parameters.digit),
         ("frames", parameters.frames),
         ("path", parameters.path),
         *query,
@@ -112,7 +115,7 @@ def plan_interpolation(
     ]
     request = _engine_request(model, samples, options, parameters)
     url_parts = _url_parts("/interpolate", model, query)
-    return GenerationPlan(model, request, url_parts, seeds[0], parameters.model == model.key, not images)
+    return GenerationPlan(model, request, url_parts, seeds[0], immutable, not images)
 
 
 def with_previews(request: Request) -> Request:

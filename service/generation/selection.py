@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from service.engine.catalog import Catalog, Model
 from service.engine.request import ANY_LABEL, NO_LABEL
 from service.errors import InvalidParameter, UnknownModel
-from service.generation.parameters import Digit, Generate, Interpolate
+from service.generation.parameters import Generate, Interpolate
 from service.settings import Settings
 
 
@@ -40,7 +40,7 @@ def choose_model(
         return find_model(catalog, parameters.model)
     if uploads:
         raise InvalidParameter("model: name a model that `encodes` uploads; GET /models lists them")
-    digits = [digit for digit in parameters.digit if digit != "none"]
+    digits = [digit for digit in parameters.digit if digit != NO_LABEL]
     default = default_models(catalog, settings)["conditional" if digits else "unconditional"]
     if default is None:
         names = ", ".join(sorted(catalog.models)) or "none"
@@ -54,7 +54,7 @@ def default_models(catalog: Catalog, settings: Settings) -> dict[str, str | None
     return {kind: name if name in catalog.models else None for kind, name in defaults.items()}
 
 
-def labels_of(model: Model, digits: Sequence[Digit], default: int = ANY_LABEL) -> list[int]:
+def labels_of(model: Model, digits: Sequence[int], default: int = ANY_LABEL) -> list[int]:
     """The engine's labels for the digits of a request; `default` if it names none.
 
     Raises InvalidParameter if the model takes no digit, or not these.
@@ -62,9 +62,8 @@ def labels_of(model: Model, digits: Sequence[Digit], default: int = ANY_LABEL) -
     count = model.family.classes
     if digits and not count:
         raise InvalidParameter(f"digit: {model.name} is not conditional; GET /models lists the models that are")
-    if "none" in digits and not model.family.unconditional:
+    if NO_LABEL in digits and not model.family.unconditional:
         raise InvalidParameter(f"digit: {model.name} always takes a digit, 0 to {count - 1}")
-    labels = [NO_LABEL if digit == "none" else int(digit) for digit in digits]
-    if any(label >= count for label in labels):
+    if any(digit >= count for digit in digits):
         raise InvalidParameter(f"digit: {model.name} takes 0 to {count - 1}")
-    return labels or [default]
+    return list(digits) or [default]

@@ -1,12 +1,20 @@
 // Requests to the service.
 
-/** A request failed; the message says what to do. */
-export class ApiError extends Error {}
+import { queryOf } from "./settings.js";
 
-/** The service requires a key, or rejected the one that was sent. */
-export class Unauthorized extends ApiError {}
+/** A request failed; the message says what to do. `status` is that of the response, 0 without one. */
+export class ApiError extends Error {
+  constructor(message, status = 0) {
+    super(message);
+    this.status = status;
+  }
+}
 
+const UNAUTHORIZED = 401;
 const KEY_ITEM = "drawbridge-key";
+
+/** Whether the service requires a key, or rejected the one that was sent. */
+export const isUnauthorized = (error) => error.status === UNAUTHORIZED;
 
 /** The API key, or "". It is kept in the tab's session storage and nowhere else. */
 export function getKey() {
@@ -22,8 +30,8 @@ export const setKey = (key) => sessionStorage.setItem(KEY_ITEM, key);
 
 /** `path` with `params`, pairs of names and values, as its query. Values that are undefined, null or "" are left out. */
 export function buildUrl(path, params) {
-  const given = params.filter(([, value]) => value !== undefined && value !== null && value !== "");
-  return given.length ? `${path}?${new URLSearchParams(given)}` : path;
+  const query = queryOf(params);
+  return query.size ? `${path}?${query}` : path;
 }
 
 /** Fetch `address` with the API key. Throws ApiError for a failed connection or an error status. */
@@ -38,14 +46,28 @@ export async function request(address, options = {}) {
   }
   if (!response.ok) {
     const problem = await response.json().catch(() => ({}));
-    const Kind = response.status === 401 ? Unauthorized : ApiError;
-    throw new Kind(problem.detail ?? `The service returned status ${response.status}.`);
+    throw new ApiError(problem.detail ?? `The service returned status ${response.status}.`, response.status);
   }
   return response;
 }
 
 /** The JSON body of a response. */
 export const requestJson = async (address, options) => (await request(address, options)).json();
+
+/** The body of a response, as an address that an image or a link can load. */
+export const requestBlobUrl = async (address, options) => URL.createObjectURL(await (await request(address, options)).blob());
+
+const manifests = new Map();
+
+/** The manifest of a model. */
+export function loadManifest(name) {
+  if (!manifests.has(name)) {
+    const manifest = requestJson(`models/${name}`).then((model) => model.manifest);
+    manifest.catch(() => manifests.delete(name));
+    manifests.set(name, manifest);
+  }
+  return manifests.get(name);
+}
 
 /** Yield the server-sent events of a response as {name, data}. Throws ApiError for an `error` event. */
 export async function* streamEvents(address, options) {
@@ -74,10 +96,6 @@ export async function* streamEvents(address, options) {
   }
   if (last !== "end") throw new ApiError("The connection closed before the last image. Try again.");
 }
-
-/** An address that an image or a link can load. With a key, which they cannot send, the page fetches it into a blob. */
-export const loadable = async (address) =>
-  getKey() ? URL.createObjectURL(await (await request(address)).blob()) : address;
 
 /** A PNG in base64 as a data URL. */
 export const pngUrl = (base64) => `data:image/png;base64,${base64}`;

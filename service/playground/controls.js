@@ -1,24 +1,42 @@
-// Form controls, built from the parameters that GET /models lists for a model.
+// Form controls, built from the parameters that GET /models lists for a model. Each reads its value from the settings.
 
-import { addressParams, make, randomSeed } from "./page.js";
+import { make, runTask, showNotice } from "./page.js";
+import { multipleOf, oneOf, readSetting, setSetting, setSettings, wholeNumber } from "./settings.js";
 
 const LABELS = { steps: "Steps", sampler: "Sampler", prior: "Prior", guidance: "Guidance scale" };
-const MAX_STEPS = 100;
+const MAX_STEPS = 100; // of the slider; the address may name more
 const MAX_GUIDANCE = 5;
+const MAX_IMAGES = 64;
+const MAX_SEED = 2n ** 63n - 1n;
+const SUBMIT_DELAY = 200; // milliseconds from a change to the request
 
-/** The model that the page address names, else the default conditional model, else the first. */
-export function selectedModel(catalog) {
-  const find = (wanted) => catalog.models.find(({ name }) => name === wanted);
-  return find(addressParams().get("model")) ?? find(catalog.defaults.conditional) ?? catalog.models[0];
+/** The name of a model in the page. Two models of one family have the same title. */
+export const modelLabel = (model) => `${model.name}: ${model.title}`;
+
+/** The model that the settings name, else the first of the `defaults` that is there, else the first model. */
+export function readModel(models, ...defaults) {
+  const find = (wanted) => models.find(({ name }) => name === wanted);
+  const name = readSetting("model", oneOf(models.map((model) => model.name), "no such model in this view"));
+  return find(name) ?? defaults.map(find).find(Boolean) ?? models[0];
 }
 
-/** A labelled list of models. `onChange` receives the model that the user selects. */
-export function modelSelect(models, selected, onChange) {
-  const select = make("select", { id: "model" });
+/** A labelled list of models. `show` shows the view again, for the model that the user has selected. */
+export function modelSelect(models, selected, show) {
+  const select = make("select", { id: "model", name: "model" });
   for (const model of models) {
-    select.append(make("option", { value: model.name, textContent: `${model.name}: ${model.title}`, selected: model === selected }));
+    select.append(make("option", { value: model.name, textContent: modelLabel(model), selected: model === selected }));
   }
-  select.onchange = () => onChange(models.find((model) => model.name === select.value));
+  select.onchange = (event) => {
+    event.stopPropagation(); // from the form, which `show` replaces
+    showNotice("");
+    // A default value is not the user's choice: the next model has defaults of its own.
+    for (const [name, parameter] of Object.entries(selected.takes)) {
+      if (readSetting(name, () => null) === String(parameter.default)) setSettings(name, []);
+    }
+    setSetting("model", select.value);
+    show();
+    document.getElementById("model").focus();
+  };
   return make("div", {}, make("label", { for: "model", textContent: "Model" }), select);
 }
 
@@ -31,62 +49,89 @@ export function slider(name, label, limits, value) {
   return make("div", {}, make("label", { for: name }, `${label}: `, output), input);
 }
 
-/** A number field with a button that sets it to a random seed. */
-export function seedField(name = "seed", label = "Seed") {
-  const input = make("input", { type: "number", id: name, name, min: 0, max: 2 ** 53, required: true });
-  input.value = addressParams().get(name) ?? randomSeed();
+/** A slider for the number of images. */
+export const countSlider = (label) =>
+  slider("n", label, { minimum: 1, maximum: MAX_IMAGES }, readSetting("n", wholeNumber(1, MAX_IMAGES), 16));
+
+/** A number field for seed `index`, with a button that sets it to a random seed. */
+export function seedField(label = "Seed", index = 0) {
+  const check = wholeNumber(0, MAX_SEED);
+  const old = index ? readSetting("end", check) : undefined; // the name of the second seed before version 0.2
+  const seed = readSetting("seed", check, old ?? randomSeed(), index);
+  setSetting("seed", seed, index);
+  const id = `seed-${index}`;
+  const input = make("input", { type: "number", id, name: "seed", min: 0, max: MAX_SEED, required: true, value: seed });
+  input.dataset.index = index;
   const button = make("button", { type: "button", textContent: "Random" });
   button.setAttribute("aria-label", `Random ${label.toLowerCase()}`);
   button.onclick = () => {
     input.value = randomSeed();
     input.dispatchEvent(new Event("change", { bubbles: true }));
   };
-  return make("div", {}, make("label", { for: name, textContent: label }), make("div", { className: "row" }, input, button));
+  return make("div", {}, make("label", { for: id, textContent: label }), make("div", { className: "row" }, input, button));
 }
 
-/** One button per digit, of which one is selected; `optional` adds a button for any digit. */
-export function digitButtons(name, label, digit, selected, optional = true) {
-  const box = make("div", { className: "digits" });
+const randomSeed = () => String(Math.floor(Math.random() * 2 ** 32));
+
+/** One button per choice of a digit, of which the one that the setting `name` has at `index` is selected; `none` labels a button for "". */
+export function digitButtons(label, digit, { name = "digit", index = 0, fallback = "", none = null } = {}) {
   const choices = digit.one_of.map((value) => [String(value), digit.names[value] ?? value]);
-  if (optional) choices.push(["", "any"]);
+  const selected = readSetting(name, oneOf(choices.map(([value]) => value)), fallback, index);
+  if (none) choices.push(["", none]);
+  const box = make("div", { className: "digits" });
   for (const [value, text] of choices) {
-    const input = make("input", { type: "radio", name, value, checked: value === (selected ?? "") });
+    const input = make("input", { type: "radio", name: index ? `${name}-${index}` : name, value, checked: value === selected });
+    Object.assign(input.dataset, { setting: name, index });
     box.append(make("label", {}, input, make("span", { textContent: text })));
   }
   return make("fieldset", {}, make("legend", { textContent: label }), box);
 }
 
-/** Controls for the sampling parameters that the model takes: steps, sampler or prior, guidance scale. */
+const panels = new Map();
+
+/** A panel that can be collapsed. On a phone it begins collapsed, so that the images are on the screen. */
+export function panel(title, ...children) {
+  const open = panels.get(title) ?? !matchMedia("(max-width: 48rem)").matches;
+  const details = make("details", { open }, make("summary", { textContent: title }), ...children);
+  details.ontoggle = () => panels.set(title, details.open);
+  return details;
+}
+
+/** A panel with controls for the sampling parameters that the model takes: steps, sampler or prior, guidance scale. */
 export function samplingControls(model) {
-  const params = addressParams();
-  return Object.entries(model.takes).filter(([name]) => name in LABELS).map(([name, parameter]) => {
-    const value = params.get(name) ?? parameter.default;
+  const controls = Object.entries(model.takes).filter(([name]) => name in LABELS).map(([name, parameter]) => {
     if (parameter.one_of) {
+      const value = readSetting(name, oneOf(parameter.one_of), parameter.default);
       const options = parameter.one_of.map((choice) => make("option", { value: choice, textContent: choice, selected: choice === value }));
       return make("div", {}, make("label", { for: name, textContent: LABELS[name] }), make("select", { id: name, name }, ...options));
     }
+    const { minimum, maximum } = parameter;
     const [highest, step] = name === "steps" ? [MAX_STEPS, 1] : [MAX_GUIDANCE, 0.1];
-    const limits = { minimum: parameter.minimum, maximum: Math.min(parameter.maximum, highest), step };
-    return slider(name, LABELS[name], limits, value);
+    const value = readSetting(name, multipleOf(step, minimum, maximum), parameter.default);
+    return slider(name, LABELS[name], { minimum, maximum: Math.min(maximum, Math.max(highest, value)), step }, value);
   });
+  return controls.length ? panel("Sampling", ...controls) : null;
+}
+
+/** Run `task(signal)` when the user submits the form or changes a setting in it, which is remembered, and now. */
+export function runForm(form, task) {
+  let timer = null;
+  form.onsubmit = (event) => {
+    event.preventDefault();
+    clearTimeout(timer);
+    runTask(task);
+  };
+  form.onchange = ({ target }) => {
+    if (!target.name) return;
+    showNotice("");
+    const { setting = target.name, index = 0 } = target.dataset;
+    if (target.type === "checkbox") setSettings(setting, new FormData(form).getAll(setting));
+    else if (target.checkValidity()) setSetting(setting, target.value, index);
+    clearTimeout(timer);
+    timer = setTimeout(() => form.isConnected && form.requestSubmit(), SUBMIT_DELAY);
+  };
+  form.requestSubmit();
 }
 
 /** The non-empty fields of a form, as pairs of names and values. */
 export const formValues = (form) => [...new FormData(form)].filter(([, value]) => value !== "");
-
-/** A card that describes a model: title, objective, quality figures, limitations, paper. */
-export function modelCard(model, manifest) {
-  const metrics = manifest?.metrics ?? {};
-  const figures = [
-    ["MNIST-CNN-FD", metrics.mnist_cnn_fd, 3], ["precision", metrics.precision, 2], ["recall", metrics.recall, 2],
-    ["coverage", metrics.coverage, 2], ["label accuracy", metrics.accuracy, 3],
-  ].filter(([, value]) => value !== undefined);
-  const list = figures.map(([name, value, places]) =>
-    make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value.toFixed(places) })));
-  return make("section", { className: "card" },
-    make("h2", { textContent: model.title }),
-    make("p", { className: "formula", textContent: model.formula }),
-    make("dl", {}, ...list),
-    model.caveat ? make("p", { className: "caveat", textContent: `Limitations: ${model.caveat}` }) : null,
-    make("p", { className: "small", textContent: model.paper }));
-}

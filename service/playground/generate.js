@@ -1,54 +1,47 @@
 // View "Generate": a grid of samples from one model, which appear as they are generated.
 
-import { buildUrl, getKey, pngUrl, requestJson, streamEvents } from "./api.js";
-import { digitButtons, formValues, modelCard, modelSelect, samplingControls, seedField, selectedModel, slider } from "./controls.js";
-import { addressParams, announce, codeSample, make, setAddress, setDownload, showView, withErrors } from "./page.js";
+import { buildUrl, getKey, pngUrl, streamEvents } from "./api.js";
+import { modelCard } from "./cards.js";
+import { countSlider, digitButtons, formValues, modelSelect, readModel, runForm, samplingControls, seedField } from "./controls.js";
+import { announce, cancelTask, codeSample, make, setDownload, showView } from "./page.js";
+import { setAddress } from "./settings.js";
 
-const MAX_IMAGES = 64;
-
-export default async function showGenerate(catalog) {
-  const params = addressParams();
-  const model = selectedModel(catalog);
-  const onModelChange = (selected) => {
-    setAddress([["view", "generate"], ["model", selected.name], ["digit", selected.takes.digit && params.get("digit")]]);
-    withErrors(() => showGenerate(catalog));
-  };
-  const submit = make("button", { className: "primary", textContent: "Generate" });
+export default function showGenerate(catalog) {
+  const model = readModel(catalog.models, catalog.defaults.conditional);
   const cancel = make("button", { type: "button", textContent: "Cancel", disabled: true });
   const form = make("form", {},
-    modelSelect(catalog.models, model, onModelChange),
-    model.takes.digit ? digitButtons("digit", "Digit", model.takes.digit, params.get("digit")) : null,
-    slider("n", "Images", { minimum: 1, maximum: MAX_IMAGES }, params.get("n") ?? 16),
+    modelSelect(catalog.models, model, () => showGenerate(catalog)),
+    model.takes.digit ? digitButtons("Digit", model.takes.digit, { none: "any" }) : null,
+    countSlider("Images"),
     seedField(),
-    ...samplingControls(model),
-    make("div", { className: "row" }, submit, cancel));
+    samplingControls(model),
+    make("div", { className: "row" }, make("button", { className: "primary", textContent: "Generate" }), cancel));
   const grid = make("div", { className: "grid", role: "group", "aria-label": "Generated images" });
   const progress = make("progress", { value: 0, max: 1 });
   progress.setAttribute("aria-label", "Progress");
   const status = make("p", { className: "small", textContent: "No images generated yet." });
   const links = make("section", { className: "card", hidden: true });
   showView(form, make("div", { className: "result" },
-    make("section", { className: "card" }, grid, progress, status), links,
-    modelCard(model, (await requestJson(`models/${model.name}`)).manifest)));
+    make("section", { className: "card" }, grid, progress, status), links, modelCard(model)));
 
-  let running = null;
-  form.onsubmit = (event) => {
-    event.preventDefault();
-    running?.abort();
-    const controller = (running = new AbortController());
-    submit.disabled = true;
-    cancel.disabled = false;
-    const request = [["model", model.name], ...formValues(form)];
-    setAddress([["view", "generate"], ...request]);
-    withErrors(() => generate(request, controller.signal, { grid, progress, status, links })).finally(() => {
-      if (controller.signal.aborted) status.textContent = "Cancelled. The service has stopped generating these images.";
-      if (running !== controller) return;
-      submit.disabled = false;
-      cancel.disabled = true;
-    });
+  cancel.onclick = () => {
+    cancelTask();
+    status.textContent = "Cancelled. The service has stopped generating these images.";
+    cancel.disabled = true;
   };
-  cancel.onclick = () => running?.abort();
-  form.requestSubmit();
+  runForm(form, async (signal) => {
+    const request = formValues(form);
+    setAddress([["view", "generate"], ...request]);
+    cancel.disabled = false;
+    try {
+      await generate(request, signal, { grid, progress, status, links });
+    } catch (error) {
+      if (!signal.aborted) status.textContent = "The request failed.";
+      throw error;
+    } finally {
+      if (!signal.aborted) cancel.disabled = true;
+    }
+  });
 }
 
 /** Send the request, and show each image from its first preview on. */
@@ -62,7 +55,6 @@ async function generate(request, signal, { grid, progress, status, links }) {
   status.textContent = "Waiting for the service…";
   const startedAt = performance.now();
   for await (const { name, data } of streamEvents(buildUrl("generate", [...request, ["previews", true]]), { method: "POST", signal })) {
-    if (!grid.isConnected) return; // the user opened another view
     if (name === "progress") {
       progress.value = data.gone / data.links;
       const queued = !data.gone && data.ahead ? `${data.ahead} images ahead in the queue; ` : "";

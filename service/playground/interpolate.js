@@ -1,33 +1,30 @@
 // View "Interpolate": the frames between two samples, with a slider.
 
-import { buildUrl, loadable, pngUrl, requestJson } from "./api.js";
-import { digitButtons, formValues, modelSelect, samplingControls, seedField, selectedModel, slider } from "./controls.js";
-import { addressParams, announce, make, setAddress, setDownload, showView, withErrors } from "./page.js";
+import { buildUrl, pngUrl, requestJson } from "./api.js";
+import { digitButtons, modelSelect, readModel, runForm, samplingControls, seedField, slider } from "./controls.js";
+import { announce, make, setDownload, showView } from "./page.js";
+import { setAddress } from "./settings.js";
 
 const FRAMES = 33;
+const STRIP_STRIDE = 4; // the strip shows frames 0, 4, ..., 32
 const GIF_FRAMES = 24;
-const STRIP_FRAMES = 12;
 const PLAY_INTERVAL = 80; // milliseconds between frames
 
 export default function showInterpolate(catalog) {
-  const model = selectedModel(catalog);
+  const model = readModel(catalog.models, catalog.defaults.conditional);
   const digit = model.takes.digit;
-  const [from, to] = addressParams().getAll("digit");
   const form = make("form", {},
-    modelSelect(catalog.models, model, (selected) => {
-      setAddress([["view", "interpolate"], ["model", selected.name]]);
-      withErrors(() => showInterpolate(catalog));
-    }),
-    digit ? digitButtons("from", "From digit", digit, from ?? "3", false) : null,
-    digit ? digitButtons("to", "To digit", digit, to ?? "8", false) : null,
-    seedField("seed", digit ? "Seed" : "From seed"),
-    digit ? null : seedField("end", "To seed"),
-    ...samplingControls(model),
+    modelSelect(catalog.models, model, () => showInterpolate(catalog)),
+    digit ? digitButtons("From digit", digit, { fallback: "3" }) : null,
+    digit ? digitButtons("To digit", digit, { index: 1, fallback: "8" }) : null,
+    seedField(digit ? "Seed" : "From seed"),
+    digit ? null : seedField("To seed", 1),
+    samplingControls(model),
     make("button", { className: "primary", textContent: "Interpolate" }));
   const image = make("img", { className: "large", alt: "the current frame" });
   const control = slider("frame", "Frame", { minimum: 0, maximum: FRAMES - 1 }, 0);
   const frame = control.querySelector("input");
-  const strip = make("img", { className: "strip", alt: "" });
+  const strip = make("div", { className: "strip", role: "img", "aria-label": `every ${STRIP_STRIDE}th frame` });
   const gif = make("a", { className: "button", textContent: "GIF", download: "interpolation.gif" });
   const play = make("button", { type: "button", textContent: "Play" });
   showView(form, make("div", { className: "result" }, make("section", { className: "card" },
@@ -36,7 +33,7 @@ export default function showInterpolate(catalog) {
 
   let frames = [];
   frame.oninput = () => {
-    if (frames.length) image.src = pngUrl(frames[frame.value].png);
+    if (frames.length) image.src = frames[frame.value];
   };
   let timer = null;
   play.onclick = () => {
@@ -48,20 +45,14 @@ export default function showInterpolate(catalog) {
     }, PLAY_INTERVAL);
     play.textContent = timer ? "Stop" : "Play";
   };
-  form.onsubmit = (event) => {
-    event.preventDefault();
-    const { from, to, seed, end, ...rest } = Object.fromEntries(formValues(form));
-    const ends = digit ? [["seed", seed], ["digit", from], ["digit", to]] : [["seed", seed], ["seed", end]];
-    const request = [["model", model.name], ...ends, ...Object.entries(rest)];
+  runForm(form, async (signal) => {
+    const request = [...new FormData(form)].map(([name, value]) => [name === "digit-1" ? "digit" : name, value]);
     const urlFor = (count, format) => buildUrl("interpolate", [...request, ["frames", count], ["format", format]]);
-    setAddress([["view", "interpolate"], ...request, ["end", end]]);
-    withErrors(async () => {
-      frames = (await requestJson(urlFor(FRAMES, "json"), { method: "POST" })).images;
-      frame.oninput();
-      setDownload(gif, urlFor(GIF_FRAMES, "gif"));
-      strip.src = await loadable(urlFor(STRIP_FRAMES, "png"));
-      announce("The frames are ready; move the slider.");
-    });
-  };
-  form.requestSubmit();
+    setAddress([["view", "interpolate"], ...request]);
+    frames = (await requestJson(urlFor(FRAMES, "json"), { method: "POST", signal })).images.map(({ png }) => pngUrl(png));
+    frame.oninput();
+    strip.replaceChildren(...frames.filter((_, i) => i % STRIP_STRIDE === 0).map((src) => make("img", { src, alt: "" })));
+    setDownload(gif, urlFor(GIF_FRAMES, "gif"));
+    announce("The frames are ready; move the slider.");
+  });
 }

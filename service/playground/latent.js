@@ -1,8 +1,9 @@
 // View "Latent space": a plane through the codes of three samples, decoded at every point.
 
 import { buildUrl, pngUrl, request, requestJson } from "./api.js";
-import { modelSelect, seedField } from "./controls.js";
-import { addressParams, announce, make, setAddress, showView, withErrors } from "./page.js";
+import { modelSelect, readModel, runForm, seedField } from "./controls.js";
+import { announce, make, showView, withErrors } from "./page.js";
+import { setAddress } from "./settings.js";
 
 const SIDE = 11; // rows and columns of the background grid
 const RANGE = [-0.25, 1.25]; // of the plane's coordinates: 0 and 1 are the corners with the samples' codes
@@ -16,29 +17,25 @@ export default function showLatent(catalog) {
     showView(make("p", { textContent: "No served model has a latent space to explore." }));
     return;
   }
-  const find = (wanted) => models.find(({ name }) => name === wanted);
-  const model = find(addressParams().get("model")) ?? find("vae") ?? models[0];
+  const model = readModel(models, "vae");
   const form = make("form", {},
-    modelSelect(models, model, (selected) => {
-      setAddress([["view", "latent"], ["model", selected.name]]);
-      withErrors(() => showLatent(catalog));
-    }),
+    modelSelect(models, model, () => showLatent(catalog)),
     seedField(),
-    make("button", { className: "primary", textContent: "New plane" }),
-    make("p", { className: "small", textContent: "The model generates and encodes three samples. Their latent codes span this plane; every point of it is a code, decoded on the right." }));
+    make("button", { className: "primary", textContent: "New plane" }));
   const background = make("img", { alt: "images decoded from a grid of codes" });
   const marker = make("i");
   const pad = make("div", { className: "latent-plane", tabIndex: 0, role: "application", "aria-label": "Plane of latent codes; the arrow keys move the point" }, background, marker);
   const image = make("img", { className: "large", alt: "the image decoded at the point" });
   const coordinates = make("p", { className: "small" });
-  showView(form, make("div", { className: "result" },
-    make("section", { className: "card columns" }, pad, make("div", {}, image, coordinates))));
+  showView(form, make("div", { className: "result" }, make("section", { className: "card" },
+    make("div", { className: "latent" }, make("div", { className: "latent-point" }, image, coordinates), pad),
+    make("p", { className: "small", textContent: "The model generates and encodes three samples. Their latent codes span this plane; every point of it is a code, decoded in the single image." }))));
 
   let corners = null, point = [0.5, 0.5], busy = false, changed = false;
   const codeAt = ([x, y]) => corners[0].map((value, i) => value + x * (corners[1][i] - value) + y * (corners[2][i] - value));
   const coordinate = (share) => RANGE[0] + share * (RANGE[1] - RANGE[0]);
-  const decode = (codes, format) => request("decode", {
-    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ model: model.name, codes, format }),
+  const decode = (codes, format, signal) => request("decode", {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ model: model.name, codes, format }), signal,
   });
   /** Decode the code at the point. While a request runs, later moves are merged into one request for the last point. */
   const update = async () => {
@@ -48,7 +45,7 @@ export default function showLatent(catalog) {
     if (busy || !corners) return;
     busy = true;
     try {
-      while (changed) {
+      while (changed && pad.isConnected) {
         changed = false;
         const [x, y] = point.map(coordinate);
         const decoded = await (await decode([codeAt([x, y])], "json")).json();
@@ -77,22 +74,19 @@ export default function showLatent(catalog) {
     event.preventDefault();
     moveTo(...ARROWS[event.key].map((direction, axis) => point[axis] + direction * KEY_STEP));
   };
-  form.onsubmit = (event) => {
-    event.preventDefault();
+  runForm(form, async (signal) => {
     const seed = new FormData(form).get("seed");
     setAddress([["view", "latent"], ["model", model.name], ["seed", seed]]);
-    withErrors(async () => {
-      const digits = model.takes.digit ? CORNER_DIGITS.map((digit) => ["digit", digit]) : [];
-      const url = buildUrl("generate", [["model", model.name], ["seed", seed], ["n", 3], ...digits, ["format", "npz"]]);
-      const upload = new FormData();
-      upload.append("image", await (await request(url)).blob(), "samples.npz");
-      corners = (await requestJson(buildUrl("encode", [["model", model.name], ["format", "json"]]), { method: "POST", body: upload })).codes;
-      const line = Array.from({ length: SIDE }, (_, i) => coordinate((i + 0.5) / SIDE));
-      const codes = line.flatMap((y) => line.map((x) => codeAt([x, y])));
-      background.src = URL.createObjectURL(await (await decode(codes, "png")).blob());
-      announce("The plane is ready; move the point.");
-      await update();
-    });
-  };
-  form.requestSubmit();
+    const digits = model.takes.digit ? CORNER_DIGITS.map((digit) => ["digit", digit]) : [];
+    const url = buildUrl("generate", [["model", model.name], ["seed", seed], ["n", 3], ...digits, ["format", "npz"]]);
+    const upload = new FormData();
+    upload.append("image", await (await request(url, { signal })).blob(), "samples.npz");
+    const encodeUrl = buildUrl("encode", [["model", model.name], ["format", "json"]]);
+    corners = (await requestJson(encodeUrl, { method: "POST", body: upload, signal })).codes;
+    const line = Array.from({ length: SIDE }, (_, i) => coordinate((i + 0.5) / SIDE));
+    const codes = line.flatMap((y) => line.map((x) => codeAt([x, y])));
+    background.src = URL.createObjectURL(await (await decode(codes, "png", signal)).blob());
+    announce("The plane is ready; move the point.");
+    await update();
+  });
 }

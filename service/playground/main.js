@@ -5,36 +5,45 @@ import showCompare from "./compare.js";
 import showGenerate from "./generate.js";
 import showInterpolate from "./interpolate.js";
 import showLatent from "./latent.js";
-import { addressParams, withErrors } from "./page.js";
+import { make, showNotice, showView, withErrors } from "./page.js";
 import showReconstruct from "./reconstruct.js";
+import { addressProblems, loadAddress, oneOf, readSetting, setSetting } from "./settings.js";
 
 const VIEWS = { generate: showGenerate, interpolate: showInterpolate, latent: showLatent, reconstruct: showReconstruct, compare: showCompare };
 /** Names of views in addresses that were shared before version 0.2. */
 const OLD_NAMES = { draw: "generate", walk: "interpolate", plane: "latent", pen: "reconstruct" };
 
-/** Show the view that the page address names. */
+/** Show the view that the settings name. */
 function openView(catalog) {
-  const param = addressParams().get("view");
-  const wanted = OLD_NAMES[param] ?? param;
-  const name = Object.hasOwn(VIEWS, wanted) ? wanted : "generate";
+  const named = readSetting("view", oneOf([...Object.keys(VIEWS), ...Object.keys(OLD_NAMES)], "no such view"), "generate");
+  const view = OLD_NAMES[named] ?? named;
   for (const link of document.querySelectorAll("nav a")) {
-    if (new URL(link.href).searchParams.get("view") === name) link.setAttribute("aria-current", "page");
+    if (new URL(link.href).searchParams.get("view") === view) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  withErrors(() => VIEWS[name](catalog));
+  withErrors(() => VIEWS[view](catalog));
+}
+
+/** Show what the page address names, and say which of its settings are wrong. */
+function openAddress(catalog) {
+  loadAddress();
+  openView(catalog);
+  showNotice(addressProblems());
 }
 
 await withErrors(async () => {
   const catalog = await requestJson("models");
+  if (!catalog.models.length) return showView(make("p", { textContent: "The service has no models." }));
   document.querySelector("header nav").addEventListener("click", (event) => {
     const link = event.target.closest("a");
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
-    const model = addressParams().get("model");
-    history.pushState(null, "", link.href + (model ? `&model=${model}` : ""));
+    history.pushState(null, "", link.href);
+    showNotice("");
+    setSetting("view", new URL(link.href).searchParams.get("view"));
     openView(catalog);
     document.getElementById("view").focus();
   });
-  addEventListener("popstate", () => openView(catalog));
-  openView(catalog);
+  addEventListener("popstate", () => openAddress(catalog));
+  openAddress(catalog);
 });

@@ -1,6 +1,6 @@
-// Page elements, messages to the user, and the page address.
+// Page elements, messages to the user, and the task that runs.
 
-import { getKey, loadable, setKey, Unauthorized } from "./api.js";
+import { getKey, isUnauthorized, requestBlobUrl, setKey } from "./api.js";
 
 /** An element with properties and children. Properties whose name has a dash, `role` and `for` are set as attributes. */
 export function make(tag, properties = {}, ...children) {
@@ -15,16 +15,24 @@ export function make(tag, properties = {}, ...children) {
 
 const byId = (id) => document.getElementById(id);
 
-/** Replace the current view. */
+let running = new AbortController();
+
+/** Replace the current view, and cancel its task. */
 export function showView(...children) {
+  cancelTask();
   byId("view").replaceChildren(...children);
 }
 
-/** Show an error to all users, screen readers included; null hides it. */
-export function showError(error) {
-  byId("error").hidden = !error;
-  byId("error").textContent = error ? error.message : "";
+function showMessage(id, text) {
+  byId(id).hidden = !text;
+  byId(id).textContent = text;
 }
+
+/** Show an error to all users, screen readers included; "" hides it. */
+export const showError = (text) => showMessage("error", text);
+
+/** Show a notice above the view; "" hides it. */
+export const showNotice = (text) => showMessage("notice", text);
 
 /** Announce `text` to screen readers. */
 export function announce(text) {
@@ -52,33 +60,37 @@ function requestKey(reason) {
 
 /** Run `task` and show its error, if any. A cancelled request is no error; a missing or rejected key opens the key form. */
 export async function withErrors(task) {
-  showError(null);
+  showError("");
   try {
     await task();
   } catch (error) {
-    if (error instanceof Unauthorized) requestKey(error.message);
-    else if (error.name !== "AbortError") showError(error);
+    if (isUnauthorized(error)) requestKey(error.message);
+    else if (error.name !== "AbortError") showError(error.message);
   }
 }
 
-/** The query of the page address, as URLSearchParams. */
-export const addressParams = () => new URLSearchParams(location.search);
+/** Cancel the requests of the current task. */
+export const cancelTask = () => running.abort();
 
-/** Write `params`, pairs of names and values, into the page address, so that it can be shared. Empty values are left out. */
-export function setAddress(params) {
-  const given = new URLSearchParams(params.filter(([, value]) => value !== undefined && value !== null && value !== ""));
-  history.replaceState(null, "", `?${given}`);
+/** Run `task(signal)` in place of the current task, and show its error, if any. The signal cancels its requests. */
+export function runTask(task) {
+  cancelTask();
+  const controller = (running = new AbortController());
+  return withErrors(async () => {
+    try {
+      await task(controller.signal);
+    } finally {
+      controller.abort(); // after an error, requests of the same task may still run
+    }
+  });
 }
-
-/** A random seed that JavaScript represents exactly. */
-export const randomSeed = () => Math.floor(Math.random() * 2 ** 32);
 
 /** Let `link` download `address`. With a key, which a link cannot send, the page fetches the file on click. */
 export function setDownload(link, address) {
   link.href = address;
   link.onclick = getKey() ? (event) => {
     event.preventDefault();
-    withErrors(async () => make("a", { href: await loadable(address), download: link.download }).click());
+    withErrors(async () => make("a", { href: await requestBlobUrl(address), download: link.download }).click());
   } : null;
 }
 

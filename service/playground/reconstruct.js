@@ -1,89 +1,109 @@
 // View "Your digit": a digit drawn or uploaded by the user, reconstructed by every model with an encoder.
 
-import { buildUrl, pngUrl, request, requestJson } from "./api.js";
+import { buildUrl, pngUrl, request, requestBlobUrl, requestJson } from "./api.js";
+import { fillCards, modelTitle } from "./cards.js";
 import { digitButtons } from "./controls.js";
-import { addressParams, announce, make, setAddress, showView, withErrors } from "./page.js";
+import { drawingPad } from "./drawing.js";
+import { announce, make, runTask, showNotice, showView } from "./page.js";
+import { setAddress, setSetting } from "./settings.js";
 
-const SIZE = 280; // pixels of the canvas
 const TARGET_SEED = 1;
+const FRAMES = 8;
 
 export default function showReconstruct(catalog) {
   const encoders = catalog.models.filter(({ encodes }) => encodes);
   const conditional = catalog.models.find(({ name }) => name === catalog.defaults.conditional);
-  const canvas = make("canvas", { className: "drawing-pad", width: SIZE, height: SIZE, role: "img",
-    "aria-label": "Draw a digit here with a mouse, pen or finger; or choose an image below" });
-  const context = canvas.getContext("2d");
+  const pad = drawingPad("Draw a digit here with a mouse, pen or finger; or choose an image below");
   const clear = make("button", { type: "button", textContent: "Clear" });
-  const file = make("input", { type: "file", id: "file", accept: "image/png,image/jpeg" });
+  const file = make("input", { type: "file", id: "file", accept: "image/*" });
   const form = make("form", {},
-    canvas,
+    pad.canvas,
     make("div", { className: "row" }, make("button", { className: "primary", textContent: "Reconstruct" }), clear),
-    make("div", {}, make("label", { for: "file", textContent: "Or upload an image of a digit, white on black or black on white" }), file),
-    conditional ? digitButtons("to", "Interpolate to digit", conditional.takes.digit, addressParams().get("to") ?? "3", false) : null);
-  const cards = make("div", { className: "cards" });
-  showView(form, make("div", { className: "result" },
-    make("p", { className: "small", textContent: "Each model with an encoder reconstructs your digit, and interpolates from it to the digit that you choose." }), cards));
+    make("div", {}, make("label", { for: "file", textContent: "Or choose an image of a digit, or drop one here: white on black or black on white" }), file),
+    conditional ? digitButtons("Interpolate to digit", conditional.takes.digit, { name: "to", none: "none" }) : null);
+  const box = make("div", { className: "cards" });
+  const result = make("div", { className: "result" },
+    make("p", { className: "small", textContent: "Each model with an encoder reconstructs your digit. Choose a second digit to see the images between the two." }), box);
+  showView(form, result);
 
-  const clearCanvas = () => {
-    context.fillStyle = "#000";
-    context.fillRect(0, 0, SIZE, SIZE);
-    file.value = "";
+  let source = null, cards = [];
+  /** Fill the cards that are not filled yet: first the reconstructions, then the images up to the second digit. */
+  const fill = async (signal) => {
+    try {
+      await fillCards(cards, (model, card) => card.querySelector(".large") || showReconstruction(card, model, source, signal));
+      const digit = new FormData(form).get("to");
+      if (digit) await showInterpolations(cards, source, conditional, digit, signal);
+    } catch (error) {
+      if (error.name !== "AbortError") box.replaceChildren(...(cards = []));
+      throw error;
+    }
   };
-  clearCanvas();
-  Object.assign(context, { lineWidth: 24, lineCap: "round", lineJoin: "round", strokeStyle: "#fff" });
-  const position = (event) => {
-    const box = canvas.getBoundingClientRect();
-    return [((event.clientX - box.x) * SIZE) / box.width, ((event.clientY - box.y) * SIZE) / box.height];
-  };
-  canvas.onpointerdown = (event) => {
-    canvas.setPointerCapture(event.pointerId);
-    context.beginPath();
-    context.moveTo(...position(event));
-    context.lineTo(...position(event));
-    context.stroke();
-  };
-  canvas.onpointermove = (event) => {
-    if (!canvas.hasPointerCapture(event.pointerId)) return;
-    context.lineTo(...position(event));
-    context.stroke();
-  };
-  clear.onclick = clearCanvas;
   form.onsubmit = (event) => {
     event.preventDefault();
-    const digit = new FormData(form).get("to");
-    setAddress([["view", "reconstruct"], ["to", digit]]);
-    withErrors(async () => {
-      const source = file.files[0] ?? (await new Promise((resolve) => canvas.toBlob(resolve)));
-      const target = conditional && { digit, image: await generateTarget(conditional, digit) };
-      cards.replaceChildren(...encoders.map((model) => {
-        const card = make("section", { className: "card" }, make("h2", { textContent: model.name }), make("p", { textContent: "…" }));
-        withErrors(() => fillCard(card, model, source, target));
-        return card;
-      }));
+    runTask(async (signal) => {
+      source = await pad.source();
+      cards = source ? encoders.map((model) => [model, make("section", { className: "card" }, ...waiting(model))]) : [];
+      box.replaceChildren(...cards.map(([, card]) => card));
+      if (!source) throw new Error("There is no digit yet. Draw one on the black square, or choose an image.");
+      cards[0][1].scrollIntoView({ block: "nearest" }); // on a phone the cards are below the pad
+      await fill(signal);
+      announce(`${cards.length} models have reconstructed your digit`);
     });
   };
+  form.onchange = ({ target }) => {
+    if (target.name !== "to") return;
+    showNotice("");
+    setSetting("to", target.value);
+    setAddress([["view", "reconstruct"], ["to", target.value]]);
+    for (const strip of box.querySelectorAll(".strip")) strip.remove();
+    if (cards.length) runTask(fill);
+  };
+
+  const use = async (chosen) => {
+    await pad.show(chosen);
+    form.requestSubmit();
+  };
+  file.onchange = () => file.files[0] && use(file.files[0]);
+  for (const target of [form, result]) {
+    target.ondragover = (event) => event.preventDefault();
+    target.ondrop = (event) => {
+      event.preventDefault();
+      if (!event.dataTransfer.files.length) return;
+      file.files = event.dataTransfer.files;
+      use(file.files[0]);
+    };
+  }
+  clear.onclick = () => {
+    pad.clear();
+    file.value = "";
+  };
+  pad.canvas.addEventListener("pointerdown", () => (file.value = ""));
 }
 
-/** A sample of `digit`, as a PNG. */
-async function generateTarget(model, digit) {
-  const params = [["model", model.name], ["digit", digit], ["seed", TARGET_SEED], ["format", "png"]];
-  return (await request(buildUrl("generate", params))).blob();
-}
+/** The content of a card that has no image yet. */
+const waiting = (model) => [modelTitle(model), make("div", { className: "waiting" })];
 
-/** Fill `card` with the model's reconstruction of `source`, and the frames from `source` to `target`, if there is one. */
-async function fillCard(card, model, source, target) {
+async function showReconstruction(card, model, source, signal) {
+  card.replaceChildren(...waiting(model));
   const upload = new FormData();
-  upload.append("image", source, "source.png");
-  const reconstruction = await requestJson(buildUrl("reconstruct", [["model", model.name], ["format", "json"]]), { method: "POST", body: upload });
-  const [{ png, error }] = reconstruction.images;
-  card.replaceChildren(make("h2", { textContent: model.name }),
+  upload.append("image", source, "source");
+  const url = buildUrl("reconstruct", [["model", model.name], ["format", "json"]]);
+  const [{ png, error }] = (await requestJson(url, { method: "POST", body: upload, signal })).images;
+  card.replaceChildren(modelTitle(model),
     make("img", { className: "large", src: pngUrl(png), alt: `your digit, reconstructed by ${model.name}` }),
     make("p", { className: "small", textContent: `mean squared error ${error.toFixed(4)}` }));
-  if (target) {
-    upload.append("image", target.image, "target.png");
-    const url = buildUrl("interpolate", [["model", model.name], ["frames", 8], ["format", "png"]]);
-    const strip = await (await request(url, { method: "POST", body: upload })).blob();
-    card.append(make("img", { className: "strip", src: URL.createObjectURL(strip), alt: `frames from your digit to a ${target.digit}` }));
-  }
-  announce(`${model.name} has reconstructed your digit`);
+}
+
+/** Append to each card the images from `source` to a sample of `digit`. */
+async function showInterpolations(cards, source, conditional, digit, signal) {
+  const params = [["model", conditional.name], ["digit", digit], ["seed", TARGET_SEED], ["format", "png"]];
+  const target = await (await request(buildUrl("generate", params), { signal })).blob();
+  const upload = new FormData();
+  upload.append("image", source, "source");
+  upload.append("image", target, "target");
+  await fillCards(cards.filter(([, card]) => card.querySelector(".large")), async (model, card) => {
+    const url = buildUrl("interpolate", [["model", model.name], ["frames", FRAMES], ["format", "png"]]);
+    const src = await requestBlobUrl(url, { method: "POST", body: upload, signal });
+    card.append(make("img", { className: "strip", src, alt: `images from your digit to a ${digit}` }));
+  });
 }

@@ -6,6 +6,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, cast
 
+import httptools
 import uvicorn
 from starlette.types import ASGIApp, Scope
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -76,6 +77,12 @@ class HttpProtocol(HttpToolsProtocol):
         """The request that is being answered directly."""
         self.finishing = False
         """Whether a response was sent and its request not recorded yet; the next request's quota may depend on it."""
+        self.replaying = False
+        """Whether the next request was accepted by a worker that died."""
+        self.parsing = False
+        self.completed_while_parsing = False
+        """Whether a response was completed before all received bytes were parsed: only then the journal can know
+        whether they are answered."""
         self.header_bytes = 0
         self.head_bytes_received = 0
         """Bytes received since the headers began: an upper bound of those that are not parsed yet."""
@@ -93,7 +100,9 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(self.output)  # type: ignore[arg-type]
         self._start_header_timer(self.settings.header_timeout, transport.close)
         if self.record.length:
+            self.replaying = True
             self.data_received(self.record.unanswered)
+            self.replaying = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_header_timer()
@@ -117,7 +126,13 @@ class HttpProtocol(HttpToolsProtocol):
     # -- parsing -------------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self.parsing = True
+        self._parse(data)
+        self.parsing = False
+        if self.completed_while_parsing:
+            self.completed_while_parsing = False
+            self._commit_responses()
         if self.incomplete == "headers":
             if not self.headers_delayed:
                 self.headers_delayed = True
@@ -131,6 +146,33 @@ class HttpProtocol(HttpToolsProtocol):
                 self.body_timer = self.loop.call_later(self.settings.body_timeout, self._reject_slow_body)
             else:  # the ASGI application refuses a slow body before this
                 self.body_timer = self.loop.call_later(self.settings.body_timeout + MIN_DRAIN, self.transport.close)
+
+    def _parse(self, data: bytes) -> None:
+        """Parse received bytes, without the upgrades that they ask for: a server may ignore those (RFC 9110, 7.8)."""
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                # The parser takes what follows the headers for another protocol, and not for a body.
+                (parsed,) = upgrade.args
+                if self.parser.get_method() == b"CONNECT":
+                    self._reject(BadRequest("this service is not a proxy; it does not take CONNECT"))
+                    return
+                data = self._head_without_upgrade() + data[parsed:]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+            except httptools.HttpParserError:
+                self.logger.warning("Invalid HTTP request received.")
+                self.send_400_response("")
+                return
+
+    def _head_without_upgrade(self) -> bytes:
+        """The line and the headers of the request that was just parsed, but for Upgrade."""
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b" % (name, value) for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     def on_message_begin(self) -> None:
         self.header_bytes, self.head_bytes_received, self.incomplete = 0, 0, "headers"
@@ -153,11 +195,15 @@ class HttpProtocol(HttpToolsProtocol):
             raise TOO_LARGE
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():  # parsed again without it
+            return
         self.incomplete, self.headers_delayed = "body", False
         self._stop_header_timer()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self.incomplete = ""
         self._stop_body_timer()
         super().on_message_complete()
@@ -170,12 +216,14 @@ class HttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
         """Start a request; uvicorn calls this when earlier requests of the connection are answered."""
         scope = cast(Scope, cycle.scope)
+        if self.replaying:
+            scope["taken_over"], self.replaying = True, False
         direct = self.direct and not (self.finishing or self.flow.write_paused)
         for name, value in scope["headers"]:
             if name.startswith(b"x-forwarded-"):
                 with suppress(StopIteration):  # it only changes the scope; nothing in it waits
                     self.proxy_headers(scope, None, None).send(None)  # type: ignore[arg-type]
-            elif name in (b"expect", b"transfer-encoding", b"upgrade"):
+            elif name in (b"expect", b"transfer-encoding"):
                 direct = False
             elif name == b"content-length":
                 direct = direct and int(value) <= MAX_DIRECT_BODY
@@ -218,14 +266,21 @@ class HttpProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         if self.parser is None:  # the connection is lost
             return
-        if self.pipeline or self.incomplete or self.cycle.more_body:
-            self.record.invalidate()  # the received bytes are answered in part
+        if self.parsing:
+            self.completed_while_parsing = True
         else:
-            self.record.mark_answered(self.output.written)
-        self.output.flush()
+            self._commit_responses()
         self.finishing = True
         super().on_response_complete()
         self.finishing = False
+
+    def _commit_responses(self) -> None:
+        """Record that the received bytes are answered, in all or in part, and send what is buffered."""
+        if self.pipeline or self.incomplete or self.cycle.more_body or not self.cycle.response_complete:
+            self.record.invalidate()
+        else:
+            self.record.mark_answered(self.output.written)
+        self.output.flush()
 
     # -- rejecting -----------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from glob import glob
 from pathlib import Path
 
@@ -22,8 +22,18 @@ TCP_INFO_BYTES = 136
 """Size of `struct tcp_info` up to tcpi_bytes_received."""
 
 
-def serve(settings: Settings, command: Sequence[str] | None = None) -> int:
+def ignore_listener(listener: socket.socket) -> None:
+    """Do nothing with the main listening socket."""
+
+
+def serve(
+    settings: Settings,
+    command: Sequence[str] | None = None,
+    on_listen: Callable[[socket.socket], None] = ignore_listener,
+) -> int:
     """Serve until a signal and return the exit status. `command` starts a worker in place of the default.
+
+    `on_listen` gets the main listening socket before the first worker starts.
 
     Raises ValueError if the device, the weights or a default model do not exist.
     """
@@ -33,6 +43,7 @@ def serve(settings: Settings, command: Sequence[str] | None = None) -> int:
     except OSError as error:
         log.error("%s", error)
         return 1
+    on_listen(main)
     if (missing := missing_support()) is not None:
         from service.server import single_process
 
@@ -50,7 +61,8 @@ def check_weights(settings: Settings) -> None:
         name = getattr(settings, field)
         if field in settings.model_fields_set and name not in names:
             available = ", ".join(names)
-            raise ValueError(f"DRAWBRIDGE_{field.upper()}: no {name!r} in {settings.weights}; there are: {available}")
+            missing = f"DRAWBRIDGE_{field.upper()}: no {name!r} in {settings.weights}"
+            raise ValueError(f"{missing}; available models: {available}")
 
 
 def missing_support() -> str | None:

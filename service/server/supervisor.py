@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from service.auth.authenticator import release_worker
 from service.errors import Unavailable
 from service.server.journal import Journal
 from service.server.listen import address
@@ -243,6 +244,7 @@ class Supervisor:
         self.workers.remove(worker)
         worker.control.close()
         status = worker.process.wait()
+        release_worker(self.shared, worker.index)
         taken_over = self._take_over(worker)
         if self.metrics is not None:
             self.metrics.record_exit(worker.process.pid, taken_over)

@@ -6,6 +6,7 @@ process renders the metrics of all.
 
 import os
 from collections import Counter as Counts
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -119,13 +120,27 @@ class Metrics(EngineObserver):
 
     def render(self, served: list[Model]) -> bytes:
         """All metrics in Prometheus text format, with the weights in `served`."""
+        registry = self._all_processes()
+        registry.register(_ModelInfoCollector(served))
+        return generate_latest(registry)
+
+    def model_totals(self) -> dict[str, dict[str, float]]:
+        """The sums of all processes' samples by model and name; `requests_total` has a suffix: `_2xx`, `_4xx`, ..."""
+        totals = defaultdict[str, dict[str, float]](lambda: defaultdict(float))
+        for metric in self._all_processes().collect():
+            for sample in metric.samples:
+                if "model" in sample.labels:
+                    suffix = f"_{sample.labels['code'][0]}xx" if "code" in sample.labels else ""
+                    totals[sample.labels["model"]][sample.name.removeprefix("drawbridge_") + suffix] += sample.value
+        return totals
+
+    def _all_processes(self) -> CollectorRegistry:
         registry = CollectorRegistry()
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         else:
             registry.register(self.registry)
-        registry.register(_ModelInfoCollector(served))
-        return generate_latest(registry)
+        return registry
 
     def _counter(self, name: str, help_: str, *labels: str) -> Counter:
         return Counter(f"drawbridge_{name}", help_, labels, registry=self.registry)

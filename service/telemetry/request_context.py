@@ -15,6 +15,7 @@ from starlette.types import Scope
 from service.auth.authenticator import QuotaLease
 from service.auth.keys import KEY_PREFIX
 from service.engine.request import Ticket
+from service.errors import Problem
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 """A request id that a client may choose. Any other is replaced, and so is one that could contain a key."""
@@ -78,8 +79,17 @@ class RequestContext:
         return spans
 
     def client_disconnected(self) -> None:
-        """Record that the client disconnected. Only the log and metrics show this status."""
+        """Record that the client disconnected. Only the log and metrics show this status. Images stay charged."""
         self.status, self.problem = 499, "client-gone"
+
+    def failed(self, problem: Problem) -> None:
+        """Record the problem that the request ended with, and refund images that were not delivered.
+
+        The client has not seen this status if the response had started.
+        """
+        self.status, self.problem = problem.status, problem.kind
+        if self.lease is not None:
+            self.lease.refund()
 
     @property
     def owner(self) -> str:

@@ -29,7 +29,7 @@ class Tracer:
             from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
         except ImportError as error:
             raise ValueError(
-                f"DRAWBRIDGE_TRACING needs OpenTelemetry ({error}): pip install 'drawbridge[tracing]'"
+                f"DRAWBRIDGE_TRACING needs OpenTelemetry ({error}): pip install '.[tracing]' in a checkout"
             ) from None
         self.trace, self.propagator = trace, TraceContextTextMapPropagator()
         resource = Resource.create({"service.name": "drawbridge", "service.version": VERSION})

@@ -114,6 +114,16 @@ def test_health_is_that_of_the_service_with_the_same_settings(
     assert "no service responds at port 9" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("proxy", ["HTTP_PROXY=http://127.0.0.1:9", "ALL_PROXY=socks5://127.0.0.1:9"])
+def test_health_uses_no_proxy(
+    proxy: str, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(*proxy.split("="))
+    monkeypatch.setenv("DRAWBRIDGE_PORT", server.url.rpartition(":")[2])
+    assert main(["health"]) == 0
+    assert '"status":"ready"' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("command", "module", "extra"),
     [
@@ -137,7 +147,7 @@ def test_a_missing_extra_is_one_line_that_says_what_to_install(
     assert main(command) == 2
     error = capsys.readouterr().err
     assert error.startswith(
-        f"error: drawbridge {command[0]} needs the {extra} extra: pip install 'drawbridge[{extra}]'"
+        f"error: drawbridge {command[0]} needs the {extra} extra: pip install '.[{extra}]' in a checkout of Drawbridge"
     )
     assert error.count("\n") == 1
     fail("service.misspelled")

@@ -1,5 +1,6 @@
 """The Python clients."""
 
+import array
 import asyncio
 import io
 import json
@@ -12,8 +13,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import torch
 
-from drawbridge import AsyncClient, Client, Samples, ServiceError, Unreachable
+from drawbridge import AsyncClient, Client, ServiceError, Unreachable
 from harness.server import ROOT, Server
 
 
@@ -164,6 +166,77 @@ def test_a_stream_that_breaks_off_raises() -> None:
         list(client.stream("gan"))
 
 
+@pytest.fixture
+def proxy_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment names a proxy at a port without a listener."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("proxy_port")
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_service_on_this_machine_is_called_without_the_proxy(host: str, server: Server) -> None:
+    url = server.url.replace("127.0.0.1", host)
+    with Client(url, retries=0) as client:
+        assert client.models()
+    async with AsyncClient(url, retries=0) as async_client:
+        assert await async_client.models()
+
+
+@pytest.mark.usefixtures("proxy_port")
+async def test_another_service_is_called_through_the_proxy() -> None:
+    with Client("http://192.0.2.1", retries=0) as client, pytest.raises(Unreachable, match="refused"):
+        client.models()
+    async with AsyncClient("http://192.0.2.1", retries=0) as async_client:
+        with pytest.raises(Unreachable, match=r"failed|refused"):
+            await async_client.models()
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    ("proxy", "reason"), [("socks5://127.0.0.1:9", r"pip install httpx\[socks\]"), ("socks4://127.0.0.1:9", "scheme")]
+)
+def test_a_proxy_that_httpx_cannot_use_is_named(
+    kind: type[Client | AsyncClient], proxy: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    with pytest.raises(Unreachable, match=f"ALL_PROXY names a proxy that cannot be used: .*{reason}"):
+        kind("http://192.0.2.1")
+    kind("http://127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    "digits",
+    [
+        (1, 2, 3), range(1, 4), np.arange(1, 4), np.array([1, 2, 3], np.uint8), [np.int64(1), np.int8(2), 3],
+        torch.tensor([1, 2, 3]), {1: "one", 2: "two", 3: "three"}.keys(), array.array("b", [1, 2, 3]),
+    ],
+)  # fmt: skip
+def test_labels_may_be_any_numbers_in_any_sequence(digits: Any) -> None:
+    transport, requests = responses(npz())
+    with Client("http://test", transport=transport) as client:
+        client.generate("cgan", digit=digits)
+    assert json.loads(requests[0].content)["digit"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("seven", [7, np.int64(7), np.uint8(7), np.array(7), torch.tensor(7)])
+def test_any_kind_of_integer_is_a_parameter(seven: Any) -> None:
+    transport, requests = responses(npz())
+    with Client("http://test", transport=transport) as client:
+        client.generate("cgan", digit=seven, seed=seven, n=seven, guidance=np.float32(1.5))
+    body = json.loads(requests[0].content)
+    assert body == {"model": "cgan", "format": "npz", "digit": [7], "seed": 7, "n": 7, "guidance": 1.5}
+
+
+def test_the_labels_of_samples_are_labels_of_a_request(client: Client) -> None:
+    labels = client.generate("cgan", digit=[3, 5], n=4, seed=1).labels
+    assert client.generate("cgan", digit=labels, n=4, seed=2).labels.tolist() == [3, 5, 3, 5]
+    assert [event.kind for event in client.stream("cgan", digit=labels[:1])] == ["start", "progress", "image", "end"]
+
+
 @pytest.mark.parametrize("method", ["models", "model", "generate"])
 def test_a_server_that_is_not_drawbridge_raises_a_service_error(method: str) -> None:
     transport, _ = responses(httpx.Response(200, text="<html>"))
@@ -172,8 +245,10 @@ def test_a_server_that_is_not_drawbridge_raises_a_service_error(method: str) -> 
 
 
 def test_without_numpy_only_arrays_fail_and_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    samples = Samples(npz().content, 1, "d", "/generate?")
+    transport, _ = responses(npz())
     monkeypatch.setitem(sys.modules, "numpy", None)
+    with Client("http://test", transport=transport) as client:
+        samples = client.generate("cgan", digit=range(3))
     with pytest.raises(ImportError, match="pip install numpy"):
         _ = samples.arrays
     assert samples.content.startswith(b"PK")

@@ -14,6 +14,7 @@ from torchvision import datasets
 from drawbridge.cli import main
 from drawbridge.dataset import Dataset
 from harness.server import ROOT, Server, environment
+from training import data
 
 
 @pytest.mark.slow
@@ -56,7 +57,7 @@ def test_a_data_set_with_other_settings_is_not_continued(
     output = tmp_path / "x.npz"
     Dataset(output, "npz").begin({"model": "cgan"}, 100)
     assert main(["dataset", "cgan", "--per-digit", "10", "-o", str(output), "--url", server.url]) == 2
-    assert "begun with other settings" in capsys.readouterr().err
+    assert "is of a data set with other settings" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("format", ["idx", "png"])
@@ -77,12 +78,42 @@ def test_torchvision_loads_the_data_set(
     assert not Path(f"{output}.parts").exists()
 
 
+def test_the_test_split_of_idx_has_a_sixth_as_many_images(
+    server: Server, tmp_path: Path, expected: Callable[..., np.ndarray]
+) -> None:
+    output = tmp_path / "digits"
+    arguments = ["dataset", "cgan", "--per-digit", "12", "--url", server.url, "--format", "idx", "-o", str(output)]
+    assert main(arguments) == 0
+    images = expected(model="cgan", digit=list(range(10)), n=140, seed=0)
+    for split, part in (("train", images[:120]), ("test", images[120:])):
+        loaded = datasets.MNIST(str(output), train=split == "train")
+        assert np.array_equal(loaded.data, part)
+        assert loaded.targets.tolist() == list(range(10)) * (len(part) // 10)
+
+
+@pytest.mark.parametrize("output", ["x.npz", "X.NPZ", "png", "idx"])
+def test_training_reads_what_dataset_writes(
+    output: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: Callable[..., np.ndarray]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["dataset", "cgan", "--per-digit", "2", "--url", server.url, "-o", output]
+    assert main([*arguments, *(["--format", "idx"] if output == "idx" else [])]) == 0
+    dataset = data.load(output)
+    images = expected(model="cgan", digit=list(range(10)), n=20, seed=0)
+    order = np.argsort(np.arange(20) % 10, kind="stable") if output == "png" else np.arange(20)
+    assert np.array_equal(dataset.images[:, 0], images[order])
+    assert dataset.labels.tolist() == (order % 10).tolist()
+    assert dataset.classes == tuple("0123456789")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["gan", "-o", "x.npz"], "gan takes no digit"),
-        (["nope", "-o", "x.npz"], "no model 'nope'; there are: acgan"),
+        (["nope", "-o", "x.npz"], "no model 'nope'; available models: acgan"),
         (["cgan", "--per-digit", "0", "-o", "x.npz"], "at least 1"),
+        (["cgan", "-o", "x.parquet"], "x.parquet: name a file that ends in .npz, or a directory with --format png or"),
+        (["cgan", "-o", "x.ZIP"], "x.ZIP: name a file that ends in .npz"),
         (["cgan"], "required: -o/--output"),
     ],
 )

@@ -99,7 +99,7 @@ def read(screen: io.FileIO) -> bytes:
         (["cgan"], "name a file with -o"),
         (["cgan", "-o", "x.bmp"], "must end in .png"),
         (["cgan", "-o", "x"], "must end in .png"),
-        (["nope", "-o", "x.png"], "no model 'nope'; there are: acgan"),
+        (["nope", "-o", "x.png"], "no model 'nope'; available models: acgan"),
         (["cgan", "--digit", "12", "-o", "x.png"], "digit: "),
         (["cgan", "-o", "nowhere/x.png"], "No such file"),
         (["cgan", "--digit", "seven", "-o", "x.png"], "invalid int value: 'seven'"),
@@ -119,7 +119,12 @@ def test_a_mistake_is_one_line_and_exit_status_2(
 
 @pytest.mark.parametrize(
     ("url", "message"),
-    [("http://127.0.0.1:9", "does not respond"), ("http://a:b", "--url http://a:b"), ("x", "protocol")],
+    [
+        ("http://127.0.0.1:9", "does not respond"),
+        ("http://a:b", "--url http://a:b"),
+        ("x", "protocol"),
+        ("localhost:8000", "the protocol must be http:// or https://"),
+    ],
 )
 def test_a_wrong_url_is_one_line_and_exit_status_2(
     url: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -67,8 +67,8 @@ def test_an_ipv6_host_may_have_brackets() -> None:
     assert Settings(host="[::1]").host == "::1"
 
 
-@pytest.mark.parametrize("root", ["/", "digits", "/digits/", "/a?b"])
-def test_a_root_path_starts_with_a_slash_and_does_not_end_with_one(root: str) -> None:
+@pytest.mark.parametrize("root", ["digits", "/a?b", "/a b"])
+def test_a_root_path_is_a_path(root: str) -> None:
     with pytest.raises(ValueError, match="root_path"):
         Settings(root_path=root)
 
@@ -76,7 +76,7 @@ def test_a_root_path_starts_with_a_slash_and_does_not_end_with_one(root: str) ->
 def test_missing_weights_and_default_models_are_errors(weights: Path, tmp_path: Path) -> None:
     check_weights(Settings(weights=weights))
     check_weights(Settings(weights=weights, conditional_model="cgan"))
-    with pytest.raises(ValueError, match=r"DRAWBRIDGE_CONDITIONAL_MODEL: no 'nope' in .*; there are: acgan, ae"):
+    with pytest.raises(ValueError, match=r"DRAWBRIDGE_CONDITIONAL_MODEL: no 'nope' in .*; available models: acgan, ae"):
         check_weights(Settings(weights=weights, conditional_model="nope"))
     with pytest.raises(ValueError, match=r"no weights in .*; export some there"):
         check_weights(Settings(weights=tmp_path))

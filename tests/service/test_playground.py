@@ -1,11 +1,14 @@
 """The playground in a real browser; needs Debian's packages chromium and chromium-driver."""
 
+import base64
 import io
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import numpy as np
@@ -27,6 +30,10 @@ BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 SCREENSHOTS = os.environ.get("DRAWBRIDGE_SCREENSHOTS")
 """Directory for a screenshot of each view; docs/playground was written this way."""
 
+VIEWS = ("generate", "interpolate", "latent", "reconstruct", "compare")
+WINDOWS = ((390, 844), (768, 1024), (1280, 720))
+"""Sizes of windows in CSS pixels: a phone, a tablet, a laptop."""
+
 pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromium-driver")
 
 
@@ -38,11 +45,21 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
-    """A service that requires a key, and the key."""
+    """A service that requires a key, with few models, two of them of one family; and the key."""
     file = tmp_path_factory.mktemp("keys") / "keys.toml"
     key = keys.add(file, "lab", {})
-    with serving(ROOT / "weights", max_batch_size=16, keys=file) as running:
+    weights = tmp_path_factory.mktemp("weights")
+    for name, target in {"cgan": "cgan", "gan": "gan", "vae": "vae", "vae_twin": "vae"}.items():
+        (weights / name).symlink_to(ROOT / "weights" / target)
+    with serving(weights, max_batch_size=16, keys=file) as running:
         yield running, key
+
+
+@pytest.fixture(scope="module")
+def encoders(server: Server) -> dict[str, bool]:
+    """The models with an encoder, and whether each takes many steps."""
+    models = httpx.get(f"{server.url}/models").json()["models"]
+    return {model["name"]: "steps" in model["takes"] for model in models if model["encodes"]}
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +118,76 @@ class Page:
     def wait_for_status(self, text: str) -> None:
         self.wait(lambda: text in self.one(".result .small").text, text)
 
+    def wait_for_interpolation(self) -> None:
+        """Wait for the current frame and the strip of every fourth of 33 frames."""
+        self.wait(lambda: self.loaded_images(".large, .strip img") == 1 + 9, "frames")
+
+    def bottom(self, selector: str) -> float:
+        """Pixels from the top of the window to the lower edge of the first element that matches."""
+        return float(self.run("return document.querySelector(arguments[0]).getBoundingClientRect().bottom", selector))
+
     def run(self, script: str, *arguments: Any) -> Any:
         return self.browser.execute_script(script, *arguments)
 
     def submit(self) -> None:
         self.run("document.querySelector('form').requestSubmit()")
+
+    def set(self, selector: str, value: str) -> None:
+        """Give a field a value, as a user does who leaves it then."""
+        self.run(
+            "const field = document.querySelector(arguments[0]); field.value = arguments[1];"
+            "field.dispatchEvent(new Event('input', {bubbles: true}));"
+            "field.dispatchEvent(new Event('change', {bubbles: true}))",
+            selector,
+            value,
+        )
+
+    def click(self, selector: str) -> None:
+        self.run("document.querySelector(arguments[0]).click()", selector)
+
+    def open_view(self, view: str) -> None:
+        """Open a view through the menu."""
+        self.click(f"nav a[href='?view={view}']")
+        self.wait(lambda: self.all(f"nav a[href='?view={view}'][aria-current]"))
+
+    @property
+    def address(self) -> dict[str, list[str]]:
+        """The settings in the page address."""
+        return parse_qs(urlsplit(self.browser.current_url).query)
+
+    def requests(self) -> list[str]:
+        """Paths of the requests to the service since the page was loaded, in their order."""
+        entries = self.run(
+            "return performance.getEntriesByType('resource').filter((entry) => entry.initiatorType === 'fetch')"
+            ".sort((a, b) => a.startTime - b.startTime).map(({ name }) => name)"
+        )
+        return [name.removeprefix(f"{self.url}/") for name in entries]
+
+    def draw_seven(self) -> None:
+        canvas = self.one(".drawing-pad")
+        pen = ActionChains(self.browser, duration=20).move_to_element_with_offset(canvas, -50, -80).click_and_hold()
+        pen.move_by_offset(100, 0).move_by_offset(-50, 80).move_by_offset(-10, 80).release().perform()
+
+    def drop(self, content: str, name: str) -> None:
+        """Drop a file, whose content is in base64, on the results."""
+        self.run(
+            "const transfer = new DataTransfer(), bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0));"
+            "transfer.items.add(new File([bytes], arguments[1]));"
+            "const event = new DragEvent('drop', {dataTransfer: transfer, bubbles: true, cancelable: true});"
+            "document.querySelector('.cards').dispatchEvent(event)",
+            content,
+            name,
+        )
+
+    @contextmanager
+    def window(self, width: int, height: int, **metrics: Any) -> Iterator[None]:
+        """A window of this size in CSS pixels."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False, **metrics}
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        try:
+            yield
+        finally:
+            self.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
     def loaded_images(self, selector: str) -> int:
         """The number of images that match; 0 while any of them has not loaded."""
@@ -132,9 +214,12 @@ class Page:
         message = httpx.get(f"{self.url}/models", headers=headers).json()["detail"]
         self.wait(lambda: self.one("#key-reason").text == message, message)
 
-    def expect_unauthorized(self, path: str) -> None:
-        error = "Failed to load resource: the server responded with a status of 401 (Unauthorized)"
+    def expect_error(self, path: str, status: str) -> None:
+        error = f"Failed to load resource: the server responded with a status of {status}"
         self.expected_errors.append(f"{self.url}/{path} - {error}")
+
+    def expect_unauthorized(self, path: str) -> None:
+        self.expect_error(path, "401 (Unauthorized)")
 
     def check_console(self) -> None:
         """The browser has logged no error but the expected ones."""
@@ -151,7 +236,7 @@ class Page:
 
 
 def test_generated_images_appear_step_by_step_and_the_address_reproduces_them(page: Page) -> None:
-    page.open("view=generate&model=ddpm&digit=7&n=4&seed=3&steps=40")
+    page.open("view=generate&model=ddpm&digit=7&n=4&seed=3&steps=20")
     page.wait(lambda: page.loaded_images(".grid img.pending"), "previews")
     page.wait_for_status("4 images in")
     assert page.loaded_images(".grid img:not(.pending)") == 4
@@ -170,20 +255,16 @@ def test_the_form_has_the_controls_that_the_model_takes(page: Page) -> None:
     page.open("view=generate&model=gan&n=1")
     page.wait_for_status("1 image in")
     assert not page.all("#steps, #guidance, #sampler, .digits")
-    page.run(
-        "const list = document.querySelector('#model'); list.value = arguments[0];"
-        "list.dispatchEvent(new Event('change'))",
-        "flow",
-    )
+    page.set("#model", "flow")
     page.wait(lambda: page.all("#guidance") and page.all("#steps") and len(page.all(".digits input")) == 11)
-    assert "model=flow" in page.browser.current_url
+    assert page.address["model"] == ["flow"]
 
 
 def test_cancelling_a_request_frees_the_service(page: Page) -> None:
     page.open("view=generate&model=ddpm&n=64&seed=1&steps=100")
     page.wait(lambda: page.loaded_images(".grid img.pending[src]"))
     page.wait(lambda: not page.one("form .row button:last-child").get_property("disabled"))
-    page.run("document.querySelector('form > .row:last-child button:last-child').click()")
+    page.click("form > .row:last-child button:last-child")
     page.wait_for_status("Cancelled")
     page.open("view=generate&model=gan&n=1")
     page.wait_for_status("1 image in")
@@ -198,6 +279,7 @@ def test_an_error_of_the_service_is_shown_until_the_next_request(page: Page) -> 
     )
     page.submit()
     page.wait(lambda: "the queue is full" in page.one("#error").text)
+    assert page.one(".result .small").text == "The request failed."
     page.run("window.fetch = window.original")
     page.submit()
     page.wait(lambda: not page.one("#error").is_displayed())
@@ -205,7 +287,7 @@ def test_an_error_of_the_service_is_shown_until_the_next_request(page: Page) -> 
 
 def test_the_slider_shows_every_frame_of_an_interpolation(page: Page) -> None:
     page.open("view=interpolate&model=cgan&digit=3&digit=8&seed=5")
-    page.wait(lambda: page.loaded_images(".large, .strip") == 2)
+    page.wait_for_interpolation()
     start = page.one(".large").get_attribute("src")
     slider = page.one("#frame")
     for _ in range(16):
@@ -231,40 +313,109 @@ def test_every_point_of_the_latent_plane_is_decoded(page: Page) -> None:
     page.screenshot("latent")
 
 
-def test_every_encoder_reconstructs_a_digit_drawn_by_hand(page: Page, server: Server) -> None:
-    encoders = [model["name"] for model in httpx.get(f"{server.url}/models").json()["models"] if model["encodes"]]
-    page.open("view=reconstruct&to=3")
-    canvas = page.one(".drawing-pad")
-    pen = ActionChains(page.browser, duration=20).move_to_element_with_offset(canvas, -50, -80).click_and_hold()
-    pen.move_by_offset(100, 0).move_by_offset(-50, 80).move_by_offset(-10, 80).release().perform()  # a seven
+def test_a_drawn_digit_takes_one_request_per_encoder_and_a_second_digit_one_more_each(
+    page: Page, encoders: dict[str, bool]
+) -> None:
+    page.open("view=reconstruct")
+    page.draw_seven()
     page.submit()
-    page.wait(lambda: page.loaded_images(".cards .large, .cards .strip") == 2 * len(encoders))
-    assert [title.text for title in page.all(".cards h2")] == encoders
+    page.wait(lambda: page.loaded_images(".cards .large") == len(encoders))
+    assert [title.text.partition(":")[0] for title in page.all(".cards h2")] == list(encoders)
+    assert len(page.requests()) == 1 + len(encoders), "the list of models, and one request per encoder"
+    models = [path.partition("model=")[2].partition("&")[0] for path in page.requests()[1:]]
+    assert sorted(models) == sorted(encoders)
+    assert [encoders[model] for model in models] == sorted(encoders.values()), "models of many steps are last"
+    before = len(page.requests())
+    page.click("input[name=to][value='3']")
+    page.wait(lambda: page.loaded_images(".cards .strip") == len(encoders))
+    assert len(page.requests()) == before + 1 + len(encoders), "one sample, and one request per encoder"
+    assert page.address["to"] == ["3"]
     page.screenshot("reconstruct")
+    page.click("input[name=to][value='']")
+    assert page.all(".cards .strip") == []
+
+
+def test_an_empty_drawing_is_reported_without_a_request(page: Page) -> None:
+    page.open("view=reconstruct&to=3")
+    page.one(".drawing-pad")
+    page.submit()
+    page.wait(lambda: "There is no digit yet" in page.one("#error").text)
+    assert page.all(".cards > *") == []
+    assert page.requests() == ["models"]
+    page.draw_seven()
+    page.click("form .row button[type=button]")
+    page.submit()
+    page.wait(lambda: "There is no digit yet" in page.one("#error").text)
+
+
+def test_an_image_is_uploaded_by_the_file_field_or_dropped(page: Page, tmp_path: Path) -> None:
+    picture = Image.new("L", (200, 120), 255)
+    picture.paste(0, (90, 20, 110, 100))
+    picture.save(tmp_path / "one.png")
+    page.open("view=reconstruct")
+    page.one("#file").send_keys(str(tmp_path / "one.png"))
+    first = page.one("img[alt$='by ae']").get_attribute("src")
+    pixel = "return document.querySelector('canvas').getContext('2d').getImageData(arguments[0], 140, 1, 1).data[0]"
+    assert [page.run(pixel, x) for x in (20, 140)] == [255, 0], "the pad shows the picture"
+    page.open("view=reconstruct")
+    page.one(".cards")
+    page.drop(base64.b64encode((tmp_path / "one.png").read_bytes()).decode(), "one.png")
+    assert page.one("img[alt$='by ae']").get_attribute("src") == first
+    assert page.run("return document.querySelector('#file').files[0].name") == "one.png"
+    page.draw_seven()
+    assert page.run(pixel, 20) == 0, "a drawing replaces the picture"
+    assert page.run("return document.querySelector('#file').value") == ""
+
+
+def test_an_unreadable_upload_shows_the_error_of_the_service_after_one_request(page: Page) -> None:
+    page.open("view=reconstruct&to=3")
+    page.one(".cards")
+    page.expect_error("reconstruct?model=ae&format=json", "422 (Unprocessable Entity)")
+    page.drop(base64.b64encode(b"no picture").decode(), "notes.txt")
+    page.wait(lambda: "the file is not a readable" in page.one("#error").text)
+    assert page.all(".cards > *") == []
+    assert len(page.requests()) == 2, "the list of models, and the first reconstruction"
+
+
+def test_the_error_of_one_model_is_shown_in_its_card(page: Page) -> None:
+    page.open("view=reconstruct")
+    page.draw_seven()
+    page.run(
+        "const original = window.fetch; window.fetch = (url, options) => url.includes('model=vae') ? Promise.resolve("
+        "new Response(JSON.stringify({detail: 'generation failed'}), {status: 500})) : original(url, options);"
+    )
+    page.submit()
+    page.wait(lambda: page.all(".cards .fault") and page.loaded_images(".cards .large") >= 3)
+    assert [card.text for card in page.all(".cards .fault")] == ["generation failed"]
 
 
 def test_models_are_compared_side_by_side(page: Page) -> None:
     page.open("view=compare&models=pca&models=gan&models=cgan&models=flow&digit=7&n=9&seed=2")
     page.wait(lambda: page.loaded_images(".cards img") == 4)
-    assert {title.text for title in page.all(".cards h2")} >= {"Conditional GAN", "Rectified flow"}
+    assert {title.text for title in page.all(".cards h2")} >= {"cgan: Conditional GAN", "flow: Rectified flow"}
     assert "label accuracy" in page.one(".cards dl").text
+    page.click("input[name=models][value=flow]")
+    page.wait(lambda: len(page.all(".cards > *")) == 3)
+    assert page.address["models"] == ["cgan", "gan", "pca"]
+    page.click("input[name=models][value=flow]")
+    page.wait(lambda: page.loaded_images(".cards img") == 4)
     page.screenshot("compare")
 
 
 def test_the_page_loads_nothing_from_other_hosts_and_fits_a_phone_in_dark_mode(page: Page, server: Server) -> None:
     dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
-    phone = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
-    page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
-    try:
-        page.open("view=generate&model=flow&digit=5&n=9&seed=8")
-        page.wait_for_status("9 images in")
-        assert page.run("return document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
+    with page.window(390, 844, deviceScaleFactor=2, mobile=True):
+        page.open("view=generate&model=ddpm&digit=5&n=16&seed=8")
+        page.wait_for_status("16 images in")
+        assert page.run("return document.documentElement.scrollWidth") == 390, "the page scrolls sideways"
         assert page.run("return getComputedStyle(document.body).backgroundColor") == "rgb(22, 25, 28)"
+        assert page.bottom(".grid img") < 844, "the first results are on the screen"
+        assert len({link.location["y"] for link in page.all("nav[aria-label=Views] a")}) == 1, "the menu is one line"
+        menu = page.one("nav[aria-label=Views]")
+        assert menu.get_property("scrollWidth") <= menu.get_property("clientWidth")
         page.screenshot("phone")
-    finally:
-        page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-        page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     addresses = page.run("return performance.getEntriesByType('resource').map(({ name }) => name)")
     assert all(address.startswith((server.url, "data:", "blob:")) for address in addresses)
     policy = httpx.get(server.url).headers["content-security-policy"]
@@ -275,9 +426,10 @@ def test_the_page_loads_nothing_from_other_hosts_and_fits_a_phone_in_dark_mode(p
 def test_the_keyboard_opens_every_view_and_every_control_has_a_name(page: Page) -> None:
     page.open("view=generate&model=cgan&n=1&seed=1")
     page.wait_for_status("1 image in")
-    for view in ("interpolate", "latent", "reconstruct", "compare", "generate"):
+    for view in (*VIEWS[1:], VIEWS[0]):
         page.one(f"nav a[href='?view={view}']").send_keys(Keys.ENTER)
         page.wait(lambda view=view: page.one("nav a[aria-current]").get_attribute("href").endswith(f"view={view}"))
+        assert page.run("return document.activeElement.id") == "view"
         page.wait(lambda: page.all("form"))
         unnamed = page.run(
             "return [...document.querySelectorAll('main :is(input, select, button, img, canvas, progress)')].filter("
@@ -287,9 +439,176 @@ def test_the_keyboard_opens_every_view_and_every_control_has_a_name(page: Page) 
         assert unnamed == []
 
 
+def test_the_keyboard_changes_settings_and_the_focus_stays(page: Page) -> None:
+    page.open("view=generate&model=cgan&n=1&seed=1&digit=7")
+    page.wait_for_status("1 image in")
+    page.one("input[name=digit]:checked").send_keys(Keys.ARROW_LEFT)
+    page.wait(lambda: page.alt_texts(".grid img") == ["generated digit 6"])
+    page.one("#n").send_keys(Keys.ARROW_RIGHT)
+    page.wait(lambda: page.alt_texts(".grid img") == ["generated digit 6"] * 2)
+    page.one("#model").send_keys(Keys.ARROW_DOWN)
+    page.wait(lambda: page.address["model"] == ["dcgan"] and page.loaded_images(".grid img:not(.pending)") == 2)
+    assert page.run("return document.activeElement.id") == "model"
+
+
+def test_a_change_of_model_or_view_keeps_the_experiment_and_redraws(page: Page) -> None:
+    page.open("view=generate&model=cgan&digit=7&n=3&seed=11")
+    page.wait_for_status("3 images in")
+    first = page.one(".grid img").get_attribute("src")
+    page.set("#model", "gan")
+    page.wait(lambda: page.alt_texts(".grid img") == [f"generated image {i}" for i in (1, 2, 3)])
+    assert page.address == {"view": ["generate"], "model": ["gan"], "n": ["3"], "seed": ["11"]}
+    page.set("#model", "cgan")
+    page.wait(lambda: page.alt_texts(".grid img") == ["generated digit 7"] * 3)
+    assert page.one(".grid img").get_attribute("src") == first
+    page.open_view("interpolate")
+    page.wait_for_interpolation()
+    assert page.address == {"view": ["interpolate"], "model": ["cgan"], "digit": ["7", "8"], "seed": ["11"]}
+    page.open_view("latent")
+    page.wait(lambda: page.loaded_images(".latent-plane img, .large") == 2)
+    assert page.address == {"view": ["latent"], "model": ["vae"], "seed": ["11"]}
+    page.open_view("reconstruct")
+    page.one(".drawing-pad")
+    page.open_view("compare")
+    page.wait(lambda: page.loaded_images(".cards img") == 5)
+    assert page.address | {"models": []} == {
+        "view": ["compare"], "models": [], "digit": ["7"], "n": ["3"], "seed": ["11"]}  # fmt: skip
+    page.open_view("generate")
+    page.wait(lambda: page.alt_texts(".grid img") == ["generated digit 7"] * 3)
+    assert page.one(".grid img").get_attribute("src") == first
+    page.browser.back()
+    page.wait(lambda: page.loaded_images(".cards img") == 5)
+    assert page.address["seed"] == ["11"]
+
+
+def test_chosen_sampling_settings_are_kept_and_defaults_are_those_of_the_model(page: Page) -> None:
+    page.open("view=generate&model=ddpm&n=1&seed=1&steps=3")
+    page.wait_for_status("1 image in")
+    assert page.address["guidance"] == ["1.6"]
+    page.set("#model", "flow")
+    page.wait(lambda: page.address["model"] == ["flow"])
+    settings = {name: page.address[name] for name in ("steps", "sampler", "guidance")}
+    assert settings == {"steps": ["3"], "sampler": ["heun"], "guidance": ["1.4"]}
+
+
+def test_what_the_user_changes_is_redrawn(page: Page) -> None:
+    page.open("view=generate&model=cgan&n=2&seed=1")
+    page.wait_for_status("2 images in")
+    page.click("input[name=digit][value='5']")
+    page.wait(lambda: page.alt_texts(".grid img") == ["generated digit 5"] * 2)
+    page.set("#seed-0", "9")
+    page.wait(lambda: page.address["seed"] == ["9"])
+    page.set("#seed-0", "-1")
+    page.set("#model", "ddpm")
+    page.wait(lambda: page.address["model"] == ["ddpm"])
+    assert page.address["seed"] == ["9"], "an invalid value is not remembered"
+    page.set("#model", "cgan")
+    page.wait(lambda: page.address["model"] == ["cgan"])
+    page.click("[aria-label='Random seed']")
+    page.wait(lambda: page.address["seed"] != ["9"])
+    page.open_view("interpolate")
+    page.wait_for_interpolation()
+    end = page.all(".strip img")[-1].get_attribute("src")
+    page.click("input[name=digit-1][value='0']")
+    page.wait(lambda: page.address["digit"] == ["5", "0"] and page.all(".strip img")[-1].get_attribute("src") != end)
+    page.open_view("latent")
+    page.wait(lambda: page.loaded_images(".latent-plane img") == 1)
+    plane = page.one(".latent-plane img").get_attribute("src")
+    page.set("#seed-0", "12")
+    page.wait(lambda: page.one(".latent-plane img").get_attribute("src") != plane)
+
+
+def test_an_address_that_is_wrong_is_reported_in_one_line(page: Page) -> None:
+    seed = f"not a whole number from 0 to {2**63 - 1}"
+    wrong = {
+        "model=nope": "model=nope (no such model in this view)",
+        "view=nope": "view=nope (no such view)",
+        "model=cgan&seed=abc": f"seed=abc ({seed})",
+        f"model=cgan&seed={2**63}": f"seed={2**63} ({seed})",
+        "model=cgan&n=65": "n=65 (not a whole number from 1 to 64)",
+        "model=cgan&digit=12": "digit=12 (not one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9)",
+        "model=cgan&digit=1&digit=2": "digit=2 (not a setting of this view and model)",
+        "model=gan&digit=7&steps=3": "digit=7 (not a setting of this view and model); "
+        "steps=3 (not a setting of this view and model)",
+        "model=flow&n=1&steps=999&sampler=ddim&guidance=x": "steps=999 (not a multiple of 1 from 1 to 200); "
+        "sampler=ddim (not one of heun, euler); guidance=x (not a multiple of 0.1 from 0 to 10)",
+        "view=latent&model=cgan": "model=cgan (no such model in this view)",
+        "view=interpolate&model=cgan&digit=3&digit=x": "digit=x (not one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9)",
+        "view=compare&models=pca&models=nope&n=1": "models=nope (no such model)",
+        "view=reconstruct&to=x": "to=x (not one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9)",
+    }
+    for query, problems in wrong.items():
+        page.open(query)
+        page.wait(lambda problems=problems: page.one("#notice").text == f"Ignored in the page address: {problems}.")
+    page.open("model=cgan&digit=12&n=1")
+    page.wait_for_status("1 image in")
+    assert page.one("#notice").is_displayed(), "the notice stays beside the images"
+    assert "digit" not in page.address, "the address reproduces what the page shows"
+    page.click("input[name=digit][value='5']")
+    page.wait(lambda: not page.one("#notice").is_displayed())
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "view=interpolate&model=vae&seed=1&seed=2&end=2",
+        f"model=cgan&seed={2**63 - 1}",
+        "model=flow&n=1&steps=150&sampler=euler&guidance=1",
+        "view=compare&models=pca",
+    ],
+)
+def test_an_address_that_is_right_is_followed_without_a_notice(page: Page, query: str) -> None:
+    page.open(query)
+    page.wait(lambda: page.loaded_images(".grid img:not(.pending), .strip img, .cards img"))
+    assert not page.one("#notice").is_displayed()
+    given = parse_qs(query)
+    assert {name: page.address[name] for name in given.keys() - {"end"}} == {
+        name: texts for name, texts in given.items() if name != "end"
+    }
+
+
+def test_the_page_is_never_wider_than_the_window(page: Page) -> None:
+    queries = {"generate": "model=ddpm&steps=1&n=4", "interpolate": "model=flow&steps=1", "compare": "model=nope" * 9}
+    for view in VIEWS:
+        page.open(f"view={view}&{queries.get(view, '')}")
+        page.wait(lambda: page.loaded_images(".grid img:not(.pending), .strip img, .latent-plane img, .cards img")
+                  or page.all(".drawing-pad"))  # fmt: skip
+        if view == "reconstruct":
+            page.draw_seven()
+            page.submit()
+        if view == "generate":
+            page.wait(lambda: len(page.all("main details")) == 3)
+        page.run("for (const panel of document.querySelectorAll('details')) panel.open = true")
+        page.run("document.querySelector('#error').hidden = false;"
+                 "document.querySelector('#error').textContent = 'long'.repeat(200)")  # fmt: skip
+        for width, height in WINDOWS:
+            with page.window(width, height):
+                assert page.run("return document.documentElement.scrollWidth") <= width, (view, width)
+                if view == "reconstruct":
+                    page.submit()
+                    page.wait(lambda height=height: page.bottom(".cards .large") <= height, "the first result")
+                if view == "latent":
+                    assert page.bottom(".large") <= height, "the decoded image is on the screen"
+
+
+def test_models_of_one_family_have_different_titles(secured_page: Page, secured: tuple[Server, str]) -> None:
+    page = secured_page
+    page.open("view=compare&models=vae&models=vae_twin&n=1&seed=1")
+    page.enter_key(secured[1])
+    page.wait(lambda: page.loaded_images(".cards img") == 2)
+    titles = ["vae: Variational auto-encoder", "vae_twin: Variational auto-encoder"]
+    assert [title.text for title in page.all(".cards h2")] == titles
+    page.open_view("reconstruct")
+    page.draw_seven()
+    page.submit()
+    page.wait(lambda: page.loaded_images(".cards .large") == 2)
+    assert [title.text for title in page.all(".cards h2")] == titles
+
+
 def test_addresses_from_before_the_views_were_renamed_still_open(page: Page) -> None:
     page.open("view=walk&model=cgan&digit=3&digit=8&seed=5")
-    page.wait(lambda: page.loaded_images(".large, .strip") == 2)
+    page.wait_for_interpolation()
     assert page.one("nav a[aria-current]").text == "Interpolate"
 
 
@@ -327,7 +646,7 @@ def test_images_and_downloads_are_fetched_with_the_key(
     assert np.load(tmp_path / "digits.npz")["labels"].tolist() == [7] * 2
     assert "Bearer KEY" in page.run("return document.querySelector('pre').textContent")
     page.open("view=interpolate&model=cgan&digit=3&digit=8&seed=5")
-    page.wait(lambda: page.loaded_images(".large, .strip") == 2)
+    page.wait_for_interpolation()
     page.one("a[download='interpolation.gif']").click()
     page.wait((tmp_path / "interpolation.gif").exists)
     assert (tmp_path / "interpolation.gif").read_bytes()[:3] == b"GIF"
@@ -341,12 +660,12 @@ def test_the_page_asks_for_a_key_again_after_the_old_one_is_rejected(
     secured_page: Page, secured: tuple[Server, str]
 ) -> None:
     page = secured_page
-    page.expect_unauthorized("interpolate?model=cgan&seed=5&digit=3&digit=8&frames=33&format=json")
+    page.expect_unauthorized("interpolate?model=cgan&digit=3&digit=8&seed=5&frames=33&format=json")
     page.open("view=interpolate&model=cgan&digit=3&digit=8&seed=5")
     page.enter_key(secured[1])
-    page.wait(lambda: page.loaded_images(".large, .strip") == 2)
+    page.wait_for_interpolation()
     page.run("sessionStorage.setItem('drawbridge-key', 'db_withdrawn')")
     page.submit()
     page.wait_for_key_form("db_withdrawn")
     page.enter_key(secured[1])
-    page.wait(lambda: page.loaded_images(".large, .strip") == 2)
+    page.wait_for_interpolation()

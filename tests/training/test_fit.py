@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
@@ -13,6 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
+from drawbridge.cli import main as drawbridge_main
+from harness.server import ROOT, environment
 from models import families, store
 from tests.training.disk import file_size_limit
 from training import checkpoint
@@ -99,7 +103,7 @@ def test_a_resumed_run_equals_an_uninterrupted_run_to_the_bit(family, tmp_path, 
     flags = ["--epochs", "0.25", "--every", "200"]
     assert fit(family, tmp_path / "straight", *flags) == 0
     with monkeypatch.context() as patch:
-        patch.setattr("training.cli.stop_reason", lambda _: StopAfter(2))
+        patch.setattr("training.cli.stop_reason", lambda *_: StopAfter(2))
         assert fit(family, tmp_path / "split", *flags) != 0
     middle = weights_of(tmp_path / "split")["images"]
     assert fit(family, tmp_path / "split", *flags) == 0
@@ -113,7 +117,7 @@ def test_a_resumed_run_equals_an_uninterrupted_run_to_the_bit(family, tmp_path, 
 
 
 def test_the_log_of_a_resumed_run_has_every_line_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.cli.stop_reason", lambda _: StopAfter(80))
+    monkeypatch.setattr("training.cli.stop_reason", lambda *_: StopAfter(80))
     fit("gan", tmp_path / "run", "--epochs", "3")
     log = tmp_path / "run" / "log.jsonl"
     with log.open("a") as file:
@@ -184,7 +188,7 @@ def test_caveat_writes_its_text_into_the_manifest(weights, tmp_path, capsys):
 def test_a_checkpoint_with_other_tensors_is_refused_in_one_line(tmp_path, capsys):
     assert fit("pca", tmp_path / "run") == 0
     state = weights_of(tmp_path / "run")
-    state["family"]["components.basis"] = state["family"].pop("components.W")
+    state["average"]["components.basis"] = state["average"].pop("components.W")
     checkpoint.save(tmp_path / "run" / "latest.pt", state)
     assert main(["export", str(tmp_path / "run"), "--weights", str(tmp_path / "weights")]) == 2
     error = capsys.readouterr().err.strip().splitlines()
@@ -281,7 +285,8 @@ def test_every_field_of_a_config_is_a_flag(capsys):
             main(["fit", name, "--help"])
         text = capsys.readouterr().out
         kind = families.get(name)
-        for field in (*kind.Config.__dataclass_fields__, *kind.recipe.__dataclass_fields__):
+        recipe = kind.recipe.__dataclass_fields__ if name in BY_GRADIENTS else ()
+        for field in (*kind.Config.__dataclass_fields__, *recipe):
             assert f"--{field.replace('_', '-')}" in text
 
 
@@ -352,3 +357,209 @@ def test_signals_save_the_run_and_the_resumed_run_ends_with_the_uninterrupted_ru
     assert images[-1] < 8 * 1497
     assert fit("gan", interrupted, *flags) == 0
     assert_equal(weights_of(straight)["family"], weights_of(interrupted)["family"])
+
+
+@pytest.mark.parametrize(
+    ("family", "function", "signals"),
+    [
+        ("gmm", "models.mixture.fit_best", 1),
+        ("gan", "training.loop.fixed_samples", 2),
+        ("gan", "training.cli.train", 2),
+    ],
+)
+def test_ctrl_c_ends_what_runs_long_outside_the_loop(family, function, signals, tmp_path, monkeypatch, capfd):
+    def run_long(*_, **__):
+        for _ in range(signals):
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+    command = ["fit", family, "--run", str(tmp_path), "--data", "digits", "--device", "cpu", *TINY.get(family, [])]
+    started_at = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr(function, run_long)
+        assert drawbridge_main(command) == 130
+    assert time.monotonic() - started_at < 50
+    assert capfd.readouterr().err.splitlines()[-1] == "interrupted"
+    assert fit(family, tmp_path, *([] if family == "gmm" else ["--epochs", "200", "--max-minutes", "0.01"])) == 0
+
+
+@pytest.mark.parametrize("module", ["torch", "sklearn.datasets"])
+def test_ctrl_c_during_imports_is_one_line_even_if_a_library_catches_it(module, tmp_path):
+    """`module` interrupts the process while it is imported, and ignores the exception."""
+    path = tmp_path.joinpath(*module.split(".")).with_suffix(".py")
+    for parent in list(path.relative_to(tmp_path).parents)[:-1]:
+        (tmp_path / parent).mkdir()
+        (tmp_path / parent / "__init__.py").write_text("")
+    path.write_text("import os\ntry:\n    os.kill(os.getpid(), 2)\nexcept KeyboardInterrupt:\n    pass\n")
+    command = [sys.executable, "-m", "training", "fit", "pca", "--data", "digits", "--run", str(tmp_path / "run")]
+    path = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    result = subprocess.run(
+        command, cwd=ROOT, env={**environment(), **path}, capture_output=True, text=True, timeout=60
+    )
+    assert (result.returncode, result.stderr) == (130, "interrupted\n")
+
+
+@pytest.fixture
+def _loss_becomes_nan(monkeypatch):
+    """The discriminator's loss of `gan` is not a number from its 81st step on."""
+    loss, calls = families.get("gan").loss, iter(range(10**9))
+
+    def loss_with_nan(self, player, x, label):
+        terms = loss(self, player, x, label)
+        if player == "discriminator" and next(calls) >= 80:
+            terms["loss"] = terms["loss"] * float("nan")
+        return terms
+
+    monkeypatch.setattr(families.get("gan"), "loss", loss_with_nan)
+
+
+@pytest.mark.usefixtures("_loss_becomes_nan")
+@pytest.mark.parametrize("every", ["200", "5000"])
+def test_a_loss_that_is_not_finite_ends_the_run_and_the_last_finite_checkpoint_stays(every, tmp_path, capsys):
+    assert fit("gan", tmp_path, "--epochs", "4", "--max-minutes", "0.0001") == 0
+    saved = weights_of(tmp_path)["images"]
+    capsys.readouterr()
+    assert fit("gan", tmp_path, "--epochs", "4", "--every", every) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert "checkpoints saved before are intact; start another run, with a lower --lr" in error
+    state = weights_of(tmp_path)
+    assert saved <= state["images"] <= 80 * 32
+    checkpoint.require_finite(state)
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert all(json.loads(line, parse_constant=pytest.fail) for line in lines)
+    assert main(["export", str(tmp_path), "--weights", str(tmp_path / "weights")]) == 0
+
+
+def test_weights_that_are_not_finite_are_not_exported(tmp_path, capsys):
+    assert fit("gan", tmp_path / "run", "--epochs", "0.1") == 0
+    state = weights_of(tmp_path / "run")
+    next(iter(state["average"].values()))[0] = float("inf")
+    checkpoint.save(tmp_path / "run" / "latest.pt", state)
+    assert main(["export", str(tmp_path / "run"), "--weights", str(tmp_path / "weights")]) == 2
+    assert "has values that are not finite; export another checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "weights" / "run").exists()
+
+
+def picture_folder(folder, count=40):
+    for i in range(count):
+        (folder / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (28, 28), 5 * i).save(folder / "ab"[i % 2] / f"{i}.png")
+    return folder
+
+
+@pytest.mark.usefixtures("_few_validation_samples")
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_more_epochs_continue_a_run_and_end_with_the_weights_of_a_straight_run(interrupted, tmp_path, monkeypatch):
+    flags = ["--no-cosine", "--every", "400"]
+    assert fit("vae", tmp_path / "straight", "--epochs", "1", *flags) == 0
+    with monkeypatch.context() as patch:
+        if interrupted:
+            patch.setattr("training.cli.stop_reason", lambda *_: StopAfter(5))
+        assert fit("vae", tmp_path / "run", "--epochs", "0.5", *flags) == (130 if interrupted else 0)
+    assert fit("vae", tmp_path / "run", "--epochs", "1", *flags) == 0
+    straight, extended = weights_of(tmp_path / "straight"), weights_of(tmp_path / "run")
+    assert_equal(straight["average"], extended["average"])
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["recipe"]["epochs"], config["extended_from"]) == (1.0, [0.5])
+    assert main(["export", str(tmp_path / "run"), "--weights", str(tmp_path / "weights")]) == 0
+    manifest = store.read_manifest(tmp_path / "weights" / "run")
+    assert manifest.training["extended_from"] == [0.5]
+
+
+def test_an_extended_run_with_a_cosine_schedule_is_resumed_to_the_bit(tmp_path, monkeypatch):
+    flags = ["--cosine", "--every", "400"]
+    for name in ("straight", "split"):
+        assert fit("gan", tmp_path / name, "--epochs", "0.5", *flags) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("training.cli.stop_reason", lambda *_: StopAfter(5))
+        assert fit("gan", tmp_path / "split", "--epochs", "1", *flags) == 130
+    for name in ("straight", "split"):
+        assert fit("gan", tmp_path / name, "--epochs", "1", *flags) == 0
+    straight, split = (weights_of(tmp_path / name) for name in ("straight", "split"))
+    assert_equal(straight["average"], split["average"])
+    assert straight["images"] >= 1497
+    rate = straight["optimizers"]["generator"]["param_groups"][0]["lr"]
+    assert rate == pytest.approx(0, abs=1e-6)  # the schedule ends where the longer run does
+
+
+def test_fewer_epochs_are_refused(tmp_path, capsys):
+    assert fit("gan", tmp_path, "--epochs", "0.2") == 0
+    assert fit("gan", tmp_path, "--epochs", "0.1") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "recipe.epochs: started with 0.2, now 0.1" in error
+    assert "--epochs may be larger" in error
+
+
+def test_another_path_to_the_same_images_continues_a_run(tmp_path, monkeypatch, capsys):
+    picture_folder(tmp_path / "pictures")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").symlink_to("pictures")
+    command = ["fit", "gan", "--batch", "8", "--device", "cpu", "--run", "run"]
+    epochs = 1
+    for path in ("pictures", "./pictures/", str(tmp_path / "pictures"), "other"):
+        assert main([*command, "--data", path, "--epochs", str(epochs)]) == 0, path
+        assert json.loads((tmp_path / "run" / "config.json").read_text())["data"] == path
+        epochs += 1
+    assert weights_of(tmp_path / "run")["images"] == 4 * 40
+    capsys.readouterr()
+    assert main([*command, "--data", "digits", "--epochs", "5"]) == 2
+    assert "digits holds other images than when run started" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_few_validation_samples")
+@pytest.mark.parametrize("family", ["pca", "ae", "cgan"])
+def test_an_export_does_not_need_the_training_images(family, tmp_path, capsys):
+    folder = picture_folder(tmp_path / "pictures")
+    run = tmp_path / "run"
+    recipe = [] if family == "pca" else [*TINY[family][:-1], "8", "--epochs", "1"]
+    assert main(["fit", family, "--data", str(folder), "--device", "cpu", "--run", str(run), *recipe]) == 0
+    digests = []
+    for _ in range(2):
+        assert main(["export", str(run), "--weights", str(tmp_path / "weights")]) == 0
+        digests.append(store.load(tmp_path / "weights" / "run")[1].digest)
+        shutil.rmtree(folder, ignore_errors=True)
+    assert digests[0] == digests[1]
+    manifest = store.read_manifest(tmp_path / "weights" / "run")
+    assert manifest.dataset["images"] == 40
+    assert manifest.classes == (("a", "b") if families.get(family).conditional else ())
+    state = checkpoint.load(run / "latest.pt")
+    checkpoint.save(run / "latest.pt", {**state, "fitted_at": None})  # interrupted between two validations
+    assert main(["export", str(run), "--weights", str(tmp_path / "weights")]) == (0 if family == "cgan" else 2)
+    if family != "cgan":
+        assert f"'{folder}' is neither" in capsys.readouterr().err
+
+
+def test_a_run_of_an_earlier_version_is_resumed_and_exported(tmp_path):
+    assert fit("pca", tmp_path / "run") == 0
+    config = tmp_path / "run" / "config.json"
+    fields = json.loads(config.read_text())
+    state = weights_of(tmp_path / "run")
+    del fields["dataset"], fields["extended_from"], state["fitted_at"]
+    config.write_text(json.dumps(fields))
+    checkpoint.save(tmp_path / "run" / "latest.pt", state)
+    assert main(["export", str(tmp_path / "run"), "--weights", str(tmp_path / "weights")]) == 0
+    assert store.read_manifest(tmp_path / "weights" / "run").dataset["images"] == 1497
+    assert fit("pca", tmp_path / "run") == 0
+    assert json.loads(config.read_text())["dataset"]["images"] == 1497
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"family": "pca", "colour": 1}'])
+def test_an_invalid_configuration_of_a_run_is_one_line(content, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(content)
+    assert main(["export", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "is not the configuration of a run" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("family", CLOSED_FORM)
+def test_a_closed_form_family_has_no_batches(family, tmp_path, capsys):
+    folder = picture_folder(tmp_path / "pictures", 30)
+    command = ["fit", family, "--data", str(folder), "--device", "cpu", "--run", str(tmp_path / "run")]
+    assert main(command) == 0
+    capsys.readouterr()
+    assert main([*command, "--batch", "8"]) == 2
+    assert "unrecognized arguments: --batch 8" in capsys.readouterr().err
+    assert main(["fit", "gan", *command[2:], "--run", str(tmp_path / "gan")]) == 2
+    assert "--batch: use 1 to 30, the number of training images" in capsys.readouterr().err

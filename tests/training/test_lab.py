@@ -3,12 +3,17 @@
 import dataclasses
 import io
 import json
+import os
 import pickle
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 from PIL import Image
 
+from harness.server import ROOT, environment
 from training.cli import main
 from training.lab import experiments, page, run
 from training.lab.distances import jensen_shannon, wasserstein1, wasserstein2
@@ -115,6 +120,17 @@ def test_usage_errors_are_one_line_and_exit_status_2(arguments, message, capsys)
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_ctrl_c_ends_all_processes_and_is_one_line():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training", "lab", "density", "diffusion_2d", "--quick"],
+        cwd=ROOT, env=environment(), start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert "2 experiments" in process.stdout.readline()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to every process
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, "interrupted\n")
 
 
 def test_an_output_directory_that_cannot_be_created_is_a_one_line_error(tmp_path, capsys):

@@ -44,6 +44,17 @@ def test_curves_skip_an_incomplete_line(tmp_path: Path) -> None:
     assert log.curves(run) == {"loss": [[10, 2]]}
 
 
+def test_a_number_that_is_not_finite_is_null_in_the_log_and_left_out_of_the_curves(tmp_path: Path) -> None:
+    with log.Log(tmp_path, 100, 1) as run_log:
+        run_log.samples(10, float("nan"), None)
+        run_log.samples(20, 0.5, None)
+    with (tmp_path / log.LINES).open("a") as file:
+        file.write('{"images": 30, "sample_distance": Infinity}\n')
+    first = json.loads((tmp_path / log.LINES).read_text().splitlines()[0])
+    assert (first["images"], first["sample_distance"]) == (10, None)
+    assert log.curves(tmp_path) == {"sample_distance": [[20, 0.5]]}
+
+
 def test_lines_from_before_the_first_checkpoint_are_discarded(tmp_path: Path) -> None:
     run = run_with_log(tmp_path / "run", {"images": 10, "time": 1.0, "loss": 2.0})
     command = ["fit", "gan", "--data", "digits", "--device", "cpu", "--epochs", "0.1", "--batch", "32"]

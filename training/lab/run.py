@@ -5,17 +5,19 @@ import json
 import multiprocessing
 import os
 import pickle
+import signal
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from models import store
-from training import data
+from training import data, files
 from training.config import ConfigError
 from training.lab import experiments, page
 from training.lab.experiment import Findings, Number, Setting
@@ -29,8 +31,8 @@ Outcome = tuple[bytes, float]
 def command(names: Sequence[str], setting: Setting, seeds: int | None, output: Path) -> int:
     """Run the experiments called `names`, or all, and write their results to `output`.
 
-    Returns 1 if a number differs from its expectation. Raises ConfigError for an unknown experiment, and DataError if
-    the digits cannot be loaded.
+    Returns 1 if a number differs from its expectation. Raises ConfigError for an unknown experiment, DataError if the
+    digits cannot be loaded, and OSError if `output` is not writable.
     """
     for name in names:
         if name not in experiments.NAMES:
@@ -40,10 +42,7 @@ def command(names: Sequence[str], setting: Setting, seeds: int | None, output: P
     selected = tuple(dict.fromkeys(names)) or experiments.NAMES
     if any(experiments.get(name).digits for name in selected):
         data.load(setting.data, setting.data_root, "train")  # so that one process downloads it, not several at once
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output: cannot create {output}: {error.strerror}") from None
+    files.require_writable(output)
     print(
         f"{len(selected)} experiments on {os.cpu_count()} cores; each is written to {output} when it ends", flush=True
     )
@@ -64,10 +63,11 @@ def completed(names: Sequence[str], setting: Setting, seeds: int | None) -> Iter
         outcomes: dict[str, dict[int, Outcome]] = {name: {} for name in names}
         counts = {name: seeds or (1 if setting.quick else experiments.get(name).seeds) for name in names}
         order = (*(name for name in LONGEST if name in names), *(name for name in names if name not in LONGEST))
-        for name in order:
-            for seed in range(counts[name]):
-                pending[pool.submit(outcome, name, dataclasses.replace(setting, seed=seed))] = name, seed
         try:
+            with sigint_ignored():
+                for name in order:
+                    for seed in range(counts[name]):
+                        pending[pool.submit(outcome, name, dataclasses.replace(setting, seed=seed))] = name, seed
             for future in as_completed(pending):
                 name, seed = pending[future]
                 outcomes[name][seed] = future.result()
@@ -75,7 +75,22 @@ def completed(names: Sequence[str], setting: Setting, seeds: int | None) -> Iter
                     yield name, [outcomes[name][seed] for seed in range(counts[name])]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
             raise
+
+
+@contextmanager
+def sigint_ignored() -> Iterator[None]:
+    """Ignore SIGINT within the block, and for good in processes that start in it.
+
+    Ctrl-C reaches every process of a terminal; the first one ends the others.
+    """
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def outcome(name: str, setting: Setting) -> Outcome:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.families.acgan import ACGAN, ACGANConfig
+from tests.conftest import assert_weights_reach
 
 
 class Fixed(nn.Module):
@@ -72,3 +73,9 @@ def test_data_without_labels_trains_only_the_source():
         terms = family.loss(player, torch.randn(4, 1, 28, 28), torch.full((4,), -1))
         assert terms["classifier"].item() == 0
         assert terms["loss"].isfinite()
+
+
+def test_committed_weights_reach_their_goals():
+    assert_weights_reach(
+        "acgan", mnist_cnn_fd=0.75, precision=0.8, recall=0.5, coverage=0.65, accuracy=0.985, worst_digit=0.96
+    )

@@ -5,6 +5,7 @@ import torch
 
 from models.families.ae import AE, AEConfig
 from models.pixels import to_unit
+from tests.conftest import assert_weights_reach
 from training import data
 
 
@@ -15,7 +16,7 @@ def ae():
     family = AE(AEConfig(width=8, latent=8))
     x = to_unit(data.load("digits").images)
     optimizer = torch.optim.Adam(family.parameters(), 3e-3)
-    for i in range(150):
+    for i in range(80):
         loss = family.loss("self", x[i * 64 % 1400 :][:64], torch.zeros(64))["loss"]
         optimizer.zero_grad()
         loss.backward()
@@ -49,3 +50,7 @@ def test_only_samples_of_the_fitted_prior_are_close_to_the_codes_of_data(ae):
 def test_the_fitted_prior_is_the_default(ae):
     assert torch.equal(sampled_codes(ae, None), sampled_codes(ae, "fitted"))
     assert not torch.equal(sampled_codes(ae, None), sampled_codes(ae, "standard"))
+
+
+def test_committed_weights_reach_their_goals():
+    assert_weights_reach("ae", mnist_cnn_fd=0.75, precision=0.8, recall=0.7, coverage=0.8)

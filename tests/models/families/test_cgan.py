@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from models.families.cgan import CGAN, CGANConfig
+from tests.conftest import assert_weights_reach
 
 
 @pytest.fixture
@@ -28,3 +29,9 @@ def test_the_players_optimise_the_margin_in_opposite_directions():
     # softplus(m) - softplus(-m) = m.
     assert d["loss"].item() == pytest.approx(d["game"].item())
     assert (g["loss"] - d["loss"]).item() == pytest.approx(d["margin"].item(), abs=1e-4)
+
+
+def test_committed_weights_reach_their_goals():
+    assert_weights_reach(
+        "cgan", mnist_cnn_fd=0.6, precision=0.8, recall=0.5, coverage=0.7, accuracy=0.985, worst_digit=0.96
+    )

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from models.families.dcgan import DCGAN, DCGANConfig
+from tests.conftest import assert_weights_reach
 
 
 @pytest.fixture
@@ -48,3 +49,7 @@ def test_the_discriminator_combines_distant_parts_of_the_image(dcgan):
     with torch.no_grad():
         both, first, last, none = (dcgan.discriminate(x).item() for x in (top + bottom, top, bottom, empty))
     assert abs(both - first - last + none) > 1e-3
+
+
+def test_committed_weights_reach_their_goals():
+    assert_weights_reach("dcgan", mnist_cnn_fd=0.3, precision=0.8, recall=0.6, coverage=0.8)

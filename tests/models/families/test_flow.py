@@ -6,6 +6,7 @@ from torch import nn
 
 from models.base import Rows, invert, sample
 from models.families.flow import MIN_REMAINING_TIME, Flow, FlowConfig
+from tests.conftest import assert_weights_reach
 
 MEAN, STD = -0.3, 0.15
 
@@ -129,3 +130,9 @@ def test_sampling_from_the_inverted_state_reconstructs_the_image(flow):
     for coefficients in flow.schedule(40, "heun"):
         state = flow.step(Rows(state, label, coefficients * ones, ones[:, 0], zero, zero, zero))
     assert (flow.decode(state) - x).abs().mean().item() < 0.1 * STD
+
+
+def test_committed_weights_reach_their_goals():
+    assert_weights_reach(
+        "flow", mnist_cnn_fd=0.18, precision=0.87, recall=0.85, coverage=0.87, accuracy=0.985, worst_digit=0.96
+    )

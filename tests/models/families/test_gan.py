@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from models.families.gan import GAN, GANConfig
+from tests.conftest import assert_weights_reach
 
 
 def widths(net):
@@ -55,3 +56,7 @@ def test_the_loss_of_the_discriminator_has_no_gradient_for_the_generator():
 def test_points_are_supported():
     gan = GAN(GANConfig(latent=2), data_shape=(2,))
     assert gan.generate(torch.randn(5, 2)).shape == (5, 2)
+
+
+def test_committed_weights_reach_their_goals():
+    assert_weights_reach("gan", mnist_cnn_fd=6.0, precision=0.7)

@@ -5,6 +5,7 @@ import torch
 
 from models.base import sample
 from models.families.gmm import GMM, GMMConfig
+from tests.conftest import assert_weights_reach
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +57,7 @@ def test_the_log_likelihood_is_the_density_of_all_classes_together(family):
     assert float(density.sum()) * 0.01**2 == pytest.approx(1, abs=1e-3)
     middle = float(density[:, 130:171].sum() * 0.01**2)  # without the two clusters of the second class
     assert middle == pytest.approx(0.7, abs=0.03)
+
+
+def test_committed_weights_reach_their_goals():
+    assert_weights_reach("gmm", mnist_cnn_fd=2.7, accuracy=0.9)

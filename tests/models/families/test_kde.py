@@ -9,7 +9,7 @@ from sklearn.neighbors import KernelDensity
 from models import store
 from models.base import sample
 from models.families.kde import KDE, KDEConfig
-from tests.conftest import manifest_of
+from tests.conftest import assert_weights_reach, manifest_of
 
 
 def fitted(x, **config):
@@ -87,3 +87,7 @@ def test_weights_of_the_default_config_are_under_3_mb(tmp_path):
     family = KDE(KDEConfig()).for_sampling()
     store.save(tmp_path / "kde", family, manifest_of(family), b"")
     assert (tmp_path / "kde" / store.TENSORS).stat().st_size < 3e6
+
+
+def test_committed_weights_reach_their_goals():
+    assert_weights_reach("kde", mnist_cnn_fd=3.0)

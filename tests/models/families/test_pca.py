@@ -7,6 +7,7 @@ from torch.distributions import MultivariateNormal
 from models.base import sample
 from models.families.pca import PCA, PCAConfig
 from models.pixels import to_unit
+from tests.conftest import assert_weights_reach
 from training import data
 
 
@@ -68,3 +69,7 @@ def test_the_log_likelihood_is_that_of_the_gaussian_of_the_codes(pca, x):
     codes = pca.encode(x, torch.zeros(len(x), 0))
     expected = MultivariateNormal(torch.zeros(20), torch.diag(pca.components.variance)).log_prob(codes)
     torch.testing.assert_close(pca.log_likelihood(x, torch.zeros(len(x), 0)), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_committed_weights_reach_their_goals():
+    assert_weights_reach("pca", mnist_cnn_fd=15.0)

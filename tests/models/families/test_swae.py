@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from models.families.swae import SWAE, SWAEConfig, sliced_wasserstein
+from tests.conftest import assert_weights_reach
 
 
 @pytest.mark.parametrize("size", [2, 16])
@@ -43,3 +44,7 @@ def test_the_loss_uses_several_hundred_directions():
     terms = SWAE(SWAEConfig(width=8)).loss("self", torch.rand(8, 1, 28, 28) * 2 - 1, torch.zeros(8))
     expected = terms["reconstruction"] + SWAEConfig().weight * terms["sliced_wasserstein"]
     assert terms["loss"].item() == pytest.approx(expected.item())
+
+
+def test_committed_weights_reach_their_goals():
+    assert_weights_reach("swae", mnist_cnn_fd=0.6, precision=0.8, recall=0.7, coverage=0.8)

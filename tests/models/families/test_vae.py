@@ -6,6 +6,7 @@ from torch import distributions
 from torch.nn import functional as F
 
 from models.families.vae import VAE, VAEConfig, gaussian_kl
+from tests.conftest import assert_weights_reach
 
 
 def test_the_kl_equals_its_closed_form():
@@ -74,3 +75,7 @@ def test_codes_are_sampled_from_the_requested_prior():
     torch.testing.assert_close(fitted.mean(0), codes.mean(0), atol=0.05, rtol=0)
     torch.testing.assert_close(standard.mean(0), torch.zeros(3), atol=0.06, rtol=0)
     torch.testing.assert_close(standard.var(0), torch.ones(3), atol=0.08, rtol=0)
+
+
+def test_committed_weights_reach_their_goals():
+    assert_weights_reach("vae", mnist_cnn_fd=0.45, precision=0.85, recall=0.75, coverage=0.85)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from models.families.wgan_gp import WGANGP, WGANGPConfig
+from tests.conftest import assert_weights_reach
 from training.cli import main
 
 
@@ -76,3 +77,7 @@ def test_training_logs_the_estimate_of_the_critic(tmp_path):
     assert main(["fit", "wgan_gp", "--run", str(tmp_path / "run"), "--data", "digits", "--device", "cpu", *small]) == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["critic.w1"] for line in lines if "critic.w1" in line]
+
+
+def test_committed_weights_reach_their_goals():
+    assert_weights_reach("wgan_gp", mnist_cnn_fd=0.4, precision=0.8, recall=0.6, coverage=0.7)

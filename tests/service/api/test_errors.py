@@ -129,8 +129,8 @@ async def test_unknown_paths_and_methods_are_refused(client: httpx.AsyncClient) 
     assert problem(await client.get("/nowhere"), 404, "not-found") == "nothing is at /nowhere; see /docs"
     problem(await client.get("/models/nope"), 404, "unknown-model")
     response = await client.delete("/generate?model=gan")
-    assert problem(response, 405, "method-not-allowed") == "/generate takes GET, POST, not DELETE"
-    assert response.headers["allow"] == "GET, POST"
+    assert problem(response, 405, "method-not-allowed") == "/generate takes GET, HEAD, POST, not DELETE"
+    assert response.headers["allow"] == "GET, HEAD, POST"
     response = await client.post("/openapi.json")
     problem(response, 405)
     assert "GET" in response.headers["allow"]

@@ -42,7 +42,7 @@ async def test_errors_name_the_requested_path(app: FastAPI) -> None:
     problem(invalid := await mounted.get(f"{ROOT}/generate?model=cgan&n=0"), 422)
     assert invalid.json()["instance"] == f"{ROOT}/generate"
     assert problem(await mounted.get(f"{ROOT}/nothing"), 404) == f"nothing is at {ROOT}/nothing; see {ROOT}/docs"
-    assert problem(await mounted.delete(f"{ROOT}/generate"), 405).startswith(f"{ROOT}/generate takes GET, POST")
+    assert problem(await mounted.delete(f"{ROOT}/generate"), 405).startswith(f"{ROOT}/generate takes GET, HEAD, POST")
     assert "error" in (await mounted.post(f"{ROOT}/v1/images/generations", json={"model": "none"})).json()
     problem(await mounted.get(f"{ROOT}generate?model=cgan"), 404)
 

@@ -1,4 +1,4 @@
-"""Between two turns the event loop gets as far as it must."""
+"""Between two engine steps the event loop reads sockets and starts the handlers of new requests."""
 
 import asyncio
 import socket
@@ -10,47 +10,50 @@ from service.engine.engine import Engine
 from service.engine.loops import EventLoopEngine
 
 
-class Turns:
-    """An engine that counts what each turn finds. Somebody writes during its first, and once that is answered."""
+class StepCounter:
+    """An engine that records how many requests have arrived at each step.
+
+    The client sends a request during the first step, and another one after that step's notifications.
+    """
 
     outstanding = 0
 
-    def __init__(self, caller: socket.socket) -> None:
-        self.caller, self.here = caller, 0
-        self.found: list[int] = []
+    def __init__(self, client: socket.socket) -> None:
+        self.client, self.arrived = client, 0
+        self.arrived_by_step: list[int] = []
 
     def step(self) -> bool:
-        self.found.append(self.here)
-        if len(self.found) == 1:
-            self.caller.sendall(b"a request")
-            asyncio.get_running_loop().call_soon(self.caller.sendall, b"another")
-        return len(self.found) < 3
+        self.arrived_by_step.append(self.arrived)
+        if len(self.arrived_by_step) == 1:
+            self.client.sendall(b"a request")
+            asyncio.get_running_loop().call_soon(self.client.sendall, b"another")
+        return len(self.arrived_by_step) < 3
 
     def stop(self) -> None:
-        """It holds nothing."""
+        """There is nothing to end."""
 
     abandon = stop
 
 
-def test_what_comes_during_a_step_or_as_it_is_answered_rides_the_next() -> None:
+def test_requests_that_arrive_during_or_right_after_a_step_are_in_the_next_one() -> None:
     async def main() -> list[int]:
-        caller, here = socket.socketpair()
-        with caller, here:
-            turns = Turns(caller)
+        client, server = socket.socketpair()
+        with client, server:
+            engine = StepCounter(client)
 
             async def arrive() -> None:
-                turns.here += 1
+                engine.arrived += 1
 
             class Connection(asyncio.Protocol):
                 def data_received(self, data: bytes) -> None:
-                    self.task = asyncio.ensure_future(arrive())  # as a server begins to answer
+                    self.task = asyncio.ensure_future(arrive())  # as a server starts a handler
 
-            transport, _ = await asyncio.get_running_loop().create_connection(Connection, sock=here)
-            driver = EventLoopEngine(cast(Engine, turns))
-            await driver.start()
+            transport, _ = await asyncio.get_running_loop().create_connection(Connection, sock=server)
+            loop = EventLoopEngine(cast(Engine, engine))
+            await loop.start()
             await asyncio.sleep(0.05)
-            await driver.stop(1)
+            await loop.stop(1)
             transport.close()
-            return turns.found
+            return engine.arrived_by_step
 
     assert uvloop.run(main()) == [0, 2, 2]

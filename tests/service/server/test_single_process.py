@@ -168,13 +168,20 @@ def test_sighup_reloads_the_keys(server: Server, key_file: KeyFile) -> None:
     wait_for(lambda: httpx.get(f"{server.url}/models", headers=headers).status_code == 200)
 
 
-def test_sigterm_finishes_accepted_requests_and_refuses_new_ones(weights_copy: Path) -> None:
-    with single_process(weights_copy) as server, ThreadPoolExecutor() as pool:
-        accepted = pool.submit(httpx.post, f"{server.url}/generate?model=ddpm&steps=300", timeout=60)
-        wait_for_accepted(server)
+def test_sigterm_finishes_accepted_requests_and_refuses_new_ones(server: Server, client: httpx.Client) -> None:
+    """The last test that uses the module's server: it ends it."""
+    admin = admin_url(server)
+
+    def is_accepted() -> bool:
+        samples = parse_metrics(httpx.get(f"{admin}/metrics", timeout=30).text)
+        return metric_value(samples, "rows_in_flight") == 1
+
+    with ThreadPoolExecutor(1) as pool:
+        accepted = pool.submit(client.post, "/generate?model=ddpm&steps=300", timeout=60)
+        wait_for(is_accepted)
         server.process.send_signal(signal.SIGTERM)
         wait_for(lambda: any("draining" in line for line in server.lines))
-        refused = httpx.post(f"{server.url}/generate?model=gan", timeout=30)
+        refused = client.post("/generate?model=gan")
         assert accepted.result().status_code == 200
         assert server.process.wait(30) == 0, "".join(server.lines)
     problem(refused, 503, "unavailable")

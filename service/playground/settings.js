@@ -1,0 +1,68 @@
+// The settings of the experiment: those that the page address names, and those that the user has changed since.
+// A setting is a list of texts under a name, such as `digit`: ["3", "8"]. Settings survive a change of model or view.
+
+let settings = new Map();
+/** Settings of the address that no control has read yet, as keys. */
+let unread = new Set();
+/** What is wrong with settings of the address. */
+let problems = [];
+
+const keyOf = (name, index) => `${name} ${index}`;
+
+/** Take the settings from the page address, and forget those from before. */
+export function loadAddress() {
+  const params = new URLSearchParams(location.search);
+  settings = new Map([...new Set(params.keys())].map((name) => [name, params.getAll(name)]));
+  unread = new Set([...settings].flatMap(([name, texts]) => texts.map((_, index) => keyOf(name, index))));
+  problems = [];
+}
+
+/** The number of texts that the setting has. */
+export const countSettings = (name) => settings.get(name)?.length ?? 0;
+
+/** The setting, or `fallback` if there is none or `check` finds it wrong. */
+export function readSetting(name, check, fallback, index = 0) {
+  const text = settings.get(name)?.[index];
+  const isFromAddress = unread.delete(keyOf(name, index));
+  if (!text) return fallback;
+  const problem = check(text);
+  if (problem && isFromAddress) problems.push(`${name}=${text} (${problem})`);
+  return problem ? fallback : text;
+}
+
+/** Remember a setting. */
+export function setSetting(name, text, index = 0) {
+  if (!settings.has(name)) settings.set(name, []);
+  settings.get(name)[index] = text;
+}
+
+/** Remember all texts of a setting. */
+export const setSettings = (name, texts) => settings.set(name, texts);
+
+/** One line about the settings of the address that are wrong or have no effect; "" if there are none. */
+export function addressProblems() {
+  const unused = [...settings].flatMap(([name, texts]) =>
+    texts.filter((_, index) => unread.has(keyOf(name, index))).map((text) => `${name}=${text} (not a setting of this view and model)`));
+  const all = [...problems, ...unused];
+  return all.length ? `Ignored in the page address: ${all.join("; ")}.` : "";
+}
+
+/** `params`, pairs of names and values, as a query. Values that are undefined, null or "" are left out. */
+export const queryOf = (params) =>
+  new URLSearchParams(params.filter(([, value]) => value !== undefined && value !== null && value !== ""));
+
+/** Write `params` into the page address, so that it can be shared. */
+export const setAddress = (params) => history.replaceState(null, "", `?${queryOf(params)}`);
+
+// Checks return what is wrong with a text, or null.
+
+export const oneOf = (choices, problem = `not one of ${choices.join(", ")}`) => (text) => (choices.includes(text) ? null : problem);
+
+export const wholeNumber = (minimum, maximum) => (text) =>
+  /^\d+$/.test(text) && BigInt(text) >= minimum && BigInt(text) <= maximum ? null : `not a whole number from ${minimum} to ${maximum}`;
+
+export const multipleOf = (step, minimum, maximum) => (text) => {
+  const steps = text / step;
+  const fits = /^\d+(\.\d+)?$/.test(text) && Math.abs(steps - Math.round(steps)) < 1e-9 && text >= minimum && text <= maximum;
+  return fits ? null : `not a multiple of ${step} from ${minimum} to ${maximum}`;
+};

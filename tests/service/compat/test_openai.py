@@ -1,0 +1,225 @@
+"""OpenAI's images API as its own client uses it: sizes, URLs, prompts, and clients that expect more than is there."""
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+from PIL import Image
+
+from harness.server import Server
+from service.compat.openai import digits_in
+from service.errors import InvalidParameter
+from tests.service.conftest import arrays
+from tests.serving import serving
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def server(weights: Path) -> Iterator[Server]:
+    with serving(weights, max_images=300) as server:
+        yield server
+
+
+def connect(url: str) -> openai.OpenAI:
+    """OpenAI's client."""
+    return openai.OpenAI(base_url=url, api_key="none", max_retries=0)
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    with connect(f"{server.url}/v1") as client:
+        yield client
+
+
+def decode(content: bytes) -> Image.Image:
+    """The picture in a file."""
+    image = Image.open(io.BytesIO(content))
+    image.load()
+    return image
+
+
+def generate(server: Server, **query: Any) -> np.ndarray:
+    """The images of the native API."""
+    return arrays(httpx.post(f"{server.url}/generate", params={**query, "format": "npz"}, timeout=30))["images"]
+
+
+# -- prompts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "7", "seven", "A SEVEN!", "a 7.", "the digit 7, seven", "digit: 7", "#7", "label_7", "(7)", "seven-segment 7",
+        "a 28x28 image of a 7", "28×28, seven", "28 x 28 pixels: a 7", "28 by 28 seven", "a seven in 8k", "8K seven",
+        "an 8-bit seven", "an 8 bit 7", "7, 300 dpi, 100% ink", "28px seven", "a one-line drawing of a 7", "a 3d seven",
+        "hand-written seven", "v2 of a 7", "something like a seven", "a seven's shape",
+    ],
+)  # fmt: skip
+def test_a_prompt_names_a_digit(prompt: str) -> None:
+    assert digits_in(prompt) == [7]
+
+
+@pytest.mark.parametrize(
+    "prompt", ["", "  ", "any", "a digit", "A random digit.", "handwritten number", "an mnist image"]
+)
+def test_a_prompt_asks_for_any_digit(prompt: str) -> None:
+    assert digits_in(prompt) == []
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "twenty-one", "twenty one", "Twenty-One", "ten", "a hundred", "12", "1.5", "seven or eight", "7 8", "3.14",
+        "thirty-seven", "a digit, 12", "1-2", "7 of 2024", "7" * 9000,
+    ],
+)  # fmt: skip
+def test_other_numbers_and_several_digits_are_refused(prompt: str) -> None:
+    with pytest.raises(InvalidParameter, match="name one digit from 0 to 9"):
+        digits_in(prompt)
+
+
+@pytest.mark.parametrize("prompt", ["a red sports car", "8k", "28x28", "someone", "?", "stone", "digital art"])
+def test_a_prompt_that_names_no_digit_is_refused_with_what_can_be_named(client: openai.OpenAI, prompt: str) -> None:
+    with pytest.raises(openai.BadRequestError) as raised:
+        client.images.generate(model="cgan", prompt=prompt)
+    assert 'name one digit from 0 to 9, as a word or a numeral, or ask for "any"' in str(raised.value)
+
+
+# -- sizes -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", ["256x256", "1024x1024", "1024x1536", "1536x1024", "1792x1024", "2048x2048", "auto"])
+def test_the_sizes_that_clients_send_are_taken(client: openai.OpenAI, size: str) -> None:
+    response = client.images.generate(model="gan", prompt="any", size=size, extra_body={"seed": 1})
+    expected = (28, 28) if size == "auto" else tuple(map(int, size.split("x")))
+    image = response.data[0].b64_json
+    assert image is not None
+    assert decode(base64.b64decode(image)).size == expected
+
+
+def test_many_large_images_are_refused_with_the_number_that_is_allowed(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="n: at most 256 images of this size"):
+        client.images.generate(model="gan", prompt="any", size="1024x1024", n=257)
+
+
+def test_large_images_are_streamed(client: openai.OpenAI, server: Server) -> None:
+    extensions = {"seed": 3, "num_inference_steps": 6}
+    stream = client.images.generate(
+        model="ddpm", prompt="3", stream=True, partial_images=1, size="1024x1024", extra_body=extensions
+    )
+    partial, completed = stream
+    assert (partial.type, completed.type) == ("image_generation.partial_image", "image_generation.completed")
+    image = decode(base64.b64decode(completed.b64_json))
+    (native,) = generate(server, model="ddpm", digit=3, seed=3, steps=6)
+    assert np.array_equal(np.asarray(image.resize((28, 28), Image.Resampling.NEAREST)), native)
+
+
+# -- URLs --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format_", ["png", "webp", "jpeg"])
+def test_urls_give_the_images_to_a_plain_get(client: openai.OpenAI, server: Server, format_: str) -> None:
+    options: dict[str, Any] = {"size": "56x56", "output_format": format_, "response_format": "url"}
+    extensions = {"seed": 5, "first": 2, "num_inference_steps": 4, "guidance_scale": 2.0}
+    response = client.images.generate(model="ddpm", prompt="seven", n=3, **options, extra_body=extensions)
+    assert response.data is not None
+    expected = generate(server, model="ddpm", digit=7, n=3, seed=5, first=2, steps=4, guidance=2.0)
+    for item, image in zip(response.data, expected, strict=True):
+        assert item.url is not None
+        assert item.b64_json is None
+        file = httpx.get(item.url, timeout=30)
+        assert file.headers["content-type"] == f"image/{format_}"
+        assert "immutable" in file.headers["cache-control"]
+        picture = decode(file.content)
+        assert (picture.format, picture.size) == (format_.upper(), (56, 56))
+        if format_ != "jpeg":
+            assert np.array_equal(np.asarray(picture.convert("L"))[::2, ::2], image)
+
+
+def test_urls_of_a_request_without_a_seed_keep_their_images(client: openai.OpenAI) -> None:
+    response = client.images.generate(model="gan", prompt="any", n=2, response_format="url")
+    assert response.data is not None
+    urls = [item.url or "" for item in response.data]
+    first, second = [[httpx.get(url, timeout=30).content for url in urls] for _ in range(2)]
+    assert first == second
+    assert first[0] != first[1]
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"Host": "digits.example.org"}, "http://digits.example.org/v1/images/file?model=gan@"),
+        (
+            {"Host": "x.org", "X-Forwarded-Proto": "https", "X-Forwarded-For": "1.2.3.4"},
+            "https://x.org/v1/images/file?",
+        ),
+    ],
+)
+def test_urls_name_the_host_that_the_client_used(server: Server, headers: dict[str, str], expected: str) -> None:
+    body = {"model": "gan", "prompt": "any", "response_format": "url"}
+    response = httpx.post(f"{server.url}/v1/images/generations", json=body, headers=headers, timeout=30)
+    assert response.json()["data"][0]["url"].startswith(expected)
+
+
+def test_urls_contain_the_root_path(weights: Path) -> None:
+    with serving(weights, root_path="/digits") as server:
+        body = {"model": "gan", "prompt": "any", "response_format": "url"}
+        response = httpx.post(f"{server.url}/v1/images/generations", json=body, timeout=30)
+        assert response.json()["data"][0]["url"].startswith(f"{server.url}/digits/v1/images/file?model=gan@")
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [("n=2", "n: at most 1"), ("size=9x9", "size"), ("format=gif", "format"), ("model=gan@0123", "no version")],
+)
+def test_wrong_urls_are_refused(server: Server, query: str, message: str) -> None:
+    response = httpx.get(f"{server.url}/v1/images/file?{query}", timeout=30)
+    assert response.status_code in (400, 404)
+    assert message in response.json()["error"]["message"]
+
+
+def test_a_stream_of_urls_is_refused(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="a stream carries b64_json"):
+        client.images.generate(model="gan", prompt="any", response_format="url", stream=True)
+
+
+# -- what is not there -------------------------------------------------------------------------------------------------
+
+
+def test_a_base_url_without_v1_is_told_to_add_it(server: Server) -> None:
+    with connect(server.url) as client:
+        for call in (
+            lambda: client.images.generate(model="cgan", prompt="7"),
+            lambda: client.images.edit(image=b"x", prompt="7"),
+            lambda: list(client.models.list()),
+            lambda: client.models.retrieve("cgan"),
+        ):
+            with pytest.raises(openai.NotFoundError, match="add /v1 to the client's base_url"):
+                call()
+    assert "models" in httpx.get(f"{server.url}/models", timeout=30).json()
+
+
+def test_edits_and_variations_say_that_they_are_not_there(client: openai.OpenAI) -> None:
+    for call in (
+        lambda: client.images.edit(image=b"x", prompt="7"),
+        lambda: client.images.create_variation(image=b"x"),
+        lambda: client.chat.completions.create(model="cgan", messages=[]),
+    ):
+        with pytest.raises(openai.NotFoundError, match="it does not edit or vary images") as raised:
+            call()
+        body: Any = raised.value.body
+        assert (body["type"], body["code"]) == ("not_found_error", "not_found")
+
+
+@pytest.mark.timeout(8)  # quadratic time would be 16 s
+@pytest.mark.parametrize("prompt", ["0" * 32_000, "0 " * 16_000, "0x" * 16_000, "a-" * 16_000, "1.1" * 10_000])
+def test_a_long_prompt_takes_linear_time(prompt: str) -> None:
+    with pytest.raises(InvalidParameter):
+        digits_in(prompt + " seven eight")
