@@ -275,7 +275,7 @@ class Application(FastAPI):
             await send(message)
 
         try:
-            await respond(Request(scope, limited(receive, self.settings), send_with_headers), send_with_headers)
+            await respond(Request(scope, limited(receive, scope, self.settings), send_with_headers), send_with_headers)
         except Exception:  # the response has started, and ends incomplete
             context.failed(Problem(""))
             raise
@@ -310,7 +310,7 @@ class Application(FastAPI):
             if lease is not None:
                 context.lease = lease
                 lease.acquire()
-        check_content_length(scope, self.settings.max_body_bytes)
+        check_content_length(scope, self.settings)
 
     def finish(self, context: RequestContext) -> None:
         """Record a finished request: release its quota now, log and count it soon."""

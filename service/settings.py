@@ -83,9 +83,11 @@ class Settings(BaseSettings):
     )
     max_images: int = Field(1024, ge=1, description="Images per request.")
     queue_images: int = Field(8192, ge=1, description="Images queued or in progress in all workers together.")
-    max_body_bytes: int = Field(4 * 2**20, ge=1024, description="Bytes of a request's body.")
+    max_body_bytes: int = Field(
+        16 * 2**20, ge=1024, description="Bytes of a request's body; at most 4 MiB if it is not a form with uploads."
+    )
     max_uploads: int = Field(64, ge=2, description="Uploaded files per request.")
-    max_pixels: int = Field(4 * 2**20, ge=784, description="Pixels of all pictures in a request.")
+    max_pixels: int = Field(24 * 2**20, ge=784, description="Pixels of all pictures in a request.")
     drain_timeout: float = Field(20.0, ge=0, description="Seconds that accepted requests have to finish at shutdown.")
     watchdog_timeout: float = Field(
         60.0, ge=1, description="Seconds after which a worker that makes no progress is replaced."

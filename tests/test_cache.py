@@ -182,7 +182,7 @@ def test_admin_endpoints_are_not_reachable_through_nginx(client: httpx.Client) -
 
 
 def test_nginx_refuses_a_large_body_with_the_services_problem(client: httpx.Client) -> None:
-    response = client.post("/encode", content=b"0" * (4 * 2**20 + 1))
+    response = client.post("/encode", content=b"0" * (16 * 2**20 + 1))
     assert (response.status_code, response.headers["content-type"]) == (413, MEDIA_TYPE)
     assert response.json()["type"] == "urn:drawbridge:problem:body-too-large"
 

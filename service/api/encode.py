@@ -32,7 +32,10 @@ MAX_HEADER_ERRORS = 64
 
 @router.post("/encode", **documented(Encode, CODE_FORMATS, images=True))
 async def encode(request: Request) -> Response:
-    """Encode uploads into latent codes (form fields `image`: PNG, JPEG, or npz with `images` uint8 [n, H, W])."""
+    """Encode uploads into latent codes.
+
+    Uploads are form fields `image`: PNG, JPEG, WebP, GIF, BMP, TIFF, or npz with `images` uint8 [n, H, W].
+    """
     job = await _read(request, CODE_FORMATS)
     codes = (await job.run(request, codes_only=True)).images
     metadata = {**job.metadata, "shape": codes.shape[1:]}
@@ -99,7 +102,9 @@ async def _read(request: Request, choices: Sequence[Format[T]]) -> _Job[T]:
     parameters, files = await parsing.read(request, Encode, settings.max_uploads)
     model = find_model(service.catalog, parameters.model)
     format_ = formats.negotiate(choices, parameters.format, request.headers.get("accept"))
-    images = await uploads.read(files, max_images=settings.max_images, max_pixels=settings.max_pixels)
+    images = await uploads.read(
+        files, max_images=settings.max_images, max_pixels=settings.max_pixels, polarity=parameters.polarity
+    )
     return _Job(service, parameters, model, format_, images)
 
 

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service import VERSION
 from service.api import openapi_schema, parsing
 from service.api.context import AppContext
+from service.api.limits import max_body_bytes
 from service.engine.catalog import Model
 from service.errors import BodyTooLarge, InvalidParameter, Problem, UnsupportedBody
 from service.generation.parameters import Generate, Parameters, validate
@@ -272,7 +273,8 @@ async def _decoded_body(request: Request) -> bytes:
         return body
     if encoding not in ("gzip", "deflate"):
         raise UnsupportedBody("Content-Encoding: gzip and deflate are understood; or send the body without it")
-    return await asyncio.to_thread(_decompress, body, request.app.state.service.settings.max_body_bytes)
+    limit = max_body_bytes(request.scope, request.app.state.service.settings)
+    return await asyncio.to_thread(_decompress, body, limit)
 
 
 def _decompress(body: bytes, limit: int) -> bytes:

@@ -38,6 +38,10 @@ Digit = Annotated[
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "enum": ["none"]}]}),
 ]
 """A class, or NO_LABEL, which requests spell `none`."""
+Polarity = Annotated[
+    Literal["auto", "dark-on-light", "light-on-dark"],
+    Field(description="What uploaded pictures show: dark ink on light paper or the reverse; `auto` decides for each."),
+]
 
 
 class Parameters(BaseModel):
@@ -91,6 +95,7 @@ class Interpolate(_Sampling):
     digit: list[Digit] = Field([], max_length=2, description="Two digits are the ends; one digit is that of all.")
     frames: int = Field(8, ge=2, le=256, description="Number of images, both ends included.")
     path: Literal["spherical", "linear"] = Field("spherical", description="Path between the ends.")
+    polarity: Polarity = "auto"
 
 
 class Encode(Parameters):
@@ -98,6 +103,7 @@ class Encode(Parameters):
 
     model: str = Field(description="Name of weights with an encoder (`encodes` in GET /models).")
     digit: list[Digit] = Field([], description="Labels of the images, for conditional models; cycles.")
+    polarity: Polarity = "auto"
     format: str | None = Field(None, description="Format of the response; takes precedence over the Accept header.")
 
 

@@ -147,7 +147,7 @@ async def test_an_upload_with_another_field_name_is_refused(client: httpx.AsyncC
         ("model=pca", [png(255)], "send two images"),
         ("model=vae&seed=1&seed=2", [png(255)] * 2, "at most one seed"),
         ("model=gan", [png(255)] * 2, "gan has no encoder"),
-        ("model=vae", [png(255), b"no picture"], "not a readable PNG, JPEG or npz"),
+        ("model=vae", [png(255), b"no picture"], "not a readable PNG, JPEG, WebP, GIF, BMP, TIFF or npz"),
         ("model=vae", [png(255)] * 3, "Too many files"),
     ],
 )

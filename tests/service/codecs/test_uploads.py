@@ -126,7 +126,7 @@ TRUNCATED_PNG = encode(np.eye(300, dtype=np.uint8))[:99]
     ids=["empty", "gif", "truncated", "signature only"],
 )
 def test_other_files_are_refused(content: bytes) -> None:
-    with pytest.raises(InvalidParameter, match="not a readable PNG, JPEG or npz with `images`"):
+    with pytest.raises(InvalidParameter, match="not a readable PNG, JPEG, WebP, GIF, BMP, TIFF or npz with `images`"):
         read(content)
 
 
