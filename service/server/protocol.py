@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, cast
 
 import httptools
@@ -69,11 +69,11 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(config=config, server_state=server_state, app_state=app_state)
         self.record, self.on_close, self.application, self.direct = record, on_close, application, direct
         self.settings = application.settings
-        self.proxy_headers = ProxyHeadersMiddleware(_ignore, config.forwarded_allow_ips)
-        self.delayed: tuple[RequestResponseCycle, ASGIApp] | None = None
+        self.proxy_headers = _proxy_headers(cast(str, config.forwarded_allow_ips))
+        self.delayed: RequestResponseCycle | None = None
         """A request that can be answered directly once its body is complete."""
         self.call: DirectCall | None = None
-        self.call_cycle: tuple[RequestResponseCycle, ASGIApp] | None = None
+        self.call_cycle: RequestResponseCycle | None = None
         """The request that is being answered directly."""
         self.finishing = False
         """Whether a response was sent and its request not recorded yet; the next request's quota may depend on it."""
@@ -208,8 +208,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._stop_body_timer()
         super().on_message_complete()
         if self.delayed is not None:
-            (cycle, app), self.delayed = self.delayed, None
-            self._start_direct_call(cycle, app)
+            cycle, self.delayed = self.delayed, None
+            self._start_direct_call(cycle)
 
     # -- responding ----------------------------------------------------------------------------------------------------
 
@@ -230,19 +230,19 @@ class HttpProtocol(HttpToolsProtocol):
         if not (direct and is_direct(scope)):
             super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
         elif cycle.more_body:
-            self.delayed = cycle, app
+            self.delayed = cycle
         else:
-            self._start_direct_call(cycle, app)
+            self._start_direct_call(cycle)
 
-    def _start_direct_call(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:
-        self.call_cycle = cycle, app
+    def _start_direct_call(self, cycle: RequestResponseCycle) -> None:
+        self.call_cycle = cycle
         self.call = call = DirectCall(self.application, cast(Scope, cycle.scope), bytes(cycle.body), self)
         call.start()
 
     def respond(self, status: int, headers: Headers, body: bytes, *, close: bool) -> None:
         """Send a direct response; its headers are well formed and its body is complete."""
         assert self.call_cycle is not None
-        cycle, _ = self.call_cycle
+        cycle = self.call_cycle
         self.call = self.call_cycle = None
         cycle.keep_alive = cycle.keep_alive and not close
         content = [STATUS_LINE[status]]
@@ -259,7 +259,7 @@ class HttpProtocol(HttpToolsProtocol):
     def run_asgi(self, app: ASGIApp) -> None:
         """Let `app` respond to the request that was to be answered directly."""
         assert self.call_cycle is not None
-        cycle, _ = self.call_cycle
+        cycle = self.call_cycle
         self.call = self.call_cycle = None
         super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
 
@@ -296,9 +296,8 @@ class HttpProtocol(HttpToolsProtocol):
     def _reject_slow_body(self) -> None:
         """Respond to a request whose body did not arrive in time, and close."""
         assert self.delayed is not None
-        (cycle, app), self.delayed = self.delayed, None
-        self.call_cycle = cycle, app
-        call = DirectCall(self.application, cast(Scope, cycle.scope), b"", self)
+        self.call_cycle, self.delayed = self.delayed, None
+        call = DirectCall(self.application, cast(Scope, self.call_cycle.scope), b"", self)
         call.reject(BodyTooSlow(f"the body did not arrive within {self.settings.body_timeout:g} s"))
 
     # -- timers --------------------------------------------------------------------------------------------------------
@@ -316,6 +315,12 @@ class HttpProtocol(HttpToolsProtocol):
         if self.body_timer is not None:
             self.body_timer.cancel()
             self.body_timer = None
+
+
+@cache
+def _proxy_headers(trusted_hosts: str) -> ProxyHeadersMiddleware:
+    """The middleware for these hosts; all connections share it, and with it what it knows of addresses."""
+    return ProxyHeadersMiddleware(_ignore, trusted_hosts)
 
 
 async def _ignore(scope: Any, receive: Any, send: Any) -> None:
