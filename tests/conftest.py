@@ -2,9 +2,10 @@
 
 import dataclasses
 import fcntl
+import logging
 import math
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,19 @@ def assert_weights_reach(family: str, *, mnist_cnn_fd: float, **goals: float) ->
     for figures in metrics:
         assert figures["mnist_cnn_fd"] <= mnist_cnn_fd
         assert not {name: figures[name] for name, goal in goals.items() if figures[name] < goal}
+
+
+@pytest.fixture(autouse=True)
+def restore_logging() -> Iterator[None]:
+    """Undo what `log.configure` changes: a stream or a hook of one test must not outlive it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    logging.captureWarnings(False)
+    root.setLevel(level)
+    for handler in root.handlers[:]:
+        if handler not in handlers:
+            root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

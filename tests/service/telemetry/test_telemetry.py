@@ -180,19 +180,15 @@ async def test_other_log_lines_are_json_with_their_exceptions(
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     root = logging.getLogger()
-    handlers, root.handlers = root.handlers, []
+    monkeypatch.setattr(root, "handlers", [])
+    log.configure(settings)
     try:
-        log.configure(settings)
-        try:
-            raise ValueError("reason")
-        except ValueError:
-            logging.getLogger("service.x").exception("it %s", "failed")
-        with warnings.catch_warnings():
-            warnings.simplefilter("default")
-            warnings.warn("a library\nwarns", stacklevel=1)
-    finally:
-        logging.captureWarnings(False)
-        root.handlers = handlers
+        raise ValueError("reason")
+    except ValueError:
+        logging.getLogger("service.x").exception("it %s", "failed")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.warn("a library\nwarns", stacklevel=1)
     error, warning = map(json.loads, stream.getvalue().splitlines())
     assert "a library\nwarns" in warning["event"]
     assert (error["event"], error["level"], error["logger"]) == ("it failed", "error", "service.x")
