@@ -90,7 +90,7 @@ def test_augmentation_changes_images_but_neither_their_total_ink_nor_their_range
 
 def test_a_trained_classifier_recognises_most_small_digits() -> None:
     test = data.load("digits", split="test", options=data.Options(size=(28, 28)))
-    net = classifier.train("select", data.load("digits", options=data.Options(size=(28, 28))), epochs=3)
+    net = classifier.train("select", data.load("digits", options=data.Options(size=(28, 28))), epochs=6)
     predicted = classifier.Classifier("select", net, 0.0, "").features_and_logits(test.images)[1].argmax(1)
     assert float((predicted == test.labels).float().mean()) > 0.8
 
