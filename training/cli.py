@@ -36,6 +36,8 @@ from training.samples import strip_png
 
 TIME_LIMIT = "time limit"
 """The reason to stop of a run that used up `--max-minutes`."""
+MODEL_PREFIX = "model_"
+"""Begins the flag of a family's field whose own name is another flag's: `--model-held-out` of kernels."""
 MIN_BATCHES = 10
 """Least number of batches between validations, unless `--every` says it."""
 
@@ -147,7 +149,8 @@ def add_fit_flags(command: argparse.ArgumentParser, family: type[Family]) -> Non
     flags.add_data_flags(command)
     model = command.add_argument_group("model")
     for field in dataclasses.fields(family.Config):
-        _add_field(model, field, field.default)
+        taken = f"--{_dashed(field.name)}" in command._option_string_actions
+        _add_field(model, field, field.default, MODEL_PREFIX if taken else "", MODEL_PREFIX)
     if not family.recipe.epochs:
         return
     augmenting = command.add_argument_group("augmentation of the training images")
@@ -176,7 +179,7 @@ def fit(args: argparse.Namespace, number: int) -> int:
         dataset = data.load(args.data, args.data_root, "train", options)
     config = RunConfig(
         family=args.family,
-        model={field.name: getattr(args, flag_name(field)) for field in dataclasses.fields(family.Config)},
+        model={field.name: getattr(args, MODEL_PREFIX + field.name) for field in dataclasses.fields(family.Config)},
         recipe={name: getattr(args, name, default) for name, default in dataclasses.asdict(family.recipe).items()},
         data=args.data,
         seed=args.seed,
@@ -365,24 +368,30 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
     command.set_defaults(command=lambda args: evaluate.command(args, sampling_options(args)))
 
 
-def flag_name(field: dataclasses.Field[Any]) -> str:
-    """The name of a field's flag, with underscores: its own, unless `metadata["flag"]` avoids one of another flag."""
-    return str(field.metadata.get("flag", field.name))
-
-
-def _add_field(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], default: Any) -> None:
+def _add_field(
+    group: argparse._ArgumentGroup,
+    field: dataclasses.Field[Any],
+    default: Any,
+    flag_prefix: str = "",
+    dest_prefix: str = "",
+) -> None:
     """Add one flag for one field of a dataclass, from its type, default and help."""
-    flag = "--" + flag_name(field).replace("_", "-")
+    flag, dest = f"--{_dashed(flag_prefix + field.name)}", dest_prefix + field.name
     help_ = f"{field.metadata['help']} (default: {default})"
     if isinstance(default, bool):
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=help_)
+        group.add_argument(flag, dest=dest, action=argparse.BooleanOptionalAction, default=default, help=help_)
     elif isinstance(default, tuple):
         types = typing.get_args(field.type)
-        group.add_argument(flag, type=types[0], nargs=len(types), default=list(default), help=help_)
+        group.add_argument(flag, dest=dest, type=types[0], nargs=len(types), default=list(default), help=help_)
     elif typing.get_origin(field.type) is typing.Literal:
-        group.add_argument(flag, choices=typing.get_args(field.type), default=default, help=help_)
+        group.add_argument(flag, dest=dest, choices=typing.get_args(field.type), default=default, help=help_)
     else:
-        group.add_argument(flag, type=typing.cast(Callable[[str], Any], field.type), default=default, help=help_)
+        parse = typing.cast(Callable[[str], Any], field.type)
+        group.add_argument(flag, dest=dest, type=parse, default=default, help=help_)
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def _device(name: str, number: int) -> torch.device:

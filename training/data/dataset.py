@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from models.nets import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE, is_side
 from pictures.decoding import Background, parse_color
 from pictures.fitting import RESIZES, Resize
 
 Split = Literal["train", "test"]
 
-MIN_SIDE, MAX_SIDE, SIDE_STEP = 8, 128, 4
-"""Heights and widths that the networks take are multiples of SIDE_STEP from MIN_SIDE to MAX_SIDE."""
-SIDES = f"multiples of {SIDE_STEP} from {MIN_SIDE} to {MAX_SIDE}"
+SIDES = f"multiples of {SIDE_MULTIPLE} from {MIN_SIDE} to {MAX_SIDE}"
+"""The heights and widths that networks take, in words."""
 HELD_OUT = 0.1
 """Default share of a folder's pictures that are the test split, if the folder has none."""
 
@@ -114,15 +114,15 @@ def parse_size(text: str) -> tuple[int, int]:
     return Options(size=(height, width)).size or (height, width)
 
 
-def is_side(length: int) -> bool:
-    """Whether networks take images of this height or width."""
-    return MIN_SIDE <= length <= MAX_SIDE and length % SIDE_STEP == 0
-
-
 def check_size(place: object, height: int, width: int) -> None:
     """Raise DataError if images at `place` must be resized."""
     if not (is_side(height) and is_side(width)):
         raise DataError(f"{place}: its images are {height}x{width}; give --size N or --size HxW, {SIDES}")
+
+
+def class_order(name: str) -> tuple[bool, int, str]:
+    """Sorts names of classes: numbers by their value, then the others."""
+    return not name.isdecimal(), int(name) if name.isdecimal() else 0, name
 
 
 def is_held_out(key: bytes, share: float) -> bool:
