@@ -55,6 +55,9 @@ class Manifest:
     commit: str
     created: str
     metrics: dict[str, Any] = field(default_factory=dict)
+    uploads: str = "digit"
+    """How uploaded pictures become inputs: `digit` normalizes them as MNIST was made, which needs (1, 28, 28); `picture`
+    crops and scales them to `data_shape`. Weights of earlier versions lack the field; all of them took digits."""
     caveat: str = ""
     """Known defects of these weights' samples, from a visual inspection."""
     parameters: int = 0
