@@ -45,6 +45,10 @@ class UnreadablePicture(ValueError):
     """A file is not a picture that can be decoded. The message is a clause that says why and what to do."""
 
 
+class UnknownFormat(UnreadablePicture):
+    """A file is in none of FORMATS."""
+
+
 def decode(
     source: bytes | Path,
     *,
@@ -76,7 +80,7 @@ def decode(
         raise
     except Exception as error:
         # Decoders raise anything on hostile files: struct.error, EOFError, tokenize.TokenError, ...
-        raise UnreadablePicture(_reason(error)) from None
+        raise _reason(error) from None
 
 
 def count_pixels(data: bytes) -> int:
@@ -90,14 +94,14 @@ def count_pixels(data: bytes) -> int:
     except UnreadablePicture:
         raise
     except Exception as error:
-        raise UnreadablePicture(_reason(error)) from None
+        raise _reason(error) from None
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception) -> UnreadablePicture:
     """Why a decoder that raised `error` cannot decode a file."""
     if isinstance(error, UnidentifiedImageError):
-        return f"the file is not a readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-    return "the file is damaged or not complete"
+        return UnknownFormat(f"the file is not a readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    return UnreadablePicture("the file is damaged or not complete")
 
 
 def parse_color(color: str) -> tuple[int, int, int]:

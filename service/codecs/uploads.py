@@ -77,14 +77,10 @@ class PicturePreparation:
     resize: Resize = "crop"
 
     def prepare(self, pixels: Pixels) -> Pixels:
-        return fit(
-            pixels, self.height, self.width, self.channels, resize=self.resize, background=self.background
-        )
+        return fit(pixels, self.height, self.width, self.channels, resize=self.resize, background=self.background)
 
 
-async def read(
-    files: Sequence[bytes], preparation: Preparation, *, max_images: int, max_pixels: int
-) -> list[Tensor]:
+async def read(files: Sequence[bytes], preparation: Preparation, *, max_images: int, max_pixels: int) -> list[Tensor]:
     """Decode and prepare uploaded files on a thread, into images [C, H, W] float32 in [-1, 1].
 
     A file is a picture in one of FORMATS, of which the first frame counts, or an npz with `images` uint8 [n, H, W] or
@@ -151,7 +147,9 @@ def _read_npz(data: bytes, budget: UploadBudget) -> list[Pixels]:
             raise InvalidParameter("image: `images` must have npy version 1.0, which numpy.savez writes")
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
         if dtype != np.uint8 or len(shape) not in (3, 4) or shape[3:] not in ((), (3,)) or min(shape) < 1:
-            raise InvalidParameter(f"image: `images` must be uint8 [n, H, W] or [n, H, W, 3]; it is {dtype} {list(shape)}")
+            raise InvalidParameter(
+                f"image: `images` must be uint8 [n, H, W] or [n, H, W, 3]; it is {dtype} {list(shape)}"
+            )
         budget.spend(shape[:3])
         flat = np.frombuffer(member.read(math.prod(shape)), np.uint8)
     return list(flat.reshape(shape, order="F" if fortran else "C"))
