@@ -26,6 +26,7 @@ RUN python3 -m venv /build \
 COPY pyproject.toml README.md LICENSE ./
 COPY drawbridge drawbridge
 COPY models models
+COPY pictures pictures
 COPY service service
 COPY training training
 COPY weights weights

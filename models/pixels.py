@@ -18,13 +18,19 @@ def to_uint8(x: Tensor) -> Tensor:
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+def to_pixels(x: Tensor) -> Tensor:
+    """float32 [B, C, H, W] in [-1, 1] -> uint8 [B, H, W] of one channel, or [B, H, W, C] of several."""
+    return to_uint8(x[:, 0] if x.shape[1] == 1 else x.movedim(1, -1))
+
+
 def image_grid(images: NDArray[np.uint8], columns: int | None = None) -> NDArray[np.uint8]:
-    """Arrange images [n, H, W] row by row in one image, by default nearly square; unused cells stay black."""
-    n, height, width = images.shape
+    """Arrange images [n, H, W] or [n, H, W, C] row by row in one, by default nearly square; unused cells are black."""
+    n, height, width, *channels = images.shape
     if n == 1:
-        return images.reshape(height, width)
+        return images[0]
     columns = columns or math.ceil(math.sqrt(n))
     rows = -(-n // columns)
-    sheet = np.zeros((rows * columns, height, width), np.uint8)
+    sheet = np.zeros((rows * columns, *images.shape[1:]), np.uint8)
     sheet[:n] = images
-    return sheet.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
+    cells = sheet.reshape(rows, columns, height, width, *channels)
+    return cells.swapaxes(1, 2).reshape(rows * height, columns * width, *channels)

@@ -10,12 +10,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = {
     "models": {"models"},
-    "training": {"training", "models", "drawbridge.client"},
-    "service": {"service", "models"},
-    "drawbridge": {"drawbridge", "service", "training", "models"},
-    "harness": {"harness", "service", "models"},
-    "benchmarks": {"benchmarks", "harness", "service", "training", "models", "drawbridge"},
-    "chaos": {"chaos", "harness", "service", "training", "models", "drawbridge"},
+    "pictures": {"pictures"},
+    "training": {"training", "models", "pictures", "drawbridge.client"},
+    "service": {"service", "models", "pictures"},
+    "drawbridge": {"drawbridge", "service", "training", "models", "pictures"},
+    "harness": {"harness", "service", "models", "pictures"},
+    "benchmarks": {"benchmarks", "harness", "service", "training", "models", "pictures", "drawbridge"},
+    "chaos": {"chaos", "harness", "service", "training", "models", "pictures", "drawbridge"},
 }
 """What each package may import. `drawbridge.client` needs httpx alone, so everything may import it."""
 SHARED = {"errors", "settings", "data_files", "VERSION"}
@@ -105,6 +106,12 @@ def test_models_need_only_torch_numpy_and_safetensors() -> None:
     for path in files("models"):
         assert not {name.partition(".")[0] for name in imports(path)} - allowed, path
         assert not any(name.startswith(("torch.optim", "time")) for name in imports(path)), path
+
+
+def test_pictures_need_only_pillow_and_numpy() -> None:
+    allowed = {"PIL", "numpy", "pictures", *sys.stdlib_module_names}
+    for path in files("pictures"):
+        assert not {name.partition(".")[0] for name in imports(path)} - allowed, path
 
 
 def test_the_client_needs_only_httpx() -> None:

@@ -22,7 +22,7 @@ from models import store
 
 pytestmark = pytest.mark.slow
 
-PACKAGES = ("drawbridge", "models", "service", "training")
+PACKAGES = ("drawbridge", "models", "pictures", "service", "training")
 DATA = {"weights": "service/_data/weights", "docs/lab": "service/_data/lab"}
 EXAMPLE = """
 import importlib.util, sys

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
-OWN_PACKAGES = ("drawbridge", "models", "service", "training")
+OWN_PACKAGES = ("drawbridge", "models", "pictures", "service", "training")
 
 
 class UsageError(Exception):

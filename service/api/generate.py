@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from service.api import openapi_schema, parsing
 from service.api.context import AppContext
 from service.api.responses import respond
-from service.codecs import formats, uploads
+from service.api.uploading import read_images
+from service.codecs import formats
 from service.codecs.formats import ANIMATION_FORMATS, IMAGE_FORMATS, Format
 from service.errors import InvalidParameter
 from service.generation.codes import encode_endpoints, with_endpoint_codes
@@ -55,9 +56,7 @@ async def interpolate(request: Request) -> Response:
     format_ = formats.negotiate(ANIMATION_FORMATS, parameters.format, request.headers.get("accept"))
     if "polarity" in parameters.model_fields_set and not files:
         raise InvalidParameter("polarity: only with uploaded images")
-    images = await uploads.read(
-        files, max_images=2, max_pixels=service.settings.max_pixels, polarity=parameters.polarity
-    )
+    images = await read_images(files, model, parameters, service.settings, max_images=2)
     plan = plan_interpolation(parameters, model, format_.name, images, service.new_seed)
     if images:
         codes = (await service.generate(encode_endpoints(plan), model, request, seed=plan.seed)).result().images

@@ -102,6 +102,12 @@ class Model:
         return exact, {name: number for number, name in enumerate(names) if counts[name] == 1}
 
     @cached_property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of an image: [H, W], or [H, W, 3] in colour."""
+        channels, height, width = self.manifest.data_shape
+        return (height, width) if channels == 1 else (height, width, channels)
+
+    @cached_property
     def code_shape(self) -> tuple[int, ...]:
         """The shape of an initial state: the shape of codes."""
         first = self.family.schedule(self.steps, self.sampler)[:1]

@@ -16,7 +16,7 @@ from service.generation.plan import GenerationPlan
 
 
 def plan_encoding(parameters: Encode, model: Model, images: Sequence[Tensor], *, codes_only: bool) -> Request:
-    """Encode images [1, 28, 28]; decode the codes again unless `codes_only`. Raises InvalidParameter."""
+    """Encode images [C, H, W]; decode the codes again unless `codes_only`. Raises InvalidParameter."""
     _check_encoder(model)
     if not images:
         raise InvalidParameter("image: send at least one image, as a form field called `image`")

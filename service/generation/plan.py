@@ -87,7 +87,7 @@ def plan_interpolation(
     images: Sequence[Tensor],
     new_seed: Callable[[], int],
 ) -> GenerationPlan:
-    """The plan of an /interpolate request. `images` are the uploads [1, 28, 28]. Raises InvalidParameter."""
+    """The plan of an /interpolate request. `images` are the uploads [C, H, W]. Raises InvalidParameter."""
     named = labels_of(model, parameters)
     labels = named or [NO_LABEL if images else ANY_LABEL]
     seeds = parameters.seed or [new_seed()]

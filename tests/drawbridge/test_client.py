@@ -259,4 +259,15 @@ def test_importing_the_client_imports_httpx_alone() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     modules = {name.partition(".")[0] for name in done.stdout.split()}
     assert "httpx" in modules
-    assert not modules & {"numpy", "torch", "PIL", "pydantic", "fastapi", "tqdm", "models", "service", "training"}
+    assert not modules & {
+        "numpy",
+        "torch",
+        "PIL",
+        "pydantic",
+        "fastapi",
+        "tqdm",
+        "models",
+        "pictures",
+        "service",
+        "training",
+    }
