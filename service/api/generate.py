@@ -49,7 +49,7 @@ async def generate(request: Request) -> Response:
 @router.get("/interpolate", **documented(Interpolate, ANIMATION_FORMATS, body=False))
 @router.post("/interpolate", **documented(Interpolate, ANIMATION_FORMATS, images=True))
 async def interpolate(request: Request) -> Response:
-    """Interpolate between two seeds, two digits at one seed, or two uploads (form fields `image`, as for /encode)."""
+    """Interpolate between two seeds, two labels at one seed, or two uploads (form fields `image`, as for /encode)."""
     service: AppContext = request.app.state.service
     parameters, files = await parsing.read(request, Interpolate)
     model = choose_model(service.catalog, service.settings, parameters, uploads=bool(files))

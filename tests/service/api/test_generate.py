@@ -34,7 +34,7 @@ async def test_the_content_location_reproduces_a_response(client: httpx.AsyncCli
     response = await client.post("/generate", params={"model": "ddpm", "digit": [3, 4], "n": 3, "steps": 2})
     location = httpx.URL(response.headers["content-location"])
     assert location.params["seed"] == response.headers["x-seed"]
-    assert location.params.get_list("digit") == ["3", "4"]
+    assert location.params.get_list("label") == ["3", "4"]
     assert (location.params["sampler"], location.params["guidance"]) == ("dpm++2m", "1.6")
     reproduced = await client.get(str(location))
     assert reproduced.content == response.content
