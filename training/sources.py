@@ -105,7 +105,8 @@ class Service:
                 for first in range(0, count, BATCH):
                     n = min(BATCH, count - first)
                     samples = client.generate(name, seed=seed, first=first, n=n, label=labels, **options)
-                    images.append(torch.from_numpy(samples.arrays).unsqueeze(1))
+                    arrays = torch.from_numpy(samples.arrays)
+                    images.append(arrays.unsqueeze(1) if arrays.ndim == 3 else arrays.movedim(-1, 1))
         except (Unreachable, ServiceError) as error:
             raise self._error(error) from None
         return SampleSet(torch.cat(images), torch.arange(count) % len(labels) if labels else None)
