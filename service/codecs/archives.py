@@ -5,23 +5,27 @@ import zipfile
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from service.codecs.folders import folder_names
 from service.codecs.png import Images, png
+from service.codecs.streams import Contents
 
 
 class ZipEncoder:
-    """A zip of PNGs, each named by its index and label."""
+    """A zip of PNGs, each named by its index, in a folder for each label; those without a label are in no folder."""
 
-    def __init__(self, count: int, metadata: dict[str, Any]) -> None:
+    def __init__(self, contents: Contents) -> None:
         self.buffer, self.index = _SeekableBuffer(), 0
+        self.folders = folder_names(contents.classes)
         self.archive = zipfile.ZipFile(self.buffer, "w")  # type: ignore[call-overload]  # it only writes
 
     def begin(self) -> bytes:
         return b""
 
     def add(self, image: Images, label: int, error: float | None) -> bytes:
-        name = f"{self.index:05d}.png" if label < 0 else f"{self.index:05d}_{label}.png"
-        self.archive.writestr(_entry(name), png(image))
+        folder = f"{self.folders[label]}/" if label >= 0 else ""
+        self.archive.writestr(_entry(f"{folder}{self.index:05d}.png"), png(image))
         self.index += 1
         return self.buffer.take()
 
@@ -31,17 +35,20 @@ class ZipEncoder:
 
 
 class NpzEncoder:
-    """`images` uint8 [n, 28, 28], `labels` int64 [n], and `errors` float64 [n] if the images have errors."""
+    """`images` uint8 [n, H, W] or [n, H, W, 3], `labels` int64 [n], and what there is of these two:
 
-    def __init__(self, count: int, metadata: dict[str, Any]) -> None:
-        self.buffer, self.count = _Buffer(), count
+    `classes`, the names of the labels by number, and `errors` float64 [n].
+    """
+
+    def __init__(self, contents: Contents) -> None:
+        self.buffer, self.contents = _Buffer(), contents
         self.labels: list[int] = []
         self.errors: list[float] = []
         self.archive = zipfile.ZipFile(self.buffer, "w")  # type: ignore[call-overload]
 
     def begin(self) -> bytes:
         self.member = self.archive.open(_entry("images.npy"), "w")
-        header = {"descr": "|u1", "fortran_order": False, "shape": (self.count, 28, 28)}
+        header = {"descr": "|u1", "fortran_order": False, "shape": (self.contents.count, *self.contents.shape)}
         np.lib.format.write_array_header_1_0(self.member, header)
         return self.buffer.take()
 
@@ -53,7 +60,11 @@ class NpzEncoder:
 
     def end(self) -> bytes:
         self.member.close()
-        arrays = {"labels": np.array(self.labels, np.int64), "errors": np.array(self.errors)}
+        arrays: dict[str, NDArray[Any]] = {
+            "labels": np.array(self.labels, np.int64),
+            "classes": np.array(self.contents.classes),
+            "errors": np.array(self.errors),
+        }
         for name, array in arrays.items():
             if len(array):
                 with self.archive.open(_entry(f"{name}.npy"), "w") as member:

@@ -14,7 +14,7 @@ from PIL import Image
 from models.pixels import image_grid
 from service.codecs.archives import NpzEncoder, ZipEncoder
 from service.codecs.png import Images, png
-from service.codecs.streams import EventEncoder, JsonEncoder, StreamEncoder
+from service.codecs.streams import Contents, EventEncoder, JsonEncoder, StreamEncoder
 from service.errors import InvalidParameter, NotAcceptable
 
 FRAME_MS, END_FRAME_MS = 120, 480
@@ -25,13 +25,20 @@ class ImageBatch(NamedTuple):
     """Images to encode into one file."""
 
     images: Images
-    """[n, 28, 28]."""
+    """[n, H, W], or [n, H, W, 3] in colour."""
     labels: NDArray[np.int64]
     """[n], -1 for no label."""
     metadata: dict[str, Any]
     """`model`, `seed` and what else is needed to reproduce the images."""
     errors: NDArray[np.float64] | None = None
     """[n], of reconstructions: the mean squared difference of pixels in [0, 1]."""
+    classes: tuple[str, ...] = ()
+    """The names of the labels by number; empty if the model takes no label."""
+
+    @property
+    def contents(self) -> Contents:
+        """What a file of these images holds."""
+        return Contents(len(self.images), self.images.shape[1:], self.classes, self.metadata)
 
 
 @dataclass(frozen=True)
@@ -54,8 +61,10 @@ class Format(Generic[T]):
     name: str
     media_type: str
     encode: Callable[[T], bytes]
-    stream_encoder: Callable[[int, dict[str, Any]], StreamEncoder] | None = None
-    """Makes an encoder for a number of images and their metadata, if the format can be streamed."""
+    stream_encoder: Callable[[Contents], StreamEncoder] | None = None
+    """Makes an encoder, if the format can be streamed."""
+    revision: int = 1
+    """Incremented when the same images give other bytes. ETags cover it."""
 
     @cached_property
     def content_type(self) -> bytes:
@@ -83,16 +92,14 @@ def _animation(kind: str) -> Callable[[ImageBatch], bytes]:
     return encode
 
 
-def _streamable(
-    name: str, media_type: str, encoder: Callable[[int, dict[str, Any]], StreamEncoder]
-) -> Format[ImageBatch]:
+def _streamable(name: str, media_type: str, encoder: Callable[[Contents], StreamEncoder]) -> Format[ImageBatch]:
     def encode(batch: ImageBatch) -> bytes:
-        stream = encoder(len(batch.images), batch.metadata)
+        stream = encoder(batch.contents)
         errors = [None] * len(batch.images) if batch.errors is None else batch.errors.tolist()
         parts = map(stream.add, batch.images, batch.labels.tolist(), errors)
         return b"".join((stream.begin(), *parts, stream.end()))
 
-    return Format(name, media_type, encode, encoder)
+    return Format(name, media_type, encode, encoder, revision=2)
 
 
 def _codes_npz(codes: Codes) -> bytes:

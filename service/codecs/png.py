@@ -1,4 +1,4 @@
-"""PNG encoding for small grey images."""
+"""PNG encoding for small images."""
 
 import struct
 import zlib
@@ -8,19 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 Images = NDArray[np.uint8]
+"""Images [n, H, W], or [n, H, W, 3] in colour; or one of them, without the first axis."""
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def png(image: Images) -> bytes:
-    """Encode an image [H, W] as PNG (RFC 2083).
+    """Encode an image [H, W] or [H, W, 3] as PNG (RFC 2083).
 
     It takes half of Pillow's time at 28x28: zlib's level 1 between fixed chunks. Higher levels save 3 % of the bytes
-    and take twice as long.
+    and take twice as long. Filters save nothing in colour below 128x128, and 10 % there.
     """
-    lines = np.zeros((image.shape[0], image.shape[1] + 1), np.uint8)  # column 0 is each line's filter: 0, none
-    lines[:, 1:] = image
-    return _header(*image.shape) + _chunk(b"IDAT", zlib.compress(lines.tobytes(), 1)) + _END
+    height, width, *channels = image.shape
+    samples = image.reshape(height, -1)
+    lines = np.zeros((height, samples.shape[1] + 1), np.uint8)  # column 0 is each line's filter: 0, none
+    lines[:, 1:] = samples
+    return _header(height, width, bool(channels)) + _chunk(b"IDAT", zlib.compress(lines.tobytes(), 1)) + _END
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
@@ -28,9 +31,10 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 @lru_cache(maxsize=64)
-def _header(height: int, width: int) -> bytes:
-    """The signature and the header chunk of an 8-bit grey image."""
-    return SIGNATURE + _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+def _header(height: int, width: int, color: bool) -> bytes:
+    """The signature and the header chunk of an image with 8 bits per channel, in RGB or grey."""
+    color_type = 2 if color else 0
+    return SIGNATURE + _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, color_type, 0, 0, 0))
 
 
 _END = _chunk(b"IEND", b"")

@@ -2,9 +2,28 @@
 
 import base64
 import json
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from service.codecs.png import Images, png
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file of images holds, as far as it is known before the first image exists."""
+
+    count: int
+    """The number of images."""
+    shape: tuple[int, ...]
+    """Of each image: [H, W], or [H, W, 3] in colour."""
+    classes: tuple[str, ...]
+    """The names of the labels by number; empty if the model takes no label."""
+    metadata: dict[str, Any]
+    """`model`, `seed` and what else is needed to reproduce the images."""
+
+    def class_name(self, label: int) -> str | None:
+        """The name of a label; None for -1, no label."""
+        return self.classes[label] if label >= 0 else None
 
 
 class StreamEncoder(Protocol):
@@ -14,24 +33,24 @@ class StreamEncoder(Protocol):
         """The bytes before the first image."""
 
     def add(self, image: Images, label: int, error: float | None) -> bytes:
-        """The bytes of the next image [28, 28], its label (-1: none) and its reconstruction error, if it has one."""
+        """The bytes of the next image [H, W] or [H, W, 3], with its label (-1: none) and its error, if there is one."""
 
     def end(self) -> bytes:
         """The bytes after the last image."""
 
 
 class JsonEncoder:
-    """A JSON object: the metadata, and `images`, each with a `label` and a `png` in base64."""
+    """A JSON object: the metadata, and `images`, each with `label`, `class` and, in base64, `png`."""
 
-    def __init__(self, count: int, metadata: dict[str, Any]) -> None:
-        self.metadata, self.separator = metadata, b""
+    def __init__(self, contents: Contents) -> None:
+        self.contents, self.separator = contents, b""
 
     def begin(self) -> bytes:
-        return json.dumps({**self.metadata, "images": []}).encode()[:-2]
+        return json.dumps({**self.contents.metadata, "images": []}).encode()[:-2]
 
     def add(self, image: Images, label: int, error: float | None) -> bytes:
         separator, self.separator = self.separator, b", "
-        return separator + json.dumps(_item(image, label, error)).encode()
+        return separator + json.dumps(_item(self.contents, image, label, error)).encode()
 
     def end(self) -> bytes:
         return b"]}"
@@ -43,15 +62,15 @@ class EventEncoder:
     The sender may put `progress` and `preview` events between them.
     """
 
-    def __init__(self, count: int, metadata: dict[str, Any]) -> None:
-        self.metadata, self.index = {**metadata, "n": count}, 0
+    def __init__(self, contents: Contents) -> None:
+        self.contents, self.index = contents, 0
 
     def begin(self) -> bytes:
-        return event("start", self.metadata)
+        return event("start", {**self.contents.metadata, "n": self.contents.count})
 
     def add(self, image: Images, label: int, error: float | None) -> bytes:
         index, self.index = self.index, self.index + 1
-        return event("image", {"index": index, **_item(image, label, error)})
+        return event("image", {"index": index, **_item(self.contents, image, label, error)})
 
     def end(self) -> bytes:
         return event("end", {})
@@ -63,10 +82,10 @@ def event(name: str, data: dict[str, Any]) -> bytes:
 
 
 def preview(index: int, image: Images) -> bytes:
-    """Encode an event with the current state of an image [28, 28] that is not finished."""
+    """Encode an event with the current state of an image [H, W] or [H, W, 3] that is not finished."""
     return event("preview", {"index": index, "png": base64.b64encode(png(image)).decode()})
 
 
-def _item(image: Images, label: int, error: float | None) -> dict[str, Any]:
-    item = {"label": label, "png": base64.b64encode(png(image)).decode()}
+def _item(contents: Contents, image: Images, label: int, error: float | None) -> dict[str, Any]:
+    item = {"label": label, "class": contents.class_name(label), "png": base64.b64encode(png(image)).decode()}
     return item if error is None else {**item, "error": error}

@@ -26,7 +26,7 @@ class StartState(NamedTuple):
     label: int = ANY_LABEL
     """A class, ANY_LABEL or NO_LABEL."""
     image: Tensor | None = None
-    """[1, 28, 28] float32 in [-1, 1], encoded instead of the noise. Not for `Sample.end`, which takes a code."""
+    """[C, H, W] float32 in [-1, 1], encoded instead of the noise. Not for `Sample.end`, which takes a code."""
     code: Tensor | None = None
     """[*S] float32, the state itself."""
 
@@ -69,7 +69,7 @@ class Result(NamedTuple):
     """The result of a request: image i belongs to sample i."""
 
     images: NDArray[Any]
-    """[n, 28, 28] uint8; or [n, *S] float32, the initial states, for `codes_only`."""
+    """uint8 [n, H, W], or [n, H, W, 3] in colour; for `codes_only` the initial states, float32 [n, *S]."""
     labels: NDArray[np.int64]
     """[n], -1 for no label."""
 

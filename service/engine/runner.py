@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models import noise
 from models.base import Family, Rows
-from models.pixels import to_uint8
+from models.pixels import to_pixels
 from service.engine.graphs import CudaGraphs, Tensors, cuda_recorder
 from service.engine.interpolation import slerp
 from service.engine.request import ANY_LABEL, Request, Sample, StartState
@@ -118,7 +118,9 @@ class Runner:
 
     @torch.inference_mode()
     def advance(self, rows: list[Row]) -> list[NDArray[Any] | None]:
-        """Advance every row by one step. Returns the images [28, 28] uint8 of finished rows, None for the others.
+        """Advance every row by one step. Returns the images of finished rows, None for the others.
+
+        Images are uint8 [H, W], or [H, W, 3] in colour.
 
         A row with `codes_only` ends at the initial state and returns that state [*S] float32.
 
@@ -139,7 +141,7 @@ class Runner:
 
     @torch.inference_mode()
     def preview(self, rows: list[Row]) -> list[NDArray[np.uint8]]:
-        """Images [28, 28] uint8 of the current states of rows that were just advanced together."""
+        """Images uint8 [H, W] or [H, W, 3] of the current states of rows that were just advanced together."""
         images, _ = self._receive(*self.call(_decoded_images, self._gather(rows).state))
         return list(images[: len(rows)])
 
@@ -330,9 +332,9 @@ def _next_states(family: Family, *inputs: Tensor) -> Tensors:
 
 
 def _decoded_images(family: Family, states: Tensor) -> Tensors:
-    """Images uint8 [B, 28, 28], and whether each was finite [B]."""
-    images = family.decode(states)[:, 0]
-    return to_uint8(images), images.isfinite().flatten(1).all(1)
+    """Images uint8 [B, H, W], or [B, H, W, 3] in colour, and whether each was finite [B]."""
+    images = family.decode(states)
+    return to_pixels(images), images.isfinite().flatten(1).all(1)
 
 
 def batch_sizes(largest: int, *, fine: bool) -> list[int]:

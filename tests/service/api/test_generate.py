@@ -34,7 +34,7 @@ async def test_the_content_location_reproduces_a_response(client: httpx.AsyncCli
     response = await client.post("/generate", params={"model": "ddpm", "digit": [3, 4], "n": 3, "steps": 2})
     location = httpx.URL(response.headers["content-location"])
     assert location.params["seed"] == response.headers["x-seed"]
-    assert location.params.get_list("digit") == ["3", "4"]
+    assert location.params.get_list("label") == ["3", "4"]
     assert (location.params["sampler"], location.params["guidance"]) == ("dpm++2m", "1.6")
     reproduced = await client.get(str(location))
     assert reproduced.content == response.content
@@ -120,11 +120,11 @@ async def test_every_format_holds_the_same_images(client: httpx.AsyncClient) -> 
     webp = pixels(await get("webp"))
     assert np.array_equal(webp[..., 0] if webp.ndim == 3 else webp, grid)
     with zipfile.ZipFile(io.BytesIO((await get("zip")).content)) as file:
-        assert file.namelist() == ["00000_6.png", "00001_6.png"]
-        assert np.array_equal(picture(file.read("00001_6.png")), images[1])
+        assert file.namelist() == ["6/00000.png", "6/00001.png"]
+        assert np.array_equal(picture(file.read("6/00001.png")), images[1])
     body = (await get("json")).json()
     assert (body["model"], body["seed"]) == ("cgan", 4)
-    assert [item["label"] for item in body["images"]] == [6, 6]
+    assert [(item["label"], item["class"]) for item in body["images"]] == [(6, "6"), (6, "6")]
     assert np.array_equal(picture(base64.b64decode(body["images"][0]["png"])), images[0])
 
 
@@ -248,7 +248,7 @@ def parse_container(format_: str, content: bytes) -> tuple[list[np.ndarray], lis
             # A reader that streams the archive needs each member's size before its data.
             assert not any(member.flag_bits & 8 for member in file.infolist())
             members = [(name, file.read(name)) for name in file.namelist()]
-        return [verified_picture(data) for _, data in members], [int(name[6]) for name, _ in members]
+        return [verified_picture(data) for _, data in members], [int(name.split("/")[0]) for name, _ in members]
     if format_ == "json":
         items = json.loads(content)["images"]
     else:

@@ -82,7 +82,7 @@ def expected(server: Server) -> np.ndarray:
 
 
 def test_the_configuration_lists_the_tensors_of_the_metadata(triton: Any) -> None:
-    for name, inputs in (("cgan", ["digit", "n", "seed"]), ("gan", ["n", "seed"])):
+    for name, inputs in (("cgan", ["label", "digit", "n", "seed"]), ("gan", ["n", "seed"])):
         config, metadata = triton.get_model_config(name), triton.get_model_metadata(name)
         assert (config["name"], config["max_batch_size"]) == (name, 0)
         for ours, theirs in ((config["input"], metadata["inputs"]), (config["output"], metadata["outputs"])):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from harness.server import Server
-from service.compat.openai import digits_in
+from service.compat.prompts import digits_in
 from service.errors import InvalidParameter
 from tests.service.conftest import arrays
 from tests.serving import serving
