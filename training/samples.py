@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from models.base import Family, sample
 from models.losses import sliced_wasserstein
-from models.pixels import image_grid, to_uint8, to_unit
+from models.pixels import image_grid, to_pixels, to_unit
 from training.data import Dataset
 
 COUNT = 512
@@ -48,8 +48,8 @@ def distance(samples: Tensor, data: Dataset, projections: int = 256) -> float:
 
 
 def grid_png(samples: Tensor, columns: int = 10, rows: int = 10) -> bytes:
-    """The first columns * rows of samples [N, 1, H, W] in [-1, 1] as one PNG, row by row."""
-    return _png(image_grid(to_uint8(samples[: columns * rows, 0]).numpy(), columns))
+    """The first columns * rows of samples [N, C, H, W] in [-1, 1] as one PNG, row by row."""
+    return _png(image_grid(to_pixels(samples[: columns * rows]).numpy(), columns))
 
 
 def strip_png(grids: Sequence[Path], height: int = 28) -> bytes:
