@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from models import noise, parallel
 from models.base import Family, Rows
-from models.nets import decoder
+from models.nets import LEVELS_HELP, decoder
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,11 @@ class GeneratorConfig:
     """Settings of the generator."""
 
     latent: int = field(default=64, metadata={"help": "dimensions of z"})
-    generator_width: int = field(default=24, metadata={"help": "channels of G at 28x28, doubled at each lower size"})
+    generator_width: int = field(default=24, metadata={"help": "channels of G at full size, doubled at each lower one"})
     truncation: float = field(
         default=0.8, metadata={"help": "scale of z when sampling; below 1 fewer odd digits, and less variety"}
     )
+    levels: int = field(default=0, metadata={"help": LEVELS_HELP})
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class RelativisticConfig(GeneratorConfig):
     """Settings of the relativistic game."""
 
     discriminator_width: int = field(
-        default=32, metadata={"help": "channels of D at 14x14, doubled at each lower size"}
+        default=32, metadata={"help": "channels of D at half the size, doubled at each lower one"}
     )
     discriminator_pace: float = field(default=4.0, metadata={"help": "D's learning rate over G's"})
     gamma: float = field(default=0.1, metadata={"help": "weight of the two gradient penalties"})
@@ -56,7 +57,7 @@ class ConvolutionalGAN(Family):
 
     def __init__(self, config: GeneratorConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__(config, data_shape, classes)
-        self.generator = decoder(self.data_shape, config.latent + self.classes, config.generator_width)
+        self.generator = decoder(self.data_shape, config.latent + self.classes, config.generator_width, config.levels)
 
     def generate_batch(self, label: Tensor) -> Tensor:
         """G of fresh z from torch's global generator, one row per label [B, classes]: [B, *data_shape]."""

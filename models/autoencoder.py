@@ -13,7 +13,8 @@ from models.prior import PRIORS, Prior
 class Autoencoder(Family):
     """Convolutional encoder f and decoder g. The state of the only step is the code z [B, latent].
 
-    `config` has `latent` and `width`. The sampler names the prior: a mixture fitted to the data's codes, or N(0, I).
+    `config` has `latent`, `width` and `levels`. The sampler names the prior: a mixture fitted to the data's codes, or
+    N(0, I).
     """
 
     samplers = PRIORS
@@ -24,8 +25,10 @@ class Autoencoder(Family):
         self, config: Any, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0, *, outputs: int | None = None
     ) -> None:
         super().__init__(config, data_shape, classes)
-        self.encoder = encoder(self.data_shape, config.latent if outputs is None else outputs, config.width)
-        self.decoder = decoder(self.data_shape, config.latent, config.width)
+        self.encoder = encoder(
+            self.data_shape, config.latent if outputs is None else outputs, config.width, config.levels
+        )
+        self.decoder = decoder(self.data_shape, config.latent, config.width, config.levels)
         self.prior = Prior(config.latent)
 
     def fit(self, x: Tensor, label: Tensor) -> None:

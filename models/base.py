@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from models.nets import check_shape
+
 Number = TypeVar("Number", int, float)
 
 
@@ -93,7 +95,8 @@ class Family(nn.Module):
     """
 
     Config: ClassVar[type[Any]]
-    """A frozen dataclass; each field has `metadata={"help": ...}` and becomes a flag of the training command."""
+    """A frozen dataclass; each field has `metadata={"help": ...}` and becomes a flag of the training command. A field
+    that is added later has a default that leaves earlier nets as they were."""
     about: ClassVar[About]
     recipe: ClassVar[Recipe]
     players: ClassVar[tuple[str, ...]] = ()
@@ -125,6 +128,7 @@ class Family(nn.Module):
 
     def __init__(self, config: Any, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__()
+        check_shape(data_shape)
         self.config = config
         self.data_shape = tuple(data_shape)
         self.classes = classes if self.conditional else 0

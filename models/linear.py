@@ -5,6 +5,11 @@ from torch import Tensor, nn
 
 from models.batch_invariant import linear
 
+MAX_EXACT_SIZE = 1024
+"""Numbers per point up to which the covariance matrix is computed: its eigenvectors cost the cube of this."""
+MAX_POINTS, OVERSAMPLING = 5000, 10
+"""Of the approximation: rows that it looks at, and directions beyond those asked for, which make it accurate."""
+
 
 class PrincipalComponents(nn.Module):
     """z = W'(x - mean), x^ = W z + mean with W'W = I, for data and codes of sizes `size` and `code` (Pearson 1901)."""
@@ -19,19 +24,16 @@ class PrincipalComponents(nn.Module):
         self.register_buffer("variance", torch.zeros(code))
 
     def fit(self, x: Tensor) -> None:
-        """Estimate mean, directions and variances from x [N, size] in float64.
+        """Estimate mean, directions and variances from x [N, size].
 
-        The largest entry of each direction is positive.
+        The largest entry of each direction is positive. N points vary in at most N - 1 directions; any others are 0.
         """
-        data = x.double()
-        mean = data.mean(0)
-        centred = data - mean
-        variances, vectors = torch.linalg.eigh(centred.T @ centred / (len(x) - 1))
-        W = vectors.flip(1)[:, : self.W.shape[1]]
-        W = W * W.gather(0, W.abs().argmax(0, keepdim=True)).sign()
+        mean, variances, vectors = (_exact if x.shape[1] <= MAX_EXACT_SIZE else _approximate)(x, self.W.shape[1])
+        W = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
         self.mean.copy_(mean)
-        self.W.copy_(W)
-        self.variance.copy_(variances.flip(0)[: len(self.variance)].clamp(min=0))
+        for buffer, values in ((self.W, W), (self.variance, variances.clamp(min=0))):
+            buffer.zero_()
+            buffer[..., : values.shape[-1]].copy_(values)
 
     def encode(self, x: Tensor) -> Tensor:
         """[B, size] -> [B, code]."""
@@ -40,6 +42,30 @@ class PrincipalComponents(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """[B, code] -> [B, size]."""
         return linear(z, self.W) + self.mean
+
+
+def _exact(x: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean [size], the `count` largest variances and their directions [size, count] of x [N, size], in float64."""
+    data = x.double()
+    mean = data.mean(0)
+    centred = data - mean
+    variances, vectors = torch.linalg.eigh(centred.T @ centred / max(len(x) - 1, 1))
+    return mean, variances.flip(0)[:count], vectors.flip(1)[:, :count]
+
+
+def _approximate(x: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The same from MAX_POINTS rows of x at most, by random projections (Halko et al. 2011), in float32.
+
+    Its cost grows with `size`, not with its cube.
+    """
+    points = x[:: -(-len(x) // MAX_POINTS)].cpu()
+    mean = points.mean(0)
+    centred = points - mean
+    rank = min(count, len(points) - 1) or 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        _, singular, vectors = torch.svd_lowrank(centred, q=min(rank + OVERSAMPLING, *centred.shape), niter=4)
+    return mean, singular[:rank].square() / max(len(points) - 1, 1), vectors[:, :rank]
 
 
 class Identity(nn.Module):

@@ -55,6 +55,9 @@ class Manifest:
     commit: str
     created: str
     metrics: dict[str, Any] = field(default_factory=dict)
+    uploads: str = "digit"
+    """How uploads become inputs: `digit` normalizes them as MNIST was made, which needs (1, 28, 28); `picture` crops
+    and scales them to `data_shape`. Weights of earlier versions lack the field; all of them took digits."""
     caveat: str = ""
     """Known defects of these weights' samples, from a visual inspection."""
     parameters: int = 0
@@ -189,16 +192,14 @@ def defaults(family: Family, manifest: Manifest) -> dict[str, Any]:
 def build(manifest: Manifest) -> Family:
     """Build the untrained family that the manifest describes.
 
-    Raises UnknownFamily, or ValueError if the family has another revision or the config lacks a field.
+    Fields that the config lacks are newer than the weights and have their defaults, which leave the nets as they were.
+    Raises UnknownFamily, or ValueError if the family has another revision.
     """
     family = families.get(manifest.family)
     if manifest.revision != family.revision:
         raise ValueError(
             f"made for revision {manifest.revision} of {manifest.family}, this is {family.revision}; train it again"
         )
-    missing = {field.name for field in dataclasses.fields(family.Config)} - manifest.config.keys()
-    if missing:
-        raise ValueError(f"its config lacks {', '.join(sorted(missing))}; export it again")
     return family(family.Config(**manifest.config), manifest.data_shape, len(manifest.classes))
 
 

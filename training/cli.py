@@ -20,7 +20,7 @@ from models import devices, families, parallel, store
 from models.base import Family
 from models.families import UnknownFamily
 from models.store import WeightsError
-from training import classifier, data, docs, evaluate, files, report
+from training import classifier, data, docs, evaluate, files, flags, report
 from training.checkpoint import NotFinite
 from training.config import ConfigError, RunConfig, describe
 from training.data import DataError
@@ -121,7 +121,7 @@ def add_fit_flags(command: argparse.ArgumentParser, family: type[Family]) -> Non
     A family without gradient training uses none of its recipe, so that it has no flags for it.
     """
     command.add_argument("--run", type=Path, help="directory of the run (default: runs/FAMILY)")
-    command.add_argument("--data", default="mnist", help=f"{', '.join(data.NAMES)}, or a folder of images")
+    command.add_argument("--data", default="mnist", help=f"{flags.HELP} (default: mnist)")
     command.add_argument(
         "--data-root", type=Path, help="directory of the data sets (default: $DRAWBRIDGE_DATA, else data)"
     )
@@ -136,6 +136,7 @@ def add_fit_flags(command: argparse.ArgumentParser, family: type[Family]) -> Non
     command.add_argument("--threads", type=int, help="CPU threads (default: one per core)")
     command.add_argument("--max-minutes", type=float, help="save and stop after this time; run again to resume")
     command.add_argument("--every", type=int, help="images between validations (default: one epoch)")
+    flags.add_data_flags(command)
     model = command.add_argument_group("model")
     for field in dataclasses.fields(family.Config):
         _add_field(model, field, field.default)
@@ -160,7 +161,8 @@ def fit(args: argparse.Namespace, number: int) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     with interrupt_exits():  # imports scikit-learn for `digits`
-        dataset = data.load(args.data, args.data_root, "train")
+        options = flags.data_options(args)
+        dataset = data.load(args.data, args.data_root, "train", options)
     config = RunConfig(
         family=args.family,
         model={field.name: getattr(args, field.name) for field in dataclasses.fields(family.Config)},
@@ -170,6 +172,7 @@ def fit(args: argparse.Namespace, number: int) -> int:
         precision=args.precision,
         revision=family.revision,
         dataset=describe(dataset),
+        reading=options.to_json(),
     )
     run = args.run or Path("runs") / args.family
     trainer = build_trainer(config, dataset, Hardware(_device(args.device, number), args.compile))

@@ -34,6 +34,8 @@ class RunConfig:
     """The family's revision when the run started."""
     dataset: dict[str, Any] = field(default_factory=dict)
     """`describe` of the training images; empty in runs of earlier versions."""
+    reading: dict[str, Any] = field(default_factory=dict)
+    """How the images are read: the fields of `training.data.Options` that are not the default."""
     extended_from: tuple[float, ...] = ()
     """The former values of `recipe["epochs"]`, if it was raised."""
 
@@ -53,7 +55,9 @@ class RunConfig:
     def _verify(self, former: "RunConfig", run: Path) -> None:
         """Raise ConfigError if the run of configuration `former` in the directory `run` cannot continue with this."""
         if former.dataset and former.dataset["digest"] != self.dataset["digest"]:
-            raise ConfigError(f"{self.data} holds other images than when {run} started; use another --run")
+            raise ConfigError(
+                f"{self.data} holds other images than when {run} started, or is read with other flags; use another --run"
+            )
         before, now = _flatten(former._fixed_fields()), _flatten(self._fixed_fields())
         if former.dataset:  # the digest decides, not the name
             before["data"] = now["data"]
@@ -71,8 +75,8 @@ class RunConfig:
             )
 
     def _fixed_fields(self) -> dict[str, Any]:
-        """What decides the result, except the data's digest; through JSON, which turns tuples into lists."""
-        fields: dict[str, Any] = json.loads(json.dumps(asdict(replace(self, dataset={}, extended_from=()))))
+        """What decides the result, except the images, which their digest decides; through JSON, which turns tuples into lists."""
+        fields: dict[str, Any] = json.loads(json.dumps(asdict(replace(self, dataset={}, reading={}, extended_from=()))))
         return fields
 
     def _extended_to(self, epochs: float) -> tuple[float, ...]:
@@ -106,8 +110,9 @@ class RunConfig:
 
 
 def describe(data: Dataset) -> dict[str, Any]:
-    """What the export of a run says about its training images, as JSON: digest, number, shape and class names."""
+    """What a run says about its training images, as JSON: name, digest, number, shape and class names."""
     return {
+        "name": data.name,
         "digest": data.digest,
         "images": len(data.images),
         "shape": list(data.images.shape[1:]),

@@ -59,7 +59,7 @@ def export(run: Path, directory: Path, which: str, defaults: dict[str, Any], dat
         data_shape=family.data_shape,
         classes=tuple(config.dataset["classes"]) if family.conditional else (),
         defaults={**family.defaults(), **defaults},
-        dataset={"name": config.data, "digest": state["data"], "images": config.dataset["images"]},
+        dataset=_dataset(config, state),
         training={
             "images_seen": state["images"] or config.dataset["images"],
             "seconds": round(state["seconds"], 1),
@@ -78,9 +78,19 @@ def export(run: Path, directory: Path, which: str, defaults: dict[str, Any], dat
     return store.save(directory, family, manifest, grid_png(samples))
 
 
+def _dataset(config: RunConfig, state: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest says about the training images, and about how uploads become such images."""
+    return {
+        "name": config.dataset.get("name", config.data),  # missing in runs of earlier versions
+        "digest": state["data"],
+        "images": config.dataset["images"],
+        **{key: config.reading[key] for key in ("resize", "background") if key in config.reading},
+    }
+
+
 def _load_data(config: RunConfig, state: dict[str, Any], data_root: Path | None) -> data.Dataset:
     """The run's training images. Raises ConfigError if they are other ones now, and DataError if there are none."""
-    dataset = data.load(config.data, data_root, "train")
+    dataset = data.load(config.data, data_root, "train", data.Options.from_json(config.reading))
     if dataset.digest != state["data"]:
         raise ConfigError(f"{config.data} holds other images than when this run started; restore them")
     return dataset

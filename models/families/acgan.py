@@ -47,7 +47,9 @@ class ACGAN(RelativisticGAN):
 
     def __init__(self, config: ACGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__(config, data_shape, classes)
-        self.discriminator = discriminator(self.data_shape, 1 + max(classes, 1), config.discriminator_width)
+        self.discriminator = discriminator(
+            self.data_shape, 1 + max(classes, 1), config.discriminator_width, config.levels
+        )
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         # Real images without a label train the source only; G gets a random digit for each of them.

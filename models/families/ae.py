@@ -13,12 +13,14 @@ from torch import Tensor
 from models.autoencoder import Autoencoder
 from models.base import About, Recipe, Terms
 from models.losses import squared_error
+from models.nets import LEVELS_HELP
 
 
 @dataclass(frozen=True)
 class AEConfig:
     latent: int = field(default=16, metadata={"help": "dimensions of the code z"})
-    width: int = field(default=32, metadata={"help": "channels of the encoder at 14x14 and of the decoder at 28x28"})
+    width: int = field(default=32, metadata={"help": "channels at the largest size, doubled at each lower one"})
+    levels: int = field(default=0, metadata={"help": LEVELS_HELP})
 
 
 class AE(Autoencoder):

@@ -27,9 +27,9 @@ class CGANConfig(RelativisticConfig):
 class ProjectionDiscriminator(nn.Module):
     """D(x, y) = psi(h(x)) + <embed(y), h(x)>, one logit per image (Miyato & Koyama 2018, equation 3)."""
 
-    def __init__(self, data_shape: tuple[int, ...], width: int, classes: int, features: int = 128) -> None:
+    def __init__(self, data_shape: tuple[int, ...], width: int, classes: int, levels: int, features: int = 128) -> None:
         super().__init__()
-        self.encoder = encoder(data_shape, features, width)
+        self.encoder = encoder(data_shape, features, width, levels)
         self.logit = nn.Linear(features, 1)
         self.embed = nn.Linear(classes, features, bias=False)
 
@@ -57,7 +57,9 @@ class CGAN(RelativisticGAN):
 
     def __init__(self, config: CGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__(config, data_shape, classes)
-        self.discriminator = ProjectionDiscriminator(self.data_shape, config.discriminator_width, classes)
+        self.discriminator = ProjectionDiscriminator(
+            self.data_shape, config.discriminator_width, classes, config.levels
+        )
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         y = self.one_hot(label)

@@ -40,7 +40,7 @@ class DCGAN(GroupedGAN, RelativisticGAN):
 
     def __init__(self, config: DCGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:
         super().__init__(config, data_shape, classes)
-        self.discriminator = discriminator(self.data_shape, 1, config.discriminator_width)
+        self.discriminator = discriminator(self.data_shape, 1, config.discriminator_width, config.levels)
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         generated = self.generate_batch(self.one_hot(label))

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from models import noise, parallel
 from models.base import About, Family, Range, Recipe, Rows, Terms, coefficient_columns
+from models.denoisers import PATCH_HELP, any_set, denoiser, guided
 from models.losses import UNIFORM_SHARE, sample_log_snr
-from models.nets import any_set, denoiser, guided
+from models.nets import LEVELS_HELP
 
 MIN_SIGMA = 0.3
 """The lower bound on sqrt(1 - abar_t) in the loss. Below it the nearly clean times outweigh all others."""
@@ -35,7 +36,9 @@ INVERSION_STEPS = 50
 
 @dataclass(frozen=True)
 class DDPMConfig:
-    width: int = field(default=32, metadata={"help": "channels of the U-Net at 14x14, a multiple of 8"})
+    width: int = field(default=32, metadata={"help": "channels of the U-Net at its largest size, a multiple of 8"})
+    levels: int = field(default=0, metadata={"help": LEVELS_HELP})
+    patch: int = field(default=0, metadata={"help": PATCH_HELP})
     timesteps: int = field(default=1000, metadata={"help": "T, the length of the forward chain"})
     drop_label: float = field(default=0.1, metadata={"help": "share of training images without their label"})
 
@@ -71,7 +74,7 @@ class DDPM(Family):
         # A chain visits each time at most once.
         self.steps = Range(1, config.timesteps, min(DDPM.steps.default, config.timesteps))
         self.inversion = {"steps": min(INVERSION_STEPS, config.timesteps), "sampler": "ddim", "guidance": 1.0}
-        self.unet = denoiser(self.data_shape, config.width, classes)
+        self.unet = denoiser(self.data_shape, config.width, classes, config.levels, config.patch)
         self.alphas_cumprod: Tensor
         self.register_buffer("alphas_cumprod", cosine_schedule(config.timesteps), persistent=False)
 

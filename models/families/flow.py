@@ -19,8 +19,9 @@ from torch import Tensor
 
 from models import noise, parallel
 from models.base import About, Family, Range, Recipe, Rows, Terms, coefficient_columns
+from models.denoisers import PATCH_HELP, denoiser, guided
 from models.losses import UNIFORM_SHARE, sample_log_snr
-from models.nets import denoiser, guided
+from models.nets import LEVELS_HELP
 
 MIN_REMAINING_TIME = 0.25
 """The lower bound on 1 - t in the loss. Below it the nearly clean times outweigh all others."""
@@ -29,7 +30,9 @@ INVERSION_STEPS = 40
 
 @dataclass(frozen=True)
 class FlowConfig:
-    width: int = field(default=32, metadata={"help": "channels of the U-Net at 14x14, a multiple of 8"})
+    width: int = field(default=32, metadata={"help": "channels of the U-Net at its largest size, a multiple of 8"})
+    levels: int = field(default=0, metadata={"help": LEVELS_HELP})
+    patch: int = field(default=0, metadata={"help": PATCH_HELP})
     drop_label: float = field(default=0.1, metadata={"help": "share of training images without their label"})
 
 
@@ -59,7 +62,7 @@ class Flow(Family):
 
     def __init__(self, config: FlowConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__(config, data_shape, classes)
-        self.unet = denoiser(self.data_shape, config.width, classes)
+        self.unet = denoiser(self.data_shape, config.width, classes, config.levels, config.patch)
         if not classes:
             self.guidance = None
 

@@ -13,13 +13,14 @@ from models import noise, prior
 from models.base import About, Family, Recipe, Rows, Terms
 from models.losses import cross_entropy, squared_error
 from models.mixture import LabelledMixture
-from models.nets import decoder, encoder
+from models.nets import LEVELS_HELP, decoder, encoder
 
 
 @dataclass(frozen=True)
 class SupervisedAEConfig:
     latent: int = field(default=16, metadata={"help": "dimensions of the code z"})
-    width: int = field(default=32, metadata={"help": "channels of the encoder at 14x14 and of the decoder at 28x28"})
+    width: int = field(default=32, metadata={"help": "channels at the largest size, doubled at each lower one"})
+    levels: int = field(default=0, metadata={"help": LEVELS_HELP})
     weight: float = field(default=10.0, metadata={"help": "lambda, the weight of the classifier's cross entropy"})
     most: int = field(default=4, metadata={"help": "maximum Gaussians per digit; candidates are 1, 2, 4, ..."})
 
@@ -43,8 +44,8 @@ class SupervisedAE(Family):
         self, config: SupervisedAEConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10
     ) -> None:
         super().__init__(config, data_shape, classes)
-        self.encoder = encoder(self.data_shape, config.latent, config.width)
-        self.decoder = decoder(self.data_shape, config.latent, config.width)
+        self.encoder = encoder(self.data_shape, config.latent, config.width, config.levels)
+        self.decoder = decoder(self.data_shape, config.latent, config.width, config.levels)
         self.head = nn.Linear(config.latent, max(classes, 1))
         self.mixture = LabelledMixture(config.most, config.latent, self.classes)
 

@@ -16,12 +16,14 @@ from models import parallel
 from models.autoencoder import Autoencoder
 from models.base import About, Recipe, Terms
 from models.losses import sliced_wasserstein, squared_error
+from models.nets import LEVELS_HELP
 
 
 @dataclass(frozen=True)
 class SWAEConfig:
     latent: int = field(default=16, metadata={"help": "dimensions of the code z"})
-    width: int = field(default=32, metadata={"help": "channels of the encoder at 14x14 and of the decoder at 28x28"})
+    width: int = field(default=32, metadata={"help": "channels at the largest size, doubled at each lower one"})
+    levels: int = field(default=0, metadata={"help": LEVELS_HELP})
     weight: float = field(default=100.0, metadata={"help": "lambda, the weight of the sliced-Wasserstein distance"})
     projections: int = field(default=500, metadata={"help": "number of random directions per batch"})
 

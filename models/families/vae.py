@@ -18,12 +18,14 @@ from torch.nn import functional as F
 from models import parallel, prior
 from models.autoencoder import Autoencoder
 from models.base import About, Recipe, Rows, Terms
+from models.nets import LEVELS_HELP
 
 
 @dataclass(frozen=True)
 class VAEConfig:
     latent: int = field(default=16, metadata={"help": "dimensions of the code z"})
-    width: int = field(default=32, metadata={"help": "channels of the encoder at 14x14 and of the decoder at 28x28"})
+    width: int = field(default=32, metadata={"help": "channels at the largest size, doubled at each lower one"})
+    levels: int = field(default=0, metadata={"help": LEVELS_HELP})
     beta: float = field(default=1.0, metadata={"help": "weight of the KL term; 1 is the bound itself"})
 
 

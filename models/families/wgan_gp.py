@@ -21,7 +21,9 @@ from models.nets import discriminator
 
 @dataclass(frozen=True)
 class WGANGPConfig(GroupsConfig):
-    critic_width: int = field(default=32, metadata={"help": "channels of C at 14x14, doubled at each lower size"})
+    critic_width: int = field(
+        default=32, metadata={"help": "channels of C at half the size, doubled at each lower one"}
+    )
     penalty: float = field(default=10.0, metadata={"help": "lambda, the weight of the gradient penalty"})
     penalty_share: float = field(default=0.25, metadata={"help": "share of each batch used for the penalty"})
     critic_steps: int = field(default=5, metadata={"help": "optimizer steps of C per step of G"})
@@ -46,7 +48,7 @@ class WGANGP(GroupedGAN):
 
     def __init__(self, config: WGANGPConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:
         super().__init__(config, data_shape, classes)
-        self.critic = discriminator(self.data_shape, 1, config.critic_width)
+        self.critic = discriminator(self.data_shape, 1, config.critic_width, config.levels)
 
     def update_order(self) -> tuple[str, ...]:
         return ("critic",) * self.config.critic_steps + ("generator",)

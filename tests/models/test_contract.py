@@ -14,12 +14,12 @@ from models.nets import fold_norms
 from tests.conftest import manifest_of, small
 
 COUNT = 4
-IMAGES, POINTS = (1, 28, 28), (2,)
+IMAGES, COLOUR, POINTS = (1, 28, 28), (3, 12, 8), (2,)
 
 
 @pytest.fixture(
-    params=[(name, shape) for shape in (IMAGES, POINTS) for name in families.names()],
-    ids=lambda param: param[0] + ("" if param[1] == IMAGES else "-points"),
+    params=[(name, shape) for shape in (IMAGES, COLOUR, POINTS) for name in families.names()],
+    ids=lambda param: param[0] + {IMAGES: "", COLOUR: "-colour", POINTS: "-points"}[param[1]],
     scope="module",
 )
 def family(request):

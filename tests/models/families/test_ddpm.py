@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from models.base import Rows, invert, sample
+from models.denoisers import guided
 from models.families.ddpm import DDPM, MIN_SIGMA, DDPMConfig, cosine_schedule
-from models.nets import guided
 from tests.conftest import assert_weights_reach
 
 

@@ -73,3 +73,26 @@ def test_the_log_likelihood_is_that_of_the_gaussian_of_the_codes(pca, x):
 
 def test_committed_weights_reach_their_goals():
     assert_weights_reach("pca", mnist_cnn_fd=15.0)
+
+
+def test_large_pictures_have_nearly_the_exact_components():
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.randn(300, 12, generator=generator) * torch.linspace(8, 1, 12)
+    x = (factors @ torch.randn(12, 3 * 48 * 64, generator=generator) / 100).view(300, 3, 48, 64)
+    family = PCA(PCAConfig(code=12), x.shape[1:])
+    before = torch.get_rng_state()
+    family.fit(x, torch.zeros(300, dtype=torch.int64))
+    assert torch.equal(torch.get_rng_state(), before)
+    flat = x.flatten(1).double()
+    variance = torch.linalg.svdvals(flat - flat.mean(0))[:12].square() / 299
+    torch.testing.assert_close(family.components.variance.double(), variance, rtol=1e-3, atol=1e-3)
+    restored = family.decode(family.components.decode(family.encode(x, x)).unflatten(1, x.shape[1:]))
+    assert (restored - x.clamp(-1, 1)).abs().max() < 0.02
+
+
+def test_fewer_pictures_than_components_leave_the_others_at_zero():
+    x = torch.rand(5, 3, 32, 32) * 2 - 1
+    family = PCA(PCAConfig(code=20), (3, 32, 32))
+    family.fit(x, torch.zeros(5, dtype=torch.int64))
+    assert (family.components.variance > 0).sum() == 4
+    assert not family.components.W[:, 4:].any()

@@ -1,0 +1,113 @@
+"""A data set in memory, and how its images are read."""
+
+import hashlib
+import math
+import re
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from torch import Tensor
+
+from pictures.decoding import Background, parse_color
+from pictures.fitting import RESIZES, Resize
+
+Split = Literal["train", "test"]
+
+MIN_SIDE, MAX_SIDE, SIDE_STEP = 8, 128, 4
+"""Heights and widths that the networks take are multiples of SIDE_STEP from MIN_SIDE to MAX_SIDE."""
+SIDES = f"multiples of {SIDE_STEP} from {MIN_SIDE} to {MAX_SIDE}"
+HELD_OUT = 0.1
+"""Default share of a folder's pictures that are the test split, if the folder has none."""
+
+
+class DataError(Exception):
+    """A data set cannot be loaded; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images in memory, or, in the lab, points."""
+
+    name: str
+    images: Tensor
+    """[N, C, H, W] uint8, 0 black, of 1 channel (grey) or 3 (red, green, blue); or points [N, D] float32 in [-1, 1]."""
+    labels: Tensor
+    """[N] int64, -1 if the class is unknown."""
+    classes: tuple[str, ...]
+    """The names of the labels; empty if there are no labels."""
+    digest: str
+    """SHA-256 of the images' bytes followed by the labels'."""
+
+
+def make(name: str, images: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Dataset:
+    """Build a Dataset and compute its digest."""
+    digest = hashlib.sha256(images.numpy())
+    digest.update(labels.numpy())
+    return Dataset(name, images, labels, classes, digest.hexdigest())
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the images of a data set are read. Raises DataError for values that are not allowed."""
+
+    size: tuple[int, int] | None = None
+    """(height, width); None keeps the images' own."""
+    channels: int | None = None
+    """1 or 3; None has 1 if all images are grey, else 3."""
+    resize: Resize = "crop"
+    """How images of other proportions come to `size`."""
+    background: Background = "white"
+    """The colour behind transparent pixels, and around padded pictures."""
+    held_out: float | None = None
+    """Share of the images that are the test split of data without one; None is HELD_OUT for folders, else 0."""
+    skip_unreadable: bool = False
+    """Leave out pictures that cannot be decoded, instead of refusing the data set."""
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not all(map(is_side, self.size)):
+            raise DataError(f"--size: use {SIDES}; it is {self.size[0]}x{self.size[1]}")
+        if self.channels not in (None, 1, 3):
+            raise DataError("--channels: use 1 (grey) or 3 (colour)")
+        if self.resize not in RESIZES:
+            raise DataError(f"--resize: use {', '.join(RESIZES)}")
+        if not 0 <= (self.held_out or 0) < 1:
+            raise DataError("--held-out: use 0 to less than 1")
+        try:
+            parse_color(self.background)
+        except ValueError as error:
+            raise DataError(f"--background: {error}") from None
+
+    def to_json(self) -> dict[str, Any]:
+        """The values that are not the default."""
+        values = asdict(self)
+        return {field.name: values[field.name] for field in fields(self) if values[field.name] != field.default}
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> "Options":
+        """The options that `to_json` gave `values` of."""
+        return Options(**{**values, "size": tuple(values["size"]) if "size" in values else None})
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """The height and width in `32` or `48x64`. Raises DataError for other text and sizes."""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
+    if match is None:
+        raise DataError(f"--size: use a number, or HEIGHTxWIDTH, in {SIDES}; it is {text!r}")
+    height, width = int(match[1]), int(match[2] or match[1])
+    return Options(size=(height, width)).size or (height, width)
+
+
+def is_side(length: int) -> bool:
+    """Whether networks take images of this height or width."""
+    return MIN_SIDE <= length <= MAX_SIDE and length % SIDE_STEP == 0
+
+
+def check_size(place: object, height: int, width: int) -> None:
+    """Raise DataError if images at `place` must be resized."""
+    if not (is_side(height) and is_side(width)):
+        raise DataError(f"{place}: its images are {height}x{width}; give --size N or --size HxW, {SIDES}")
+
+
+def is_held_out(key: bytes, share: float) -> bool:
+    """Whether the image that `key` identifies is one of the `share` of the test split; depends on nothing else."""
+    return int.from_bytes(hashlib.sha256(key).digest()[:8]) < math.ldexp(share, 64)
