@@ -21,10 +21,11 @@ from models.base import Family
 from models.families import UnknownFamily
 from models.store import WeightsError
 from training import classifier, data, docs, evaluate, files, flags, report
+from training.augmentation import Augmentation
 from training.checkpoint import NotFinite
 from training.config import ConfigError, RunConfig, describe
 from training.data import DataError
-from training.export import CONFIG, export
+from training.export import CONFIG, UPLOADS, export
 from training.interrupts import EXIT_INTERRUPTED, interrupt_exits
 from training.lab import experiments
 from training.lab import run as lab
@@ -35,6 +36,8 @@ from training.samples import strip_png
 
 TIME_LIMIT = "time limit"
 """The reason to stop of a run that used up `--max-minutes`."""
+MIN_BATCHES = 10
+"""Least number of batches between validations, unless `--every` says it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -135,13 +138,18 @@ def add_fit_flags(command: argparse.ArgumentParser, family: type[Family]) -> Non
     command.add_argument("--compile", action="store_true", help="torch.compile the networks")
     command.add_argument("--threads", type=int, help="CPU threads (default: one per core)")
     command.add_argument("--max-minutes", type=float, help="save and stop after this time; run again to resume")
-    command.add_argument("--every", type=int, help="images between validations (default: one epoch)")
+    command.add_argument(
+        "--every", type=int, help="images between validations (default: one epoch, or ten batches if that is more)"
+    )
     flags.add_data_flags(command)
     model = command.add_argument_group("model")
     for field in dataclasses.fields(family.Config):
         _add_field(model, field, field.default)
     if not family.recipe.epochs:
         return
+    augmenting = command.add_argument_group("augmentation of the training images")
+    augmenting.add_argument("--flip", action="store_true", help="mirror half of the images, left to right")
+    augmenting.add_argument("--shift", type=int, default=0, help="move images by up to so many pixels (default: 0)")
     recipe = command.add_argument_group("recipe")
     for field in dataclasses.fields(family.recipe):
         _add_field(recipe, field, getattr(family.recipe, field.name))
@@ -173,18 +181,17 @@ def fit(args: argparse.Namespace, number: int) -> int:
         revision=family.revision,
         dataset=describe(dataset),
         reading=options.to_json(),
+        augmentation=_augmentation(args, dataset).to_json(),
     )
     run = args.run or Path("runs") / args.family
     trainer = build_trainer(config, dataset, Hardware(_device(args.device, number), args.compile))
-    every = args.every or len(dataset.images)
+    every = args.every or max(len(dataset.images), MIN_BATCHES * trainer.recipe.batch)
     if parallel.rank():  # only the first process has a time limit, prints and writes
         train(trainer, run, None, every, stop_reason(trainer, None))
         return 0
     config.save_or_verify(run / CONFIG)
     print((run / CONFIG).read_text(), end="")
-    print(
-        f"data: {dataset.name}, {len(dataset.images)} images; device: {trainer.hardware.device}; run: {run}", flush=True
-    )
+    print("\n".join([*data.summary(dataset), f"device: {trainer.hardware.device}; run: {run}"]), flush=True)
     with Log(run, trainer.total_images, interval=max(2048, trainer.recipe.batch)) as log:
         reason = train(trainer, run, log, every, stop_reason(trainer, args.max_minutes))
     if reason is None:
@@ -199,15 +206,24 @@ def fit(args: argparse.Namespace, number: int) -> int:
 def build_trainer(config: RunConfig, dataset: data.Dataset, hardware: Hardware) -> Trainer:
     """The trainer of a run. Raises ConfigError if the batch size or the family's settings are impossible."""
     if families.get(config.family).recipe.epochs:
-        batch, count = config.recipe["batch"], len(dataset.images)
-        if not 0 < batch <= count:
-            raise ConfigError(f"--batch: use 1 to {count}, the number of training images")
+        batch = config.recipe["batch"]
+        if batch < 1:
+            raise ConfigError("--batch: use at least 1")
         if batch % parallel.size():
             raise ConfigError(f"--batch: {parallel.size()} processes share each batch; use a multiple of that")
     try:
         return Trainer.from_config(config, dataset, hardware)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"cannot build {config.family} with these settings: {' '.join(str(error).split())}") from None
+
+
+def _augmentation(args: argparse.Namespace, dataset: data.Dataset) -> Augmentation:
+    """What `--flip` and `--shift` say; families without gradient training have no such flags."""
+    augmentation = Augmentation(getattr(args, "flip", False), getattr(args, "shift", 0))
+    largest = min(dataset.images.shape[2:]) // 2
+    if not 0 <= augmentation.shift <= largest:
+        raise ConfigError(f"--shift: use 0 to {largest}, half of the images' shorter side")
+    return augmentation
 
 
 def stop_reason(trainer: Trainer, max_minutes: float | None) -> Callable[[], str | None]:
@@ -238,6 +254,12 @@ def add_export(command: argparse.ArgumentParser) -> None:
     command.add_argument("--weights", type=Path, default=Path("weights"), help="directory of all weights")
     command.add_argument("--checkpoint", choices=("best", "latest"), default="latest")
     command.add_argument("--data-root", type=Path)
+    command.add_argument(
+        "--uploads",
+        choices=UPLOADS,
+        help="how uploads become images: normalized as MNIST was made, or cropped and scaled (default: digit for mnist "
+        "and kmnist)",
+    )
     add_sampling_flags(command, "for requests that name none")
     command.set_defaults(command=run_export)
 
@@ -301,7 +323,7 @@ def run_export(args: argparse.Namespace) -> None:
     """Export a run to weights/NAME."""
     run = args.run if args.run.exists() or args.run.is_absolute() else Path("runs") / args.run
     directory = args.weights / (args.name or run.name)
-    manifest = export(run, directory, args.checkpoint, sampling_options(args), args.data_root)
+    manifest = export(run, directory, args.checkpoint, sampling_options(args), args.data_root, args.uploads)
     print(f"{directory}: {manifest.family}, {manifest.parameters} parameters, SHA-256 {manifest.digest[:12]}")
 
 
@@ -351,8 +373,9 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
 def add_judge(command: argparse.ArgumentParser) -> None:
     """Add the flags of `judge`."""
     command.add_argument("which", nargs="?", choices=classifier.NAMES, help="only this one (default: both)")
-    command.add_argument("--data", default="mnist", help=f"{', '.join(data.NAMES)}, or a folder of labelled images")
+    command.add_argument("--data", default="mnist", help=f"{flags.HELP} (default: mnist)")
     command.add_argument("--data-root", type=Path)
+    flags.add_data_flags(command)
     command.add_argument("--epochs", type=float, help="passes over the images (default: 12, more for small sets)")
     add_judges_flag(command)
     command.set_defaults(command=run_judge)
@@ -362,7 +385,9 @@ def run_judge(args: argparse.Namespace) -> None:
     """Train and write the classifiers of a data set."""
     if args.epochs is not None and not args.epochs > 0:
         raise ConfigError("--epochs: use more than 0")
-    train_data, test = (data.load(args.data, args.data_root, split) for split in ("train", "test"))
+    options = flags.data_options(args)
+    with interrupt_exits():  # imports scikit-learn for `digits`
+        train_data, test = (data.load(args.data, args.data_root, split, options) for split in ("train", "test"))
     names = (args.which,) if args.which else classifier.NAMES
     classifier.command(names, train_data, test, args.judges, args.epochs)
 

@@ -36,6 +36,8 @@ class RunConfig:
     """`describe` of the training images; empty in runs of earlier versions."""
     reading: dict[str, Any] = field(default_factory=dict)
     """How the images are read: the fields of `training.data.Options` that are not the default."""
+    augmentation: dict[str, Any] = field(default_factory=dict)
+    """The fields of `training.augmentation.Augmentation` that are not off."""
     extended_from: tuple[float, ...] = ()
     """The former values of `recipe["epochs"]`, if it was raised."""
 
@@ -56,7 +58,8 @@ class RunConfig:
         """Raise ConfigError if the run of configuration `former` in the directory `run` cannot continue with this."""
         if former.dataset and former.dataset["digest"] != self.dataset["digest"]:
             raise ConfigError(
-                f"{self.data} holds other images than when {run} started, or is read with other flags; use another --run"
+                f"{self.data} holds other images than when {run} started, or is read with other flags; use another "
+                "--run"
             )
         before, now = _flatten(former._fixed_fields()), _flatten(self._fixed_fields())
         if former.dataset:  # the digest decides, not the name
@@ -75,7 +78,7 @@ class RunConfig:
             )
 
     def _fixed_fields(self) -> dict[str, Any]:
-        """What decides the result, except the images, which their digest decides; through JSON, which turns tuples into lists."""
+        """What decides the result, except the images, which have a digest; through JSON, which makes tuples lists."""
         fields: dict[str, Any] = json.loads(json.dumps(asdict(replace(self, dataset={}, reading={}, extended_from=()))))
         return fields
 

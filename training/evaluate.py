@@ -26,6 +26,7 @@ from training import classifier, data, files, metrics
 from training.classifier import Classifier, JudgedData
 from training.config import ConfigError
 from training.data import DataError, Dataset
+from training.export import READING
 from training.figures import CAS, MNIST, OF_NEAREST, OF_WEIGHTS, PROPERTIES, WITHOUT_JUDGE, keys, short_name
 from training.samples import distance, grid_png
 from training.sources import BATCH, SampleSet, Service, Source, Weights, sample_exported
@@ -330,9 +331,9 @@ def load_data(name: str, manifest: Manifest, given: str | None, root: Path | Non
     Those of other data than MNIST are shuffled, because folders have them by class. Raises ConfigError if they are not
     the images of the manifest.
     """
-    path = given or manifest.dataset["name"]
+    path, options = given or manifest.dataset["name"], _reading(manifest)
     try:
-        train, test = (data.load(path, root, split) for split in ("train", "test"))
+        train, test = (data.load(path, root, split, options) for split in ("train", "test"))
     except DataError as error:
         advice = "" if given else f"; --data names the data of {name}"
         raise ConfigError(f"{error}{advice}") from None
@@ -341,6 +342,13 @@ def load_data(name: str, manifest: Manifest, given: str | None, root: Path | Non
     if len(test.images) < MIN_TEST_IMAGES:
         raise ConfigError(f"{path} has {len(test.images)} test images; evaluation needs {MIN_TEST_IMAGES}")
     return (train, test) if train.digest == MNIST else (_shuffled(train), _shuffled(test))
+
+
+def _reading(manifest: Manifest) -> data.Options:
+    """How the images of the weights' data are read."""
+    channels, *size = manifest.data_shape
+    reading = {key: manifest.dataset[key] for key in READING if key in manifest.dataset}
+    return data.Options.from_json({**reading, "size": size, "channels": channels})
 
 
 def _shuffled(dataset: Dataset) -> Dataset:
@@ -357,17 +365,19 @@ def _find_judge(args: argparse.Namespace, options: dict[str, Any], train: Datase
     wanted = args.judge or ("select" if options else "report")
     if wanted == NO_JUDGE:
         return None
+    channels, height, width = train.images.shape[1:]
     if wanted not in classifier.NAMES:
         judge = classifier.read(Path(wanted))
-        if judge.data.shape != tuple(train.images.shape[1:]):
-            sizes = ["x".join(map(str, shape)) for shape in (judge.data.shape, train.images.shape[1:])]
-            raise ConfigError(f"--judge {wanted}: it judges images of {sizes[0]}, these are {sizes[1]}")
+        if judge.data.shape != (channels, height, width):
+            shape = "x".join(map(str, judge.data.shape))
+            raise ConfigError(f"--judge {wanted}: it judges images of {shape}, not of {channels}x{height}x{width}")
         return judge
     found = classifier.find(wanted, train.digest, args.judges)
     if found is None and len(train.labels.unique()) > 1 and not args.inception:
         raise ConfigError(
-            f"no judge {wanted!r} for {short_name(train.name)}; train it with `drawbridge judge --data {train.name}`, "
-            f"name another with --judge PATH, or measure without one by --judge {NO_JUDGE}"
+            f"no judge {wanted!r} for {short_name(train.name)}; train it with `drawbridge judge --data "
+            f"{args.data or train.name} --size {height}x{width} --channels {channels}`, name another by --judge PATH, "
+            f"or measure without one by --judge {NO_JUDGE}"
         )
     return classifier.read(found) if found else None
 

@@ -20,13 +20,29 @@ from training.loop import has_closed_form, load_tensors
 from training.samples import fixed_samples, grid_png
 
 CONFIG = "config.json"
+READING = ("resize", "background", "held_out", "skip_unreadable")
+"""How the images were read, in a manifest's `dataset`, besides their size and channels: with these the same digest."""
+UPLOADS = ("digit", "picture")
+"""The values of a manifest's `uploads`."""
+DIGITS_SHAPE = (1, 28, 28)
+"""The shape of images that uploads can be normalized to as digits."""
+PEN_DRAWINGS = ("mnist", "kmnist")
+"""Data sets whose images were made as uploads are normalized."""
 
 
-def export(run: Path, directory: Path, which: str, defaults: dict[str, Any], data_root: Path | None) -> Manifest:
+def export(
+    run: Path,
+    directory: Path,
+    which: str,
+    defaults: dict[str, Any],
+    data_root: Path | None,
+    uploads: str | None = None,
+) -> Manifest:
     """Write the averaged weights of checkpoint `which` (`best` or `latest`) of `run` to `directory`.
 
-    `defaults` override the family's `steps`, `sampler` and `guidance` for requests that name none. The training images
-    are loaded only if the checkpoint lacks a closed-form estimate of its weights, or was written by an earlier version.
+    `defaults` override the family's `steps`, `sampler` and `guidance` for requests that name none. `uploads`, one of
+    UPLOADS, overrides what the data set suggests. The training images are loaded only if the checkpoint lacks a
+    closed-form estimate of its weights, or was written by an earlier version.
 
     Raises ConfigError if the run has no such checkpoint, is of another revision of its family, has weights that are not
     finite, or `defaults` are out of range; and DataError if the images are needed and cannot be loaded.
@@ -71,6 +87,7 @@ def export(run: Path, directory: Path, which: str, defaults: dict[str, Any], dat
             "curves": curves(run),
         },
         versions={"python": platform.python_version(), "torch": torch.__version__},
+        uploads=_uploads(config, family.data_shape, uploads),
         commit=_commit(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
@@ -84,8 +101,17 @@ def _dataset(config: RunConfig, state: dict[str, Any]) -> dict[str, Any]:
         "name": config.dataset.get("name", config.data),  # missing in runs of earlier versions
         "digest": state["data"],
         "images": config.dataset["images"],
-        **{key: config.reading[key] for key in ("resize", "background") if key in config.reading},
+        **{key: config.reading[key] for key in READING if key in config.reading},
+        **({"augmentation": config.augmentation} if config.augmentation else {}),
     }
+
+
+def _uploads(config: RunConfig, data_shape: tuple[int, ...], chosen: str | None) -> str:
+    """How uploads become images of the training data's kind. Raises ConfigError if they cannot as `chosen`."""
+    if chosen == "digit" and data_shape != DIGITS_SHAPE:
+        raise ConfigError(f"--uploads: digit needs images of 1x28x28; these are {'x'.join(map(str, data_shape))}")
+    is_drawing = data_shape == DIGITS_SHAPE and config.dataset.get("name", config.data) in PEN_DRAWINGS
+    return chosen or ("digit" if is_drawing else "picture")
 
 
 def _load_data(config: RunConfig, state: dict[str, Any], data_root: Path | None) -> data.Dataset:

@@ -15,6 +15,7 @@ from models import parallel
 from models.base import Family, Recipe
 from models.pixels import to_unit
 from training import checkpoint
+from training.augmentation import Augmentation
 from training.config import ConfigError, RunConfig
 from training.data import Dataset, InfiniteSampler
 from training.log import Log
@@ -38,10 +39,18 @@ class Trainer:
     """
 
     def __init__(
-        self, family: Family, recipe: Recipe, data: Dataset, hardware: Hardware, *, seed: int, precision: str = "f32"
+        self,
+        family: Family,
+        recipe: Recipe,
+        data: Dataset,
+        hardware: Hardware,
+        *,
+        seed: int,
+        precision: str = "f32",
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.recipe, self.data, self.hardware = recipe, data, hardware
-        self.precision = precision
+        self.seed, self.precision, self.augmentation = seed, precision, augmentation
         self.family: Family = family.to(hardware.device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.family).for_sampling()
         self.optimizers = {
@@ -64,7 +73,10 @@ class Trainer:
         """The trainer of a new run with this configuration; its seed decides the initial weights."""
         torch.manual_seed(config.seed)
         family, recipe = config.new_family(), config.training_recipe()
-        return cls(family, recipe, data, hardware, seed=config.seed, precision=config.precision)
+        augmentation = Augmentation(**config.augmentation) if config.augmentation else None
+        return cls(
+            family, recipe, data, hardware, seed=config.seed, precision=config.precision, augmentation=augmentation
+        )
 
     @property
     def total_images(self) -> int:
@@ -108,7 +120,10 @@ class Trainer:
         index = next(self.batches)
         self.images += len(index)
         index = parallel.shard(index)
-        x = to_unit(self.data.images[index].to(self.hardware.device, non_blocking=True))
+        images = self.data.images[index]
+        if self.augmentation is not None:
+            images = self.augmentation(images, self.seed, self.images)
+        x = to_unit(images.to(self.hardware.device, non_blocking=True))
         if x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         return x, self.data.labels[index].to(self.hardware.device, non_blocking=True)

@@ -18,6 +18,8 @@ from models.pixels import image_grid, to_pixels, to_unit
 from training.data import Dataset
 
 COUNT = 512
+COLUMNS, ROWS = 10, 10
+"""Of a grid."""
 
 
 @torch.inference_mode()
@@ -47,17 +49,17 @@ def distance(samples: Tensor, data: Dataset, projections: int = 256) -> float:
     return float(sliced_wasserstein(x, y, F.normalize(directions, dim=0)).sqrt())
 
 
-def grid_png(samples: Tensor, columns: int = 10, rows: int = 10) -> bytes:
+def grid_png(samples: Tensor, columns: int = COLUMNS, rows: int = ROWS) -> bytes:
     """The first columns * rows of samples [N, C, H, W] in [-1, 1] as one PNG, row by row."""
     return _png(image_grid(to_pixels(samples[: columns * rows]).numpy(), columns))
 
 
-def strip_png(grids: Sequence[Path], height: int = 28) -> bytes:
+def strip_png(grids: Sequence[Path]) -> bytes:
     """The first row of each of a run's grids, one below the other, as one PNG: the same noise at each validation."""
     rows = []
     for path in grids:
         with Image.open(path) as grid:
-            rows.append(np.asarray(grid)[:height])
+            rows.append(np.asarray(grid)[: grid.height // ROWS])
     return _png(np.concatenate(rows))
 
 

@@ -38,7 +38,21 @@ from training.export import CONFIG, export
 from training.log import LINES
 
 FORKS = multiprocessing.get_context("forkserver")
-FLAGS = ("gan", "--data", "digits", "--device", "cpu", "--threads", "1", "--batch", "32", "--every", "200")
+FLAGS = (
+    "gan",
+    "--data",
+    "digits",
+    "--size",
+    "28",
+    "--device",
+    "cpu",
+    "--threads",
+    "1",
+    "--batch",
+    "32",
+    "--every",
+    "200",
+)
 CONCURRENT_RUNS = 2
 MAX_KILL_DELAY = 2.0
 """Seconds within which a run is killed, or from which on its next checkpoint is awaited. A run takes about three."""

@@ -36,7 +36,7 @@ def double_precision() -> Iterator[None]:
 
 def digits():
     """The digits; every seventh has no label."""
-    dataset = data.load("digits")
+    dataset = data.load("digits", options=data.Options(size=(28, 28)))
     labels = dataset.labels.clone()
     labels[::7] = -1
     return dataclasses.replace(dataset, images=to_unit(dataset.images).double(), labels=labels)

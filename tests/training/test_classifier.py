@@ -35,7 +35,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("name", classifier.NAMES)
 def test_a_classifier_loads_as_it_was_written(root: Path, name: str) -> None:
     net = write_untrained(root, name)
-    images = data.load("digits", split="test").images[:300]  # not a multiple of the batch size
+    images = data.load("digits", split="test", options=data.Options(size=(28, 28))).images[
+        :300
+    ]  # not a multiple of the batch size
     features, probabilities = classifier.load(name).features_and_logits(images)
     with torch.inference_mode():
         expected, logits = net(to_unit(images))
@@ -76,7 +78,7 @@ def test_the_two_classifiers_differ_in_width() -> None:
 
 def test_augmentation_changes_images_but_neither_their_total_ink_nor_their_range() -> None:
     torch.manual_seed(0)
-    x = to_unit(data.load("digits", split="test").images[:200])
+    x = to_unit(data.load("digits", split="test", options=data.Options(size=(28, 28))).images[:200])
     augmented = classifier.augmented(x)
     assert augmented.shape == x.shape
     assert augmented.min() >= -1
@@ -87,8 +89,8 @@ def test_augmentation_changes_images_but_neither_their_total_ink_nor_their_range
 
 
 def test_a_trained_classifier_recognises_most_small_digits() -> None:
-    test = data.load("digits", split="test")
-    net = classifier.train("select", data.load("digits"), epochs=3)
+    test = data.load("digits", split="test", options=data.Options(size=(28, 28)))
+    net = classifier.train("select", data.load("digits", options=data.Options(size=(28, 28))), epochs=3)
     predicted = classifier.Classifier("select", net, 0.0, "").features_and_logits(test.images)[1].argmax(1)
     assert float((predicted == test.labels).float().mean()) > 0.8
 

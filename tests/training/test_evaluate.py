@@ -69,7 +69,10 @@ def evaluator() -> Evaluator:
 
     An untrained classifier has almost the same features for every image, so all distances would be near 0.
     """
-    train, test = data.load("digits"), data.load("digits", split="test")
+    train, test = (
+        data.load("digits", options=data.Options(size=(28, 28))),
+        data.load("digits", split="test", options=data.Options(size=(28, 28))),
+    )
     return Evaluator(classifier.Classifier("brief", classifier.train("select", train, epochs=2), 0.0, ""), train, test)
 
 

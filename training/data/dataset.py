@@ -19,6 +19,9 @@ SIDES = f"multiples of {SIDE_STEP} from {MIN_SIDE} to {MAX_SIDE}"
 HELD_OUT = 0.1
 """Default share of a folder's pictures that are the test split, if the folder has none."""
 
+SHOWN_CLASSES = 20
+"""Classes that `summary` lists."""
+
 
 class DataError(Exception):
     """A data set cannot be loaded; the message says what to do."""
@@ -41,9 +44,23 @@ class Dataset:
 
 def make(name: str, images: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Dataset:
     """Build a Dataset and compute its digest."""
-    digest = hashlib.sha256(images.numpy())
-    digest.update(labels.numpy())
+    digest = hashlib.sha256(images.numpy().tobytes())
+    digest.update(labels.numpy().tobytes())
     return Dataset(name, images, labels, classes, digest.hexdigest())
+
+
+def summary(dataset: Dataset) -> list[str]:
+    """Lines that describe a data set: its name, number and shape, and the counts of its first SHOWN_CLASSES classes."""
+    unlabelled, *counts = (dataset.labels + 1).bincount(minlength=len(dataset.classes) + 1).tolist()
+    shape = "x".join(map(str, dataset.images.shape[1:]))
+    classes = f"{len(dataset.classes)} classes" if dataset.classes else "without labels"
+    lines = [f"data: {dataset.name}, {len(dataset.images)} images of {shape}, {classes}"]
+    lines += [f"{count:8} {name}" for name, count in zip(dataset.classes[:SHOWN_CLASSES], counts, strict=False)]
+    if others := counts[SHOWN_CLASSES:]:
+        lines.append(f"         and {len(others)} more classes, of {min(others)} to {max(others)} images each")
+    if dataset.classes and unlabelled:
+        lines.append(f"{unlabelled:8} without a label")
+    return lines
 
 
 @dataclass(frozen=True)

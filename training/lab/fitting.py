@@ -9,6 +9,7 @@ from torch import Tensor
 from models.base import Family, Recipe
 from training import data
 from training.data import Dataset
+from training.lab.experiment import Setting
 from training.loop import Hardware, Trainer
 from training.samples import fixed_samples
 
@@ -19,6 +20,11 @@ def points(x: Tensor, label: Tensor | None = None) -> Dataset:
     """A data set of points x [N, D] float32 in [-1, 1], with label [N] int64 or none."""
     names = () if label is None else tuple(str(k) for k in range(int(label.max()) + 1))
     return data.make("points", x, torch.full((len(x),), -1) if label is None else label, names)
+
+
+def load_digits(setting: Setting, split: data.Split) -> Dataset:
+    """The setting's data set of digits, of 28x28 pixels in grey."""
+    return data.load(setting.data, setting.data_root, split, data.Options(size=(28, 28), channels=1))
 
 
 Kind = Callable[[Any, tuple[int, ...], int], Family]

@@ -14,7 +14,7 @@ def ae():
     """A small auto-encoder, trained briefly on the digits that need no download."""
     torch.manual_seed(0)
     family = AE(AEConfig(width=8, latent=8))
-    x = to_unit(data.load("digits").images)
+    x = to_unit(data.load("digits", options=data.Options(size=(28, 28))).images)
     optimizer = torch.optim.Adam(family.parameters(), 3e-3)
     for i in range(80):
         loss = family.loss("self", x[i * 64 % 1400 :][:64], torch.zeros(64))["loss"]
@@ -33,14 +33,14 @@ def sampled_codes(ae, prior, count=1000):
 
 
 def test_it_learns_to_reconstruct_images(ae):
-    x = to_unit(data.load("digits", split="test").images)
+    x = to_unit(data.load("digits", split="test", options=data.Options(size=(28, 28))).images)
     reconstruction = ae.decode(ae.decoder(ae.encode(x, torch.zeros(len(x), 0))).tanh())
     mean = x.mean(0, keepdim=True)
     assert float((x - reconstruction).square().mean()) < 0.5 * float((x - mean).square().mean())
 
 
 def test_only_samples_of_the_fitted_prior_are_close_to_the_codes_of_data(ae):
-    codes = ae.encode(to_unit(data.load("digits").images), torch.zeros(1497, 0))
+    codes = ae.encode(to_unit(data.load("digits", options=data.Options(size=(28, 28))).images), torch.zeros(1497, 0))
     neighbour = torch.cdist(codes, codes).kthvalue(6).values.mean()
     fitted, standard = (torch.cdist(sampled_codes(ae, prior), codes).amin(1).mean() for prior in ("fitted", "standard"))
     assert float(fitted) < 1.5 * float(neighbour)

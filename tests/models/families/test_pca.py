@@ -14,7 +14,7 @@ from training import data
 @pytest.fixture(scope="module")
 def x():
     """The digits that need no download."""
-    return to_unit(data.load("digits").images)
+    return to_unit(data.load("digits", options=data.Options(size=(28, 28))).images)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from training import data
 def trained():
     """A small auto-encoder, trained briefly on the digits that need no download."""
     torch.manual_seed(0)
-    dataset = data.load("digits")
+    dataset = data.load("digits", options=data.Options(size=(28, 28)))
     x, label = to_unit(dataset.images), dataset.labels
     family = SupervisedAE(SupervisedAEConfig(width=8, latent=8))
     optimizer = torch.optim.Adam(family.parameters(), 1e-2)
@@ -39,7 +39,7 @@ def test_sampled_codes_of_a_digit_are_classified_as_that_digit(trained):
 
 
 def test_images_without_a_label_train_only_the_reconstruction(trained):
-    x = to_unit(data.load("digits").images[:8])
+    x = to_unit(data.load("digits", options=data.Options(size=(28, 28))).images[:8])
     terms = trained.loss("self", x, torch.full((8,), -1))
     assert terms["cross_entropy"].item() == 0
     assert terms["loss"].item() == terms["reconstruction"].item()

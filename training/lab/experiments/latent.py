@@ -29,7 +29,7 @@ from training import data
 from training.data import Dataset
 from training.lab import plots
 from training.lab.experiment import Experiment, Findings, Number, Picture, Setting, at_most, reported
-from training.lab.fitting import iterations, make_trainer
+from training.lab.fitting import iterations, load_digits, make_trainer
 
 WIDTH = 16
 BATCH = 256
@@ -86,10 +86,10 @@ def quantiles() -> Tensor:
 
 def measure(setting: Setting) -> Findings:
     """Train all four auto-encoders, and measure the distance of their codes to N(0, I)."""
-    loaded = data.load(setting.data, setting.data_root, "train")
+    loaded = load_digits(setting, "train")
     count = 5000 if setting.quick else 20_000
     dataset = data.make("points", to_unit(loaded.images[:count]).flatten(1), loaded.labels[:count], loaded.classes)
-    test = data.load(setting.data, setting.data_root, "test")
+    test = load_digits(setting, "test")
     x, label = to_unit(test.images[:CODES]).flatten(1), test.labels[:CODES]
     plot_data: dict[str, Any] = {"label": label}
     distance: dict[str, float] = {}

@@ -20,11 +20,10 @@ from models.base import Recipe
 from models.families.ae import AE, AEConfig
 from models.families.pca import PCA, PCAConfig
 from models.pixels import to_unit
-from training import data
 from training.data import Dataset
 from training.lab import plots
 from training.lab.experiment import Experiment, Findings, Number, Picture, Setting, at_least, near, reported
-from training.lab.fitting import fit, iterations, make_trainer, points
+from training.lab.fitting import fit, iterations, load_digits, make_trainer, points
 
 WIDTH = 16
 """Width of the networks: encoder and decoder have three hidden layers of four times as many units."""
@@ -101,7 +100,7 @@ def compare(x: Tensor, test: Tensor, sizes: Sequence[int], steps: int, seed: int
 
 def digits(setting: Setting, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """At most `count` training digits, HELD_OUT test digits, [N, 784] in [-1, 1], and the labels of the latter."""
-    train, test = (data.load(setting.data, setting.data_root, split) for split in ("train", "test"))
+    train, test = (load_digits(setting, split) for split in ("train", "test"))
     x, held = to_unit(train.images[:count]).flatten(1), to_unit(test.images[:HELD_OUT]).flatten(1)
     return x, held, test.labels[:HELD_OUT]
 
