@@ -173,7 +173,7 @@ def fit(args: argparse.Namespace, number: int) -> int:
         dataset = data.load(args.data, args.data_root, "train", options)
     config = RunConfig(
         family=args.family,
-        model={field.name: getattr(args, field.name) for field in dataclasses.fields(family.Config)},
+        model={field.name: getattr(args, flag_name(field)) for field in dataclasses.fields(family.Config)},
         recipe={name: getattr(args, name, default) for name, default in dataclasses.asdict(family.recipe).items()},
         data=args.data,
         seed=args.seed,
@@ -399,9 +399,14 @@ def add_judges_flag(command: argparse.ArgumentParser) -> None:
     )
 
 
+def flag_name(field: dataclasses.Field[Any]) -> str:
+    """The name of a field's flag, with underscores: its own, unless `metadata["flag"]` avoids one of another flag."""
+    return str(field.metadata.get("flag", field.name))
+
+
 def _add_field(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], default: Any) -> None:
     """Add one flag for one field of a dataclass, from its type, default and help."""
-    flag = "--" + field.name.replace("_", "-")
+    flag = "--" + flag_name(field).replace("_", "-")
     help_ = f"{field.metadata['help']} (default: {default})"
     if isinstance(default, bool):
         group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=help_)
