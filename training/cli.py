@@ -31,13 +31,15 @@ from training.lab import experiments
 from training.lab import run as lab
 from training.lab.experiment import Setting
 from training.log import Log
-from training.loop import DTYPES, Hardware, Trainer, train
+from training.loop import DTYPES, Hardware, Trainer, has_closed_form, train
 from training.samples import strip_png
 
 TIME_LIMIT = "time limit"
 """The reason to stop of a run that used up `--max-minutes`."""
 MODEL_PREFIX = "model_"
 """Begins the flag of a family's field whose own name is another flag's: `--model-held-out` of kernels."""
+MIN_ESTIMATED = 2
+"""Least number of images whose variance a closed-form family can estimate."""
 MIN_BATCHES = 10
 """Least number of batches between validations, unless `--every` says it."""
 
@@ -207,8 +209,11 @@ def fit(args: argparse.Namespace, number: int) -> int:
 
 
 def build_trainer(config: RunConfig, dataset: data.Dataset, hardware: Hardware) -> Trainer:
-    """The trainer of a run. Raises ConfigError if the batch size or the family's settings are impossible."""
-    if families.get(config.family).recipe.epochs:
+    """The trainer of a run. Raises ConfigError if its settings, or so few images, are impossible."""
+    family = families.get(config.family)
+    if has_closed_form(family) and len(dataset.images) < MIN_ESTIMATED:
+        raise ConfigError(f"{config.family} needs at least {MIN_ESTIMATED} training images; {dataset.name} has fewer")
+    if family.recipe.epochs:
         batch = config.recipe["batch"]
         if batch < 1:
             raise ConfigError("--batch: use at least 1")

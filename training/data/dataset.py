@@ -53,14 +53,19 @@ def summary(dataset: Dataset) -> list[str]:
     """Lines that describe a data set: its name, number and shape, and the counts of its first SHOWN_CLASSES classes."""
     unlabelled, *counts = (dataset.labels + 1).bincount(minlength=len(dataset.classes) + 1).tolist()
     shape = "x".join(map(str, dataset.images.shape[1:]))
-    classes = f"{len(dataset.classes)} classes" if dataset.classes else "without labels"
-    lines = [f"data: {dataset.name}, {len(dataset.images)} images of {shape}, {classes}"]
+    images = _count(len(dataset.images), "image")
+    classes = _count(len(dataset.classes), "class", "classes") if dataset.classes else "without labels"
+    lines = [f"data: {dataset.name}, {images} of {shape}, {classes}"]
     lines += [f"{count:8} {name}" for name, count in zip(dataset.classes[:SHOWN_CLASSES], counts, strict=False)]
     if others := counts[SHOWN_CLASSES:]:
         lines.append(f"         and {len(others)} more classes, of {min(others)} to {max(others)} images each")
     if dataset.classes and unlabelled:
         lines.append(f"{unlabelled:8} without a label")
     return lines
+
+
+def _count(number: int, singular: str, plural: str = "") -> str:
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
 
 
 @dataclass(frozen=True)
