@@ -220,8 +220,8 @@ def build_trainer(config: RunConfig, dataset: data.Dataset, hardware: Hardware) 
         raise ConfigError(f"{config.family} needs at least {MIN_ESTIMATED} training images; {dataset.name} has fewer")
     if not family.unconditional and not dataset.classes:
         raise ConfigError(
-            f"{config.family} needs labels: put the pictures into one folder per class, or train another family, such as "
-            "dcgan"
+            f"{config.family} needs labels: put the pictures into one folder per class, or train another family, such "
+            "as dcgan"
         )
     if family.recipe.epochs:
         batch = config.recipe["batch"]
