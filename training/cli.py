@@ -31,11 +31,15 @@ from training.lab import experiments
 from training.lab import run as lab
 from training.lab.experiment import Setting
 from training.log import Log
-from training.loop import DTYPES, Hardware, Trainer, train
+from training.loop import DTYPES, Hardware, Trainer, has_closed_form, train
 from training.samples import strip_png
 
 TIME_LIMIT = "time limit"
 """The reason to stop of a run that used up `--max-minutes`."""
+MODEL_PREFIX = "model_"
+"""Begins the flag of a family's field whose own name is another flag's: `--model-held-out` of kernels."""
+MIN_ESTIMATED = 2
+"""Least number of images whose variance a closed-form family can estimate."""
 MIN_BATCHES = 10
 """Least number of batches between validations, unless `--every` says it."""
 
@@ -114,10 +118,7 @@ def parser() -> Parser:
     reporting.add_argument("--weights", type=Path, default=Path("weights"))
     reporting.set_defaults(command=run_report)
     add_lab(commands.add_parser("lab", help="run the lecture's experiments, and write a page about them"))
-    judging = commands.add_parser("judge", help="train one of the classifiers that evaluation measures with")
-    judging.add_argument("which", choices=classifier.NAMES)
-    judging.add_argument("--data-root", type=Path)
-    judging.set_defaults(command=lambda args: classifier.command(args.which, args.data_root))
+    add_judge(commands.add_parser("judge", help="train the classifiers that measure samples of a data set"))
     return root
 
 
@@ -147,7 +148,8 @@ def add_fit_flags(command: argparse.ArgumentParser, family: type[Family]) -> Non
     flags.add_data_flags(command)
     model = command.add_argument_group("model")
     for field in dataclasses.fields(family.Config):
-        _add_field(model, field, field.default)
+        taken = f"--{_dashed(field.name)}" in command._option_string_actions
+        _add_field(model, field, field.default, MODEL_PREFIX if taken else "", MODEL_PREFIX)
     if not family.recipe.epochs:
         return
     augmenting = command.add_argument_group("augmentation of the training images")
@@ -176,7 +178,7 @@ def fit(args: argparse.Namespace, number: int) -> int:
         dataset = data.load(args.data, args.data_root, "train", options)
     config = RunConfig(
         family=args.family,
-        model={field.name: getattr(args, flag_name(field)) for field in dataclasses.fields(family.Config)},
+        model={field.name: getattr(args, MODEL_PREFIX + field.name) for field in dataclasses.fields(family.Config)},
         recipe={name: getattr(args, name, default) for name, default in dataclasses.asdict(family.recipe).items()},
         data=args.data,
         seed=args.seed,
@@ -207,8 +209,11 @@ def fit(args: argparse.Namespace, number: int) -> int:
 
 
 def build_trainer(config: RunConfig, dataset: data.Dataset, hardware: Hardware) -> Trainer:
-    """The trainer of a run. Raises ConfigError if the batch size or the family's settings are impossible."""
-    if families.get(config.family).recipe.epochs:
+    """The trainer of a run. Raises ConfigError if its settings, or so few images, are impossible."""
+    family = families.get(config.family)
+    if has_closed_form(family) and len(dataset.images) < MIN_ESTIMATED:
+        raise ConfigError(f"{config.family} needs at least {MIN_ESTIMATED} training images; {dataset.name} has fewer")
+    if family.recipe.epochs:
         batch = config.recipe["batch"]
         if batch < 1:
             raise ConfigError("--batch: use at least 1")
@@ -335,14 +340,19 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("names", nargs="*", metavar="NAME", help="weights to measure")
     command.add_argument("--all", action="store_true", help="measure all weights")
     command.add_argument("--weights", type=Path, default=Path("weights"))
+    command.add_argument("--data", help="the data of the weights, where it is not at the path of their training")
     command.add_argument("--data-root", type=Path)
-    command.add_argument("-n", type=int, default=10_000, help="samples per seed (default: 10000)")
+    command.add_argument(
+        "-n", type=int, help="samples per seed (default: 10000, or as many as there are training images)"
+    )
     command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
     command.add_argument(
         "--judge",
-        choices=classifier.NAMES,
-        help="the classifier to measure with (default: report; select with --steps, --sampler or --guidance)",
+        metavar="NAME",
+        help="the judge to measure with: report, select, the directory of another data set's, or none (default: "
+        "report; select with --steps, --sampler or --guidance; none if the data has no labels)",
     )
+    add_judges_flag(command)
     command.add_argument("--against", metavar="URL", help="measure a running service instead of local weights")
     command.add_argument(
         "--cas",
@@ -360,29 +370,67 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="write a picture of the 30 samples for which the classifier is least confident",
     )
+    command.add_argument(
+        "--nearest", type=Path, metavar="DIR", help="write a picture of samples above their nearest training images"
+    )
     command.add_argument("--write", action="store_true", help="write the figures into the manifests")
     add_sampling_flags(command, "instead of the manifest's default")
     command.set_defaults(command=lambda args: evaluate.command(args, sampling_options(args)))
 
 
-def flag_name(field: dataclasses.Field[Any]) -> str:
-    """The name of a field's flag, with underscores: its own, unless `metadata["flag"]` avoids one of another flag."""
-    return str(field.metadata.get("flag", field.name))
+def add_judge(command: argparse.ArgumentParser) -> None:
+    """Add the flags of `judge`."""
+    command.add_argument("which", nargs="?", choices=classifier.NAMES, help="only this one (default: both)")
+    command.add_argument("--data", default="mnist", help=f"{flags.HELP} (default: mnist)")
+    command.add_argument("--data-root", type=Path)
+    flags.add_data_flags(command)
+    command.add_argument("--epochs", type=float, help="passes over the images (default: 12, more for small sets)")
+    add_judges_flag(command)
+    command.set_defaults(command=run_judge)
 
 
-def _add_field(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], default: Any) -> None:
+def run_judge(args: argparse.Namespace) -> None:
+    """Train and write the classifiers of a data set."""
+    if args.epochs is not None and not args.epochs > 0:
+        raise ConfigError("--epochs: use more than 0")
+    options = flags.data_options(args)
+    with interrupt_exits():  # imports scikit-learn for `digits`
+        train_data, test = (data.load(args.data, args.data_root, split, options) for split in ("train", "test"))
+    names = (args.which,) if args.which else classifier.NAMES
+    classifier.command(names, train_data, test, args.judges, args.epochs)
+
+
+def add_judges_flag(command: argparse.ArgumentParser) -> None:
+    """Add `--judges`, which `judge` writes to and `evaluate` reads from."""
+    command.add_argument(
+        "--judges", type=Path, default=classifier.DIRECTORY, metavar="DIR", help="directory of judges (default: judges)"
+    )
+
+
+def _add_field(
+    group: argparse._ArgumentGroup,
+    field: dataclasses.Field[Any],
+    default: Any,
+    flag_prefix: str = "",
+    dest_prefix: str = "",
+) -> None:
     """Add one flag for one field of a dataclass, from its type, default and help."""
-    flag = "--" + flag_name(field).replace("_", "-")
+    flag, dest = f"--{_dashed(flag_prefix + field.name)}", dest_prefix + field.name
     help_ = f"{field.metadata['help']} (default: {default})"
     if isinstance(default, bool):
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=help_)
+        group.add_argument(flag, dest=dest, action=argparse.BooleanOptionalAction, default=default, help=help_)
     elif isinstance(default, tuple):
         types = typing.get_args(field.type)
-        group.add_argument(flag, type=types[0], nargs=len(types), default=list(default), help=help_)
+        group.add_argument(flag, dest=dest, type=types[0], nargs=len(types), default=list(default), help=help_)
     elif typing.get_origin(field.type) is typing.Literal:
-        group.add_argument(flag, choices=typing.get_args(field.type), default=default, help=help_)
+        group.add_argument(flag, dest=dest, choices=typing.get_args(field.type), default=default, help=help_)
     else:
-        group.add_argument(flag, type=typing.cast(Callable[[str], Any], field.type), default=default, help=help_)
+        parse = typing.cast(Callable[[str], Any], field.type)
+        group.add_argument(flag, dest=dest, type=parse, default=default, help=help_)
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def _device(name: str, number: int) -> torch.device:

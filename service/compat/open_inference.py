@@ -213,7 +213,6 @@ def _find(request: Request, name: str, version: str | None) -> Model:
 
 def _tensors_of(model: Model) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The model's inputs and outputs."""
-    channels, height, width = model.family.data_shape
     inputs: list[dict[str, Any]] = []
     if model.classes:
         inputs.append({"name": "label", "datatype": "BYTES", "shape": [-1]})
@@ -221,11 +220,7 @@ def _tensors_of(model: Model) -> tuple[list[dict[str, Any]], list[dict[str, Any]
         inputs.append({"name": "digit", "datatype": "INT64", "shape": [-1]})
     inputs += [{"name": name, "datatype": "INT64", "shape": [1]} for name in ("n", "seed")]
     outputs = [
-        {
-            "name": "images",
-            "datatype": "UINT8",
-            "shape": [-1, height, width] if channels == 1 else [-1, height, width, 3],
-        },
+        {"name": "images", "datatype": "UINT8", "shape": [-1, *model.image_shape]},
         {"name": "labels", "datatype": "INT64", "shape": [-1]},
     ]
     return inputs, outputs

@@ -37,8 +37,6 @@ from service.generation.selection import choose_model, default_models, find_mode
 router = APIRouter(prefix="/v1", tags=["openai"])
 
 MAX_SIDE = 2048
-UNIT_PIXELS = 28 * 28
-"""Pixels of the image by which the cost of encoding is measured."""
 MAX_PIXELS = 2**28
 """Pixels of all images of a request, enlarged: 256 of 1024x1024."""
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {"png": {}, "webp": {"lossless": True}, "jpeg": {"quality": 95}}
@@ -206,7 +204,7 @@ def _file_url(request: Request, parameters: Generate, model: Model, index: int, 
 
 def parse_size(size: str, model: Model) -> tuple[int, int]:
     """Width and height of `56x28`; `auto` is the size of the model's images. Raises InvalidParameter."""
-    _, own_height, own_width = model.family.data_shape
+    own_height, own_width, *_ = model.image_shape
     if size == "auto":
         return own_width, own_height
     match = re.fullmatch(r"([0-9]{1,4})x([0-9]{1,4})", size)
@@ -243,8 +241,8 @@ class OpenAIEncoder:
         return {**self.metadata, "created": self.metadata["created_at"], "data": data, "seed": seed}
 
     def size_in_images(self, count: int) -> int:
-        """The number of images of 28x28 pixels that have as many pixels as `count` enlarged ones."""
-        return count * self.size[0] * self.size[1] // UNIT_PIXELS
+        """The number of small images that have as many pixels as `count` enlarged ones."""
+        return responses.in_small_images(count, self.size)
 
     def encode(self, image: Images) -> bytes:
         """One image's file."""

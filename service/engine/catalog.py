@@ -132,7 +132,7 @@ class Model:
         if self.classes_are_digits:
             digits = list(range(len(self.classes)))
             takes["digit"] = {"one_of": digits, "names": list(self.classes), "none": family.unconditional}
-        channels, height, width = family.data_shape
+        channels, height, width = self.manifest.data_shape
         return {
             "name": self.name,
             "family": family.name,
@@ -145,6 +145,7 @@ class Model:
             "channels": channels,
             "height": height,
             "width": width,
+            "uploads": self.manifest.uploads,
             "takes": takes,
             "defaults": {name: values["default"] for name, values in takes.items() if "default" in values},
             "caveat": self.manifest.caveat,

@@ -66,7 +66,7 @@ def _digits(model: Model, digits: Sequence[int]) -> list[int]:
         raise InvalidParameter(f"digit: {model.name} is not conditional; GET /models lists the models that are")
     if not model.classes_are_digits:
         raise InvalidParameter(
-            f"digit: the classes of {model.name} are not the digits; use `label`, {suggestion(model)}"
+            f"digit: the classes of {model.name} are not the digits; use `label`; {suggestion(model)}"
         )
     if NO_LABEL in digits and not model.family.unconditional:
         raise InvalidParameter(f"digit: {model.name} always takes a digit, 0 to {count - 1}")
