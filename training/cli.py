@@ -20,7 +20,7 @@ from models import devices, families, parallel, store
 from models.base import Family
 from models.families import UnknownFamily
 from models.store import WeightsError
-from training import classifier, data, docs, evaluate, files, flags, report
+from training import classifier, cost, data, docs, evaluate, files, flags, report
 from training.augmentation import Augmentation
 from training.checkpoint import NotFinite
 from training.config import ConfigError, RunConfig, describe
@@ -118,10 +118,7 @@ def parser() -> Parser:
     reporting.add_argument("--weights", type=Path, default=Path("weights"))
     reporting.set_defaults(command=run_report)
     add_lab(commands.add_parser("lab", help="run the lecture's experiments, and write a page about them"))
-    judging = commands.add_parser("judge", help="train one of the classifiers that evaluation measures with")
-    judging.add_argument("which", choices=classifier.NAMES)
-    judging.add_argument("--data-root", type=Path)
-    judging.set_defaults(command=lambda args: classifier.command(args.which, args.data_root))
+    add_judge(commands.add_parser("judge", help="train the classifiers that measure samples of a data set"))
     return root
 
 
@@ -199,7 +196,12 @@ def fit(args: argparse.Namespace, number: int) -> int:
         return 0
     config.save_or_verify(run / CONFIG)
     print((run / CONFIG).read_text(), end="")
-    print("\n".join([*data.summary(dataset), f"device: {trainer.hardware.device}; run: {run}"]), flush=True)
+    lines = [
+        *data.summary(dataset),
+        cost.describe(trainer.family, dataset),
+        f"device: {trainer.hardware.device}; run: {run}",
+    ]
+    print("\n".join(lines), flush=True)
     with Log(run, trainer.total_images, interval=max(2048, trainer.recipe.batch)) as log:
         reason = train(trainer, run, log, every, stop_reason(trainer, args.max_minutes))
     if reason is None:
@@ -216,6 +218,11 @@ def build_trainer(config: RunConfig, dataset: data.Dataset, hardware: Hardware) 
     family = families.get(config.family)
     if has_closed_form(family) and len(dataset.images) < MIN_ESTIMATED:
         raise ConfigError(f"{config.family} needs at least {MIN_ESTIMATED} training images; {dataset.name} has fewer")
+    if not family.unconditional and not dataset.classes:
+        raise ConfigError(
+            f"{config.family} needs labels: put the pictures into one folder per class, or train another family, such "
+            "as dcgan"
+        )
     if family.recipe.epochs:
         batch = config.recipe["batch"]
         if batch < 1:
@@ -343,14 +350,19 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("names", nargs="*", metavar="NAME", help="weights to measure")
     command.add_argument("--all", action="store_true", help="measure all weights")
     command.add_argument("--weights", type=Path, default=Path("weights"))
+    command.add_argument("--data", help="the data of the weights, where it is not at the path of their training")
     command.add_argument("--data-root", type=Path)
-    command.add_argument("-n", type=int, default=10_000, help="samples per seed (default: 10000)")
+    command.add_argument(
+        "-n", type=int, help="samples per seed (default: 10000, or as many as there are training images)"
+    )
     command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
     command.add_argument(
         "--judge",
-        choices=classifier.NAMES,
-        help="the classifier to measure with (default: report; select with --steps, --sampler or --guidance)",
+        metavar="NAME",
+        help="the judge to measure with: report, select, the directory of another data set's, or none (default: "
+        "report; select with --steps, --sampler or --guidance; none if the data has no labels)",
     )
+    add_judges_flag(command)
     command.add_argument("--against", metavar="URL", help="measure a running service instead of local weights")
     command.add_argument(
         "--cas",
@@ -368,9 +380,41 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="write a picture of the 30 samples for which the classifier is least confident",
     )
+    command.add_argument(
+        "--nearest", type=Path, metavar="DIR", help="write a picture of samples above their nearest training images"
+    )
     command.add_argument("--write", action="store_true", help="write the figures into the manifests")
     add_sampling_flags(command, "instead of the manifest's default")
     command.set_defaults(command=lambda args: evaluate.command(args, sampling_options(args)))
+
+
+def add_judge(command: argparse.ArgumentParser) -> None:
+    """Add the flags of `judge`."""
+    command.add_argument("which", nargs="?", choices=classifier.NAMES, help="only this one (default: both)")
+    command.add_argument("--data", default="mnist", help=f"{flags.HELP} (default: mnist)")
+    command.add_argument("--data-root", type=Path)
+    flags.add_data_flags(command)
+    command.add_argument("--epochs", type=float, help="passes over the images (default: 12, more for small sets)")
+    add_judges_flag(command)
+    command.set_defaults(command=run_judge)
+
+
+def run_judge(args: argparse.Namespace) -> None:
+    """Train and write the classifiers of a data set."""
+    if args.epochs is not None and not args.epochs > 0:
+        raise ConfigError("--epochs: use more than 0")
+    options = flags.data_options(args)
+    with interrupt_exits():  # imports scikit-learn for `digits`
+        train_data, test = (data.load(args.data, args.data_root, split, options) for split in ("train", "test"))
+    names = (args.which,) if args.which else classifier.NAMES
+    classifier.command(names, train_data, test, args.judges, args.epochs)
+
+
+def add_judges_flag(command: argparse.ArgumentParser) -> None:
+    """Add `--judges`, which `judge` writes to and `evaluate` reads from."""
+    command.add_argument(
+        "--judges", type=Path, default=classifier.DIRECTORY, metavar="DIR", help="directory of judges (default: judges)"
+    )
 
 
 def _add_field(

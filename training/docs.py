@@ -6,33 +6,13 @@ from typing import Any
 
 from models import families, store
 from models.store import Manifest
-from training.evaluate import PROPERTIES
+from training.figures import PROPERTIES, Group, figure, groups
 
 ROOT = Path(__file__).parent.parent
 MARK = "models"
 """Name of the generated section of a page."""
-FIGURES = {
-    "mnist_cnn_fd": ("MNIST-CNN-FD", "{:.3f}"),
-    "precision": ("precision", "{:.2f}"),
-    "recall": ("recall", "{:.2f}"),
-    "coverage": ("coverage", "{:.2f}"),
-    "accuracy": ("digit accuracy", "{:.1%}"),
-    "worst_digit": ("worst digit", "{:.1%}"),
-}
-"""Title and format of the main figures, by their key in a manifest's metrics."""
-ALL_FIGURES = {
-    "mnist_cnn_fd": ("MNIST-CNN-FD", "{:.3f}"),
-    "kid": ("KID", "{:.5f}"),
-    "precision": ("precision", "{:.3f}"),
-    "recall": ("recall", "{:.3f}"),
-    "density": ("density", "{:.3f}"),
-    "coverage": ("coverage", "{:.3f}"),
-    "label_entropy": ("label entropy, nats", "{:.3f}"),
-    "nearest_training_ratio": ("nearest training image", "{:.2f}"),
-    "duplicates": ("duplicates", "{:.4f}"),
-    "classification_accuracy_score": ("CAS", "{:.4f}"),
-}
-"""Title and format of all figures of samples."""
+MOST_CLASSES = 20
+"""Classes that have a column each; of more, the main figures name only the worst."""
 
 
 def command() -> None:
@@ -47,63 +27,70 @@ def pages(root: Path) -> dict[Path, str]:
     """The text of every generated file of the project at `root`."""
     manifests = {name: store.read_manifest(root / "weights" / name) for name in store.list_weights(root / "weights")}
     with_picture = [name for name in manifests if (root / "docs" / "worst" / f"{name}.png").exists()]
+    measured = groups(manifests)
+    tables = [text for group in measured for text in (group.heading, figure_table(group), class_table(group)) if text]
     readme, quality = root / "README.md", root / "docs" / "quality.md"
     return {
         root / "docs" / "models.md": page(manifests),
-        readme: filled(readme.read_text(), MARK, model_table(manifests)),
-        quality: filled(
-            quality.read_text(),
-            MARK,
-            "\n\n".join((figure_table(manifests), digit_table(manifests), worst_table(with_picture))),
-        ),
+        readme: filled(readme.read_text(), MARK, _joined(*(_joined(g.heading, model_table(g)) for g in measured))),
+        quality: filled(quality.read_text(), MARK, _joined(*tables, worst_table(with_picture))),
     }
 
 
-def real(manifests: dict[str, Manifest]) -> dict[str, Any]:
-    """Figures of real images, from the first manifest that has them."""
-    return next((manifest.metrics["real"] for manifest in manifests.values() if "real" in manifest.metrics), {})
+def _joined(*parts: str) -> str:
+    """The parts that are not empty, as paragraphs."""
+    return "\n\n".join(part for part in parts if part)
 
 
-def model_table(manifests: dict[str, Manifest]) -> str:
+def model_table(group: Group) -> str:
     """The main figures: one row for real images, then one per weights directory."""
-    titles = [title for title, _ in FIGURES.values()]
-    lines = ["| model | kind | " + " | ".join(titles) + " |", "|---|---|" + "---|" * len(titles)]
-    lines.append("| | 10,000 real training images | " + " | ".join(_figures(real(manifests))) + " |")
-    for name, manifest in manifests.items():
-        title = families.get(manifest.family).about.title
-        lines.append(
-            f"| [`{name}`](docs/models.md#{name}) | {title} | " + " | ".join(_figures(manifest.metrics)) + " |"
-        )
-    return "\n".join(lines)
-
-
-def figure_table(manifests: dict[str, Manifest]) -> str:
-    """All figures of samples, ± half their 95 % intervals: one row for real images, then one per weights directory."""
+    columns = group.main_columns
     lines = [
-        "| | " + " | ".join(title for title, _ in ALL_FIGURES.values()) + " |",
-        "|---|" + "---|" * len(ALL_FIGURES),
+        "| model | kind | " + " | ".join(title for title, _ in columns.values()) + " |",
+        "|---|---|" + "---|" * len(columns),
+        f"| | {group.real_count:,} real training images | " + " | ".join(_figures(group, group.real)) + " |",
     ]
-    for name, metrics in _rows(manifests):
+    for name, manifest in group.manifests.items():
+        title = families.get(manifest.family).about.title
+        cells = " | ".join(_figures(group, manifest.metrics))
+        lines.append(f"| [`{name}`](docs/models.md#{name}) | {title} | {cells} |")
+    return "\n".join(lines)
+
+
+def figure_table(group: Group) -> str:
+    """All figures of samples, ± half their 95 % intervals: one row for real images, then one per weights directory."""
+    columns = group.all_columns
+    lines = [
+        "| | " + " | ".join(title for title, _ in columns.values()) + " |",
+        "|---|" + "---|" * len(columns),
+    ]
+    for name, metrics in _rows(group):
         lines.append(
-            f"| {name} | " + " | ".join(figure(metrics, key, form) for key, (_, form) in ALL_FIGURES.items()) + " |"
+            f"| {name} | " + " | ".join(figure(metrics, key, form) for key, (_, form) in columns.items()) + " |"
         )
     return "\n".join(lines)
 
 
-def digit_table(manifests: dict[str, Manifest]) -> str:
-    """The share of samples that show the requested digit: one row for real images, then one per conditional model."""
-    lines = ["| digit accuracy, % | all | " + " | ".join(map(str, range(10))) + " |", "|---|---|" + "---|" * 10]
-    for name, metrics in _rows(manifests):
-        if "accuracy" in metrics:
-            shares = [figure(metrics, "accuracy", "{:.1f}", 100)]
-            shares += [f"{100 * share:.1f}" for share in metrics["accuracy_by_digit"]]
-            lines.append(f"| {name} | " + " | ".join(shares) + " |")
+def class_table(group: Group) -> str:
+    """The share of samples that show the requested class: one row for real images, then one per conditional model.
+
+    Empty if the classifier does not know the classes, or if there are too many for a table.
+    """
+    rows = [(name, metrics) for name, metrics in _rows(group) if group.keys.by_class in metrics]
+    if not rows or len(group.classes) > MOST_CLASSES:
+        return ""
+    title = next(title for title, _ in group.accuracies.values())
+    lines = [f"| {title}, % | all | " + " | ".join(group.classes) + " |", "|---|---|" + "---|" * len(group.classes)]
+    for name, metrics in rows:
+        shares = [figure(metrics, "accuracy", "{:.1f}", 100)]
+        shares += ["" if share is None else f"{100 * share:.1f}" for share in metrics[group.keys.by_class]]
+        lines.append(f"| {name} | " + " | ".join(shares) + " |")
     return "\n".join(lines)
 
 
-def _rows(manifests: dict[str, Manifest]) -> list[tuple[str, dict[str, Any]]]:
+def _rows(group: Group) -> list[tuple[str, dict[str, Any]]]:
     """Names and metrics: those of real images, then those of all weights."""
-    return [("real", real(manifests)), *((name, manifest.metrics) for name, manifest in manifests.items())]
+    return [("real", group.real), *((name, manifest.metrics) for name, manifest in group.manifests.items())]
 
 
 def worst_table(names: Sequence[str]) -> str:
@@ -111,14 +98,6 @@ def worst_table(names: Sequence[str]) -> str:
     cells = [f"{name} | ![Worst samples of {name}](worst/{name}.png)" for name in names]
     pairs = [" | ".join(cells[i : i + 2]) for i in range(0, len(cells), 2)]
     return "\n".join(["| worst samples of | | | |", "|---|---|---|---|", *(f"| {pair} |" for pair in pairs)])
-
-
-def figure(metrics: dict[str, Any], key: str, form: str, factor: float = 1) -> str:
-    """One figure as text, with half its interval if the metrics have one; empty if they lack the figure."""
-    if key not in metrics:
-        return ""
-    half = metrics.get("interval", {}).get(key)
-    return form.format(factor * metrics[key]) + ("" if half is None else f" ± {form.format(factor * half)}")
 
 
 def page(manifests: dict[str, Manifest]) -> str:
@@ -134,7 +113,8 @@ def page(manifests: dict[str, Manifest]) -> str:
         parts += [f"## {name}", f"{about.title}. {about.paper}.", f"    {about.formula}"]
         for weights, manifest in manifests.items():
             if manifest.family == name:
-                parts += [f"![Samples of {weights}](../weights/{weights}/samples.png)", _card(weights, manifest)]
+                group = Group({weights: manifest})
+                parts += [f"![Samples of {weights}](../weights/{weights}/samples.png)", _card(weights, manifest, group)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -144,18 +124,21 @@ def default_options(manifest: Manifest) -> list[str]:
     return [f"{sampler_parameter if key == 'sampler' else key} {value}" for key, value in manifest.defaults.items()]
 
 
-def _card(name: str, manifest: Manifest) -> str:
+def _card(name: str, manifest: Manifest, group: Group) -> str:
     training, metrics = manifest.training, manifest.metrics
     lines = [
         f"Weights `{name}`: {manifest.parameters:,} parameters; {training['images_seen']:,} images of "
-        f"{manifest.dataset['name']} seen in training, {training['seconds'] / 60:.0f} minutes on {training['device']}."
+        f"{group.data} seen in training, {training['seconds'] / 60:.0f} minutes on {training['device']}."
     ]
     if manifest.defaults:
         lines.append("Defaults: " + ", ".join(default_options(manifest)) + ".")
+    columns = group.main_columns
     figures = [
-        f"{title} {value}" for (title, _), value in zip(FIGURES.values(), _figures(metrics), strict=True) if value
+        f"{title} {value}"
+        for (title, _), value in zip(columns.values(), _figures(group, metrics), strict=True)
+        if value
     ]
-    figures += [f"{title} {metrics[key]:.4g}" for key, title in PROPERTIES.items() if key in metrics]
+    figures += [f"{title} {metrics[key]:.4g}" for key, title in PROPERTIES.items() if key in metrics.keys() - columns]
     if figures:
         lines.append(f"Of {metrics['samples']:,} samples: " + ", ".join(figures) + ".")
     if manifest.caveat:
@@ -171,6 +154,6 @@ def filled(text: str, mark: str, content: str) -> str:
     return f"{before}{begin}\n{content}\n{end}{after}"
 
 
-def _figures(metrics: dict[str, Any]) -> list[str]:
+def _figures(group: Group, metrics: dict[str, Any]) -> list[str]:
     """The main figures as text, empty if the metrics lack one."""
-    return [form.format(metrics[name]) if name in metrics else "" for name, (_, form) in FIGURES.items()]
+    return [form.format(metrics[key]) if key in metrics else "" for key, (_, form) in group.main_columns.items()]

@@ -1,4 +1,4 @@
-"""Sample quality: images as the service generates them, compared with the test split by a classifier's features."""
+"""Sample quality: images as the service generates them, compared with the test split, if possible by a judge."""
 
 import argparse
 import dataclasses
@@ -6,12 +6,14 @@ import math
 import pickle
 import platform
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,75 +23,136 @@ from models.batch_invariant import LARGE_BATCH
 from models.pixels import to_uint8, to_unit
 from models.store import Manifest
 from training import classifier, data, files, metrics
-from training.classifier import Classifier
+from training.classifier import Classifier, JudgedData
 from training.config import ConfigError
-from training.data import Dataset
-from training.samples import grid_png
+from training.data import DataError, Dataset
+from training.export import READING
+from training.figures import CAS, MNIST, OF_NEAREST, OF_WEIGHTS, PROPERTIES, WITHOUT_JUDGE, keys, short_name
+from training.samples import distance, grid_png
 from training.sources import BATCH, SampleSet, Service, Source, Weights, sample_exported
 
 MIN_SAMPLES = 100
+SAMPLES = 10_000
+"""Samples per seed, unless there are fewer training images: then as many, as in the row of real images."""
+MIN_TEST_IMAGES = 10
 RECONSTRUCTED = 1000
 """Test images that are encoded and decoded."""
+COMPARED = 1000
+"""Samples, and test images, that are compared with all training images."""
+COMPARED_SIZE = 32
+"""Pixels of a side to which larger images are reduced before that."""
+COPYING = 0.05
+"""A model copies if this share of its samples is nearer to training images than 99 % of the test images are."""
 CAS_SAMPLES, CAS_EPOCHS = 60_000, 3
 """Samples that the classifier of the classification accuracy score is trained on, and passes over them."""
 WORST = 30
 """Samples in a picture of the worst, ten per row."""
-CAS = "classification_accuracy_score"
-PROPERTIES = {
-    "fid": "FID, in Inception's features",
-    "test_elbo": "test ELBO, nats per image",
-    "code_log_density": "log-density of the test images' codes, nats",
-    "reconstruction_error": "mean squared reconstruction error",
-    CAS: "classification accuracy score (60,000 samples)",
-}
-OF_WEIGHTS = ("test_elbo", "code_log_density", "reconstruction_error")
-"""Figures that are measured on the weights themselves, and so do not depend on seeds."""
-COLUMNS = ("mnist_cnn_fd", "kid", "precision", "recall", "density", "coverage", "accuracy", "worst_digit")
+PAIRS = 40
+"""Samples in a picture of the nearest training images, ten per row."""
+NO_JUDGE = "none"
+"""The value of `--judge` that measures without one."""
 
 
 class Evaluator:
-    """Measures samples against a test split in the features of `classifier`.
+    """Measures samples against a test split in the features of a judge.
 
-    With `fid`, figures include the literature's FID.
+    The judge is `classifier`, or without one Inception; without both, only figures that need no judge are measured.
+    With both, figures include the literature's FID.
     """
 
     def __init__(
-        self, classifier: Classifier, train: Dataset, test: Dataset, fid: metrics.InceptionDistance | None = None
+        self,
+        classifier: Classifier | None,
+        train: Dataset,
+        test: Dataset,
+        inception: metrics.Inception | None = None,
     ) -> None:
-        self.classifier, self.train, self.test, self.fid = classifier, train, test, fid
-        self.real = classifier.features_and_logits(test.images)[0]
-        self.pixels = train.images.flatten(1).float()
-        self.test_distance = metrics.nearest(self.pixels, test.images[:1000].flatten(1).float()).mean()
-        if fid:
-            fid.set_reference(test.images)
+        self.classifier, self.train, self.test, self.inception = classifier, train, test, inception
+        self.keys = keys(train.digest)
+        self.real = classifier.features_and_logits(test.images)[0] if classifier else None
+        self.real_inception = inception.features(test.images) if inception else None
+        self.pixels = _pixels(train.images)
+        test_distance = metrics.nearest(self.pixels, _pixels(test.images[:COMPARED]))[0]
+        self.test_distance = test_distance.mean()
+        self.near = test_distance.kthvalue(metrics.nearest_percent(len(test_distance))).values
+        self.copying = max(COPYING, metrics.chance_of_copies(len(test_distance)))
+        self.sharpness = metrics.sharpness(test.images)
+
+    @property
+    def knows_labels(self) -> bool:
+        """Whether the classifier was trained on this data, so that its classes are the data's."""
+        return self.classifier is not None and self.classifier.data.digest == self.train.digest
+
+    @property
+    def judge(self) -> dict[str, str]:
+        """The judge in a manifest: `name`, `digest`, and `data` that it was trained on, unless that is MNIST."""
+        if self.classifier:
+            judged = self.classifier.data
+            of = {} if judged.digest == MNIST else {"data": short_name(judged.name)}
+            return {"name": self.classifier.name, "digest": self.classifier.digest, **of}
+        return {"name": "inception", "digest": self.inception.digest} if self.inception else {}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The keys of the main figures."""
+        overlap = ("kid", "precision", "recall", "density", "coverage")
+        if self.classifier:
+            return (self.keys.distance, *overlap, *(("accuracy", self.keys.worst) if self.knows_labels else ()))
+        return (*(("fid", *overlap) if self.inception else ()), *WITHOUT_JUDGE)
 
     def measure(self, samples: SampleSet) -> dict[str, Any]:
         """All figures of `samples`."""
-        features, probabilities = self.classifier.features_and_logits(samples.images)
-        predicted = probabilities.argmax(1)
-        overlap = metrics.coverage(self.real, features)
-        distance = metrics.nearest(self.pixels, samples.images[:1000].flatten(1).float()).mean()
-        figures = {
-            "mnist_cnn_fd": metrics.frechet_distance(self.real, features),
-            "kid": metrics.kernel_distance(self.real, features),
-            **dataclasses.asdict(overlap),
-            "label_entropy": metrics.entropy(predicted, 10),
-            "duplicates": metrics.duplicates(samples.images),
-            "nearest_training_ratio": float(distance / self.test_distance),
+        figures: dict[str, Any] = {}
+        if self.classifier:
+            features, probabilities = self.classifier.features_and_logits(samples.images)
+            figures = _overlap(self.real, features, self.keys.distance)
+            if self.knows_labels:
+                figures |= self._of_labels(samples, probabilities.argmax(1))
+        elif self.inception:
+            figures = _overlap(self.real_inception, self.inception.features(samples.images), "fid")
+        figures |= {"duplicates": metrics.duplicates(samples.images), **self._of_nearest(samples)}
+        figures |= {
+            "sliced_wasserstein": distance(to_unit(samples.images), self.test),
+            "sharpness": metrics.sharpness(samples.images) / self.sharpness,
         }
-        if self.fid:
-            figures["fid"] = self.fid.distance(samples.images)
-        if samples.requested_labels is not None:
-            correct = (predicted == samples.requested_labels).double()
-            digits = [float(correct[samples.requested_labels == digit].mean()) for digit in range(10)]
-            figures |= {"accuracy": float(correct.mean()), "worst_digit": min(digits), "accuracy_by_digit": digits}
+        if self.classifier and self.inception:
+            figures |= _frechet(self.real_inception, self.inception.features(samples.images), "fid")
         return figures
 
-    def least_confident(self, samples: SampleSet) -> Tensor:
-        """The samples with the lowest probability of the requested digit, or of any digit if none was requested.
+    def _of_labels(self, samples: SampleSet, predicted: Tensor) -> dict[str, Any]:
+        """Entropy of the predicted classes, and where labels were requested, how often they were recognised.
 
-        [30, 1, 28, 28], lowest first.
+        A class that was never requested has None.
         """
+        classes = len(self.train.classes)
+        figures: dict[str, Any] = {"label_entropy": metrics.entropy(predicted, classes)}
+        requested = samples.requested_labels
+        if requested is None:
+            return figures
+        correct = (predicted == requested).double()
+        asked = [correct[requested == label] for label in range(classes)]
+        by_class = [float(part.mean()) if len(part) else None for part in asked]
+        worst = min(share for share in by_class if share is not None)
+        return figures | {
+            "accuracy": float(correct[requested >= 0].mean()),
+            self.keys.worst: worst,
+            self.keys.by_class: by_class,
+        }
+
+    def _of_nearest(self, samples: SampleSet) -> dict[str, float]:
+        """Figures of the distance from the first samples to the nearest training image."""
+        distances = metrics.nearest(self.pixels, _pixels(samples.images[:COMPARED]))[0]
+        return {
+            "nearest_training_ratio": float(distances.mean() / self.test_distance),
+            "copies": float((distances <= self.near).double().mean()),
+        }
+
+    def least_confident(self, samples: SampleSet) -> Tensor:
+        """The samples with the lowest probability of the requested label, or of any if none was requested.
+
+        [30, C, H, W], lowest first.
+        """
+        assert self.classifier is not None
         probabilities = self.classifier.features_and_logits(samples.images)[1]
         confidence = (
             probabilities.amax(1)
@@ -98,10 +161,52 @@ class Evaluator:
         )
         return samples.images[confidence.argsort()[:WORST]]
 
+    def beside_nearest(self, samples: SampleSet) -> Tensor:
+        """Rows of ten samples, each followed by the row of their nearest training images: [80, C, H, W].
+
+        The first half are the samples nearest to a training image, nearest first; the others are the first ones.
+        """
+        distances, index = metrics.nearest(self.pixels, _pixels(samples.images[:COMPARED]))
+        chosen = torch.cat((distances.argsort()[: PAIRS // 2], torch.arange(PAIRS // 2)))
+        rows = zip(samples.images[chosen].split(10), self.train.images[index[chosen]].split(10), strict=True)
+        return torch.cat([images for pair in rows for images in pair])
+
     def real_baseline(self, count: int) -> dict[str, Any]:
-        """Figures of `count` real training images, without the distance to the nearest training image."""
+        """Figures of `count` real training images, without those of the nearest training image."""
         figures = self.measure(SampleSet(self.train.images[:count], self.train.labels[:count]))
-        return {name: value for name, value in figures.items() if name != "nearest_training_ratio"}
+        return {name: value for name, value in figures.items() if name not in OF_NEAREST}
+
+
+def _overlap(real: Tensor | None, features: Tensor, key: str) -> dict[str, float]:
+    """Figures of features [N, D] against those of the test split [M, D]; the Frechet distance has this key."""
+    assert real is not None
+    return {
+        **_frechet(real, features, key),
+        "kid": metrics.kernel_distance(real, features),
+        **dataclasses.asdict(metrics.coverage(real, features)),
+    }
+
+
+def _frechet(real: Tensor | None, features: Tensor, key: str) -> dict[str, float]:
+    """The Frechet distance of features [N, D] and [M, D], if both have more rows than columns.
+
+    Otherwise a covariance is singular, and the distance depends more on the number of images than on the images.
+    """
+    assert real is not None
+    enough = min(len(real), len(features)) > real.shape[1]
+    return {key: metrics.frechet_distance(real, features)} if enough else {}
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """Images [N, C, H, W] uint8 as points [N, D], sides above 32 pixels reduced by averaging.
+
+    Larger images would cost more time and memory, and differ in details that do not make them other pictures.
+    """
+    factor = -(-max(images.shape[2:]) // COMPARED_SIZE)
+    if factor == 1:
+        return images.flatten(1).float()
+    parts = [F.avg_pool2d(part.float(), factor, ceil_mode=True).flatten(1) for part in images.split(BATCH)]
+    return torch.cat(parts)
 
 
 @torch.inference_mode()
@@ -141,7 +246,7 @@ def cost(family: Family, manifest: Manifest, **options: Any) -> dict[str, Any]:
 
 
 def _reconstruction_errors(family: Family, manifest: Manifest, x: Tensor, label: Tensor) -> Tensor:
-    """Mean squared difference between x [B, 1, 28, 28] and its reconstruction: [B]."""
+    """Mean squared difference between x [B, C, H, W] and its reconstruction: [B]."""
     options = {**store.defaults(family, manifest), **family.inversion}
     schedule = family.schedule(options["steps"], options["sampler"])
     zero = torch.zeros(len(x), dtype=torch.int64)
@@ -153,8 +258,8 @@ def classification_accuracy_score(images: Tensor, labels: Tensor, test: Dataset)
     """Test accuracy of a classifier that is trained on these images alone (CAS: Ravuri & Vinyals 2019)."""
     samples = data.make("samples", images, labels, test.classes)
     net = classifier.train("select", samples, CAS_EPOCHS, log=lambda _: None)
-    predicted = Classifier("cas", net, 0.0, "").features_and_logits(test.images)[1].argmax(1)
-    return {CAS: float((predicted == test.labels).double().mean())}
+    trained = Classifier("cas", net, 0.0, "", JudgedData.of(samples))
+    return {CAS: classifier.class_accuracies(trained, test)["test_accuracy"]}
 
 
 def over_seeds(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -167,78 +272,198 @@ def over_seeds(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def command(args: argparse.Namespace, options: dict[str, Any]) -> int:
-    """Measure weights, print a table, and compare it with the manifests; return 1 if a figure differs.
+    """Measure weights, print a table per data set, and compare it with the manifests; return 1 if a figure differs.
 
     `options` override the manifests' defaults: `steps`, `sampler`, `guidance`. With `--write` the figures are written
-    into the manifests instead of compared.
+    into the manifests instead of compared. With `--all`, weights whose data or judge is missing are named, and make the
+    status 1.
     """
     _check(args, options)
-    fid = _inception(args.inception) if args.inception else None
+    inception = _inception(args.inception) if args.inception else None
     source: Source = Service(args.against) if args.against else Weights(args.weights)
-    measured_by = classifier.load(args.judge or ("select" if options else "report"))
-    train, test = (data.load("mnist", args.data_root, split) for split in ("train", "test"))
-    evaluator = Evaluator(measured_by, train, test, fid)
-    baseline = evaluator.real_baseline(args.n)
-    if args.cas:
-        baseline |= classification_accuracy_score(train.images, train.labels, test)
-    print(f"{args.n} images against the 10,000 of the test split, by the classifier {measured_by.name!r}", flush=True)
-    print("".join(f"{title:>13}" for title in ("", *COLUMNS)))
-    _print_row("real", baseline)
+    by_data = _by_data(source, source.names() if args.all else args.names)
+    if args.data and len(by_data) > 1:
+        raise ConfigError("--data is for weights of one data set; name only those")
     differs = False
-    for name in source.names() if args.all else args.names:
-        figures = _measure(args, options, source, evaluator, name)
-        _print_row(name, figures)
-        if args.write:
-            former = store.read_manifest(args.weights / name).metrics
-            real = {**_expensive(former.get("real", {})), **baseline}
-            store.annotate(args.weights / name, metrics={**_expensive(former), **figures, "real": real})
-        elif not options:
-            differs |= _print_comparison(figures, source.published_metrics(name))
+    for manifests in by_data:
+        try:
+            evaluator = _evaluator(args, options, manifests, inception)
+        except (ConfigError, DataError) as error:
+            if not args.all or len(by_data) == 1:
+                raise
+            print(f"not measured: {', '.join(manifests)}: {error}", file=sys.stderr)
+            differs = True
+        else:
+            differs |= _compare(args, options, source, evaluator, manifests)
     return int(differs)
 
 
+def _by_data(source: Source, names: list[str]) -> list[dict[str, Manifest]]:
+    """The manifests of these models, those of one data set together."""
+    found: dict[tuple[str, tuple[int, ...]], dict[str, Manifest]] = {}
+    for name in names:
+        manifest = source.manifest(name)
+        found.setdefault((manifest.dataset.get("digest", ""), manifest.data_shape), {})[name] = manifest
+    return list(found.values())
+
+
+def _evaluator(
+    args: argparse.Namespace,
+    options: dict[str, Any],
+    manifests: dict[str, Manifest],
+    inception: metrics.Inception | None,
+) -> Evaluator:
+    """An evaluator for weights of one data set. Raises ConfigError or DataError if its data or judge is missing."""
+    name, manifest = next(iter(manifests.items()))
+    train, test = load_data(name, manifest, args.data, args.data_root)
+    judge = _find_judge(args, options, train)
+    known = judge is not None and judge.data.digest == train.digest
+    if args.worst and not known:
+        raise ConfigError(f"--worst needs a judge of {short_name(train.name)}; omit it")
+    if args.cas:
+        classifier.check(train, test)
+    return Evaluator(judge, train, test, inception)
+
+
+def load_data(name: str, manifest: Manifest, given: str | None, root: Path | None) -> tuple[Dataset, Dataset]:
+    """The training and test images of weights `name`, from the path `given` or where they were in training.
+
+    Those of other data than MNIST are shuffled, because folders have them by class. Raises ConfigError if they are not
+    the images of the manifest.
+    """
+    path, options = given or manifest.dataset["name"], _reading(manifest)
+    try:
+        train, test = (data.load(path, root, split, options) for split in ("train", "test"))
+    except DataError as error:
+        advice = "" if given else f"; --data names the data of {name}"
+        raise ConfigError(f"{error}{advice}") from None
+    if train.digest != manifest.dataset.get("digest"):
+        raise ConfigError(f"{path} holds other images than {name} was trained on; name those with --data")
+    if len(test.images) < MIN_TEST_IMAGES:
+        raise ConfigError(f"{path} has {len(test.images)} test images; evaluation needs {MIN_TEST_IMAGES}")
+    return (train, test) if train.digest == MNIST else (_shuffled(train), _shuffled(test))
+
+
+def _reading(manifest: Manifest) -> data.Options:
+    """How the images of the weights' data are read."""
+    channels, *size = manifest.data_shape
+    reading = {key: manifest.dataset[key] for key in READING if key in manifest.dataset}
+    return data.Options.from_json({**reading, "size": size, "channels": channels})
+
+
+def _shuffled(dataset: Dataset) -> Dataset:
+    """The same images in another, fixed order; the digest stays that of the data."""
+    order = torch.randperm(len(dataset.images), generator=torch.Generator().manual_seed(0))
+    return dataclasses.replace(dataset, images=dataset.images[order], labels=dataset.labels[order])
+
+
+def _find_judge(args: argparse.Namespace, options: dict[str, Any], train: Dataset) -> Classifier | None:
+    """The judge that `--judge` names, or the data's own; None for data without labels, and with `--judge none`.
+
+    Raises ConfigError if labelled data has none, unless Inception stands in for it.
+    """
+    wanted = args.judge or ("select" if options else "report")
+    if wanted == NO_JUDGE:
+        return None
+    channels, height, width = train.images.shape[1:]
+    if wanted not in classifier.NAMES:
+        judge = classifier.read(Path(wanted))
+        if judge.data.shape != (channels, height, width):
+            shape = "x".join(map(str, judge.data.shape))
+            raise ConfigError(f"--judge {wanted}: it judges images of {shape}, not of {channels}x{height}x{width}")
+        return judge
+    found = classifier.find(wanted, train.digest, args.judges)
+    if found is None and len(train.labels.unique()) > 1 and not args.inception:
+        raise ConfigError(
+            f"no judge {wanted!r} for {short_name(train.name)}; train it with `drawbridge judge --data "
+            f"{args.data or train.name} --size {height}x{width} --channels {channels}`, name another by --judge PATH, "
+            f"or measure without one by --judge {NO_JUDGE}"
+        )
+    return classifier.read(found) if found else None
+
+
+def _compare(
+    args: argparse.Namespace,
+    options: dict[str, Any],
+    source: Source,
+    evaluator: Evaluator,
+    manifests: dict[str, Manifest],
+) -> bool:
+    """Print the figures of weights of one data set, and write them or return whether any differs from its manifest."""
+    train, test = evaluator.train, evaluator.test
+    count = args.n or min(SAMPLES, max(MIN_SAMPLES, len(train.images)))
+    if count < len(train.classes):
+        raise ConfigError(f"-n {count}: use at least {len(train.classes)}, one for each class")
+    baseline = evaluator.real_baseline(count)
+    if args.cas:
+        baseline |= classification_accuracy_score(train.images, train.labels, test)
+    _print_head(evaluator, count)
+    _print_row("real", baseline, evaluator.columns)
+    differs = False
+    for name, manifest in manifests.items():
+        figures = _measure(args, options, source, evaluator, name, count)
+        _print_row(name, figures, evaluator.columns)
+        _print_copies(figures["copies"], evaluator.copying)
+        if args.write:
+            former = manifest.metrics
+            real = {**_expensive(former.get("real", {})), **baseline}
+            store.annotate(args.weights / name, metrics={**_expensive(former), **figures, "real": real})
+        elif not options:
+            differs |= _print_comparison(figures, manifest.metrics)
+    return differs
+
+
 def _measure(
-    args: argparse.Namespace, options: dict[str, Any], source: Source, evaluator: Evaluator, name: str
+    args: argparse.Namespace,
+    options: dict[str, Any],
+    source: Source,
+    evaluator: Evaluator,
+    name: str,
+    count: int,
 ) -> dict[str, Any]:
-    """All figures of one model, as a manifest holds them; with `--worst` also writes the picture of the worst."""
-    sets = [source.sample(name, seed, args.n, **options) for seed in args.seeds]
+    """All figures of one model, as a manifest holds them; also writes the pictures of `--worst` and `--nearest`."""
+    sets = [source.sample(name, seed, count, **options) for seed in args.seeds]
     figures = over_seeds([evaluator.measure(samples) for samples in sets])
     if not args.against:
         figures |= properties(*store.load(args.weights / name), evaluator.test, **options)
-    if args.cas and "accuracy" in figures:
+    if args.cas and sets[0].requested_labels is not None:
         samples = source.sample(name, args.seeds[0], CAS_SAMPLES, **options)
         assert samples.requested_labels is not None
         figures |= classification_accuracy_score(samples.images, samples.requested_labels, evaluator.test)
     if args.worst:
         store.write_atomic(args.worst / f"{name}.png", grid_png(to_unit(evaluator.least_confident(sets[0]))))
-    judge = {"name": evaluator.classifier.name, "digest": evaluator.classifier.digest}
-    return {**figures, "samples": args.n, "seeds": args.seeds, "judge": judge}
+    if args.nearest:
+        pairs = evaluator.beside_nearest(sets[0])
+        store.write_atomic(args.nearest / f"{name}.png", grid_png(to_unit(pairs), rows=len(pairs) // 10))
+    judge = {"judge": evaluator.judge} if evaluator.judge else {}
+    return {**figures, "samples": count, "test_images": len(evaluator.test.images), "seeds": args.seeds, **judge}
 
 
 def _check(args: argparse.Namespace, options: dict[str, Any]) -> None:
-    """Raise ConfigError if flags exclude each other, WeightsError or OSError if `--write` or `--worst` cannot write."""
+    """Raise ConfigError if flags exclude each other, WeightsError or OSError if a directory cannot be written to."""
     if not (args.names or args.all):
         raise ConfigError("name the weights to measure, or give --all")
     if args.write and options:
         raise ConfigError("--write is for the weights' own defaults; omit --steps, --sampler and --guidance")
-    if args.write and args.judge == "select":
+    if args.write and args.judge and Path(args.judge).name == "select":
         raise ConfigError("--write is for figures by the classifier `report`, which selects nothing; omit --judge")
     if args.write and args.against:
         raise ConfigError("--write is for local weights; omit --against")
-    if args.n < MIN_SAMPLES:
+    if args.n is not None and args.n < MIN_SAMPLES:
         raise ConfigError(f"-n {args.n}: use at least {MIN_SAMPLES}; fewer samples say nothing about a distribution")
-    if args.worst:
-        files.require_writable(args.worst)
+    for directory in (args.worst, args.nearest):
+        if directory:
+            files.require_writable(directory)
     if args.write:
         for name in store.list_weights(args.weights) if args.all else args.names:
             store.read_manifest(args.weights / name)
             files.require_writable(args.weights / name)
 
 
-def _inception(path: Path) -> metrics.InceptionDistance:
-    """FID with the Inception weights in `path`. Raises ConfigError if it cannot be built."""
+def _inception(path: Path) -> metrics.Inception:
+    """The Inception network with the weights in `path`. Raises ConfigError if it cannot be built."""
     try:
-        return metrics.InceptionDistance(path)
+        return metrics.Inception(path)
     except ImportError:
         raise ConfigError("--inception needs torch-fidelity; run `pip install torch-fidelity`") from None
     except (OSError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
@@ -269,16 +494,41 @@ def _expensive(figures: dict[str, Any]) -> dict[str, Any]:
     return {key: figures[key] for key in (CAS, "fid") if key in figures}
 
 
-def _print_row(name: str, figures: dict[str, Any]) -> None:
-    cells = (f"{figures[column]:13.4f}" if column in figures else f"{'':>13}" for column in COLUMNS)
+def _print_head(evaluator: Evaluator, count: int) -> None:
+    """Print what is compared, by which judge, what the judge cannot measure, and the titles of the columns."""
+    name, tests = short_name(evaluator.train.name), len(evaluator.test.images)
+    by, features = "without a judge", None
+    if judge := evaluator.classifier:
+        by = f"by the judge {judge.name!r} of {short_name(judge.data.name)} ({judge.accuracy:.2%} accurate)"
+        features = evaluator.real
+    elif evaluator.inception:
+        by, features = "in Inception's features", evaluator.real_inception
+    print(f"{name}: {count:,} images against the {tests:,} of the test split, {by}", flush=True)
+    if features is not None and min(count, tests) <= features.shape[1]:
+        print(f"no Frechet distance: it needs more images than the {features.shape[1]} features; KID needs fewer")
+    print("".join(f"{_abbreviated(title):>13}" for title in ("", *evaluator.columns)))
+
+
+def _print_row(name: str, figures: dict[str, Any], columns: tuple[str, ...]) -> None:
+    cells = (f"{figures[column]:13.4f}" if column in figures else f"{'':>13}" for column in columns)
     print(f"{name:>13}" + "".join(cells), flush=True)
-    _print_properties(figures)
+    _print_properties({key: value for key, value in figures.items() if key not in columns})
+
+
+def _print_copies(share: float, limit: float) -> None:
+    """Print whether a model copies."""
+    verdict = f"the model copies (limit {limit:.1%}; --nearest shows them)" if share > limit else "no sign of copying"
+    print(f"{'':>13} {share:.1%} are as near to a training image as the nearest 1 % of the test images: {verdict}")
+
+
+def _abbreviated(key: str) -> str:
+    return {"sliced_wasserstein": "sliced_w2", "nearest_training_ratio": "nearest"}.get(key, key)
 
 
 def _print_comparison(figures: dict[str, Any], published: dict[str, Any]) -> bool:
     """Print whether the figures match the manifest's; return whether any differs."""
-    if any(figures[key] != published.get(key) for key in ("samples", "judge")) or "interval" not in published:
-        print(f"{'':>13} not compared: the manifest's figures are of one seed, other samples or another classifier")
+    if any(figures.get(key) != published.get(key) for key in ("samples", "judge")) or "interval" not in published:
+        print(f"{'':>13} not compared: the manifest's figures are of one seed, other samples or another judge")
         return False
     differing = contradictions(figures, published)
     lines = [f"{name} {figures[name]:.4f}: the manifest has {value:.4f}" for name, value in differing.items()]

@@ -20,6 +20,8 @@ from training.loop import has_closed_form, load_tensors
 from training.samples import fixed_samples, grid_png
 
 CONFIG = "config.json"
+READING = ("resize", "background", "held_out", "skip_unreadable")
+"""How the images were read, in a manifest's `dataset`, besides their size and channels: with these the same digest."""
 UPLOADS = ("digit", "picture")
 """The values of a manifest's `uploads`."""
 DIGITS_SHAPE = (1, 28, 28)
@@ -99,7 +101,7 @@ def _dataset(config: RunConfig, state: dict[str, Any]) -> dict[str, Any]:
         "name": config.dataset.get("name", config.data),  # missing in runs of earlier versions
         "digest": state["data"],
         "images": config.dataset["images"],
-        **{key: config.reading[key] for key in ("resize", "background") if key in config.reading},
+        **{key: config.reading[key] for key in READING if key in config.reading},
         **({"augmentation": config.augmentation} if config.augmentation else {}),
     }
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from models import families, store
 from models.store import Manifest
-from training.docs import FIGURES, default_options, figure, real
-from training.evaluate import PROPERTIES
+from training.docs import default_options
+from training.figures import PROPERTIES, Columns, Group, figure, groups, short_name
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8882; --ink: #2a6f97; }
@@ -37,6 +37,9 @@ EXTRA = {
     "label_entropy": "label entropy, nats",
     "duplicates": "exact duplicates, share",
     "nearest_training_ratio": "distance to the nearest training image, relative to test images",
+    "copies": "as near to a training image as the nearest 1 % of the test images, share",
+    "sliced_wasserstein": "sliced Wasserstein distance",
+    "sharpness": "sharpness, relative to test images",
     **PROPERTIES,
 }
 COSTS = ("parameters", "MACs per image", "images/s per core", "training, min")
@@ -45,6 +48,8 @@ COSTS = ("parameters", "MACs per image", "images/s per core", "training, min")
 def page(root: Path) -> str:
     """The page about the weights under `root`, with styles and pictures inline."""
     manifests = {name: store.read_manifest(root / name) for name in store.list_weights(root)}
+    measured = groups(manifests)
+    tables = "".join(f'{_heading(group)}<div class="wide">{_table(group)}</div>\n' for group in measured)
     cards = [_card(name, manifest, (root / name / store.SAMPLES).read_bytes()) for name, manifest in manifests.items()]
     return f"""<!doctype html>
 <html lang="en">
@@ -54,27 +59,32 @@ def page(root: Path) -> str:
 <style>{STYLE}</style>
 <h1>Model comparison</h1>
 <p>All figures are from the weights' manifests. MNIST-CNN-FD is the Frechet distance to the test split in the features
-of this project's classifier, and comparable only with itself. Costs are those of sampling with the default options on
-one CPU core.</p>
-<div class="wide">{_table(manifests)}</div>
-{"".join(cards)}
+of this project's classifier, and comparable only with itself, as are those of other data. Costs are those of sampling
+with the default options on one CPU core.</p>
+{tables}{"".join(cards)}
 </html>
 """
 
 
-def _table(manifests: dict[str, Manifest]) -> str:
-    titles = ["", *(title for title, _ in FIGURES.values()), *COSTS]
+def _heading(group: Group) -> str:
+    """The data and the judge of a table; nothing for MNIST's."""
+    return f"<p>{html.escape(group.heading.replace('`', ''))}</p>" if group.heading else ""
+
+
+def _table(group: Group) -> str:
+    columns = group.main_columns
+    titles = ["", *(html.escape(title) for title, _ in columns.values()), *COSTS]
     head = "".join(f"<th>{title}</th>" for title in titles)
-    rows = [_row("real images", real(manifests), ["", "", "", ""], "real")]
+    rows = [_row("real images", group.real, columns, ["", "", "", ""], "real")]
     rows += [
-        _row(f'<a href="#{name}">{name}</a>', manifest.metrics, _costs(manifest))
-        for name, manifest in manifests.items()
+        _row(f'<a href="#{name}">{name}</a>', manifest.metrics, columns, _costs(manifest))
+        for name, manifest in group.manifests.items()
     ]
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def _row(name: str, metrics: dict[str, Any], costs: list[str], kind: str = "") -> str:
-    cells = [name, *(figure(metrics, key, form) for key, (_, form) in FIGURES.items()), *costs]
+def _row(name: str, metrics: dict[str, Any], columns: Columns, costs: list[str], kind: str = "") -> str:
+    cells = [name, *(figure(metrics, key, form) for key, (_, form) in columns.items()), *costs]
     return f'<tr class="{kind}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
@@ -88,9 +98,9 @@ def _costs(manifest: Manifest) -> list[str]:
 def _card(name: str, manifest: Manifest, samples: bytes) -> str:
     about = families.get(manifest.family).about
     picture = base64.b64encode(samples).decode()
-    training = manifest.training
+    training, name_of_data = manifest.training, short_name(manifest.dataset["name"])
     lines = [
-        f"{training['images_seen']:,} images of {manifest.dataset['name']} seen in training on {training['device']}",
+        f"{training['images_seen']:,} images of {name_of_data} seen in training on {training['device']}",
         ", ".join(default_options(manifest)),
         *(f"{title} {manifest.metrics[key]:.4g}" for key, title in EXTRA.items() if key in manifest.metrics),
     ]

@@ -1,5 +1,6 @@
 """Sources of samples to evaluate: weights on disk, or a running service."""
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ class SampleSet:
     """Samples and the labels that were requested for them."""
 
     images: Tensor
-    """[N, 1, 28, 28] uint8."""
+    """[N, C, H, W] uint8."""
     requested_labels: Tensor | None
     """[N] int64, or None if the model takes no label."""
 
@@ -39,8 +40,8 @@ class Source(Protocol):
     def names(self) -> list[str]:
         """The names of all models."""
 
-    def published_metrics(self, name: str) -> dict[str, Any]:
-        """The metrics in the manifest of model `name`."""
+    def manifest(self, name: str) -> Manifest:
+        """The manifest of model `name`."""
 
     def sample(self, name: str, seed: int, count: int, **options: Any) -> SampleSet:
         """Images 0..count-1 of `seed` from model `name`; `options` override its defaults."""
@@ -55,8 +56,8 @@ class Weights:
     def names(self) -> list[str]:
         return store.list_weights(self.root)
 
-    def published_metrics(self, name: str) -> dict[str, Any]:
-        return store.read_manifest(self.root / name).metrics
+    def manifest(self, name: str) -> Manifest:
+        return store.read_manifest(self.root / name)
 
     def sample(self, name: str, seed: int, count: int, **options: Any) -> SampleSet:
         family, manifest = store.load(self.root / name)
@@ -84,14 +85,18 @@ class Service:
     def names(self) -> list[str]:
         return sorted(self.parameters)
 
-    def published_metrics(self, name: str) -> dict[str, Any]:
+    def manifest(self, name: str) -> Manifest:
         self._check(name)
         try:
             with self._client(RETRIES) as client:
-                metrics: dict[str, Any] = client.model(name)["manifest"]["metrics"]
+                fields: dict[str, Any] = client.model(name)["manifest"]
         except (Unreachable, ServiceError) as error:
             raise self._error(error) from None
-        return metrics
+        try:
+            manifest = Manifest(**fields)
+        except TypeError as error:
+            raise ConfigError(f"--against {self.url}: the service is of another version ({error})") from None
+        return dataclasses.replace(manifest, data_shape=tuple(manifest.data_shape), classes=tuple(manifest.classes))
 
     def sample(self, name: str, seed: int, count: int, **options: Any) -> SampleSet:
         self._check(name)

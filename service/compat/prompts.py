@@ -54,8 +54,8 @@ def classes_in(prompt: str, model: Model) -> list[str]:
     A class is named by its words, in the singular or plural and with any signs between them. Where names overlap, the
     longest counts: `a hot dog` names no `dog`. Of names that differ in case alone, the prompt's spelling decides.
     """
-    if (number := model.class_number(prompt.strip())) is not None:
-        return [model.classes[number]]
+    if prompt.strip() in model.classes:
+        return [prompt.strip()]
     spelled = WORDS.findall(unicodedata.normalize("NFC", prompt))
     # Classes whose names are fillers, such as letters, count only where the prompt names no other class.
     for words in (_without_fillers(spelled), spelled):
@@ -97,11 +97,16 @@ def _longest_matches(spelled: list[str], vocabulary: _Vocabulary) -> Iterator[st
     while start < len(words):
         for end in range(min(start + longest, len(words)), start, -1):
             if names := vocabulary.classes.get(words[start:end]):
-                yield from [name for name in names if _words(name) == spelled[start:end]] or names
+                yield from [name for name in names if _is_spelled(name, spelled[start:end])] or names
                 break
         else:
             end = start + 1
         start = end
+
+
+def _is_spelled(name: str, words: list[str]) -> bool:
+    """Whether the words are those of the name in the same case."""
+    return all(word in _forms(spelled) for word, spelled in zip(_words(name), words, strict=True))
 
 
 def _words(name: str) -> list[str]:

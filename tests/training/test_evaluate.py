@@ -1,8 +1,9 @@
 """Evaluation: samples with the service's defaults, their figures, and the command."""
 
 import dataclasses
+import json
 import math
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,16 @@ from models import noise, store
 from models.base import Family, Range, Rows
 from models.families.ddpm import DDPM, DDPMConfig
 from models.families.gan import GAN, GANConfig
+from models.families.gmm import GMM, GMMConfig
 from models.families.pca import PCA, PCAConfig
 from models.pixels import to_unit
 from models.store import Manifest
-from training import classifier, data, evaluate, metrics, sources
+from tests.conftest import manifest_of
+from tests.training.judging import brief, digits, shapes
+from training import classifier, data, evaluate, figures, metrics, sources
 from training.cli import main, parser
+from training.config import ConfigError
+from training.data import Dataset
 from training.evaluate import Evaluator
 from training.sources import SampleSet
 
@@ -69,11 +75,55 @@ def evaluator() -> Evaluator:
 
     An untrained classifier has almost the same features for every image, so all distances would be near 0.
     """
-    train, test = (
-        data.load("digits", options=data.Options(size=(28, 28))),
-        data.load("digits", split="test", options=data.Options(size=(28, 28))),
+    train, test = digits()
+    return Evaluator(brief("select", train, epochs=4), train, test)
+
+
+@pytest.fixture(scope="module")
+def splits() -> dict[str, Dataset]:
+    """The splits of a data set of coloured shapes."""
+    return {"train": shapes(300, 0), "test": shapes(120, 1)}
+
+
+@pytest.fixture(scope="module")
+def judges(splits: dict[str, Dataset], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the judge `report` of the shapes."""
+    root = tmp_path_factory.mktemp("judges")
+    net = brief("report", splits["train"], epochs=8).net
+    facts = {"test_accuracy": 0.95, "recipe": {"width": classifier.WIDTHS["report"]}}
+    classifier.write(classifier.place("report", splits["train"], root), net, splits["train"], facts)
+    return root
+
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def run(splits: dict[str, Dataset], judges: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs `evaluate` on weights `shapes`, a mixture that was fitted to the shapes."""
+    train = splits["train"]
+    family = GMM(GMMConfig(code=8, most=2), (3, 12, 16), 3)
+    family.fit(to_unit(train.images), train.labels)
+    manifest = dataclasses.replace(
+        manifest_of(family),
+        classes=train.classes,
+        dataset={"name": "shapes", "digest": train.digest, "images": len(train.images), "background": "black"},
     )
-    return Evaluator(classifier.Classifier("brief", classifier.train("select", train, epochs=2), 0.0, ""), train, test)
+    store.save(tmp_path / "weights" / "shapes", family.for_sampling(), manifest, b"")
+    read_as = data.Options(size=(12, 16), channels=3, background="black")
+
+    def load(name: str, _: Path | None, split: str, options: data.Options) -> Dataset:
+        assert options == read_as
+        if name == "shapes":
+            raise data.DataError("'shapes' is no data set")
+        return splits[split]
+
+    def run(*flags: str, given: str = "folder") -> int:
+        where = ["--weights", str(tmp_path / "weights"), "--judges", str(judges)]
+        return main(["evaluate", "shapes", *where, "--seeds", "0", "--data", given, *flags])
+
+    monkeypatch.setattr(data, "load", load)
+    return run
 
 
 def test_requested_digits_cycle_and_the_manifest_s_defaults_apply() -> None:
@@ -109,14 +159,18 @@ def test_samples_do_not_depend_on_the_count() -> None:
 
 def test_the_test_split_scores_perfectly_against_itself(evaluator: Evaluator) -> None:
     figures = evaluator.measure(SampleSet(evaluator.test.images, evaluator.test.labels))
-    assert figures["mnist_cnn_fd"] == pytest.approx(0, abs=1e-6)
+    assert figures["cnn_fd"] == pytest.approx(0, abs=1e-6)
     assert (figures["precision"], figures["recall"], figures["coverage"]) == (1, 1, 1)
     assert figures["nearest_training_ratio"] == pytest.approx(1)
+    assert figures["sharpness"] == pytest.approx(1)
+    assert figures["sliced_wasserstein"] == 0
+    assert figures["copies"] == pytest.approx(0.01, abs=0.005)
 
 
 def test_copied_training_images_have_distance_0(evaluator: Evaluator) -> None:
     figures = evaluator.measure(SampleSet(evaluator.train.images[:200], None))
     assert figures["nearest_training_ratio"] == pytest.approx(0, abs=1e-2)
+    assert figures["copies"] == 1
 
 
 def test_noise_scores_worse_than_noisy_images_and_these_worse_than_real_ones(evaluator: Evaluator) -> None:
@@ -128,18 +182,18 @@ def test_noise_scores_worse_than_noisy_images_and_these_worse_than_real_ones(eva
         evaluator.measure(SampleSet(noisy, None)),
         evaluator.real_baseline(300),
     )
-    assert far["mnist_cnn_fd"] > between["mnist_cnn_fd"] > near["mnist_cnn_fd"]
+    assert far["cnn_fd"] > between["cnn_fd"] > near["cnn_fd"]
     assert far["coverage"] <= between["coverage"] < near["coverage"]
 
 
-def test_accuracy_is_measured_per_digit(evaluator: Evaluator) -> None:
+def test_accuracy_is_measured_per_class(evaluator: Evaluator) -> None:
     images = evaluator.test.images[:100]
     predicted = evaluator.classifier.features_and_logits(images)[1].argmax(1)
     requested = torch.arange(100) % 10
     figures = evaluator.measure(SampleSet(images, requested))
     by_digit = [float((predicted[requested == digit] == digit).double().mean()) for digit in range(10)]
-    assert figures["accuracy_by_digit"] == by_digit
-    assert figures["worst_digit"] == min(by_digit)
+    assert figures["accuracy_by_class"] == by_digit
+    assert figures["worst_class"] == min(by_digit)
     assert figures["accuracy"] == pytest.approx(sum(by_digit) / 10)
 
 
@@ -231,36 +285,33 @@ def test_figures_contradict_the_published_ones_beyond_their_interval(
     }
 
 
+class Brightness:
+    """A stand-in for Inception: its only feature is the mean brightness of an image."""
+
+    digest = "of-a-file"
+
+    def __init__(self, path: Path) -> None:
+        assert path == Path("net.pth")
+
+    def features(self, images: Tensor) -> Tensor:
+        return images.float().mean((1, 2, 3))[:, None]
+
+
+def metrics_of(weights: Path, name: str = "shapes") -> dict[str, Any]:
+    return store.read_manifest(weights / "weights" / name).metrics
+
+
 def test_fid_is_measured_printed_and_kept_in_the_manifest(
-    evaluator: Evaluator,
-    weights: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Brightness:
-        """A stand-in for FID: the difference of the images' mean brightness."""
-
-        def __init__(self, path: Path) -> None:
-            assert path == Path("net.pth")
-
-        def set_reference(self, real: Tensor) -> None:
-            self.real = real.float().mean()
-
-        def distance(self, images: Tensor) -> float:
-            return float((images.float().mean() - self.real).abs())
-
-    shutil.copytree(weights / "pca", tmp_path / "pca")
-    monkeypatch.setattr(classifier, "load", lambda _: evaluator.classifier)
-    monkeypatch.setattr(data, "load", lambda *arguments: evaluator.train if arguments[2] == "train" else evaluator.test)
-    monkeypatch.setattr(metrics, "InceptionDistance", Brightness)
-    flags = ["evaluate", "pca", "--weights", str(tmp_path), "-n", "200", "--seeds", "0", "--write"]
-    assert main([*flags, "--inception", "net.pth"]) == 0
-    fid = store.read_manifest(tmp_path / "pca").metrics["fid"]
+    monkeypatch.setattr(metrics, "Inception", Brightness)
+    assert run("--write", "--inception", "net.pth") == 0
+    fid = metrics_of(tmp_path)["fid"]
     assert fid > 0
     assert f"FID, in Inception's features: {fid:.4f}" in capsys.readouterr().out
-    assert main(flags) == 0
-    assert store.read_manifest(tmp_path / "pca").metrics["fid"] == fid
+    assert metrics_of(tmp_path)["judge"]["name"] == "report"
+    assert run("--write") == 0
+    assert metrics_of(tmp_path)["fid"] == fid
 
 
 def test_the_worst_samples_have_the_lowest_probability_of_the_requested_digit(evaluator: Evaluator) -> None:
@@ -301,43 +352,217 @@ def test_the_former_flag_taught_turns_on_cas_with_a_warning(capsys: pytest.Captu
 
 
 def test_write_updates_the_manifest_and_keeps_expensive_figures(
-    evaluator: Evaluator,
-    weights: Path,
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evaluate, "CAS_SAMPLES", 200)
+    monkeypatch.setattr(evaluate, "CAS_EPOCHS", 1)
+    assert run("--write", "--cas", "-n", "200", "--seeds", "0", "1") == 0
+    first = metrics_of(tmp_path)
+    assert first["seeds"] == [0, 1]
+    assert first["interval"]["cnn_fd"] > 0
+    assert 0 <= first["classification_accuracy_score"] <= 1
+    assert 0 <= first["real"]["classification_accuracy_score"] <= 1
+    capsys.readouterr()
+    again = ("-n", "200", "--seeds", "0", "1")
+    assert run(*again) == 0
+    assert "matches the manifest" in capsys.readouterr().out
+    assert run("-n", "150", "--seeds", "0", "1") == 0
+    assert "not compared" in capsys.readouterr().out
+    altered = {**first, "recall": first["recall"] + 2 * first["interval"]["recall"] + 0.01}
+    store.annotate(tmp_path / "weights" / "shapes", metrics=altered)
+    assert run(*again) == 1
+    assert f"recall {first['recall']:.4f}: the manifest has {altered['recall']:.4f}" in capsys.readouterr().out
+    assert run("--write", "-n", "200") == 0
+    second = metrics_of(tmp_path)
+    assert "interval" not in second
+    for before, after in ((first, second), (first["real"], second["real"])):
+        assert before["classification_accuracy_score"] == after["classification_accuracy_score"]
+    assert {"cost", "reconstruction_error", "samples", "judge"} <= second.keys()
+    printed = capsys.readouterr().out
+    assert f"{second['cnn_fd']:.4f}" in printed
+    assert "nats" in printed
+
+
+def test_the_figures_of_a_data_set_name_its_judge_and_the_images_that_were_compared(
+    run: Run, splits: dict[str, Dataset], judges: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--write") == 0
+    out = capsys.readouterr().out
+    assert (
+        "shapes: 300 images against the 120 of the test split, by the judge 'report' of shapes (95.00% accurate)" in out
+    )
+    written = metrics_of(tmp_path)
+    path = classifier.find("report", splits["train"].digest, judges)
+    assert written["judge"] == {"name": "report", "digest": classifier.read(path).digest, "data": "shapes"}
+    assert (written["samples"], written["test_images"]) == (300, 120)
+    assert not written.keys() & {"mnist_cnn_fd", "worst_digit", "accuracy_by_digit"}
+    assert len(written["accuracy_by_class"]) == 3
+    assert written["worst_class"] == min(written["accuracy_by_class"])
+    assert len(written["real"]["accuracy_by_class"]) == 3
+    json.loads(json.dumps(written), parse_constant=pytest.fail)
+
+
+def test_pictures_show_the_worst_samples_and_the_nearest_training_images(run: Run, tmp_path: Path) -> None:
+    assert run("--worst", str(tmp_path / "worst"), "--nearest", str(tmp_path / "nearest"), "--judge", "report") == 0
+    with Image.open(tmp_path / "worst" / "shapes.png") as picture:
+        assert (picture.size, picture.mode) == ((160, 36), "RGB")
+    with Image.open(tmp_path / "nearest" / "shapes.png") as picture:
+        assert (picture.size, picture.mode) == ((160, 96), "RGB")
+
+
+@pytest.mark.parametrize(
+    ("flags", "given", "message"),
+    [
+        (
+            ["--steps", "1"],
+            "folder",
+            "no judge 'select' for shapes; train it with `drawbridge judge --data folder --size 12x16 --channels 3`",
+        ),
+        ([], "shapes", "'shapes' is no data set"),
+        (["--judge", "nowhere"], "folder", "nowhere is no judge"),
+        (["--judge", str(classifier.ROOT / "report")], "folder", "it judges images of 1x28x28, not of 3x12x16"),
+        (["--judge", "none", "--worst", "worst"], "folder", "--worst needs a judge of shapes"),
+    ],
+)
+def test_missing_data_or_judges_are_one_clear_line(
+    flags: list[str],
+    given: str,
+    message: str,
+    run: Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shutil.copytree(weights / "gmm", tmp_path / "gmm")
-    monkeypatch.setattr(classifier, "load", lambda _: evaluator.classifier)
-    monkeypatch.setattr(data, "load", lambda *arguments: evaluator.train if arguments[2] == "train" else evaluator.test)
-    monkeypatch.setattr(evaluate, "CAS_SAMPLES", 200)
-    monkeypatch.setattr(evaluate, "CAS_EPOCHS", 1)
-    flags = ["gmm", "--weights", str(tmp_path), "-n", "200", "--seeds", "0", "1", "--write"]
-    assert main(["evaluate", *flags, "--cas"]) == 0
-    first = store.read_manifest(tmp_path / "gmm").metrics
-    assert first["seeds"] == [0, 1]
-    assert first["interval"]["mnist_cnn_fd"] > 0
-    assert 0 <= first["classification_accuracy_score"] <= 1
-    assert 0 <= first["real"]["classification_accuracy_score"] <= 1
-    capsys.readouterr()
-    assert main(["evaluate", *flags[:-1]]) == 0
-    assert "matches the manifest" in capsys.readouterr().out
-    assert main(["evaluate", *flags[:-1], "-n", "150"]) == 0
-    assert "not compared" in capsys.readouterr().out
-    altered = {**first, "recall": first["recall"] + 2 * first["interval"]["recall"] + 0.01}
-    store.annotate(tmp_path / "gmm", metrics=altered)
-    assert main(["evaluate", *flags[:-1]]) == 1
-    assert f"recall {first['recall']:.4f}: the manifest has {altered['recall']:.4f}" in capsys.readouterr().out
-    flags[flags.index("--seeds") + 1 : flags.index("--write")] = ["0"]
-    assert main(["evaluate", *flags]) == 0
-    second = store.read_manifest(tmp_path / "gmm").metrics
-    assert "interval" not in second
-    assert main(["evaluate", *flags[:-1], "--worst", str(tmp_path / "worst")]) == 0
-    with Image.open(tmp_path / "worst" / "gmm.png") as picture:
-        assert picture.size == (280, 84)
-    for before, after in ((first, second), (first["real"], second["real"])):
-        assert before["classification_accuracy_score"] == after["classification_accuracy_score"]
-    assert {"cost", "code_log_density", "reconstruction_error", "samples", "judge"} <= second.keys()
-    printed = capsys.readouterr().out
-    assert f"{second['mnist_cnn_fd']:.4f}" in printed
-    assert "nats" in printed
+    monkeypatch.chdir(tmp_path)
+    assert run(*flags, given=given) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_other_images_than_those_of_training_are_refused(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = store.read_manifest(tmp_path / "weights" / "shapes")
+    path = tmp_path / "weights" / "shapes" / store.MANIFEST
+    path.write_text(path.read_text().replace(manifest.dataset["digest"], "0" * 64))
+    assert run() == 2
+    assert "folder holds other images than shapes was trained on" in capsys.readouterr().err
+
+
+def test_all_names_the_weights_whose_data_is_missing_and_measures_the_others(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = store.read_manifest(tmp_path / "weights" / "shapes")
+    family = store.load(tmp_path / "weights" / "shapes")[0]
+    lost = dataclasses.replace(manifest, dataset={**manifest.dataset, "digest": "0" * 64})
+    store.save(tmp_path / "weights" / "lost", family, lost, b"")
+    assert run("--all") == 2
+    assert "--data is for weights of one data set" in capsys.readouterr().err
+    load = data.load
+    monkeypatch.setattr(data, "load", lambda _, *arguments: load("folder", *arguments))
+    flags = ["--weights", str(tmp_path / "weights"), "--seeds", "0", "--judge", "none"]
+    assert main(["evaluate", "--all", *flags]) == 1
+    out, error = capsys.readouterr()
+    assert error.startswith("not measured: lost: shapes holds other images")
+    assert "shapes: 300 images against the 120 of the test split, without a judge" in out
+
+
+def test_without_a_judge_the_figures_that_need_none_are_measured(run: Run, tmp_path: Path) -> None:
+    assert run("--judge", "none", "--write") == 0
+    written = metrics_of(tmp_path)
+    assert figures.WITHOUT_JUDGE.keys() <= written.keys()
+    assert not written.keys() & {"cnn_fd", "kid", "precision", "accuracy", "label_entropy", "judge"}
+    assert 0 < written["sharpness"] < 0.5  # a mixture of few directions is blurred
+
+
+def test_inception_judges_data_that_has_no_judge(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(metrics, "Inception", Brightness)
+    assert run("--write", "--inception", "net.pth", "--judges", str(tmp_path)) == 0
+    written = metrics_of(tmp_path)
+    assert written["judge"] == {"name": "inception", "digest": "of-a-file"}
+    assert {"fid", "kid", "precision", "coverage", "sharpness"} <= written.keys()
+    assert not written.keys() & {"cnn_fd", "accuracy", "label_entropy"}
+    assert "in Inception's features" in capsys.readouterr().out
+
+
+def test_a_judge_of_other_data_knows_no_labels(splits: dict[str, Dataset]) -> None:
+    train, test = splits["train"], splits["test"]
+    unlabelled = data.make("faces", train.images, torch.full_like(train.labels, -1), ())
+    evaluator = Evaluator(brief("report", train, epochs=1), unlabelled, test)
+    assert evaluator.judge["data"] == "shapes"
+    measured = evaluator.real_baseline(100)
+    assert "cnn_fd" in measured
+    assert not measured.keys() & {"accuracy", "label_entropy", "worst_class"}
+
+
+def test_few_test_images_have_no_frechet_distance(
+    splits: dict[str, Dataset], capsys: pytest.CaptureFixture[str]
+) -> None:
+    judge = brief("report", splits["train"], epochs=1)
+    evaluator = Evaluator(judge, splits["train"], shapes(60, 1))
+    measured = evaluator.real_baseline(200)
+    assert "cnn_fd" not in measured
+    assert {"kid", "precision", "accuracy"} <= measured.keys()
+    evaluate._print_head(evaluator, 200)
+    assert "no Frechet distance: it needs more images than the 80 features" in capsys.readouterr().out
+
+
+def test_a_class_that_was_never_requested_has_no_accuracy(splits: dict[str, Dataset]) -> None:
+    evaluator = Evaluator(brief("report", splits["train"], epochs=1), splits["train"], splits["test"])
+    two = splits["train"].labels < 2
+    measured = evaluator.measure(SampleSet(splits["train"].images[two], splits["train"].labels[two]))
+    assert measured["accuracy_by_class"][2] is None
+    assert measured["worst_class"] == min(measured["accuracy_by_class"][:2])
+
+
+def test_a_model_that_copies_is_found_and_one_that_generates_is_not(splits: dict[str, Dataset]) -> None:
+    train = splits["train"]
+    evaluator = Evaluator(None, train, splits["test"])
+    spread = torch.randn(train.images.shape, generator=torch.Generator().manual_seed(0))
+    noisy = (train.images + 3 * spread).clamp(0, 255).to(torch.uint8)
+    half = torch.cat((noisy[:30], shapes(270, 5).images))
+    shares = [evaluator.measure(SampleSet(images, None))["copies"] for images in (noisy, half, shapes(300, 2).images)]
+    assert shares[0] == 1
+    assert shares[1] == pytest.approx(0.1, abs=0.03)
+    assert shares[1] > evaluator.copying > shares[2]
+
+
+def test_the_limit_of_copies_grows_where_few_test_images_determine_it(splits: dict[str, Dataset]) -> None:
+    many, few = (Evaluator(None, splits["train"], shapes(count, 3)).copying for count in (1000, 30))
+    assert many == evaluate.COPYING
+    assert few > 0.15
+
+
+def test_a_copy_is_shown_above_the_image_that_it_copies(splits: dict[str, Dataset]) -> None:
+    train = splits["train"]
+    images = shapes(100, 4).images.clone()
+    images[50:60] = train.images[200:210]
+    pairs = Evaluator(None, train, splits["test"]).beside_nearest(SampleSet(images, None))
+    assert pairs.shape == (80, 3, 12, 16)
+    assert torch.equal(pairs[:10], pairs[10:20])
+    assert {image.numpy().tobytes() for image in pairs[:10]} == {x.numpy().tobytes() for x in images[50:60]}
+    assert torch.equal(pairs[40:50], images[:10])
+    assert torch.equal(pairs[60:70], images[10:20])
+
+
+def test_large_images_are_compared_at_32_pixels() -> None:
+    assert evaluate._pixels(torch.zeros(2, 3, 48, 64, dtype=torch.uint8)).shape == (2, 3 * 24 * 32)
+    assert evaluate._pixels(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).shape == (2, 784)
+
+
+def test_few_test_images_and_fewer_samples_than_classes_are_refused(
+    run: Run, splits: dict[str, Dataset], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(splits, "test", shapes(5, 1))
+    assert run() == 2
+    assert "folder has 5 test images; evaluation needs 10" in capsys.readouterr().err
+
+
+def test_data_with_more_classes_than_samples_is_refused(evaluator: Evaluator) -> None:
+    many = dataclasses.replace(evaluator.train, classes=tuple(map(str, range(200))))
+    args = parser().parse_args(["evaluate", "x", "-n", "150"])
+    with pytest.raises(ConfigError, match="use at least 200, one for each class"):
+        evaluate._compare(args, {}, sources.Weights(Path("nowhere")), Evaluator(None, many, evaluator.test), {})

@@ -141,7 +141,9 @@ def test_density_and_coverage_of_one_distribution_have_their_expectations() -> N
 def test_nearest_is_the_minimal_distance() -> None:
     x = torch.tensor([[0.0, 0.0], [10.0, 0.0]])
     y = torch.tensor([[3.0, 4.0], [10.0, 2.0], [0.0, 0.0]])
-    assert metrics.nearest(x, y).tolist() == [5, 2, 0]
+    distances, index = metrics.nearest(x, y)
+    assert distances.tolist() == [5, 2, 0]
+    assert index.tolist() == [0, 1, 0]
 
 
 def test_entropy_of_a_uniform_histogram_is_the_logarithm_of_its_size() -> None:
@@ -161,8 +163,27 @@ def test_the_interval_covers_the_mean_in_95_percent_of_experiments() -> None:
     assert covered / 2000 == pytest.approx(0.95, abs=0.02)
 
 
+def test_the_chance_of_copies_is_exceeded_once_in_a_thousand_times() -> None:
+    for tests in (30, 554, 1000):
+        generator = torch.Generator().manual_seed(tests)
+        distances = torch.rand(4000, tests, generator=generator)
+        # The share of draws below a threshold is the threshold, as draws are uniform, too.
+        share = distances.kthvalue(metrics.nearest_percent(tests), dim=1).values
+        assert int((share > metrics.chance_of_copies(tests)).sum()) <= 12
+    assert metrics.chance_of_copies(554) < 0.05 < metrics.chance_of_copies(30)
+
+
+def test_sharpness_is_0_of_one_colour_and_lower_after_blurring() -> None:
+    flat = torch.full((2, 3, 8, 8), 7, dtype=torch.uint8)
+    assert metrics.sharpness(flat) == 0
+    edges = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+    edges[:, :, :, 8:] = 200
+    blurred = torch.nn.functional.avg_pool2d(edges.float(), 3, 1, 1).to(torch.uint8)
+    assert 0 < metrics.sharpness(blurred) < metrics.sharpness(edges)
+
+
 @pytest.mark.slow
-def test_fid_is_the_frechet_distance_in_the_features_of_a_network_from_a_file(tmp_path: Path) -> None:
+def test_inception_gives_the_features_of_a_network_from_a_file_for_grey_and_colour(tmp_path: Path) -> None:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     class Untrained(FeatureExtractorInceptionV3):
@@ -173,11 +194,11 @@ def test_fid_is_the_frechet_distance_in_the_features_of_a_network_from_a_file(tm
     torch.save({}, tmp_path / "nothing.pth")
     net = Untrained("net", ["2048"], str(tmp_path / "nothing.pth"))
     torch.save(net.state_dict(), tmp_path / "net.pth")
-    x, y = ((128 + 40 * cloud(6, 784, seed)).clamp(0, 255).to(torch.uint8).view(6, 1, 28, 28) for seed in (0, 1))
+    grey = (128 + 40 * cloud(6, 784, 0)).clamp(0, 255).to(torch.uint8).view(6, 1, 28, 28)
+    colour = grey.expand(-1, 3, -1, -1)
     with pytest.raises(RuntimeError, match="Missing key"):
-        metrics.InceptionDistance(tmp_path / "nothing.pth")
-    fid = metrics.InceptionDistance(tmp_path / "net.pth")
-    fid.set_reference(x)
-    assert fid.distance(x) == pytest.approx(0, abs=1e-4)
-    features = [net(images.expand(-1, 3, -1, -1))[0] for images in (x, y)]
-    assert fid.distance(y) == pytest.approx(metrics.frechet_distance(*features), rel=1e-3)
+        metrics.Inception(tmp_path / "nothing.pth")
+    inception = metrics.Inception(tmp_path / "net.pth")
+    torch.testing.assert_close(inception.features(grey), net(colour)[0])
+    torch.testing.assert_close(inception.features(colour), net(colour)[0])
+    assert inception.features(grey).shape == (6, 2048)

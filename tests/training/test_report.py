@@ -1,13 +1,18 @@
 """The page that compares all weights."""
 
 import dataclasses
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
+
 from models import store
-from training import report
+from models.store import Manifest
+from training import docs, report
 from training.cli import main
+from training.figures import Group
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
 
@@ -43,6 +48,72 @@ def test_the_page_shows_all_weights_and_is_self_contained(tmp_path: Path) -> Non
     assert len(reader.targets) == 2 * len(names), "the page refers to other files"
     for name in names:
         assert f"{store.read_manifest(WEIGHTS / name).metrics['mnist_cnn_fd']:.3f}" in text
+
+
+def of_emoji(manifest: Manifest, judge: str = "a" * 64) -> Manifest:
+    """A manifest of weights of other data, with figures by that judge."""
+    metrics = {"cnn_fd": 7.25, "accuracy": 0.5, "worst_class": 0.25, "accuracy_by_class": [0.25, 0.75]}
+    metrics |= {"samples": 300, "test_images": 120, "seeds": [0], "judge": {"name": "report", "digest": judge}}
+    metrics |= {"copies": 0.02, "real": {"cnn_fd": 0.125, "accuracy": 1.0, "accuracy_by_class": [1.0, None]}}
+    metrics["judge"]["data"] = "emoji"
+    dataset = {"name": "emoji", "digest": "e" * 64, "images": 250}
+    return dataclasses.replace(manifest, dataset=dataset, classes=("food <1>", "flags"), metrics=metrics)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with weights of MNIST, of emoji by two judges, and of unlabelled data."""
+    flow = store.read_manifest(WEIGHTS / "flow")
+    unlabelled = dataclasses.replace(
+        flow,
+        dataset={"name": "faces", "digest": "f" * 64, "images": 50},
+        metrics={"sliced_wasserstein": 0.5, "sharpness": 0.75, "copies": 0.25, "samples": 100},
+        classes=(),
+    )
+    manifests = {"a": of_emoji(flow), "b": of_emoji(flow, "b" * 64), "c": of_emoji(flow), "d": unlabelled, "flow": flow}
+    for name, manifest in manifests.items():
+        directory = tmp_path / "weights" / name
+        directory.mkdir(parents=True)
+        (directory / store.MANIFEST).write_text(json.dumps(dataclasses.asdict(manifest)))
+        (directory / store.SAMPLES).write_bytes(b"picture")
+    for page in ("README.md", "docs/quality.md"):
+        (tmp_path / page).parent.mkdir(exist_ok=True)
+        (tmp_path / page).write_text("<!-- models -->\n<!-- /models -->\n")
+    return tmp_path
+
+
+def test_distances_of_different_judges_are_never_in_one_table(project: Path) -> None:
+    text = report.page(project / "weights")
+    tables = [re.findall(r'href="#(\w+)"', table) for table in text.split("<table>")[1:]]
+    assert tables == [["flow"], ["a", "c"], ["b"], ["d"]]
+    assert text.count("<th>MNIST-CNN-FD</th>") == 1
+    assert text.count("<th>emoji-CNN-FD</th>") == 2
+    assert "On emoji (1x28x28) against 120 test images, by the judge report of emoji:" in text
+    for name in ("README.md", "quality.md"):
+        tables = docs.pages(project)[project / name if name == "README.md" else project / "docs" / name].split("\n\n")
+        fd = [table for table in tables if "-CNN-FD" in table]
+        assert ["MNIST-CNN-FD" in table for table in fd] == [True, False, False]
+        assert all("7.250" in table and "0.034" not in table for table in fd[1:])
+
+
+def test_pages_name_the_figures_of_other_data_by_that_data(project: Path) -> None:
+    pages = {path.name: text for path, text in docs.pages(project).items()}
+    assert "| | 250 real training images | 0.125 |" in pages["README.md"]
+    assert "label accuracy | worst class |" in pages["README.md"]
+    assert "On faces (1x28x28):" in pages["README.md"]
+    assert "| sliced Wasserstein | sharpness | nearest training image | copies | duplicates |" in pages["README.md"]
+    assert "| label accuracy, % | all | food <1> | flags |" in pages["quality.md"]
+    assert "| real | 100.0 | 100.0 |  |" in pages["quality.md"]
+    assert "| a | 50.0 | 25.0 | 75.0 |" in pages["quality.md"]
+    assert "images of emoji seen in training" in pages["models.md"]
+    assert "Of 300 samples: emoji-CNN-FD 7.250, label accuracy 50.0%, worst class 25.0%" in pages["models.md"]
+    assert "Of 100 samples: sliced Wasserstein 0.500, sharpness 0.75, copies 25.0%" in pages["models.md"]
+
+
+def test_many_classes_have_no_column_each() -> None:
+    manifest = of_emoji(store.read_manifest(WEIGHTS / "flow"))
+    assert docs.class_table(Group({"a": manifest}))
+    assert not docs.class_table(Group({"a": dataclasses.replace(manifest, classes=tuple(map(str, range(21))))}))
 
 
 def test_intervals_costs_and_curves_are_shown_if_the_manifest_has_them(tmp_path: Path) -> None:

@@ -48,11 +48,13 @@ def test_a_service_and_its_weights_give_the_same_samples(url: str, weights: Path
         assert one.requested_labels is None or torch.equal(one.requested_labels, two.requested_labels)
 
 
-def test_both_sources_give_the_published_metrics(url: str, published: Path) -> None:
-    assert Weights(published).published_metrics("pca") == {"recall": 0.5}
-    assert Service(url).published_metrics("pca") == {"recall": 0.5}
+def test_both_sources_give_the_manifest(url: str, published: Path) -> None:
+    manifest = store.read_manifest(published / "pca")
+    assert manifest.metrics == {"recall": 0.5}
+    assert Weights(published).manifest("pca") == manifest
+    assert Service(url).manifest("pca") == manifest
     with pytest.raises(ConfigError, match="has no model 'dall-e'; it has acgan"):
-        Service(url).published_metrics("dall-e")
+        Service(url).manifest("dall-e")
 
 
 def test_options_reach_the_service(url: str, weights: Path) -> None:
@@ -106,6 +108,12 @@ def test_retries_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     busy = httpx.Response(429, headers={"Retry-After": "0"})
     with pytest.raises(ConfigError, match="--against http://it: 429"):
         Service("http://it", service_with(busy, busy)).sample("gan", 0, 1)
+
+
+def test_a_manifest_of_another_version_is_one_clear_line() -> None:
+    model = httpx.Response(200, json={"name": "gan", "manifest": {"family": "gan", "colour": 1}})
+    with pytest.raises(ConfigError, match="the service is of another version"):
+        Service("http://it", service_with(model)).manifest("gan")
 
 
 @pytest.mark.parametrize("body", ["<html>hello</html>", '{"data": []}', "[]"])

@@ -101,7 +101,11 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
         ({"prompt": "7" * 9000}, openai.BadRequestError, "name one digit"),
         ({"prompt": "7", "model": "nope"}, openai.NotFoundError, "no model 'nope'"),
         ({"prompt": "7", "model": "gan"}, openai.BadRequestError, "gan is not conditional"),
-        ({"prompt": "7", "size": "4096x4096"}, openai.BadRequestError, "28 to 2048"),
+        (
+            {"prompt": "7", "size": "4096x4096"},
+            openai.BadRequestError,
+            "a width of 28 to 2048 and a height of 28 to 2048",
+        ),
         ({"prompt": "7", "n": 65}, openai.BadRequestError, "at most 64"),
         ({"prompt": "7", "response_format": "file"}, openai.BadRequestError, "b64_json"),
         ({"prompt": "7", "stream": True, "extra_body": {"num_inference_steps": 0}}, openai.BadRequestError, "steps"),
