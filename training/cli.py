@@ -20,7 +20,7 @@ from models import devices, families, parallel, store
 from models.base import Family
 from models.families import UnknownFamily
 from models.store import WeightsError
-from training import classifier, data, docs, evaluate, files, flags, report
+from training import classifier, cost, data, docs, evaluate, files, flags, report
 from training.augmentation import Augmentation
 from training.checkpoint import NotFinite
 from training.config import ConfigError, RunConfig, describe
@@ -196,7 +196,12 @@ def fit(args: argparse.Namespace, number: int) -> int:
         return 0
     config.save_or_verify(run / CONFIG)
     print((run / CONFIG).read_text(), end="")
-    print("\n".join([*data.summary(dataset), f"device: {trainer.hardware.device}; run: {run}"]), flush=True)
+    lines = [
+        *data.summary(dataset),
+        cost.describe(trainer.family, dataset),
+        f"device: {trainer.hardware.device}; run: {run}",
+    ]
+    print("\n".join(lines), flush=True)
     with Log(run, trainer.total_images, interval=max(2048, trainer.recipe.batch)) as log:
         reason = train(trainer, run, log, every, stop_reason(trainer, args.max_minutes))
     if reason is None:
@@ -213,6 +218,11 @@ def build_trainer(config: RunConfig, dataset: data.Dataset, hardware: Hardware) 
     family = families.get(config.family)
     if has_closed_form(family) and len(dataset.images) < MIN_ESTIMATED:
         raise ConfigError(f"{config.family} needs at least {MIN_ESTIMATED} training images; {dataset.name} has fewer")
+    if not family.unconditional and not dataset.classes:
+        raise ConfigError(
+            f"{config.family} needs labels: put the pictures into one folder per class, or train another family, such "
+            "as dcgan"
+        )
     if family.recipe.epochs:
         batch = config.recipe["batch"]
         if batch < 1:
