@@ -391,6 +391,7 @@ def test_the_figures_of_a_data_set_name_its_judge_and_the_images_that_were_compa
     assert (
         "shapes: 300 images against the 120 of the test split, by the judge 'report' of shapes (95.00% accurate)" in out
     )
+    assert "shapes-CNN-FD" in out
     written = metrics_of(tmp_path)
     path = classifier.find("report", splits["train"].digest, judges)
     assert written["judge"] == {"name": "report", "digest": classifier.read(path).digest, "data": "shapes"}
