@@ -3,7 +3,7 @@
 from drawbridge import Client
 
 with Client("http://127.0.0.1:8000") as client:
-    sevens = client.generate("cgan", digit=7, n=100)
+    sevens = client.generate("cgan", label=7, n=100)
 """
 
 from drawbridge.client import AsyncClient, Client, Event, Samples, ServiceError, Unreachable

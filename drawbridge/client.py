@@ -1,9 +1,9 @@
 """Clients of the service. They need httpx; arrays also need NumPy, and pictures NumPy and Pillow.
 
     with Client("http://127.0.0.1:8000") as client:
-        sevens = client.generate("cgan", digit=7, n=100)
+        sevens = client.generate("cgan", label=7, n=100)
         sevens.arrays                               # uint8 [100, 28, 28]
-        for event in client.stream("ddpm", digit=3, previews=True): ...
+        for event in client.stream("ddpm", label=3, previews=True): ...
 
 AsyncClient has the same methods as coroutines. Statuses 429 and 503 and failed connections are retried, after the delay
 in Retry-After where the response has one. A request without a seed gets a random one before the first attempt, so every
@@ -70,7 +70,7 @@ class Samples:
 
     @cached_property
     def arrays(self) -> "NDArray[np.uint8]":
-        """Images [n, 28, 28]. Needs NumPy and the format npz."""
+        """Images [n, H, W], or [n, H, W, 3] in colour. Needs NumPy and the format npz."""
         return self._read("images")
 
     @cached_property
@@ -109,7 +109,7 @@ class Event:
         return b64decode(self.data["png"])
 
     def array(self) -> "NDArray[np.uint8]":
-        """The same image as an array [28, 28]. Needs NumPy and Pillow."""
+        """The same image as an array [H, W], or [H, W, 3] in colour. Needs NumPy and Pillow."""
         try:
             import numpy as np
             from PIL import Image
@@ -222,8 +222,7 @@ def _generate_request(model: str | None, parameters: dict[str, Any], format: str
     given = {"model": model, **parameters, "format": format}
     body = {name: _json_value(value) for name, value in given.items() if value is not None}
     body.setdefault("seed", secrets.randbelow(2**53))
-    if "digit" in body and not isinstance(body["digit"], list):
-        body["digit"] = [body["digit"]]
+    body |= {name: [body[name]] for name in ("label", "digit") if name in body and not isinstance(body[name], list)}
     return {"method": "POST", "url": "/generate", "json": body}
 
 
@@ -299,7 +298,9 @@ class Client:
     def generate(self, model: str | None = None, *, format: str = "npz", **parameters: Any) -> Samples:
         """Generate samples. `parameters` are those of /generate, None for one left out.
 
-        `digit` is one or several: a list, a range, an array, or the `labels` of other samples.
+        `label` is one or several names or numbers of classes: a list, a range, an array, or the `labels` of other
+        samples. A number that is also the name of a class means that class. `digit` means `label` for models whose
+        classes are the digits.
         """
         return _parse(self._send(_generate_request(model, parameters, format)), _samples)
 

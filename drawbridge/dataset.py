@@ -1,6 +1,6 @@
 """A labelled data set, generated in parts that are saved, so that an interruption loses at most the unfinished parts.
 
-Image i is a pure function of the seed and i, and its digit is i modulo the number of digits. However often generation
+Image i is a pure function of the seed and i, and its label is i modulo the number of classes. However often generation
 was interrupted, the finished data set is the same.
 """
 
@@ -8,7 +8,7 @@ import asyncio
 import json
 import shutil
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ PART_SIZE = 1000
 CONCURRENT_REQUESTS = 4
 """Requests at the same time, so that every worker has one."""
 METADATA_FILE = "about.json"
+MAX_IDX_CLASSES = 256
+"""Labels that an idx file can tell apart: it has a byte for each."""
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -32,15 +34,18 @@ class DatasetError(Exception):
     """The data set cannot be written to its output; the message says what to do."""
 
 
-def _write_npz(output: Path, images: Images, labels: Labels) -> None:
-    """Write `images` uint8 [n, 28, 28] and `labels` int64 [n]."""
+def _write_npz(output: Path, images: Images, labels: Labels, classes: Sequence[str]) -> None:
+    """Write `images` uint8 [n, H, W] or [n, H, W, 3], `labels` int64 [n] and `classes`, their names."""
     temporary = output.with_name(f".{output.name}.new.npz")
-    np.savez_compressed(temporary, images=images, labels=labels)
+    np.savez_compressed(temporary, images=images, labels=labels, classes=np.array(classes))
     temporary.replace(output)
 
 
 def _write_idx(output: Path, images: Images, labels: Labels, split: str = "train") -> None:
-    """Write MNIST's files of a split, `train` or `t10k`; torchvision.datasets.MNIST(root=output) reads both."""
+    """Write MNIST's files of a split, `train` or `t10k`; torchvision.datasets.MNIST(root=output) reads both.
+
+    `images` are uint8 [n, H, W]. The files have no place for the names of classes.
+    """
     raw = output / "MNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     image_file = struct.pack(">IIII", 2051, *images.shape) + images.tobytes()
@@ -49,17 +54,23 @@ def _write_idx(output: Path, images: Images, labels: Labels, split: str = "train
     (raw / f"{split}-labels-idx1-ubyte").write_bytes(label_file)
 
 
-def _write_png(output: Path, images: Images, labels: Labels) -> None:
-    """Write a directory for each digit, which torchvision.datasets.ImageFolder(output) reads."""
+def _write_png(output: Path, images: Images, labels: Labels, classes: Sequence[str]) -> None:
+    """Write a directory for each class, which torchvision.datasets.ImageFolder(output) reads."""
+    from service.codecs.folders import folder_names
     from service.codecs.png import png
 
+    folders = [output / name for name in folder_names(classes)]
     for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-        folder = output / str(label)
+        folder = folders[label]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number:06d}.png").write_bytes(png(image))
 
 
-FORMATS: dict[str, Callable[[Path, Images, Labels], None]] = {"npz": _write_npz, "idx": _write_idx, "png": _write_png}
+FORMATS: dict[str, Callable[[Path, Images, Labels, Sequence[str]], None]] = {
+    "npz": _write_npz,
+    "idx": lambda output, images, labels, _: _write_idx(output, images, labels),
+    "png": _write_png,
+}
 
 
 class Dataset:
@@ -114,12 +125,12 @@ class Dataset:
             except ExceptionGroup as errors:
                 raise errors.exceptions[0] from None  # the others mostly repeat it
 
-    def finish(self) -> None:
-        """Join the parts into the output, and remove them."""
+    def finish(self, classes: Sequence[str]) -> None:
+        """Join the parts into the output, with the names of the classes, and remove them."""
         parts = [np.load(self._part(first)) for first in range(0, self.count, PART_SIZE)]
         images, labels = (np.concatenate([part[name] for part in parts]) for name in ("images", "labels"))
         self.output.parent.mkdir(parents=True, exist_ok=True)
-        FORMATS[self.format](self.output, images[: self.train], labels[: self.train])
+        FORMATS[self.format](self.output, images[: self.train], labels[: self.train], classes)
         if self.count > self.train:
             _write_idx(self.output, images[self.train :], labels[self.train :], "t10k")
         shutil.rmtree(self.parts)

@@ -95,8 +95,8 @@ def random_urls(
         for _ in range(count):
             query: list[tuple[str, object]] = [("model", model["name"]), ("seed", source.randrange(2**53))]
             query += [("first", source.choice((0, 0, 7, 2**40))), ("n", source.choice(image_counts))]
-            if "digit" in takes and source.random() < 0.7:
-                query.append(("digit", source.randrange(10)))
+            if "label" in takes and source.random() < 0.7:
+                query.append(("label", source.choice(takes["label"]["one_of"])))
             for name in ("sampler", "prior"):
                 if name in takes:
                     query.append((name, source.choice(takes[name]["one_of"])))

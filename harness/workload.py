@@ -10,7 +10,7 @@ from harness.weights import WEIGHTS
 from models import batch_invariant, memory, store
 from models.base import Family, sample
 from models.nets import fold_norms
-from models.pixels import to_uint8
+from models.pixels import to_pixels
 from service.codecs.png import png
 
 ImageRequest = tuple[str, int, int]
@@ -44,7 +44,7 @@ def generate_pngs(requests: Sequence[ImageRequest]) -> list[bytes]:
         family = model(name)
         seed = torch.tensor([requests[i][1] for i in members])
         label = torch.zeros(len(members), family.classes)
-        images = to_uint8(sample(family, seed, torch.zeros_like(seed), label, steps=steps))[:, 0].numpy()
+        images = to_pixels(sample(family, seed, torch.zeros_like(seed), label, steps=steps)).numpy()
         pngs |= {i: png(image) for i, image in zip(members, images, strict=True)}
     return [pngs[i] for i in range(len(requests))]
 

@@ -16,6 +16,9 @@ from PIL import (
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401  otherwise Image.open imports all plugins to find it
 )
+from PIL.ImageFile import ImageFile
+
+from pictures.deep_colors import leading_bits, lower_tiles, unused_bits
 
 Pixels = NDArray[np.uint8]
 """A picture: grey values [H, W], 0 black, or colours [H, W, 3], red first."""
@@ -43,6 +46,10 @@ Image.MAX_IMAGE_PIXELS = None  # `max_pixels` limits the pixels; Pillow would wa
 
 class UnreadablePicture(ValueError):
     """A file is not a picture that can be decoded. The message is a clause that says why and what to do."""
+
+
+class UnknownFormat(UnreadablePicture):
+    """A file is in none of FORMATS."""
 
 
 def decode(
@@ -76,7 +83,7 @@ def decode(
         raise
     except Exception as error:
         # Decoders raise anything on hostile files: struct.error, EOFError, tokenize.TokenError, ...
-        raise UnreadablePicture(_reason(error)) from None
+        raise _reason(error) from None
 
 
 def count_pixels(data: bytes) -> int:
@@ -90,14 +97,14 @@ def count_pixels(data: bytes) -> int:
     except UnreadablePicture:
         raise
     except Exception as error:
-        raise UnreadablePicture(_reason(error)) from None
+        raise _reason(error) from None
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception) -> UnreadablePicture:
     """Why a decoder that raised `error` cannot decode a file."""
     if isinstance(error, UnidentifiedImageError):
-        return f"the file is not a readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-    return "the file is damaged or not complete"
+        return UnknownFormat(f"the file is not a readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    return UnreadablePicture("the file is damaged or not complete")
 
 
 def parse_color(color: str) -> tuple[int, int, int]:
@@ -127,7 +134,12 @@ def _open(data: bytes, max_pixels: int | None, grey: bool) -> Image.Image:
         factor = _reduction(image)
         if factor > 1:  # of effect on JPEGs
             image.draft("L" if grey else "RGB", (max(1, image.width // factor), max(1, image.height // factor)))
+        lower = lower_tiles(image)
         image.load()
+        if lower and unused_bits(image):
+            with _open_header(data) as low:
+                low.tile = lower
+                image.paste(leading_bits(image, low))
         ImageOps.exif_transpose(image, in_place=True)
         deep = "I" if image.mode.startswith("I") else "F" if image.mode == "F" else None
         plain = "L" if grey or image.mode in ("1", "L") else "RGB"
@@ -135,7 +147,7 @@ def _open(data: bytes, max_pixels: int | None, grey: bool) -> Image.Image:
         return image if image.mode == mode else image.convert(mode)
 
 
-def _open_header(data: bytes) -> Image.Image:
+def _open_header(data: bytes) -> ImageFile:
     """The picture before its pixels are decoded."""
     if data.startswith(SOI) and _jpeg_scans(data) > MAX_JPEG_SCANS:
         raise UnreadablePicture(f"the JPEG has more than {MAX_JPEG_SCANS} scans; save it without progressive mode")

@@ -65,8 +65,8 @@ class Settings(BaseSettings):
     )
     weights: Path = Field(default_directory("weights"), description="Directory of the weights to serve.")
     lab: Path = Field(default_directory("lab"), description="Directory of the lab page, served at /lab.")
-    unconditional_model: str = Field("dcgan", description="Model of requests that name no model and no digit.")
-    conditional_model: str = Field("cgan", description="Model of requests that name a digit but no model.")
+    unconditional_model: str = Field("dcgan", description="Model of requests that name no model and no label.")
+    conditional_model: str = Field("cgan", description="Model of requests that name a label but no model.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="Device that models run on; `auto` takes a CUDA GPU if there is one, else the CPU."
     )

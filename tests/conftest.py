@@ -28,6 +28,11 @@ FORBID_SKIPS = "PYTEST_FORBID_SKIPS"
 """CI sets this variable: a test that is skipped for any reason not in ALLOWED_SKIPS fails the run."""
 ALLOWED_SKIPS = ("there is no GPU",)
 
+CLASSES = ("pizza", "ice cream", "çay", "Zebra", "zebra")
+"""Names of classes that are no digits: with a space, with another letter, alike but for case."""
+MANY_CLASSES = (*(f"kind {i}" for i in range(30)), "salt & pepper", "none")
+"""More classes than an error lists, one of them with the name for no label."""
+
 LOCKS = Path(__file__).parent / "conftest.py", Path(__file__).parent / "__init__.py"
 """Files to lock: the first for running a test, the second for starting one."""
 
@@ -95,30 +100,30 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.line(line)
 
 
-def small(name: str, data_shape: tuple[int, ...] = (1, 28, 28)) -> Family:
+def small(name: str, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> Family:
     """A small untrained instance of a family."""
     torch.manual_seed(0)
     kind = families.get(name)
     config = dict(SMALL.get(name, {}))
     if "code" in config:
         config["code"] = min(config["code"], math.prod(data_shape))
-    family = kind(kind.Config(**config), data_shape)
+    family = kind(kind.Config(**config), data_shape, classes)
     # Layers that start at zero would hide half of what a family does.
     for parameter in family.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
-    family.fit(torch.rand(300, *data_shape) * 2 - 1, torch.arange(300) % 10)
+    family.fit(torch.rand(300, *data_shape) * 2 - 1, torch.arange(300) % classes)
     return family
 
 
-def manifest_of(family: Family) -> Manifest:
+def manifest_of(family: Family, classes: tuple[str, ...] = tuple("0123456789")) -> Manifest:
     """A manifest with the family's identity and little else."""
     return Manifest(
         family=family.name,
         revision=family.revision,
         config=dataclasses.asdict(family.config),
         data_shape=family.data_shape,
-        classes=tuple("0123456789") if family.classes else (),
+        classes=classes if family.classes else (),
         defaults={},
         dataset={"name": "none"},
         training={},
@@ -164,6 +169,25 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in families.names():
         family = small(name).for_sampling()
         store.save(root / name, family, manifest_of(family), b"")
+    return root
+
+
+@pytest.fixture(scope="session")
+def named_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with small untrained weights for other labels than digits, beside cgan and gan of the digits.
+
+    `pictures` (colour, 24x32) and `drawings` (grey, with an encoder) have CLASSES, `kinds` has MANY_CLASSES.
+    """
+    root = tmp_path_factory.mktemp("named")
+    for name, family, shape, classes in (
+        ("cgan", "cgan", (1, 28, 28), tuple("0123456789")),
+        ("gan", "gan", (1, 28, 28), ()),
+        ("pictures", "cgan", (3, 24, 32), CLASSES),
+        ("drawings", "flow", (1, 28, 28), CLASSES),
+        ("kinds", "flow", (1, 8, 8), MANY_CLASSES),
+    ):
+        made = small(family, shape, len(classes) or 10).for_sampling()
+        store.save(root / name, made, manifest_of(made, classes), b"")
     return root
 
 

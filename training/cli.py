@@ -20,7 +20,7 @@ from models import devices, families, parallel, store
 from models.base import Family
 from models.families import UnknownFamily
 from models.store import WeightsError
-from training import classifier, data, docs, evaluate, files, flags, report
+from training import classifier, cost, data, docs, evaluate, files, flags, report
 from training.augmentation import Augmentation
 from training.checkpoint import NotFinite
 from training.config import ConfigError, RunConfig, describe
@@ -31,11 +31,15 @@ from training.lab import experiments
 from training.lab import run as lab
 from training.lab.experiment import Setting
 from training.log import Log
-from training.loop import DTYPES, Hardware, Trainer, train
+from training.loop import DTYPES, Hardware, Trainer, has_closed_form, train
 from training.samples import strip_png
 
 TIME_LIMIT = "time limit"
 """The reason to stop of a run that used up `--max-minutes`."""
+MODEL_PREFIX = "model_"
+"""Begins the flag of a family's field whose own name is another flag's: `--model-held-out` of kernels."""
+MIN_ESTIMATED = 2
+"""Least number of images whose variance a closed-form family can estimate."""
 MIN_BATCHES = 10
 """Least number of batches between validations, unless `--every` says it."""
 
@@ -144,7 +148,8 @@ def add_fit_flags(command: argparse.ArgumentParser, family: type[Family]) -> Non
     flags.add_data_flags(command)
     model = command.add_argument_group("model")
     for field in dataclasses.fields(family.Config):
-        _add_field(model, field, field.default)
+        taken = f"--{_dashed(field.name)}" in command._option_string_actions
+        _add_field(model, field, field.default, MODEL_PREFIX if taken else "", MODEL_PREFIX)
     if not family.recipe.epochs:
         return
     augmenting = command.add_argument_group("augmentation of the training images")
@@ -173,7 +178,7 @@ def fit(args: argparse.Namespace, number: int) -> int:
         dataset = data.load(args.data, args.data_root, "train", options)
     config = RunConfig(
         family=args.family,
-        model={field.name: getattr(args, flag_name(field)) for field in dataclasses.fields(family.Config)},
+        model={field.name: getattr(args, MODEL_PREFIX + field.name) for field in dataclasses.fields(family.Config)},
         recipe={name: getattr(args, name, default) for name, default in dataclasses.asdict(family.recipe).items()},
         data=args.data,
         seed=args.seed,
@@ -191,7 +196,12 @@ def fit(args: argparse.Namespace, number: int) -> int:
         return 0
     config.save_or_verify(run / CONFIG)
     print((run / CONFIG).read_text(), end="")
-    print("\n".join([*data.summary(dataset), f"device: {trainer.hardware.device}; run: {run}"]), flush=True)
+    lines = [
+        *data.summary(dataset),
+        cost.describe(trainer.family, dataset),
+        f"device: {trainer.hardware.device}; run: {run}",
+    ]
+    print("\n".join(lines), flush=True)
     with Log(run, trainer.total_images, interval=max(2048, trainer.recipe.batch)) as log:
         reason = train(trainer, run, log, every, stop_reason(trainer, args.max_minutes))
     if reason is None:
@@ -204,8 +214,16 @@ def fit(args: argparse.Namespace, number: int) -> int:
 
 
 def build_trainer(config: RunConfig, dataset: data.Dataset, hardware: Hardware) -> Trainer:
-    """The trainer of a run. Raises ConfigError if the batch size or the family's settings are impossible."""
-    if families.get(config.family).recipe.epochs:
+    """The trainer of a run. Raises ConfigError if its settings, or so few images, are impossible."""
+    family = families.get(config.family)
+    if has_closed_form(family) and len(dataset.images) < MIN_ESTIMATED:
+        raise ConfigError(f"{config.family} needs at least {MIN_ESTIMATED} training images; {dataset.name} has fewer")
+    if not family.unconditional and not dataset.classes:
+        raise ConfigError(
+            f"{config.family} needs labels: put the pictures into one folder per class, or train another family, such "
+            "as dcgan"
+        )
+    if family.recipe.epochs:
         batch = config.recipe["batch"]
         if batch < 1:
             raise ConfigError("--batch: use at least 1")
@@ -399,24 +417,30 @@ def add_judges_flag(command: argparse.ArgumentParser) -> None:
     )
 
 
-def flag_name(field: dataclasses.Field[Any]) -> str:
-    """The name of a field's flag, with underscores: its own, unless `metadata["flag"]` avoids one of another flag."""
-    return str(field.metadata.get("flag", field.name))
-
-
-def _add_field(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], default: Any) -> None:
+def _add_field(
+    group: argparse._ArgumentGroup,
+    field: dataclasses.Field[Any],
+    default: Any,
+    flag_prefix: str = "",
+    dest_prefix: str = "",
+) -> None:
     """Add one flag for one field of a dataclass, from its type, default and help."""
-    flag = "--" + flag_name(field).replace("_", "-")
+    flag, dest = f"--{_dashed(flag_prefix + field.name)}", dest_prefix + field.name
     help_ = f"{field.metadata['help']} (default: {default})"
     if isinstance(default, bool):
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=help_)
+        group.add_argument(flag, dest=dest, action=argparse.BooleanOptionalAction, default=default, help=help_)
     elif isinstance(default, tuple):
         types = typing.get_args(field.type)
-        group.add_argument(flag, type=types[0], nargs=len(types), default=list(default), help=help_)
+        group.add_argument(flag, dest=dest, type=types[0], nargs=len(types), default=list(default), help=help_)
     elif typing.get_origin(field.type) is typing.Literal:
-        group.add_argument(flag, choices=typing.get_args(field.type), default=default, help=help_)
+        group.add_argument(flag, dest=dest, choices=typing.get_args(field.type), default=default, help=help_)
     else:
-        group.add_argument(flag, type=typing.cast(Callable[[str], Any], field.type), default=default, help=help_)
+        parse = typing.cast(Callable[[str], Any], field.type)
+        group.add_argument(flag, dest=dest, type=parse, default=default, help=help_)
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def _device(name: str, number: int) -> torch.device:

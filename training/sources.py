@@ -101,7 +101,7 @@ class Service:
     def sample(self, name: str, seed: int, count: int, **options: Any) -> SampleSet:
         self._check(name)
         parameters = self.parameters[name]
-        digits = parameters.get("digit", {}).get("one_of")
+        labels = parameters.get("label", {}).get("one_of")
         if "prior" in parameters and "sampler" in options:
             options["prior"] = options.pop("sampler")
         images = []
@@ -109,11 +109,12 @@ class Service:
             with self._client(RETRIES) as client:
                 for first in range(0, count, BATCH):
                     n = min(BATCH, count - first)
-                    samples = client.generate(name, seed=seed, first=first, n=n, digit=digits, **options)
-                    images.append(torch.from_numpy(samples.arrays).unsqueeze(1))
+                    samples = client.generate(name, seed=seed, first=first, n=n, label=labels, **options)
+                    arrays = torch.from_numpy(samples.arrays)
+                    images.append(arrays.unsqueeze(1) if arrays.ndim == 3 else arrays.movedim(-1, 1))
         except (Unreachable, ServiceError) as error:
             raise self._error(error) from None
-        return SampleSet(torch.cat(images), torch.arange(count) % len(digits) if digits else None)
+        return SampleSet(torch.cat(images), torch.arange(count) % len(labels) if labels else None)
 
     def _check(self, name: str) -> None:
         if name not in self.parameters:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from drawbridge.commands import sampling
 from drawbridge.commands.parsing import EXIT_INTERRUPTED, Parser, UsageError
-from drawbridge.dataset import FORMATS, Dataset, DatasetError
+from drawbridge.dataset import FORMATS, MAX_IDX_CLASSES, Dataset, DatasetError
 
-IMAGES_PER_DIGIT = 6000
+IMAGES_PER_LABEL = 6000
 TRAINING_IMAGES_PER_TEST_IMAGE = 6
 """As in MNIST."""
 
@@ -23,10 +23,11 @@ def main(arguments: Sequence[str]) -> int:
     )
     sampling.add_arguments(parser)
     parser.add_argument(
+        "--per-label",
         "--per-digit",
         type=int,
-        default=IMAGES_PER_DIGIT,
-        help=f"images of each digit (default: {IMAGES_PER_DIGIT}); idx adds a sixth of that as the test split",
+        default=IMAGES_PER_LABEL,
+        help=f"images of each class (default: {IMAGES_PER_LABEL}); idx adds a sixth of that as the test split",
     )
     parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="file; for idx and png a directory")
@@ -43,21 +44,27 @@ def main(arguments: Sequence[str]) -> int:
 
 async def generate(args: argparse.Namespace) -> int:
     """Generate and write the data set. Returns the exit status."""
-    if args.per_digit < 1:
-        raise UsageError("--per-digit: must be at least 1")
+    if args.per_label < 1:
+        raise UsageError("--per-label: must be at least 1")
     dataset = Dataset(args.output, args.format or default_format(args.output))
     options = sampling.parameters(args)
     async with sampling.connect(args, "dataset") as client:
         models = {model["name"]: model for model in await client.models()}
         if args.model not in models:
             raise UsageError(f"no model {args.model!r}; available models: {', '.join(models) or 'none'}")
-        digits = models[args.model]["takes"].get("digit", {}).get("one_of")
-        if digits is None:
-            raise UsageError(f"{args.model} takes no digit; a data set needs a conditional model")
-        description = {"model": args.model, "digest": models[args.model]["digest"], "seed": args.seed, **options}
-        tests_per_digit = max(1, args.per_digit // TRAINING_IMAGES_PER_TEST_IMAGE) if dataset.format == "idx" else 0
-        dataset.begin(description, len(digits) * args.per_digit, len(digits) * tests_per_digit)
-        request = {"seed": args.seed, "digit": digits, "priority": "bulk", **options}
+        model = models[args.model]
+        classes: list[str] = model["classes"]
+        if not classes:
+            raise UsageError(f"{args.model} takes no label; a data set needs a conditional model")
+        if dataset.format == "idx" and (model["channels"] != 1 or len(classes) > MAX_IDX_CLASSES):
+            raise UsageError(
+                f"--format idx: holds grey images of at most {MAX_IDX_CLASSES} classes; {args.model} has "
+                f"{'grey' if model['channels'] == 1 else 'colour'} images of {len(classes)}; use npz or png"
+            )
+        description = {"model": args.model, "digest": model["digest"], "seed": args.seed, **options}
+        tests_per_label = max(1, args.per_label // TRAINING_IMAGES_PER_TEST_IMAGE) if dataset.format == "idx" else 0
+        dataset.begin(description, len(classes) * args.per_label, len(classes) * tests_per_label)
+        request = {"seed": args.seed, "label": classes, "priority": "bulk", **options}
         try:
             await dataset.generate(lambda **part: client.generate(args.model, **request, **part))
         except (KeyboardInterrupt, asyncio.CancelledError):
@@ -67,7 +74,7 @@ async def generate(args: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
             return EXIT_INTERRUPTED
-    dataset.finish()
+    dataset.finish(classes)
     print(f"{args.output}: {dataset.count} images of {args.model}, seed {args.seed}", file=sys.stderr)
     return 0
 

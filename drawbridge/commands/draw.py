@@ -18,7 +18,10 @@ def main(arguments: Sequence[str]) -> int:
     """Generate samples, and write or show them."""
     parser = Parser(prog="drawbridge draw", description="Generate samples into a file or onto the terminal.")
     sampling.add_arguments(parser)
-    parser.add_argument("--digit", type=int, action="append", help="may repeat: image i gets the i-th, cyclically")
+    parser.add_argument(
+        "--label", action="append", help="name or number of a class; may repeat: image i gets the i-th, cyclically"
+    )
+    parser.add_argument("--digit", type=int, action="append", help="--label of models whose classes are the digits")
     parser.add_argument("-n", type=int, default=1, help="images (default: 1)")
     parser.add_argument("--seed", type=int, help="(default: a random one)")
     parser.add_argument(
@@ -37,8 +40,9 @@ async def draw(args: argparse.Namespace) -> None:
     if format not in FORMATS:
         raise UsageError(f"{output}: the name must end in .png, .webp or .npz")
     async with sampling.connect(args, "draw") as client:
+        labels = {"label": args.label, "digit": args.digit}
         samples = await client.generate(
-            args.model, format=format, digit=args.digit, n=args.n, seed=args.seed, **sampling.parameters(args)
+            args.model, format=format, n=args.n, seed=args.seed, **labels, **sampling.parameters(args)
         )
     if output is None:
         print(terminal.render(terminal.read_images(samples.content), shutil.get_terminal_size().columns))

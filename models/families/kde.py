@@ -27,9 +27,7 @@ BLOCK_SIZE = 1000
 class KDEConfig:
     points: int = field(default=16_000, metadata={"help": "training points, each the centre of a kernel"})
     code: int = field(default=40, metadata={"help": "principal components; 0, or no fewer than the data has: no PCA"})
-    held_out: int = field(
-        default=2_000, metadata={"help": "points that determine the bandwidth", "flag": "bandwidth_points"}
-    )
+    held_out: int = field(default=2_000, metadata={"help": "points that determine the bandwidth"})
     spread: float = field(
         default=0.7, metadata={"help": "s, the scale of the bandwidth for sampling; at 1 samples follow p"}
     )

@@ -18,6 +18,7 @@ from service.api.responses import (
     RawResponse,
     content_headers,
     encode_ticket,
+    in_small_images,
     is_not_modified,
     is_streamed,
     reproduce_headers,
@@ -108,7 +109,8 @@ class DirectCall:
 
     def _submit(self, parsed: ParsedRequest) -> None:
         (plan, format_, deterministic), context, service = parsed, self.context, self.app.state.service
-        if is_streamed(plan, format_) or len(plan.request.samples) > MAX_INLINE_IMAGES:
+        cost = in_small_images(len(plan.request.samples), plan.model.image_shape)
+        if is_streamed(plan, format_) or cost > MAX_INLINE_IMAGES:
             self.transport.run_asgi(partial(self.app.resume, context, partial(_respond, parsed)))
             return
         headers = reproduce_headers(plan, format_, context, service.scope, deterministic=deterministic)

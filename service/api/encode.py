@@ -9,12 +9,13 @@ import torch
 from fastapi import APIRouter, Request, Response
 from torch import Tensor
 
-from models.pixels import to_uint8
+from models.pixels import to_pixels
 from service.api import parsing, responses
 from service.api.context import AppContext
 from service.api.generate import documented
-from service.codecs import formats, uploads
-from service.codecs.formats import CODE_FORMATS, IMAGE_FORMATS, Codes, Format, ImageBatch
+from service.api.uploading import read_images
+from service.codecs import formats
+from service.codecs.formats import CODE_FORMATS, IMAGE_FORMATS, Codes, Format
 from service.engine.catalog import Model
 from service.engine.request import Result
 from service.errors import InvalidParameter
@@ -34,12 +35,14 @@ MAX_HEADER_ERRORS = 64
 async def encode(request: Request) -> Response:
     """Encode uploads into latent codes.
 
-    Uploads are form fields `image`: PNG, JPEG, WebP, GIF, BMP, TIFF, or npz with `images` uint8 [n, H, W].
+    Uploads are form fields `image`: PNG, JPEG, WebP, GIF, BMP, TIFF, or npz with `images` uint8 [n, H, W] or
+    [n, H, W, 3]. They are scaled to the model's shape, and those for models of digits are normalized as MNIST was made.
     """
     job = await _read(request, CODE_FORMATS)
     codes = (await job.run(request, codes_only=True)).images
     metadata = {**job.metadata, "shape": codes.shape[1:]}
-    content = await responses.encode(request, lambda: job.format.encode(Codes(codes, metadata)), len(codes))
+    cost = responses.in_small_images(len(codes), codes.shape[1:])
+    content = await responses.encode(request, lambda: job.format.encode(Codes(codes, metadata)), cost)
     return Response(content, media_type=job.format.media_type, headers=_headers(job.model))
 
 
@@ -51,10 +54,11 @@ async def reconstruct(request: Request) -> Response:
     """
     job = await _read(request, IMAGE_FORMATS)
     result = await job.run(request, codes_only=False)
-    originals = to_uint8(torch.cat(job.images)).numpy() / 255
-    errors = np.square(result.images / 255 - originals).mean((1, 2))
-    batch = ImageBatch(result.images, result.labels, job.metadata, errors)
-    content = await responses.encode(request, lambda: job.format.encode(batch), len(errors))
+    originals = to_pixels(torch.stack(job.images)).numpy() / 255
+    errors = np.square(result.images / 255 - originals).mean(tuple(range(1, originals.ndim)))
+    batch = responses.image_batch(job.model, result, job.metadata, errors)
+    cost = responses.in_small_images(len(errors), job.model.image_shape)
+    content = await responses.encode(request, lambda: job.format.encode(batch), cost)
     listed = ", ".join(f"{error:.6f}" for error in errors[:MAX_HEADER_ERRORS])
     return Response(content, media_type=job.format.media_type, headers={**_headers(job.model), "X-Error": listed})
 
@@ -70,8 +74,9 @@ async def decode(request: Request) -> Response:
     format_ = formats.negotiate(IMAGE_FORMATS, parameters.format, request.headers.get("accept"))
     engine_request = plan_decoding(parameters, model, service.settings.max_images)
     result = (await service.generate(engine_request, model, request)).result()
-    batch = ImageBatch(result.images, result.labels, {"model": model.name, "digest": model.digest})
-    content = await responses.encode(request, lambda: format_.encode(batch), len(result.images))
+    batch = responses.image_batch(model, result, {"model": model.name, "digest": model.digest})
+    cost = responses.in_small_images(len(result.images), model.image_shape)
+    content = await responses.encode(request, lambda: format_.encode(batch), cost)
     return Response(content, media_type=format_.media_type, headers=_headers(model))
 
 
@@ -84,7 +89,7 @@ class _Job(Generic[T]):
     model: Model
     format: Format[T]
     images: list[Tensor]
-    """[1, 28, 28] each."""
+    """[C, H, W] each."""
 
     async def run(self, request: Request, *, codes_only: bool) -> Result:
         """The codes of the images, or their reconstructions."""
@@ -102,9 +107,7 @@ async def _read(request: Request, choices: Sequence[Format[T]]) -> _Job[T]:
     parameters, files = await parsing.read(request, Encode, settings.max_uploads)
     model = find_model(service.catalog, parameters.model)
     format_ = formats.negotiate(choices, parameters.format, request.headers.get("accept"))
-    images = await uploads.read(
-        files, max_images=settings.max_images, max_pixels=settings.max_pixels, polarity=parameters.polarity
-    )
+    images = await read_images(files, model, parameters, settings, settings.max_images)
     return _Job(service, parameters, model, format_, images)
 
 

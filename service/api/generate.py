@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from service.api import openapi_schema, parsing
 from service.api.context import AppContext
 from service.api.responses import respond
-from service.codecs import formats, uploads
+from service.api.uploading import read_images
+from service.codecs import formats
 from service.codecs.formats import ANIMATION_FORMATS, IMAGE_FORMATS, Format
 from service.errors import InvalidParameter
 from service.generation.codes import encode_endpoints, with_endpoint_codes
@@ -48,16 +49,14 @@ async def generate(request: Request) -> Response:
 @router.get("/interpolate", **documented(Interpolate, ANIMATION_FORMATS, body=False))
 @router.post("/interpolate", **documented(Interpolate, ANIMATION_FORMATS, images=True))
 async def interpolate(request: Request) -> Response:
-    """Interpolate between two seeds, two digits at one seed, or two uploads (form fields `image`, as for /encode)."""
+    """Interpolate between two seeds, two labels at one seed, or two uploads (form fields `image`, as for /encode)."""
     service: AppContext = request.app.state.service
     parameters, files = await parsing.read(request, Interpolate)
     model = choose_model(service.catalog, service.settings, parameters, uploads=bool(files))
     format_ = formats.negotiate(ANIMATION_FORMATS, parameters.format, request.headers.get("accept"))
     if "polarity" in parameters.model_fields_set and not files:
         raise InvalidParameter("polarity: only with uploaded images")
-    images = await uploads.read(
-        files, max_images=2, max_pixels=service.settings.max_pixels, polarity=parameters.polarity
-    )
+    images = await read_images(files, model, parameters, service.settings, max_images=2)
     plan = plan_interpolation(parameters, model, format_.name, images, service.new_seed)
     if images:
         codes = (await service.generate(encode_endpoints(plan), model, request, seed=plan.seed)).result().images

@@ -2,10 +2,14 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Any
 
+import numpy as np
 from fastapi import Request, Response
+from numpy.typing import NDArray
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
@@ -13,8 +17,9 @@ from service.api.awaiting import AwaitedGeneration
 from service.api.context import AppContext
 from service.codecs import streams
 from service.codecs.formats import EVENTS, Format, ImageBatch
-from service.codecs.streams import StreamEncoder
-from service.engine.request import Ticket
+from service.codecs.streams import Contents, StreamEncoder
+from service.engine.catalog import Model
+from service.engine.request import Result, Ticket
 from service.errors import Problem
 from service.generation.plan import GenerationPlan
 from service.telemetry import request_context
@@ -25,10 +30,12 @@ log = logging.getLogger(__name__)
 MAX_BUFFERED_IMAGES = 16
 """Images of the largest response that is sent at once; a larger one is streamed if its format allows that."""
 MAX_INLINE_IMAGES = 16
-"""Images that are encoded on the event loop. That takes less than a millisecond in every format. A thread would save
-nothing for a single client, and the switch to it costs time (`python -m benchmarks encoding`)."""
+"""Small images that are encoded on the event loop. That takes less than a millisecond in every format. A thread would
+save nothing for a single client, and the switch to it costs time (`python -m benchmarks encoding`)."""
+SMALL_IMAGE = 2048
+"""The largest number of bytes in a small image; those of MNIST have 784."""
 MAX_PART_IMAGES = 16
-"""Images per part of a streamed response."""
+"""Images per part of a streamed response; fewer if they are not small."""
 
 IMMUTABLE = "max-age=31536000, immutable"
 """For URLs that name their model's version and every option that its manifest has a default for."""
@@ -61,17 +68,26 @@ async def respond(
     if is_streamed(plan, format_):
         assert format_.stream_encoder is not None
         pending = service.pending(plan.request, plan.model, request, seed=plan.seed)
-        encoder = format_.stream_encoder(len(plan.request.samples), plan.metadata(context.root))
-        return (EventStream if format_ is EVENTS else ImageStream)(pending, encoder, format_, headers)
+        model, metadata = plan.model, plan.metadata(context.root)
+        contents = Contents(len(plan.request.samples), model.image_shape, model.manifest.classes, metadata)
+        encoder = format_.stream_encoder(contents)
+        stream = EventStream if format_ is EVENTS else ImageStream
+        return stream(pending, encoder, format_, headers, in_small_images(1, model.image_shape))
     ticket = await service.generate(plan.request, plan.model, request, seed=plan.seed)
-    content = await encode(request, lambda: encode_ticket(plan, format_, ticket, context), len(ticket.images))
+    cost = in_small_images(len(ticket.images), plan.model.image_shape)
+    content = await encode(request, lambda: encode_ticket(plan, format_, ticket, context), cost)
     return RawResponse(content, headers + content_headers(content, format_, ticket))
 
 
 async def encode(request: Request, encoder: Callable[[], bytes], count: int) -> bytes:
-    """Call `encoder` for `count` images, on a thread if they are many."""
+    """Call `encoder` for `count` small images, on a thread if they are many."""
     with request_context.of(request).time_encoding():
         return encoder() if count <= MAX_INLINE_IMAGES else await asyncio.to_thread(encoder)
+
+
+def in_small_images(count: int, shape: tuple[int, ...]) -> int:
+    """The number of small images that have as many bytes as `count` of `shape`."""
+    return count * -(-math.prod(shape) // SMALL_IMAGE)
 
 
 def is_streamed(plan: GenerationPlan, format_: Format[ImageBatch]) -> bool:
@@ -91,7 +107,8 @@ def reproduce_headers(
         headers += (b"x-seed", b"%d" % plan.seed), (b"content-location", (context.root + plan.location).encode())
     if context.method in ("GET", "HEAD") and deterministic and format_ is not EVENTS:  # events also tell the time
         policy = _cache_policy(plan, context)
-        headers += (b"etag", plan.etag(scope + context.root).encode()), (b"cache-control", policy.encode())
+        etag = plan.etag(f"{scope} {format_.name} {format_.revision}{context.root}")
+        headers += (b"etag", etag.encode()), (b"cache-control", policy.encode())
     else:
         headers.append((b"cache-control", b"no-store"))
     return headers
@@ -118,8 +135,14 @@ def is_not_modified(scope: Scope, headers: Headers) -> bool:
 
 def encode_ticket(plan: GenerationPlan, format_: Format[ImageBatch], ticket: Ticket, context: RequestContext) -> bytes:
     """The file of a finished request. Raises the EngineError that it ended with."""
-    result = ticket.result()
-    return format_.encode(ImageBatch(result.images, result.labels, plan.metadata(context.root)))
+    return format_.encode(image_batch(plan.model, ticket.result(), plan.metadata(context.root)))
+
+
+def image_batch(
+    model: Model, result: Result, metadata: dict[str, Any], errors: NDArray[np.float64] | None = None
+) -> ImageBatch:
+    """The images of a finished request, with what files say about them."""
+    return ImageBatch(result.images, result.labels, metadata, errors, model.manifest.classes)
 
 
 def content_headers(content: bytes, format_: Format[ImageBatch], ticket: Ticket) -> Headers:
@@ -138,14 +161,19 @@ class ImageStream(RawResponse):
     incomplete, which every client detects, and event streams send an `error` event.
     """
 
-    inline = True
-    """Whether images are small enough to be encoded on the event loop."""
-
     def __init__(
-        self, pending: AwaitedGeneration, encoder: StreamEncoder, format_: Format[ImageBatch], headers: Headers
+        self,
+        pending: AwaitedGeneration,
+        encoder: StreamEncoder,
+        format_: Format[ImageBatch],
+        headers: Headers,
+        image_size: int = 1,
     ) -> None:
+        """`image_size` is the size of one image in small images."""
         super().__init__(b"", [*headers, (b"content-type", format_.content_type)])
         self.pending, self.encoder = pending, encoder
+        self.inline = image_size <= MAX_INLINE_IMAGES
+        self.part_images = max(1, MAX_PART_IMAGES // image_size)
         if format_ is EVENTS:
             self.headers["X-Accel-Buffering"] = "no"  # nginx then passes each event on at once
 
@@ -203,7 +231,7 @@ class ImageStream(RawResponse):
 
     def _next_part(self, ticket: Ticket, sent: int) -> tuple[bytes, int]:
         """What there is to send after the first `sent` images, and the number of images in it."""
-        images = list(islice(self._finished_images(ticket, sent), MAX_PART_IMAGES))
+        images = list(islice(self._finished_images(ticket, sent), self.part_images))
         return self.progress_events(ticket) + b"".join(images), len(images)
 
     def _finished_images(self, ticket: Ticket, first: int) -> Iterator[bytes]:

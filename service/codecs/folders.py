@@ -28,7 +28,7 @@ def folder_names(classes: Sequence[str]) -> list[str]:
 
 
 def _safe(name: str) -> str:
-    """A name without what file systems forbid: characters, devices, a dot or space at an end, no length or a large one."""
+    """A name without what file systems forbid: some characters and words, a dot or space at an end, a great length."""
     name = FORBIDDEN.sub("_", unicodedata.normalize("NFC", name)).strip(" ")
     name = name.encode()[:MAX_BYTES].decode(errors="ignore").rstrip(" ")
     name = re.sub(r"^\.|\.$", "_", name) or "_"

@@ -11,11 +11,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from pictures.decoding import Pixels
 from service.errors import InvalidParameter
 
 Polarity = Literal["auto", "dark-on-light", "light-on-dark"]
-Pixels = NDArray[np.uint8]
-"""Grey values [H, W]."""
 Values = NDArray[np.floating[Any]]
 """Values [H, W]."""
 Mask = NDArray[np.bool_]

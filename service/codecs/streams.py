@@ -2,12 +2,14 @@
 
 import base64
 import json
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from service.codecs.png import Images, png
 
 
-class Contents(NamedTuple):
+@dataclass(frozen=True)
+class Contents:
     """What a file of images holds, as far as it is known before the first image exists."""
 
     count: int
@@ -31,7 +33,7 @@ class StreamEncoder(Protocol):
         """The bytes before the first image."""
 
     def add(self, image: Images, label: int, error: float | None) -> bytes:
-        """The bytes of the next image [H, W] or [H, W, 3], its label (-1: none) and its error, if it was reconstructed."""
+        """The bytes of the next image [H, W] or [H, W, 3], with its label (-1: none) and its error, if there is one."""
 
     def end(self) -> bytes:
         """The bytes after the last image."""

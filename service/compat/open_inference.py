@@ -1,8 +1,9 @@
 """/v2: the Open Inference Protocol with binary tensors, for clients of Triton, KServe and similar servers.
 
-Inputs: `digit` [n] or `n` [1] is the number of images, `seed` [1] their seed; whole numbers, in INT64 or any other type
-of numbers. Request parameters: `steps`, `sampler`, `prior`, `guidance`, `first`, and `timeout` in microseconds.
-Outputs: `images` UINT8 [n, 28, 28] and `labels` INT64 [n], -1 for no label.
+Inputs: `label` [n], the names of classes in BYTES, or their numbers, or `n` [1] is the number of images; `seed` [1] is
+their seed. Numbers are whole, in INT64 or any other type of numbers. `digit` means `label` for models whose classes are
+the digits. Request parameters: `steps`, `sampler`, `prior`, `guidance`, `first`, and `timeout` in
+microseconds. Outputs: `images` UINT8 [n, H, W], or [n, H, W, 3] in colour, and `labels` INT64 [n], -1 for no label.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -33,9 +34,10 @@ router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
 OCTETS = "application/octet-stream"
 Datatype = Literal[
-    "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "FP16", "FP32", "FP64"
+    "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "FP16", "FP32", "FP64", "BYTES"
 ]  # fmt: skip
-INPUTS = ("digit", "n", "seed")
+LABELS = ("label", "digit")
+"""The inputs with an element per image, of which a request has at most one."""
 FIRST_VERSION = "1"
 """The name that clients of other servers give to a model's version where they must give one: the served version."""
 CONTENTS = (
@@ -55,7 +57,7 @@ class _InputOptions(_Part):
 
 
 class _Input(_Part):
-    name: Literal["digit", "n", "seed"]
+    name: Literal["label", "digit", "n", "seed"]
     datatype: Datatype
     shape: Annotated[list[Annotated[int, Field(ge=0, le=2**32)]], Field(max_length=8)]
     data: list[Any] | None = None
@@ -153,8 +155,9 @@ async def statistics(request: Request, name: str, version: str | None = None) ->
 @router.get("/models/{name}/config")
 @router.get("/models/{name}/versions/{version}/config")
 async def config(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
-    """The model's inputs and outputs in the form of Triton's model configuration."""
-    inputs, outputs = _tensors_of(_find(request, name, version))
+    """The model's inputs and outputs in the form of Triton's model configuration, and the names of its classes."""
+    model = _find(request, name, version)
+    inputs, outputs = _tensors_of(model)
     return {
         "name": name,
         "platform": "drawbridge",
@@ -162,6 +165,7 @@ async def config(request: Request, name: str, version: str | None = None) -> dic
         "max_batch_size": 0,  # the first dimension of a tensor is not a batch's: a request is one call
         "input": [_config_of(tensor) for tensor in inputs],
         "output": [_config_of(tensor) for tensor in outputs],
+        "classes": model.classes,
     }
 
 
@@ -209,10 +213,14 @@ def _find(request: Request, name: str, version: str | None) -> Model:
 
 def _tensors_of(model: Model) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The model's inputs and outputs."""
-    names = [name for name in INPUTS if name != "digit" or model.family.classes]
-    inputs = [{"name": name, "datatype": "INT64", "shape": [-1] if name == "digit" else [1]} for name in names]
+    inputs: list[dict[str, Any]] = []
+    if model.classes:
+        inputs.append({"name": "label", "datatype": "BYTES", "shape": [-1]})
+    if model.classes_are_digits:
+        inputs.append({"name": "digit", "datatype": "INT64", "shape": [-1]})
+    inputs += [{"name": name, "datatype": "INT64", "shape": [1]} for name in ("n", "seed")]
     outputs = [
-        {"name": "images", "datatype": "UINT8", "shape": [-1, 28, 28]},
+        {"name": "images", "datatype": "UINT8", "shape": [-1, *model.image_shape]},
         {"name": "labels", "datatype": "INT64", "shape": [-1]},
     ]
     return inputs, outputs
@@ -291,7 +299,7 @@ def _decompress(body: bytes, limit: int) -> bytes:
     return content
 
 
-def _parameters(body: InferenceRequest, tensors: dict[str, list[int]]) -> dict[str, Any]:
+def _parameters(body: InferenceRequest, tensors: dict[str, list[Any]]) -> dict[str, Any]:
     """Parameters of /generate. Raises InvalidParameter."""
     values = body.parameters.model_dump(exclude_none=True, exclude={"binary_data_output", "timeout"})
     if body.parameters.timeout is not None:
@@ -301,38 +309,71 @@ def _parameters(body: InferenceRequest, tensors: dict[str, list[int]]) -> dict[s
             if len(tensors[name]) != 1:
                 raise InvalidParameter(f"{name}: send a tensor with one number")
             (values[name],) = tensors[name]
-    if "digit" in tensors:
-        values["digit"] = tensors["digit"]
-        if values.setdefault("n", len(tensors["digit"])) != len(tensors["digit"]):
-            raise InvalidParameter("n: must equal the number of digits, or be left out")
+    for name in tensors.keys() & LABELS:
+        values[name] = tensors[name]
+        if values.setdefault("n", len(tensors[name])) != len(tensors[name]):
+            raise InvalidParameter(f"n: must equal the number of {name}s, or be left out")
     return values
 
 
-def _tensors(body: InferenceRequest, binary: memoryview) -> dict[str, list[int]]:
-    """The inputs by name, flattened. Raises InvalidParameter."""
-    tensors: dict[str, list[int]] = {}
+def _tensors(body: InferenceRequest, binary: memoryview) -> dict[str, list[Any]]:
+    """The inputs by name, flattened: strings in BYTES, otherwise integers. Raises InvalidParameter."""
+    tensors: dict[str, list[Any]] = {}
     for item in body.inputs:
         if item.name in tensors:
             raise InvalidParameter(f"{item.name}: send it once")
-        dtype, size = _dtype(item.datatype), item.parameters.binary_data_size
-        try:
-            values = np.array(item.data) if size is None else np.frombuffer(binary[:size], dtype)
-            tensors[item.name] = _whole_numbers(values, dtype)
-        except (TypeError, ValueError, OverflowError):
-            raise InvalidParameter(f"{item.name}: send whole numbers of its datatype, {item.datatype}") from None
+        size = item.parameters.binary_data_size
+        read = _strings if item.name == "label" and item.datatype == "BYTES" else _integers
+        tensors[item.name] = read(item, None if size is None else binary[:size])
         binary = binary[size or 0 :]
         count = math.prod(item.shape)
         if len(tensors[item.name]) != count or not count:
-            raise InvalidParameter(f"{item.name}: {len(tensors[item.name])} numbers, but its shape has {count}")
+            raise InvalidParameter(f"{item.name}: {len(tensors[item.name])} elements, but its shape has {count}")
     if len(binary):
         raise InvalidParameter(f"inputs: {len(binary)} bytes follow the tensors; send their `binary_data_size`")
-    if not tensors.keys() & {"digit", "n"}:
-        raise InvalidParameter("inputs: send `digit` or `n`")
+    if not tensors.keys() & {*LABELS, "n"}:
+        raise InvalidParameter("inputs: send `label` or `n`")
     return tensors
 
 
-def _dtype(datatype: str) -> np.dtype[Any]:
-    return np.dtype(datatype.lower().replace("fp", "float"))
+def _strings(item: _Input, binary: memoryview | None) -> list[str]:
+    """A tensor of strings: in JSON, or each after its length, a little-endian uint32. Raises InvalidParameter."""
+    try:
+        return _elements(item.data, str) if binary is None else list(_unpack_strings(binary))
+    except ValueError:
+        raise InvalidParameter(f"{item.name}: send strings in UTF-8, or numbers in a datatype of numbers") from None
+
+
+def _unpack_strings(binary: memoryview) -> Iterator[str]:
+    while binary:
+        end = 4 + int.from_bytes(binary[:4], "little")
+        if len(binary) < end:
+            raise ValueError("the last string is incomplete")
+        yield bytes(binary[4:end]).decode()
+        binary = binary[end:]
+
+
+def _integers(item: _Input, binary: memoryview | None) -> list[int]:
+    """A tensor of whole numbers: in JSON or as bytes. Raises InvalidParameter."""
+    if item.datatype == "BYTES":
+        raise InvalidParameter(f"{item.name}: send whole numbers, in a datatype of numbers")
+    dtype = np.dtype(item.datatype.lower().replace("fp", "float"))
+    try:
+        values = np.array(_elements(item.data, int, float)) if binary is None else np.frombuffer(binary, dtype)
+        return _whole_numbers(values, dtype)
+    except (ValueError, OverflowError):
+        raise InvalidParameter(f"{item.name}: send whole numbers of its datatype, {item.datatype}") from None
+
+
+def _elements(data: list[Any] | None, *kinds: type) -> list[Any]:
+    """The elements of a tensor in JSON, flattened. Raises ValueError if it is ragged, or they are of other kinds.
+
+    NumPy would make all strings as long as the longest.
+    """
+    elements: list[Any] = np.array(data, object).reshape(-1).tolist()
+    if any(type(element) not in kinds for element in elements):
+        raise ValueError("elements of other kinds")
+    return elements
 
 
 def _whole_numbers(values: NDArray[Any], dtype: np.dtype[Any]) -> list[int]:

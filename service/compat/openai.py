@@ -1,7 +1,7 @@
 """/v1: OpenAI's images API, for clients written for it.
 
-A prompt that names a digit ("seven", "a 7") generates that digit; a prompt that asks for any ("a digit", "any", or
-nothing) generates any. `seed`, `first`, `num_inference_steps` and `guidance_scale` are extensions, sent with
+A prompt that names a class of the model ("seven", "a pizza") generates that class; a prompt that asks for any ("any",
+or nothing) generates any. `seed`, `first`, `num_inference_steps` and `guidance_scale` are extensions, sent with
 `extra_body` of OpenAI's client.
 """
 
@@ -26,29 +26,17 @@ from service.api.responses import ImageStream
 from service.codecs import streams
 from service.codecs.formats import EVENTS
 from service.codecs.png import Images
+from service.compat.prompts import labels_in
 from service.engine.catalog import Model
 from service.engine.request import Ticket
 from service.errors import InvalidParameter, NotFound, Problem
 from service.generation.parameters import Generate, Parameters, Seed, validate
 from service.generation.plan import plan_generation, with_previews
-from service.generation.selection import choose_model, find_model
+from service.generation.selection import choose_model, default_models, find_model
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-NAMES = {name: digit for digit, word in enumerate(WORDS) for name in (word, str(digit))}
-OTHER_NUMBERS = {
-    "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-    "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety", "hundred", "thousand", "million",
-}  # fmt: skip
-ANY = {"any", "anything", "digit", "digits", "number", "numbers", "numeral", "numerals", "random", "mnist"}
-"""Words of a prompt that asks for any digit."""
-SIZES = re.compile(r"(?<![0-9])[0-9]++ ?(?:(?:x|×|by) ?[0-9]++|(?:px|pixels?|dpi|bits?|k|%)(?![a-z0-9]))")
-"""Sizes and the like in a prompt, whose numbers are no digits to generate. It takes linear time: a long number is tried
-once, from its start."""
-TOKENS = re.compile(r"[a-z0-9]+(?:[-.][a-z0-9]+)*")
-ONE_DIGIT = 'prompt: name one digit from 0 to 9, as a word or a numeral, or ask for "any"'
-MIN_SIDE, MAX_SIDE = 28, 2048
+MAX_SIDE = 2048
 MAX_PIXELS = 2**28
 """Pixels of all images of a request, enlarged: 256 of 1024x1024."""
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {"png": {}, "webp": {"lossless": True}, "jpeg": {"quality": 95}}
@@ -67,7 +55,7 @@ class MissingPrefix(NotFound):
 class Generations(Parameters):
     """Parameters of /v1/images/generations: OpenAI's and four extensions."""
 
-    prompt: str = Field(max_length=32_000, description='Names a digit, as a word or a numeral, or asks for "any".')
+    prompt: str = Field(max_length=32_000, description='Names a class of the model, or asks for "any".')
     model: str | None = None
     n: int = Field(1, ge=1)
     size: str = "auto"
@@ -123,22 +111,23 @@ async def model(request: Request, name: str) -> dict[str, Any]:
 
 @router.post("/images/generations", openapi_extra=DOCUMENTED)
 async def generations(request: Request) -> Response:
-    """Generate images of the digit that the prompt names."""
+    """Generate images of the class that the prompt names."""
     service: AppContext = request.app.state.service
     body, files = await parsing.read(request, Generations)
     if files:
         raise InvalidParameter("image: this route takes only a prompt")
-    size = parse_size(body.size)
-    if body.n * size[0] * size[1] > MAX_PIXELS:
-        raise InvalidParameter(f"n: at most {MAX_PIXELS // (size[0] * size[1])} images of this size")
     if body.stream and body.response_format == "url":
         raise InvalidParameter("response_format: a stream carries b64_json; leave it out, or do not stream")
+    labels = labels_in(body.prompt, _prompted_model(service, body.model))
     values = {
-        "model": body.model, "digit": digits_in(body.prompt), "n": body.n, "seed": body.seed, "first": body.first,
+        "model": body.model, "label": labels, "n": body.n, "seed": body.seed, "first": body.first,
         "steps": body.num_inference_steps, "guidance": body.guidance_scale,
     }  # fmt: skip
     parameters = validate(Generate, values)
     chosen = choose_model(service.catalog, service.settings, parameters)
+    size = parse_size(body.size, chosen)
+    if body.n * size[0] * size[1] > MAX_PIXELS:
+        raise InvalidParameter(f"n: at most {MAX_PIXELS // (size[0] * size[1])} images of this size")
     plan = plan_generation(parameters, chosen, "png", service.settings.max_images, service.new_seed)
     encoder = OpenAIEncoder(size, body.output_format)
     if body.response_format == "url":
@@ -166,7 +155,7 @@ async def image_file(request: Request) -> Response:
     parameters, _ = await parsing.read(request, ImageFile)
     model = choose_model(service.catalog, service.settings, parameters)
     plan = plan_generation(parameters, model, "png", 1, service.new_seed)
-    encoder = OpenAIEncoder(parse_size(parameters.size), parameters.format)
+    encoder = OpenAIEncoder(parse_size(parameters.size, model), parameters.format)
     (image,) = (await service.generate(plan.request, model, request, seed=plan.seed)).result().images
     content = await responses.encode(request, lambda: encoder.encode(image), encoder.size_in_images(1))
     deterministic = parameters.model is not None and parameters.seed is not None
@@ -197,24 +186,12 @@ def error(problem: Problem) -> tuple[int, dict[str, Any]]:
     }
 
 
-def digits_in(prompt: str) -> list[int]:
-    """The digit that a prompt names, in a list; an empty list if it asks for any.
-
-    Raises InvalidParameter if it names several digits, another number, or nothing that can be generated.
-    """
-    tokens = TOKENS.findall(SIZES.sub(" ", prompt.lower()))
-    numbers = {token for token in tokens if token in NAMES or _is_other_number(token)}
-    if len({NAMES.get(number) for number in numbers}) > 1 or any(number not in NAMES for number in numbers):
-        raise InvalidParameter(ONE_DIGIT)
-    if prompt.strip() and not numbers and not ANY.intersection(tokens):
-        raise InvalidParameter(f"{ONE_DIGIT}; this prompt does neither")
-    return [NAMES[number] for number in numbers][:1]
-
-
-def _is_other_number(token: str) -> bool:
-    """Whether a token is a number that is not a digit: 12, 1.5, twelve, twenty-one."""
-    parts = re.split("[-.]", token)
-    return all(part.isdigit() or part in OTHER_NUMBERS or part in WORDS for part in parts) and token not in NAMES
+def _prompted_model(service: AppContext, name: str | None) -> Model | None:
+    """The model whose classes a prompt may name: the default of requests with a label if the request names no model."""
+    if name is not None:
+        return find_model(service.catalog, name)
+    default = default_models(service.catalog, service.settings)["conditional"]
+    return None if default is None else service.catalog.models[default]
 
 
 def _file_url(request: Request, parameters: Generate, model: Model, index: int, body: Generations) -> str:
@@ -225,17 +202,34 @@ def _file_url(request: Request, parameters: Generate, model: Model, index: int, 
     return str(request.url_for("image_file").replace(query=f"{query}&size={body.size}"))
 
 
-def parse_size(size: str) -> tuple[int, int]:
-    """Width and height of `28x28`, which is also what `auto` means. Raises InvalidParameter."""
-    match = re.fullmatch(r"([0-9]{1,4})x([0-9]{1,4})", "28x28" if size == "auto" else size)
+def parse_size(size: str, model: Model) -> tuple[int, int]:
+    """Width and height of `56x28`; `auto` is the size of the model's images. Raises InvalidParameter."""
+    own_height, own_width, *_ = model.image_shape
+    if size == "auto":
+        return own_width, own_height
+    match = re.fullmatch(r"([0-9]{1,4})x([0-9]{1,4})", size)
     width, height = (int(side) for side in match.groups()) if match else (0, 0)
-    if not (MIN_SIDE <= width <= MAX_SIDE and MIN_SIDE <= height <= MAX_SIDE):
-        raise InvalidParameter(f"size: auto, or WIDTHxHEIGHT with sides of {MIN_SIDE} to {MAX_SIDE} pixels")
+    if not (own_width <= width <= MAX_SIDE and own_height <= height <= MAX_SIDE):
+        sides = f"a width of {own_width} to {MAX_SIDE} and a height of {own_height} to {MAX_SIDE} pixels"
+        raise InvalidParameter(f"size: auto, or WIDTHxHEIGHT with {sides}")
     return width, height
 
 
+def enlarge(image: Images, size: tuple[int, int]) -> Image.Image:
+    """A picture of width and height `size`: the image on black, enlarged without interpolation in its aspect ratio."""
+    picture = Image.fromarray(image)
+    scale = min(size[0] / picture.width, size[1] / picture.height)
+    scaled = (round(picture.width * scale), round(picture.height * scale))
+    enlarged = picture.resize(scaled, Image.Resampling.NEAREST)
+    if scaled == size:
+        return enlarged
+    canvas = Image.new(picture.mode, size)
+    canvas.paste(enlarged, ((size[0] - scaled[0]) // 2, (size[1] - scaled[1]) // 2))
+    return canvas
+
+
 class OpenAIEncoder:
-    """Encodes images as this API does, enlarged to `size` without interpolation. It is a StreamEncoder too."""
+    """Encodes images as this API does, enlarged to `size`. It is a StreamEncoder too."""
 
     def __init__(self, size: tuple[int, int], format_: str) -> None:
         self.size, self.format = size, format_
@@ -247,14 +241,13 @@ class OpenAIEncoder:
         return {**self.metadata, "created": self.metadata["created_at"], "data": data, "seed": seed}
 
     def size_in_images(self, count: int) -> int:
-        """The number of images of the original size that have as many pixels as `count` enlarged ones."""
-        return count * self.size[0] * self.size[1] // MIN_SIDE**2
+        """The number of small images that have as many pixels as `count` enlarged ones."""
+        return responses.in_small_images(count, self.size)
 
     def encode(self, image: Images) -> bytes:
         """One image's file."""
         buffer = io.BytesIO()
-        enlarged = Image.fromarray(image).resize(self.size, Image.Resampling.NEAREST)
-        enlarged.save(buffer, self.format, **SAVE_OPTIONS[self.format])
+        enlarge(image, self.size).save(buffer, self.format, **SAVE_OPTIONS[self.format])
         return buffer.getvalue()
 
     def base64(self, image: Images) -> str:

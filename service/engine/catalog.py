@@ -2,6 +2,8 @@
 
 import logging
 import time
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,9 +22,9 @@ from service.engine.runner import Runner
 log = logging.getLogger(__name__)
 
 GUIDANCE_HELP = (
-    "A higher guidance scale makes the digit clearer (precision and label accuracy rise) and the samples more alike "
+    "A higher guidance scale makes the label clearer (precision and label accuracy rise) and the samples more alike "
     "(recall falls). The samples of the default are closest to real images. 1 is the trained model, 0 ignores the "
-    "digit. Any value but 1 runs the net on twice the rows."
+    "label. Any value but 1 runs the net on twice the rows."
 )
 
 
@@ -70,6 +72,41 @@ class Model:
     def guidance(self) -> float:
         return float(self.defaults["guidance"])
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the labels by number; empty if the model takes no label."""
+        return self.manifest.classes
+
+    @cached_property
+    def classes_are_digits(self) -> bool:
+        """Whether the classes are called 0, 1, 2 and so on, each by its number."""
+        return bool(self.classes) and self.classes == tuple(map(str, range(len(self.classes))))
+
+    def class_number(self, label: str) -> int | None:
+        """The class that `label` means: by its name, by its name in another case, or by its number. None if no class.
+
+        A name in another case counts only where it means one class: not `ZEBRA` beside `Zebra` and `zebra`.
+        """
+        exact, folded = self._class_numbers
+        number = exact.get(label, folded.get(fold_name(label)))
+        if number is None and label.isascii() and label.isdigit() and int(label) < len(self.classes):
+            return int(label)
+        return number
+
+    @cached_property
+    def _class_numbers(self) -> tuple[dict[str, int], dict[str, int]]:
+        """The classes by name, and by the folded names that only one class has."""
+        names = [fold_name(name) for name in self.classes]
+        counts = Counter(names)
+        exact = {name: number for number, name in enumerate(self.classes)}
+        return exact, {name: number for number, name in enumerate(names) if counts[name] == 1}
+
+    @cached_property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of an image: [H, W], or [H, W, 3] in colour."""
+        channels, height, width = self.manifest.data_shape
+        return (height, width) if channels == 1 else (height, width, channels)
+
     @cached_property
     def code_shape(self) -> tuple[int, ...]:
         """The shape of an initial state: the shape of codes."""
@@ -89,12 +126,13 @@ class Model:
             takes[family.sampler_parameter] = {"one_of": list(family.samplers), "default": self.sampler}
         if family.guidance is not None:
             takes["guidance"] = {**_range(family.guidance, self.guidance), "trades": GUIDANCE_HELP}
-        if family.classes:
-            takes["digit"] = {
-                "one_of": list(range(family.classes)),
-                "names": list(self.manifest.classes),
-                "none": family.unconditional,
-            }
+        if self.classes:
+            none = family.unconditional and self.class_number("none") is None
+            takes["label"] = {"one_of": list(self.classes), "none": none}
+        if self.classes_are_digits:
+            digits = list(range(len(self.classes)))
+            takes["digit"] = {"one_of": digits, "names": list(self.classes), "none": family.unconditional}
+        channels, height, width = self.manifest.data_shape
         return {
             "name": self.name,
             "family": family.name,
@@ -103,7 +141,13 @@ class Model:
             "paper": about.paper,
             "digest": self.digest,
             "parameters": self.manifest.parameters,
+            "classes": self.classes,
+            "channels": channels,
+            "height": height,
+            "width": width,
+            "uploads": self.manifest.uploads,
             "takes": takes,
+            "defaults": {name: values["default"] for name, values in takes.items() if "default" in values},
             "caveat": self.manifest.caveat,
             "encodes": family.encodes,
             "code_shape": self.code_shape,
@@ -183,6 +227,11 @@ def _load_model(
     sizes = ", ".join(map(str, runner.sizes))
     log.info("%s warmed up in %.2f s; batch sizes %s", directory.name, seconds, sizes)
     return Model(directory.name, manifest, runner)
+
+
+def fold_name(name: str) -> str:
+    """A class's name without differences of case and of how an accented letter is encoded."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _range(limits: Any, default: float) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from torch import Tensor
 from service.engine.catalog import Model
 from service.engine.request import NO_LABEL, Request, Sample, StartState
 from service.errors import InvalidParameter
+from service.generation.labels import labels_of
 from service.generation.parameters import Decode, Encode
 from service.generation.plan import GenerationPlan
-from service.generation.selection import labels_of
 
 
 def plan_encoding(parameters: Encode, model: Model, images: Sequence[Tensor], *, codes_only: bool) -> Request:
-    """Encode images [1, 28, 28]; decode the codes again unless `codes_only`. Raises InvalidParameter."""
+    """Encode images [C, H, W]; decode the codes again unless `codes_only`. Raises InvalidParameter."""
     _check_encoder(model)
     if not images:
         raise InvalidParameter("image: send at least one image, as a form field called `image`")
@@ -73,7 +73,7 @@ def _inversion(
     codes_only: bool = False,
 ) -> Request:
     """Samples that start from images or codes, with the options that reconstruct an encoded image."""
-    labels = labels_of(model, parameters.digit, default=NO_LABEL)
+    labels = labels_of(model, parameters) or [NO_LABEL]
     samples = tuple(Sample(StartState(0, i, labels[i % len(labels)], **start)) for i, start in enumerate(starts))
     options = {"steps": model.steps, "sampler": model.sampler, **model.family.inversion}
     return Request(model.key, samples, **options, inversion_steps=inversion_steps, codes_only=codes_only)

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -12,6 +13,7 @@ from pydantic import (
     WithJsonSchema,
     WrapValidator,
 )
+from pydantic_core import PydanticCustomError
 
 from models.noise import MAX_SEED
 from service.engine.request import NO_LABEL
@@ -21,12 +23,28 @@ from service.errors import InvalidParameter
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
+def _label_text(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return str(value)
+    if not isinstance(value, str):
+        raise PydanticCustomError("label", "send the name or the number of a class")
+    return value
+
+
+Label = Annotated[
+    str,
+    Field(max_length=255),
+    BeforeValidator(_label_text),
+    WithJsonSchema({"anyOf": [{"type": "string", "maxLength": 255}, {"type": "integer", "minimum": 0}]}),
+]
+"""The name of a class, its number, or `none` (`service/generation/labels.py`)."""
+
+
 def _parse_digit(value: object, parse: ValidatorFunctionWrapHandler) -> object:
     return NO_LABEL if value == "none" else parse(value)
 
 
-def format_digit(digit: int) -> int | str:
-    """A digit as requests spell it."""
+def _format_digit(digit: int) -> int | str:
     return "none" if digit == NO_LABEL else digit
 
 
@@ -34,10 +52,11 @@ Digit = Annotated[
     int,
     Field(ge=0),
     WrapValidator(_parse_digit),
-    PlainSerializer(format_digit, return_type=int | str),
+    PlainSerializer(_format_digit, return_type=int | str),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "enum": ["none"]}]}),
 ]
 """A class, or NO_LABEL, which requests spell `none`."""
+DIGIT_HELP = "The same as `label`, for models whose classes are the digits."
 Polarity = Annotated[
     Literal["auto", "dark-on-light", "light-on-dark"],
     Field(description="What uploaded pictures show: dark ink on light paper or the reverse; `auto` decides for each."),
@@ -77,11 +96,12 @@ class _Sampling(Parameters):
 class Generate(_Sampling):
     """Parameters of /generate."""
 
-    digit: list[Digit] = Field(
+    label: list[Label] = Field(
         [],
-        description="Digit to generate; may repeat: image i takes the i-th, cycling. `none`: without a label. Default: "
-        "the seed determines the digit.",
+        description="Class to generate, by name or number (`classes` in GET /models); may repeat: image i takes the "
+        "i-th, cycling. `none`: without a label. Default: the seed determines the class.",
     )
+    digit: list[Digit] = Field([], description=DIGIT_HELP)
     n: int = Field(1, ge=1, description="Number of images.")
     seed: Seed | None = Field(None, description="The same seed gives the same images. Default: a random seed.")
     previews: bool = Field(False, description="With format `events`: send unfinished images and the progress.")
@@ -89,10 +109,11 @@ class Generate(_Sampling):
 
 
 class Interpolate(_Sampling):
-    """Parameters of /interpolate: two seeds, or two digits at one seed, or two uploaded images."""
+    """Parameters of /interpolate: two seeds, or two labels at one seed, or two uploaded images."""
 
-    seed: list[Seed] = Field([], max_length=2, description="Two seeds are the ends; one seed is that of both digits.")
-    digit: list[Digit] = Field([], max_length=2, description="Two digits are the ends; one digit is that of all.")
+    seed: list[Seed] = Field([], max_length=2, description="Two seeds are the ends; one seed is that of both labels.")
+    label: list[Label] = Field([], max_length=2, description="Two labels are the ends; one label is that of all.")
+    digit: list[Digit] = Field([], max_length=2, description=DIGIT_HELP)
     frames: int = Field(8, ge=2, le=256, description="Number of images, both ends included.")
     path: Literal["spherical", "linear"] = Field("spherical", description="Path between the ends.")
     polarity: Polarity = "auto"
@@ -102,7 +123,8 @@ class Encode(Parameters):
     """Parameters of /encode and /reconstruct, beside the uploaded images."""
 
     model: str = Field(description="Name of weights with an encoder (`encodes` in GET /models).")
-    digit: list[Digit] = Field([], description="Labels of the images, for conditional models; cycles.")
+    label: list[Label] = Field([], description="Labels of the images, for conditional models; cycles.")
+    digit: list[Digit] = Field([], description=DIGIT_HELP)
     polarity: Polarity = "auto"
     format: str | None = Field(None, description="Format of the response; takes precedence over the Accept header.")
 
@@ -112,7 +134,8 @@ class Decode(Parameters):
 
     model: str = Field(description="Name of weights with an encoder (`encodes` in GET /models).")
     codes: list[Any] = Field(min_length=1, description="Latent codes of the model's `code_shape`, as /encode returns.")
-    digit: list[Digit] = Field([], description="Labels of the codes, for conditional models; cycles.")
+    label: list[Label] = Field([], description="Labels of the codes, for conditional models; cycles.")
+    digit: list[Digit] = Field([], description=DIGIT_HELP)
     format: str | None = Field(None, description="Format of the response; takes precedence over the Accept header.")
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from torch import Tensor
 
@@ -11,8 +11,8 @@ from models.base import Range
 from service.engine.catalog import Model
 from service.engine.request import ANY_LABEL, NO_LABEL, Request, Sample, StartState
 from service.errors import InvalidParameter
-from service.generation.parameters import Generate, Interpolate, format_digit
-from service.generation.selection import labels_of
+from service.generation.labels import format_label, labels_of
+from service.generation.parameters import Generate, Interpolate
 
 
 class GenerationPlan(NamedTuple):
@@ -60,9 +60,10 @@ def plan_generation(
         )
     if parameters.previews and format_name != "events":
         raise InvalidParameter("previews: only with format=events")
-    if len(parameters.digit) > max_images:
-        raise InvalidParameter(f"digit: at most {max_images}, one per image")
-    labels = labels_of(model, parameters.digit)
+    if len(parameters.label or parameters.digit) > max_images:
+        raise InvalidParameter(f"{'label' if parameters.label else 'digit'}: at most {max_images}, one per image")
+    named = labels_of(model, parameters)
+    labels = named or [ANY_LABEL]
     seed = new_seed() if parameters.seed is None else parameters.seed
     indices = range(parameters.first, parameters.first + parameters.n)
     samples = tuple(Sample(StartState(seed, i, labels[i % len(labels)])) for i in indices)
@@ -71,7 +72,7 @@ def plan_generation(
     query = [
         ("first", parameters.first),
         ("n", parameters.n),
-        *(("digit", format_digit(digit)) for digit in parameters.digit),
+        *(("label", format_label(model, label)) for label in named),
         *query,
         ("format", format_name),
     ]
@@ -86,15 +87,16 @@ def plan_interpolation(
     images: Sequence[Tensor],
     new_seed: Callable[[], int],
 ) -> GenerationPlan:
-    """The plan of an /interpolate request. `images` are the uploads [1, 28, 28]. Raises InvalidParameter."""
-    labels = labels_of(model, parameters.digit, default=NO_LABEL if images else ANY_LABEL)
+    """The plan of an /interpolate request. `images` are the uploads [C, H, W]. Raises InvalidParameter."""
+    named = labels_of(model, parameters)
+    labels = named or [NO_LABEL if images else ANY_LABEL]
     seeds = parameters.seed or [new_seed()]
     if images and not model.family.encodes:
         raise InvalidParameter(f"image: {model.name} has no encoder; GET /models lists models with one (`encodes`)")
     if images and (len(images) != 2 or len(parameters.seed) == 2):
         raise InvalidParameter("image: send two images, and at most one seed with them")
-    if not images and len(seeds) < 2 and len(parameters.digit) < 2:
-        raise InvalidParameter("give two ends: `seed` twice, or `digit` twice, or two uploads called `image`")
+    if not images and len(seeds) < 2 and len(named) < 2:
+        raise InvalidParameter("give two ends: `seed` twice, or `label` twice, or two uploads called `image`")
     start = StartState(seeds[0], 0, labels[0], images[0] if images else None)
     end = StartState(seeds[-1], 0, labels[-1], images[-1] if images else None)
     last = parameters.frames - 1
@@ -107,7 +109,7 @@ def plan_interpolation(
     immutable = parameters.model == model.key and all(getattr(parameters, name) is not None for name, _ in query)
     query = [
         *(("seed", seed) for seed in seeds[1:]),
-        *(("digit", format_digit(digit)) for digit in parameters.digit),
+        *(("label", format_label(model, label)) for label in named),
         ("frames", parameters.frames),
         ("path", parameters.path),
         *query,
@@ -125,7 +127,7 @@ def with_previews(request: Request) -> Request:
 
 def _url_parts(path: str, model: Model, query: list[tuple[str, Any]]) -> tuple[str, str]:
     """The URL before and after the seed's value."""
-    return f"{path}?{urlencode({'model': model.key}, safe='@')}&seed=", f"&{urlencode(query)}"
+    return f"{path}?{urlencode({'model': model.key}, safe='@')}&seed=", f"&{urlencode(query, quote_via=quote)}"
 
 
 def _engine_request(

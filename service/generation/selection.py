@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from service.engine.catalog import Catalog, Model
-from service.engine.request import ANY_LABEL, NO_LABEL
+from service.engine.request import NO_LABEL
 from service.errors import InvalidParameter, UnknownModel
+from service.generation.labels import NONE, find_label
 from service.generation.parameters import Generate, Interpolate
 from service.settings import Settings
 
@@ -41,29 +42,31 @@ def choose_model(
     if uploads:
         raise InvalidParameter("model: name a model that `encodes` uploads; GET /models lists them")
     digits = [digit for digit in parameters.digit if digit != NO_LABEL]
-    default = default_models(catalog, settings)["conditional" if digits else "unconditional"]
+    labels = [label for label in parameters.label if label != NONE]
+    default = default_models(catalog, settings)["conditional" if digits or labels else "unconditional"]
     if default is None:
         names = ", ".join(sorted(catalog.models)) or "none"
         raise InvalidParameter(f"model: the default model is not installed; name one of: {names}")
+    _check_default(catalog, catalog.models[default], labels)
     return catalog.models[default]
 
 
+def _check_default(catalog: Catalog, default: Model, labels: Sequence[str]) -> None:
+    """Raises InvalidParameter if the default model lacks one of the labels, with the models that have all of them."""
+    missing = [label for label in labels if find_label(default, label) is None]
+    if not missing:
+        return
+    known = [
+        name for name, model in sorted(catalog.models.items())
+        if all(find_label(model, label) is not None for label in labels)
+    ]  # fmt: skip
+    remedy = f"name one that does as `model`: {', '.join(known)}" if known else "no other model does, see GET /models"
+    raise InvalidParameter(
+        f"label: the default model {default.name} has no class {missing[0]!r}; {remedy}", models=known
+    )
+
+
 def default_models(catalog: Catalog, settings: Settings) -> dict[str, str | None]:
-    """The models of requests that name none, without and with a digit; None if it is not installed."""
+    """The models of requests that name none, without and with a label; None if it is not installed."""
     defaults = {"unconditional": settings.unconditional_model, "conditional": settings.conditional_model}
     return {kind: name if name in catalog.models else None for kind, name in defaults.items()}
-
-
-def labels_of(model: Model, digits: Sequence[int], default: int = ANY_LABEL) -> list[int]:
-    """The engine's labels for the digits of a request; `default` if it names none.
-
-    Raises InvalidParameter if the model takes no digit, or not these.
-    """
-    count = model.family.classes
-    if digits and not count:
-        raise InvalidParameter(f"digit: {model.name} is not conditional; GET /models lists the models that are")
-    if NO_LABEL in digits and not model.family.unconditional:
-        raise InvalidParameter(f"digit: {model.name} always takes a digit, 0 to {count - 1}")
-    if any(digit >= count for digit in digits):
-        raise InvalidParameter(f"digit: {model.name} takes 0 to {count - 1}")
-    return list(digits) or [default]

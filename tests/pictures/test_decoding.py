@@ -104,14 +104,54 @@ def test_16_bit_values_keep_their_leading_bits() -> None:
     assert np.array_equal(decode(encoded(deep >> 4)), deep >> 8), "12 bits in a file of 16"
 
 
-def test_16_bit_colours_keep_their_leading_bits() -> None:
+def png_of_16_bits(values: np.ndarray) -> bytes:
+    """A PNG of colours [H, W, 3], or with alpha [H, W, 4], of 16 bits, which Pillow does not write."""
+
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    row = b"\0" + struct.pack(">6H", 0x1234, 0x5678, 0x9ABC, 0xFFFF, 0, 0x8000)
-    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
-    assert decode(png)[0].tolist() == [[0x12, 0x56, 0x9A], [0xFF, 0, 0x80]]
+    height, width, channels = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def tiff_of_16_bits(values: np.ndarray, order: str = "<", deflate: bool = False) -> bytes:
+    """A TIFF of colours [H, W, 3] of 16 bits in an order of bytes."""
+    height, width, _ = values.shape
+    content = values.astype(f"{order}u2").tobytes()
+    content = zlib.compress(content) if deflate else content
+    # Width, height, the offset of the channels' depths, compression, RGB, the offset of the content, channels, ...
+    tags = {256: width, 257: height, 258: 8, 259: 8 if deflate else 1, 262: 2, 273: 14, 277: 3, 278: height,
+            279: len(content)}  # fmt: skip
+    kinds = {258: (3, 3)}  # shorts, three of them
+    entries = [struct.pack(f"{order}HHII", tag, *kinds.get(tag, (4, 1)), value) for tag, value in tags.items()]
+    start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 14 + len(content))
+    depths, count = struct.pack(f"{order}3H", 16, 16, 16), struct.pack(f"{order}H", len(tags))
+    return start + depths + content + count + b"".join(entries) + bytes(4)
+
+
+def test_16_bit_colours_keep_their_leading_bits() -> None:
+    colors = np.array([[[0x1234, 0x5678, 0x9ABC], [0xFFFF, 0, 0x8000]]])
+    for content in (png_of_16_bits(colors), tiff_of_16_bits(colors)):
+        assert decode(content)[0].tolist() == [[0x12, 0x56, 0x9A], [0xFF, 0, 0x80]]
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+def test_16_bit_colours_may_hold_values_of_fewer_bits(bits: int) -> None:
+    expected = np.random.default_rng(0).integers(0, 256, (6, 5, 3))
+    expected[0, 0] = 255
+    values = expected << bits - 8
+    files = [png_of_16_bits(values)]
+    files += [tiff_of_16_bits(values, order, deflate) for order in "<>" for deflate in (False, True)]
+    for content in files:
+        assert np.array_equal(decode(content), expected)
+
+
+def test_alpha_of_16_bits_has_a_depth_of_its_own() -> None:
+    values = np.array([[[255, 0, 0, 65535], [0, 0, 255, 0]]])
+    assert decode(png_of_16_bits(values))[0].tolist() == [[255, 0, 0], [255, 255, 255]]
+    assert decode(png_of_16_bits(values.clip(max=255)))[0].tolist() == [[255, 0, 0], [255, 255, 255]]
 
 
 def test_floats_up_to_1_are_shares_of_white() -> None:

@@ -1,6 +1,7 @@
 """Data sets, and the sampler that orders them for training."""
 
 import hashlib
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,12 @@ from torchvision import datasets
 from drawbridge.dataset import _write_idx
 from models.pixels import to_uint8, to_unit
 from training import data
-from training.data import DataError, InfiniteSampler
+from training.data import DataError, InfiniteSampler, Options
 
 
 def paint(path: Path, grey: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", (14, 14), grey).save(path)
+    Image.new("L", (16, 16), grey).save(path)
 
 
 def test_every_byte_converts_to_the_unit_interval_and_back() -> None:
@@ -35,11 +36,11 @@ def test_the_splits_of_digits_are_disjoint_and_hold_all_1797() -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_digits_are_28x28_grey_images_with_all_labels(split: str) -> None:
+def test_digits_are_8x8_grey_images_with_all_labels(split: str) -> None:
     digits = data.load("digits", split=split)
     assert digits.images.dtype == torch.uint8
-    assert digits.images.shape[1:] == (1, 28, 28)
-    assert digits.images.max() > 200
+    assert digits.images.shape[1:] == (1, 8, 8)
+    assert (digits.images.min(), digits.images.max()) == (0, 255)
     assert digits.labels.dtype == torch.int64
     assert set(digits.labels.tolist()) == set(range(10))
     assert digits.classes == tuple("0123456789")
@@ -55,55 +56,6 @@ def test_the_digest_covers_pixels_and_labels() -> None:
     assert data.make("x", images, labels, ()).digest == expected
     assert data.make("x", images, labels.flip(0), ()).digest != expected
     assert data.make("x", images + 1, labels, ()).digest != expected
-
-
-def test_sub_folders_become_labels(tmp_path: Path) -> None:
-    for grey, name in enumerate(("cat", "dog", "dog")):
-        paint(tmp_path / name / f"{grey}.png", 100 + grey)
-    dataset = data.load(str(tmp_path))
-    assert dataset.classes == ("cat", "dog")
-    assert dataset.labels.tolist() == [0, 1, 1]
-    assert dataset.images.shape == (3, 1, 28, 28)
-    assert dataset.images[:, 0, 14, 14].tolist() == [100, 101, 102]
-
-
-def test_a_folder_without_sub_folders_has_no_labels(tmp_path: Path) -> None:
-    paint(tmp_path / "a.png", 7)
-    dataset = data.load(str(tmp_path))
-    assert dataset.classes == ()
-    assert dataset.labels.tolist() == [-1]
-
-
-def test_sub_folders_with_numbers_are_in_the_order_of_the_numbers(tmp_path: Path) -> None:
-    for name in ("10", "9", "02", "1", "other", "1a"):
-        paint(tmp_path / name / "a.png", 7)
-    assert data.load(str(tmp_path)).classes == ("1", "02", "9", "10", "1a", "other")
-
-
-def test_a_folder_may_contain_both_splits(tmp_path: Path) -> None:
-    paint(tmp_path / "train" / "one" / "a.png", 10)
-    paint(tmp_path / "test" / "one" / "a.png", 20)
-    paint(tmp_path / "test" / "two" / "b.png", 20)
-    train, test = data.load(str(tmp_path), split="train"), data.load(str(tmp_path), split="test")
-    assert [int(part.images.max()) for part in (train, test)] == [10, 20]
-    assert train.classes == test.classes == ("one", "two")
-
-
-def test_a_folder_without_a_test_folder_has_no_test_split(tmp_path: Path) -> None:
-    paint(tmp_path / "a.png", 7)
-    with pytest.raises(DataError, match="no test images"):
-        data.load(str(tmp_path), split="test")
-
-
-def test_the_error_for_an_unreadable_image_names_the_file(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_text("no image")
-    with pytest.raises(DataError, match=r"a\.png is not a readable image"):
-        data.load(str(tmp_path))
-
-
-def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no images"):
-        data.load(str(tmp_path))
 
 
 IMAGES = np.arange(12 * 28 * 28).reshape(12, 28, 28).astype(np.uint8)
@@ -127,20 +79,92 @@ def test_an_npz_is_a_data_set(name: str, labels: np.ndarray | None, tmp_path: Pa
     ("arrays", "message"),
     [
         ({"images": IMAGES.astype(float), "labels": LABELS}, "they are float64"),
-        ({"images": IMAGES[:, :14]}, r"they are uint8 \[12, 14, 28\]"),
+        ({"images": IMAGES[:, :, :, None].repeat(2, 3)}, r"they are uint8 \[12, 28, 28, 2\]"),
+        ({"images": IMAGES[:, :14]}, r"its images are 14x28; give --size N or --size HxW"),
+        (
+            {"images": IMAGES, "labels": LABELS, "classes": np.array(["a"])},
+            "`classes` has 1 names, but labels go up to 9",
+        ),
         ({"images": IMAGES[:0]}, r"they are uint8 \[0, 28, 28\]"),
         ({"images": np.uint8(7)}, "array `images`"),
         ({"images": IMAGES, "labels": LABELS[:3]}, "labels must be 12 whole numbers"),
         ({"images": IMAGES, "labels": LABELS / 2}, "labels must be 12 whole numbers"),
         ({"images": IMAGES, "labels": LABELS - 2}, "labels must be 12 whole numbers"),
         ({"images": IMAGES.astype(object)}, "array `images`"),
-        ({"x_train": IMAGES}, "array `images`"),
+        ({"x_test": IMAGES}, "array `images`"),
     ],
 )
 def test_the_error_for_unfit_arrays_names_the_file(arrays: dict[str, np.ndarray], message: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(DataError, match=rf"x\.npz.*{message}"):
         data.load(str(tmp_path / "x.npz"))
+
+
+@pytest.mark.parametrize("classes", [np.array(["ice cream", "pizza"]), ["ice cream", "pizza", "unused"]])
+def test_an_npz_may_be_in_colour_and_name_its_classes(classes: np.ndarray, tmp_path: Path) -> None:
+    images = np.arange(4 * 8 * 12 * 3).reshape(4, 8, 12, 3).astype(np.uint8)
+    np.savez(tmp_path / "x.npz", images=images, labels=[0, 1, -1, 1], classes=classes)
+    dataset = data.load(str(tmp_path / "x.npz"))
+    assert np.array_equal(dataset.images.permute(0, 2, 3, 1), images)
+    assert dataset.labels.tolist() == [0, 1, -1, 1]
+    assert dataset.classes == tuple(classes)
+    assert dataset.name == "x.npz"
+
+
+def test_a_part_of_an_npz_can_be_held_out(tmp_path: Path) -> None:
+    images = np.arange(200, dtype=np.uint8).repeat(64).reshape(200, 8, 8)
+    np.savez(tmp_path / "x.npz", images=images, labels=np.arange(200) % 3)
+    options = Options(held_out=0.3)
+    train, test = (data.load(str(tmp_path / "x.npz"), split=split, options=options) for split in ("train", "test"))
+    values = [set(part.images[:, 0, 0, 0].tolist()) for part in (train, test)]
+    assert values[0] | values[1] == set(range(200))
+    assert not values[0] & values[1]
+    assert 30 <= len(values[1]) <= 90
+    assert train.classes == test.classes == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("labels", [(4,), (4, 1)])
+def test_the_npz_of_keras_has_both_splits(labels: tuple[int, ...], tmp_path: Path) -> None:
+    parts = {"x_train": IMAGES[:4], "y_train": LABELS[:4].reshape(labels), "x_test": IMAGES[4:6], "y_test": LABELS[4:6]}
+    np.savez(tmp_path / "mnist.npz", **parts)
+    train, test = (data.load(str(tmp_path / "mnist.npz"), split=split) for split in ("train", "test"))
+    assert np.array_equal(train.images[:, 0], IMAGES[:4])
+    assert train.labels.tolist() == [0, 1, 2, 3]
+    assert test.labels.tolist() == [4, 5]
+
+
+@pytest.mark.parametrize(("channels", "shape"), [(None, (1, 16, 12)), (3, (3, 16, 12))])
+def test_arrays_come_to_the_size_and_channels_that_are_asked_for(
+    channels: int | None, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "x.npz", images=np.full((5, 30, 30), 9, np.uint8))
+    options = Options(size=(16, 12), channels=channels)
+    assert data.load(str(tmp_path / "x.npz"), options=options).images.shape[1:] == shape
+    assert data.load("digits", options=options).images.shape[1:] == shape
+    colours = np.full((5, 8, 12, 3), (255, 0, 0), np.uint8)
+    np.savez(tmp_path / "x.npz", images=colours)
+    grey = data.load(str(tmp_path / "x.npz"), options=Options(channels=1))
+    assert grey.images.shape == (5, 1, 8, 12)
+    assert set(grey.images.flatten().tolist()) == {76}
+    pixels = data.load(str(tmp_path / "x.npz"), options=Options(size=(8, 8))).images
+    assert pixels[0, :, 4, 4].tolist() == [255, 0, 0]
+
+
+def test_cifar10_is_read_in_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    rows = np.arange(2 * 3072).reshape(2, 3072).astype(np.uint8)
+    for name, content in (("batch", {"data": rows, "labels": [3, 1]}), ("meta", {"label_names": ["a", "b", "c", "d"]})):
+        (folder / name).write_bytes(pickle.dumps(content))
+    digests = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in ("batch", "meta")}
+    for split in ("train_list", "test_list"):
+        monkeypatch.setattr(datasets.CIFAR10, split, [["batch", digests["batch"]]])
+    meta = {"filename": "meta", "key": "label_names", "md5": digests["meta"]}
+    monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
+    dataset = data.load("CIFAR-10", tmp_path)
+    assert np.array_equal(dataset.images, rows.reshape(2, 3, 32, 32))
+    assert dataset.labels.tolist() == [3, 1]
+    assert dataset.classes == ("a", "b", "c", "d")
 
 
 def test_the_error_for_another_or_a_damaged_file_names_it(tmp_path: Path) -> None:
@@ -201,7 +225,7 @@ def test_a_path_comes_before_another_spelling_of_a_name(tmp_path: Path, monkeypa
 
 
 def test_the_error_for_an_unknown_data_set_lists_all_names() -> None:
-    with pytest.raises(DataError, match="mnist, fashion-mnist, kmnist, digits"):
+    with pytest.raises(DataError, match="mnist, fashion-mnist, kmnist, cifar10, digits"):
         data.load("emnist-of-nowhere")
 
 

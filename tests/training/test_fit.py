@@ -19,9 +19,10 @@ from drawbridge.cli import main as drawbridge_main
 from harness.server import ROOT, environment
 from models import families, store
 from tests.training.disk import file_size_limit
-from training import checkpoint
+from training import checkpoint, data
 from training.cli import main, parser, sampling_options
 from training.config import ConfigError, check_sampling_options
+from training.data import Options
 from training.samples import fixed_samples
 
 TINY = {
@@ -149,13 +150,20 @@ def test_each_player_has_its_own_learning_rate(tmp_path):
     assert rates == {"discriminator": pytest.approx(0.004), "generator": pytest.approx(0.001)}
 
 
+def test_a_strip_of_a_colour_run_is_in_colour(tmp_path):
+    fit("gan", tmp_path / "run", "--epochs", "0.2", "--channels", "3", "--size", "8x12")
+    assert main(["strip", str(tmp_path / "run"), str(tmp_path / "strip.png")]) == 0
+    with Image.open(tmp_path / "strip.png") as strip:
+        assert (strip.mode, strip.size) == ("RGB", (10 * 12, 8))
+
+
 def test_a_strip_has_one_row_per_selected_grid(tmp_path, capsys):
     fit("gan", tmp_path / "run", "--epochs", "1", "--every", "300")
     grids = len(list((tmp_path / "run" / "grids").iterdir()))
     assert grids == 5
     assert main(["strip", str(tmp_path / "run"), str(tmp_path / "strip.png"), "--every", "2"]) == 0
     with Image.open(tmp_path / "strip.png") as strip:
-        assert strip.size == (280, 2 * 28)
+        assert strip.size == (10 * 8, 2 * 8)
     assert main(["strip", str(tmp_path / "run"), str(tmp_path / "none.png"), "--every", "9"]) == 2
     assert "train longer" in capsys.readouterr().err
 
@@ -495,7 +503,7 @@ def test_another_path_to_the_same_images_continues_a_run(tmp_path, monkeypatch, 
     picture_folder(tmp_path / "pictures")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "other").symlink_to("pictures")
-    command = ["fit", "gan", "--batch", "8", "--device", "cpu", "--run", "run"]
+    command = ["fit", "gan", "--batch", "8", "--device", "cpu", "--run", "run", "--held-out", "0"]
     epochs = 1
     for path in ("pictures", "./pictures/", str(tmp_path / "pictures"), "other"):
         assert main([*command, "--data", path, "--epochs", str(epochs)]) == 0, path
@@ -513,7 +521,8 @@ def test_an_export_does_not_need_the_training_images(family, tmp_path, capsys):
     folder = picture_folder(tmp_path / "pictures")
     run = tmp_path / "run"
     recipe = [] if family == "pca" else [*TINY[family][:-1], "8", "--epochs", "1"]
-    assert main(["fit", family, "--data", str(folder), "--device", "cpu", "--run", str(run), *recipe]) == 0
+    data = ["--data", str(folder), "--held-out", "0"]
+    assert main(["fit", family, *data, "--device", "cpu", "--run", str(run), *recipe]) == 0
     digests = []
     for _ in range(2):
         assert main(["export", str(run), "--weights", str(tmp_path / "weights")]) == 0
@@ -561,5 +570,147 @@ def test_a_closed_form_family_has_no_batches(family, tmp_path, capsys):
     capsys.readouterr()
     assert main([*command, "--batch", "8"]) == 2
     assert "unrecognized arguments: --batch 8" in capsys.readouterr().err
-    assert main(["fit", "gan", *command[2:], "--run", str(tmp_path / "gan")]) == 2
-    assert "--batch: use 1 to 30, the number of training images" in capsys.readouterr().err
+
+
+# -- own images --------------------------------------------------------------------------------------------------------
+
+
+def colour_folder(folder, count=20, size=(20, 16)):
+    for number in range(count):
+        path = folder / ("ice cream" if number % 3 else "pizza") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGBA", size, (250, 10 * number, 0, 100)).save(path)
+    return folder
+
+
+OWN = ["--size", "16x12", "--background", "#0000ff", "--resize", "pad", "--device", "cpu", "--batch", "32"]
+
+
+def test_own_images_are_trained_and_exported(tmp_path, capsys):
+    """Fewer of them than a batch."""
+    folder = colour_folder(tmp_path / "my pictures")
+    run = tmp_path / "run"
+    command = ["fit", "gan", "--data", str(folder), "--run", str(run), *OWN, "--epochs", "5"]
+    assert main([*command, "--flip", "--shift", "2"]) == 0
+    output = capsys.readouterr().out
+    count = len(data.load(str(folder), options=Options(size=(16, 12))).images)
+    assert f"data: my pictures, {count} images of 3x16x12, 2 classes\n" in output
+    assert re.search(r"^ +\d+ ice cream$", output, re.MULTILINE)
+    assert main(["export", str(run), "--weights", str(tmp_path / "weights")]) == 0
+    manifest = store.read_manifest(tmp_path / "weights" / "run")
+    assert manifest.data_shape == (3, 16, 12)
+    assert manifest.uploads == "picture"
+    assert manifest.dataset == {
+        "name": "my pictures",
+        "digest": json.loads((run / "config.json").read_text())["dataset"]["digest"],
+        "images": count,
+        "resize": "pad",
+        "background": "#0000ff",
+        "augmentation": {"flip": True, "shift": 2},
+    }
+    with Image.open(tmp_path / "weights" / "run" / "samples.png") as samples:
+        assert (samples.mode, samples.size) == ("RGB", (120, 160))
+
+
+def test_an_export_reads_the_images_as_the_run_did(tmp_path):
+    folder = colour_folder(tmp_path / "pictures")
+    run = tmp_path / "run"
+    assert main(["fit", "ae", "--width", "8", "--data", str(folder), "--run", str(run), *OWN, "--epochs", "2"]) == 0
+    state = checkpoint.load(run / "latest.pt")
+    checkpoint.save(run / "latest.pt", {**state, "fitted_at": None})  # interrupted between two validations
+    assert main(["export", str(run), "--weights", str(tmp_path / "weights")]) == 0
+
+
+def test_an_augmented_run_is_resumed_to_the_bit(tmp_path, monkeypatch):
+    flags = ["--epochs", "0.2", "--every", "200", "--flip", "--shift", "1"]
+    assert fit("gan", tmp_path / "straight", *flags) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("training.cli.stop_reason", lambda *_: StopAfter(3))
+        assert fit("gan", tmp_path / "split", *flags) != 0
+    assert fit("gan", tmp_path / "split", *flags) == 0
+    straight, split = weights_of(tmp_path / "straight"), weights_of(tmp_path / "split")
+    assert_equal(straight["family"], split["family"])
+    assert fit("gan", tmp_path / "plain", *flags[:4]) == 0
+    assert not torch.equal(
+        next(iter(weights_of(tmp_path / "plain")["family"].values())), next(iter(straight["family"].values()))
+    )
+
+
+def test_a_run_is_not_resumed_with_other_augmentation_or_other_reading(tmp_path, capsys):
+    assert fit("gan", tmp_path / "run", "--epochs", "0.1", "--flip") == 0
+    assert fit("gan", tmp_path / "run", "--epochs", "0.1") == 2
+    assert "augmentation.flip: started with True, now None" in capsys.readouterr().err
+    assert fit("gan", tmp_path / "run", "--epochs", "0.1", "--flip", "--size", "12") == 2
+    assert "is read with other flags; use another --run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("family", ["gan", "cgan", "pca", "gmm", "kde", "ae", "supervised_ae", "flow"])
+@pytest.mark.usefixtures("_few_validation_samples")
+def test_very_few_images_of_one_class_train_or_are_refused_in_one_line(family, count, tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    for number in range(count):
+        (folder / "only").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (200, 30 * number, 5)).save(folder / "only" / f"{number}.png")
+    recipe = [*TINY[family], "--epochs", "20"] if family in TINY else []
+    command = ["fit", family, "--data", str(folder), "--held-out", "0", "--device", "cpu", *recipe]
+    estimated = family not in ("gan", "cgan", "flow")
+    assert main([*command, "--run", str(tmp_path / "run")]) == (2 if estimated and count == 1 else 0)
+    error = capsys.readouterr().err.strip().splitlines()
+    if estimated and count == 1:
+        assert error == [f"error: {family} needs at least 2 training images; pictures has fewer"]
+    else:
+        assert main(["export", str(tmp_path / "run"), "--weights", str(tmp_path / "weights")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--size", "30"], "--size: use multiples of 4 from 8 to 128; it is 30x30"),
+        (["--size", "big"], "--size: use a number, or HEIGHTxWIDTH"),
+        (["--channels", "2"], "--channels: use 1 (grey) or 3 (colour)"),
+        (["--background", "nothing"], "--background: 'nothing' is not a colour"),
+        (["--resize", "bend"], "--resize: invalid choice"),
+        (["--held-out", "1"], "--held-out: use 0 to less than 1"),
+        (["--shift", "5"], "--shift: use 0 to 4"),
+        (["--shift", "-1"], "--shift: use 0 to 4"),
+        (["--batch", "0"], "--batch: use at least 1"),
+    ],
+)
+def test_flags_about_images_are_checked(flags, message, tmp_path, capsys):
+    assert fit("gan", tmp_path / "run", *flags) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_field_of_a_family_whose_flag_is_taken_has_a_prefix(tmp_path):
+    assert fit("kde", tmp_path / "run", "--model-held-out", "50") == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["held_out"] == 50
+
+
+@pytest.mark.parametrize(
+    ("data_set", "flags", "expected"),
+    [
+        ("mnist", [], "digit"),
+        ("kmnist", [], "digit"),
+        ("fashion-mnist", [], "picture"),
+        ("fashion-mnist", ["--uploads", "digit"], "digit"),
+        ("mnist", ["--uploads", "picture"], "picture"),
+    ],
+)
+def test_uploads_to_pen_drawings_are_digits(data_set, flags, expected, tmp_path):
+    run = tmp_path / "run"
+    assert fit("pca", run, "--size", "28") == 0
+    config = json.loads((run / "config.json").read_text())
+    config["dataset"]["name"] = config["data"] = data_set
+    (run / "config.json").write_text(json.dumps(config))
+    assert main(["export", str(run), "--weights", str(tmp_path / "weights"), *flags]) == 0
+    assert store.read_manifest(tmp_path / "weights" / "run").uploads == expected
+
+
+def test_uploads_to_images_of_another_shape_are_no_digits(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert fit("pca", run, "--size", "28x32") == 0
+    assert main(["export", str(run), "--weights", str(tmp_path / "weights"), "--uploads", "digit"]) == 2
+    assert "--uploads: digit needs images of 1x28x28; these are 1x28x32" in capsys.readouterr().err

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from training.data import arrays, folders, named
+from training.data import arrays, folders, named, parquet
 from training.data.dataset import DataError, Dataset, Options, Split, make, parse_size, summary
 from training.data.named import NAMES
 from training.data.sampler import InfiniteSampler
@@ -54,6 +54,8 @@ def _letters(name: str) -> str:
 
 def _path(path: Path, split: Split, options: Options) -> Dataset:
     """The data set in a file or folder."""
+    if files := parquet.find(path):
+        return parquet.load(path, files, split, options)
     if path.is_file():
         return arrays.load_npz(path, split, options)
     if (folder := arrays.idx_folder(path)) is not None:

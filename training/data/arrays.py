@@ -2,6 +2,7 @@
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from training.data.dataset import DataError, Dataset, Options, Split, is_held_out, make
-from training.data.reading import fit_arrays
+from training.data.reading import Images, fit_arrays
 
 KERAS = {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")}
 """The names of the images and labels in the npz files of `keras.datasets`."""
@@ -28,7 +29,7 @@ def load_npz(path: Path, split: Split, options: Options) -> Dataset:
             names = KERAS[split] if "x_train" in archive else ("images", "labels")
             images = archive[names[0]]
             labels = archive[names[1]] if names[1] in archive else np.full(len(images), -1)
-            classes = archive.get("classes")
+            classes = archive["classes"].ravel().tolist() if "classes" in archive else None
             has_test = "x_train" in archive
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is not an npz with an array `images` ({error})") from None
@@ -50,7 +51,7 @@ def load_idx(path: Path, folder: Path, split: Split, options: Options) -> Datase
 
 
 def from_arrays(
-    path: Path, images: NDArray[Any], labels: NDArray[Any], classes: NDArray[Any] | None, options: Options
+    path: Path, images: NDArray[Any], labels: NDArray[Any], classes: Sequence[str] | None, options: Options
 ) -> Dataset:
     """The data set of images [N, H, W] or [N, H, W, C] uint8, labels [N] from -1 (none) on, and names of the labels."""
     channels = 1 if images.ndim == 3 else images.shape[-1]
@@ -59,18 +60,22 @@ def from_arrays(
             f"{path}: images must be uint8 [N, H, W], or [N, H, W, C] of 1 or 3 channels; they are {images.dtype} "
             f"{list(images.shape)}"
         )
+    planes = images[:, None] if images.ndim == 3 else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    return labelled(path, fit_arrays(path, planes, options), labels, classes)
+
+
+def labelled(path: Path, images: Images, labels: NDArray[Any], classes: Sequence[str] | None) -> Dataset:
+    """The data set of images [N, C, H, W] and labels [N] from -1 (none) on; by default the numbers are the names."""
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1] or labels.min() < -1:
         raise DataError(
             f"{path}: labels must be {len(images)} whole numbers from -1 on; they are {labels.dtype} "
             f"{list(labels.shape)}"
         )
     count = int(labels.max()) + 1
-    names = tuple(str(i) for i in range(count)) if classes is None else tuple(str(name) for name in classes.flat)
+    names = tuple(str(name) for name in (range(count) if classes is None else classes))
     if len(names) < count:
         raise DataError(f"{path}: `classes` has {len(names)} names, but labels go up to {count - 1}")
-    planes = images[:, None] if images.ndim == 3 else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    fitted = torch.from_numpy(fit_arrays(path, planes.copy(), options))
-    return make(path.resolve().name, fitted, torch.from_numpy(labels.astype(np.int64)), names)
+    return make(path.resolve().name, torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), names)
 
 
 def hold_out(path: Path, dataset: Dataset, split: Split, options: Options) -> Dataset:
@@ -90,6 +95,6 @@ def _read_idx(file: Path, dimensions: int) -> NDArray[np.uint8]:
         if content[:4] != bytes([0, 0, 8, dimensions]):
             raise ValueError(f"it does not begin as one of {dimensions} dimensions")
         shape = np.frombuffer(content, ">u4", dimensions, offset=4)
-        return np.frombuffer(content[4 + 4 * dimensions :], np.uint8).reshape(shape)
+        return np.frombuffer(bytearray(content[4 + 4 * dimensions :]), np.uint8).reshape(shape)  # writable
     except (OSError, ValueError) as error:
         raise DataError(f"{file} is not a readable idx file ({error})") from None

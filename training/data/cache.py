@@ -33,7 +33,7 @@ def load(entry: str) -> dict[str, NDArray[Any]] | None:
     """The arrays of an entry; None if it is missing or damaged, which a checksum shows."""
     with contextlib.suppress(OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile):
         path = directory() / f"{entry}.npz"
-        with np.load(path) as archive:
+        with path.open("rb") as file, np.load(file) as archive:
             arrays = {name: archive[name] for name in archive.files}
         os.utime(path)
         return arrays

@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from models.nets import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE, is_side
 from pictures.decoding import Background, parse_color
 from pictures.fitting import RESIZES, Resize
 
 Split = Literal["train", "test"]
 
-MIN_SIDE, MAX_SIDE, SIDE_STEP = 8, 128, 4
-"""Heights and widths that the networks take are multiples of SIDE_STEP from MIN_SIDE to MAX_SIDE."""
-SIDES = f"multiples of {SIDE_STEP} from {MIN_SIDE} to {MAX_SIDE}"
+SIDES = f"multiples of {SIDE_MULTIPLE} from {MIN_SIDE} to {MAX_SIDE}"
+"""The heights and widths that networks take, in words."""
 HELD_OUT = 0.1
 """Default share of a folder's pictures that are the test split, if the folder has none."""
 
@@ -53,14 +53,19 @@ def summary(dataset: Dataset) -> list[str]:
     """Lines that describe a data set: its name, number and shape, and the counts of its first SHOWN_CLASSES classes."""
     unlabelled, *counts = (dataset.labels + 1).bincount(minlength=len(dataset.classes) + 1).tolist()
     shape = "x".join(map(str, dataset.images.shape[1:]))
-    classes = f"{len(dataset.classes)} classes" if dataset.classes else "without labels"
-    lines = [f"data: {dataset.name}, {len(dataset.images)} images of {shape}, {classes}"]
+    images = _count(len(dataset.images), "image")
+    classes = _count(len(dataset.classes), "class", "classes") if dataset.classes else "without labels"
+    lines = [f"data: {dataset.name}, {images} of {shape}, {classes}"]
     lines += [f"{count:8} {name}" for name, count in zip(dataset.classes[:SHOWN_CLASSES], counts, strict=False)]
     if others := counts[SHOWN_CLASSES:]:
         lines.append(f"         and {len(others)} more classes, of {min(others)} to {max(others)} images each")
     if dataset.classes and unlabelled:
         lines.append(f"{unlabelled:8} without a label")
     return lines
+
+
+def _count(number: int, singular: str, plural: str = "") -> str:
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
 
 
 @dataclass(frozen=True)
@@ -114,15 +119,15 @@ def parse_size(text: str) -> tuple[int, int]:
     return Options(size=(height, width)).size or (height, width)
 
 
-def is_side(length: int) -> bool:
-    """Whether networks take images of this height or width."""
-    return MIN_SIDE <= length <= MAX_SIDE and length % SIDE_STEP == 0
-
-
 def check_size(place: object, height: int, width: int) -> None:
     """Raise DataError if images at `place` must be resized."""
     if not (is_side(height) and is_side(width)):
         raise DataError(f"{place}: its images are {height}x{width}; give --size N or --size HxW, {SIDES}")
+
+
+def class_order(name: str) -> tuple[bool, int, str]:
+    """Sorts names of classes: numbers by their value, then the others."""
+    return not name.isdecimal(), int(name) if name.isdecimal() else 0, name
 
 
 def is_held_out(key: bytes, share: float) -> bool:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training.data.dataset import HELD_OUT, DataError, Dataset, Options, Split, is_held_out, make
-from training.data.reading import read_pictures
+from training.data.dataset import HELD_OUT, DataError, Dataset, Options, Split, class_order, is_held_out, make
+from training.data.reading import identify, read_pictures
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 """The suffixes, in lower case, of files that are read. A file may hold another format than its suffix says."""
@@ -38,10 +38,9 @@ def load(folder: Path, split: Split, options: Options) -> Dataset:
         raise DataError(f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))})")
     roots = _splits(folder, paths)
     names = [path.relative_to(folder).as_posix() for path in paths]
-    identity = [str(folder.resolve()), [(name, *_stat(path)) for name, path in zip(names, paths, strict=True)]]
-    images, numbers = read_pictures(folder, names, paths.__getitem__, options, identity)
+    images, numbers = read_pictures(folder, names, paths.__getitem__, options, [identify(path) for path in paths])
     labels = [_label(paths[number], roots) for number in numbers]
-    classes = tuple(sorted(set(labels) - {""}, key=_class_order))
+    classes = tuple(sorted(set(labels) - {""}, key=class_order))
     index = {"": -1, **{name: number for number, name in enumerate(classes)}}
     in_test = _in_test([paths[number] for number in numbers], roots, options)
     chosen = np.flatnonzero(in_test == (split == "test"))
@@ -86,24 +85,11 @@ def _files(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Ite
                 yield Path(entry.path)
 
 
-def _stat(path: Path) -> tuple[int, int]:
-    """The size and the time of the last change of a file, which stand for its content: reading all would be slow."""
-    try:
-        status = path.stat()
-    except OSError:  # a broken link; decoding reports it
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
-
-
 def _label(path: Path, roots: dict[Split, Path]) -> str:
     """The sub-folder of a split that holds `path`; empty if the split itself holds it."""
     root = next(root for root in roots.values() if path.is_relative_to(root))
     parts = path.relative_to(root).parts
     return unicodedata.normalize("NFC", os.fsencode(parts[0]).decode(errors="replace")) if len(parts) > 1 else ""
-
-
-def _class_order(name: str) -> tuple[bool, int, str]:
-    return not name.isdecimal(), int(name) if name.isdecimal() else 0, name
 
 
 def _in_test(

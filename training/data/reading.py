@@ -80,6 +80,15 @@ def fit_arrays(place: object, images: Images, options: Options) -> Images:
     return fitted
 
 
+def identify(file: Path) -> tuple[str, int, int]:
+    """What stands for the content of a file: its path, size and time of change. To read all files would be slow."""
+    try:
+        status = file.stat()
+    except OSError:  # a broken link, which decoding reports
+        return str(file), 0, 0
+    return str(file.resolve()), status.st_size, status.st_mtime_ns
+
+
 def note(message: str) -> None:
     """Print a message about the data; of several processes that train together, only the first does."""
     if parallel.rank() == 0:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import dataclasses
 import gc
 import io
 import json
@@ -16,6 +17,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from models import families
+from service.codecs import formats
 from service.engine.request import Ticket
 from tests.service.conftest import arrays, http_scope, picture, pixels, problem
 
@@ -34,7 +36,7 @@ async def test_the_content_location_reproduces_a_response(client: httpx.AsyncCli
     response = await client.post("/generate", params={"model": "ddpm", "digit": [3, 4], "n": 3, "steps": 2})
     location = httpx.URL(response.headers["content-location"])
     assert location.params["seed"] == response.headers["x-seed"]
-    assert location.params.get_list("digit") == ["3", "4"]
+    assert location.params.get_list("label") == ["3", "4"]
     assert (location.params["sampler"], location.params["guidance"]) == ("dpm++2m", "1.6")
     reproduced = await client.get(str(location))
     assert reproduced.content == response.content
@@ -120,11 +122,11 @@ async def test_every_format_holds_the_same_images(client: httpx.AsyncClient) -> 
     webp = pixels(await get("webp"))
     assert np.array_equal(webp[..., 0] if webp.ndim == 3 else webp, grid)
     with zipfile.ZipFile(io.BytesIO((await get("zip")).content)) as file:
-        assert file.namelist() == ["00000_6.png", "00001_6.png"]
-        assert np.array_equal(picture(file.read("00001_6.png")), images[1])
+        assert file.namelist() == ["6/00000.png", "6/00001.png"]
+        assert np.array_equal(picture(file.read("6/00001.png")), images[1])
     body = (await get("json")).json()
     assert (body["model"], body["seed"]) == ("cgan", 4)
-    assert [item["label"] for item in body["images"]] == [6, 6]
+    assert [(item["label"], item["class"]) for item in body["images"]] == [(6, "6"), (6, "6")]
     assert np.array_equal(picture(base64.b64decode(body["images"][0]["png"])), images[0])
 
 
@@ -176,6 +178,20 @@ async def test_etags_differ_where_the_bytes_may_differ(client: httpx.AsyncClient
     etags.append((await client.get("/generate?model=vae&seed=1")).headers["etag"])
     etags += [(await client.get(f"/generate?model=cgan&seed=1&digit={digit}")).headers["etag"] for digit in (1, 2)]
     assert len(set(etags)) == len(etags)
+
+
+@pytest.mark.parametrize("name", ["png", "zip"])
+async def test_etags_differ_between_revisions_of_a_format(
+    app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    etags = []
+    for revision in (7, 8):
+        changed = tuple(dataclasses.replace(format_, revision=revision) for format_ in formats.IMAGE_FORMATS)
+        monkeypatch.setattr(formats, "IMAGE_FORMATS", changed)
+        app.state.service.parse_cache.clear()
+        etags.append((await client.get(f"/generate?model=gan&seed=1&format={name}")).headers["etag"])
+    app.state.service.parse_cache.clear()
+    assert etags[0] != etags[1]
 
 
 @pytest.mark.parametrize(
@@ -248,7 +264,7 @@ def parse_container(format_: str, content: bytes) -> tuple[list[np.ndarray], lis
             # A reader that streams the archive needs each member's size before its data.
             assert not any(member.flag_bits & 8 for member in file.infolist())
             members = [(name, file.read(name)) for name in file.namelist()]
-        return [verified_picture(data) for _, data in members], [int(name[6]) for name, _ in members]
+        return [verified_picture(data) for _, data in members], [int(name.split("/")[0]) for name, _ in members]
     if format_ == "json":
         items = json.loads(content)["images"]
     else:

@@ -58,8 +58,10 @@ async def test_every_described_parameter_is_accepted(client: httpx.AsyncClient) 
         takes = model["takes"]
         parameters = {name: limits["one_of"][-1] for name, limits in takes.items() if "one_of" in limits}
         parameters |= {name: limits["minimum"] for name, limits in takes.items() if "minimum" in limits}
-        response = await client.post("/generate", params={"model": model["name"], **parameters})
-        assert response.status_code == 200, response.text
+        for alias in ("label", "digit"):
+            query = {name: value for name, value in parameters.items() if name != alias}
+            response = await client.post("/generate", params={"model": model["name"], **query})
+            assert response.status_code == 200, response.text
 
 
 async def test_one_model_is_described_with_its_manifest(client: httpx.AsyncClient, weights: Path) -> None:
@@ -147,7 +149,7 @@ async def test_the_openapi_document_has_every_path_and_parameter(client: httpx.A
     assert {"/v1/images/generations", "/v2/models/{name}/infer"} <= set(paths)
     parameters = {parameter["name"]: parameter for parameter in paths["/generate"]["post"]["parameters"]}
     assert parameters.keys() == {
-        "model", "digit", "n", "seed", "first", "format", "steps", "sampler", "prior", "guidance", "priority",
+        "model", "label", "digit", "n", "seed", "first", "format", "steps", "sampler", "prior", "guidance", "priority",
         "timeout", "previews",
     }  # fmt: skip
     assert all(parameter["description"] for parameter in parameters.values())

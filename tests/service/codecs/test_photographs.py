@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from models.pixels import to_uint8
 from service.codecs import normalization, uploads
 from service.codecs.normalization import normalize
+from service.codecs.uploads import DigitPreparation
 from service.errors import InvalidParameter
 from training import classifier, data
 
@@ -86,7 +87,7 @@ def jpeg(pixels: np.ndarray, **options: object) -> bytes:
 
 def upload(content: bytes) -> torch.Tensor:
     """The image [1, 28, 28] uint8 of an uploaded file."""
-    (image,) = asyncio.run(uploads.read([content], max_images=1, max_pixels=24 * 2**20))
+    (image,) = asyncio.run(uploads.read([content], DigitPreparation(), max_images=1, max_pixels=24 * 2**20))
     return to_uint8(image).reshape(1, 28, 28)
 
 

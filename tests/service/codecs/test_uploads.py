@@ -15,6 +15,7 @@ from PIL import ExifTags, Image
 
 from models.pixels import to_unit
 from service.codecs import uploads
+from service.codecs.uploads import DigitPreparation
 from service.errors import InvalidParameter
 from training import data
 
@@ -31,7 +32,7 @@ def encode(pixels: np.ndarray, format_: str = "PNG", mode: str | None = None, **
 
 def read(content: bytes, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
     """The only image in a file."""
-    (image,) = asyncio.run(uploads.read([content], max_images=1, max_pixels=max_pixels))
+    (image,) = asyncio.run(uploads.read([content], DigitPreparation(), max_images=1, max_pixels=max_pixels))
     return image
 
 
@@ -112,7 +113,7 @@ def test_too_many_pixels_are_refused() -> None:
 def test_the_pixels_of_all_files_count_together() -> None:
     content = encode(drawing(600, 600, (100, 100, 300, 200)))
     with pytest.raises(InvalidParameter, match="360000 pixels, but at most 280000 more are allowed"):
-        asyncio.run(uploads.read([content] * 3, max_images=10, max_pixels=MAX_PIXELS))
+        asyncio.run(uploads.read([content] * 3, DigitPreparation(), max_images=10, max_pixels=MAX_PIXELS))
 
 
 # -- hostile files -----------------------------------------------------------------------------------------------------
@@ -122,12 +123,17 @@ TRUNCATED_PNG = encode(np.eye(300, dtype=np.uint8))[:99]
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"GIF89a", TRUNCATED_PNG, b"\x89PNG\r\n\x1a\n"],
-    ids=["empty", "gif", "truncated", "signature only"],
+    [b"", b"GIF89a", b"\x89PNG\r\n\x1a\n"],
+    ids=["empty", "gif", "signature only"],
 )
 def test_other_files_are_refused(content: bytes) -> None:
     with pytest.raises(InvalidParameter, match="not a readable PNG, JPEG, WebP, GIF, BMP, TIFF or npz with `images`"):
         read(content)
+
+
+def test_a_truncated_picture_is_refused() -> None:
+    with pytest.raises(InvalidParameter, match="damaged or not complete"):
+        read(TRUNCATED_PNG)
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:

@@ -63,8 +63,10 @@ def test_images_come_in_the_requested_size_and_format(client: openai.OpenAI, ser
     assert (image.format, image.size) == (format_.upper(), (512, 280))
     if format_ == "png":
         (native,) = generate(server, model="gan", seed=1)
-        columns = ((np.arange(512) + 0.5) * 28 / 512).astype(int)
-        assert np.array_equal(np.asarray(image)[5::10], native[:, columns])
+        pixels = np.asarray(image)
+        assert np.array_equal(pixels[5::10, 116:396][:, 5::10], native), "the aspect ratio is kept"
+        assert not pixels[:, :116].any()
+        assert not pixels[:, 396:].any()
 
 
 def test_a_stream_sends_partial_images_before_the_image(client: openai.OpenAI, server: Server) -> None:
@@ -99,7 +101,11 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
         ({"prompt": "7" * 9000}, openai.BadRequestError, "name one digit"),
         ({"prompt": "7", "model": "nope"}, openai.NotFoundError, "no model 'nope'"),
         ({"prompt": "7", "model": "gan"}, openai.BadRequestError, "gan is not conditional"),
-        ({"prompt": "7", "size": "4096x4096"}, openai.BadRequestError, "28 to 2048"),
+        (
+            {"prompt": "7", "size": "4096x4096"},
+            openai.BadRequestError,
+            "a width of 28 to 2048 and a height of 28 to 2048",
+        ),
         ({"prompt": "7", "n": 65}, openai.BadRequestError, "at most 64"),
         ({"prompt": "7", "response_format": "file"}, openai.BadRequestError, "b64_json"),
         ({"prompt": "7", "stream": True, "extra_body": {"num_inference_steps": 0}}, openai.BadRequestError, "steps"),
@@ -163,7 +169,7 @@ def test_health_and_metadata_are_served(triton: Any) -> None:
     assert not triton.is_model_ready("nope")
     assert "binary_tensor_data" in triton.get_server_metadata()["extensions"]
     metadata = triton.get_model_metadata("cgan")
-    assert [item["name"] for item in metadata["inputs"]] == ["digit", "n", "seed"]
+    assert [item["name"] for item in metadata["inputs"]] == ["label", "digit", "n", "seed"]
     assert [item["name"] for item in triton.get_model_metadata("gan")["inputs"]] == ["n", "seed"]
     (version,) = metadata["versions"]
     assert triton.is_model_ready("cgan", version)
@@ -178,7 +184,7 @@ def test_errors_of_the_protocol_have_its_form(triton: Any) -> None:
         ("gan", [tensor("digit", [3])], "gan is not conditional"),
         ("cgan", [tensor("digit", [3]), tensor("n", [2])], "must equal the number of digits"),
         ("cgan", [tensor("n", [1, 2])], "one number"),
-        ("cgan", [tensor("seed", [1])], "send `digit` or `n`"),
+        ("cgan", [tensor("seed", [1])], "send `label` or `n`"),
         ("cgan", [tensor("colour", [1])], "inputs.0.name"),
     ):
         with pytest.raises(InferenceServerException, match=message):

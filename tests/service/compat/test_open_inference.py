@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from harness.server import Server
+from tests.conftest import CLASSES
 from tests.service.conftest import arrays
 from tests.serving import serving
 
@@ -82,7 +83,7 @@ def expected(server: Server) -> np.ndarray:
 
 
 def test_the_configuration_lists_the_tensors_of_the_metadata(triton: Any) -> None:
-    for name, inputs in (("cgan", ["digit", "n", "seed"]), ("gan", ["n", "seed"])):
+    for name, inputs in (("cgan", ["label", "digit", "n", "seed"]), ("gan", ["n", "seed"])):
         config, metadata = triton.get_model_config(name), triton.get_model_metadata(name)
         assert (config["name"], config["max_batch_size"]) == (name, 0)
         for ours, theirs in ((config["input"], metadata["inputs"]), (config["output"], metadata["outputs"])):
@@ -159,7 +160,8 @@ def test_version_1_is_the_served_version(triton: Any, expected: np.ndarray) -> N
     result = triton.infer("cgan", [tensor("digit", [3, 8, 5]), tensor("seed", [9])], model_version="1")
     assert result.get_response()["model_version"] == served
     assert np.array_equal(result.as_numpy("images"), expected)
-    assert not triton.is_model_ready("cgan", "2")
+    other = "3" if served.startswith("2") else "2"  # not the first digit of its digest
+    assert not triton.is_model_ready("cgan", other)
 
 
 # -- compression -------------------------------------------------------------------------------------------------------
@@ -285,3 +287,72 @@ def test_null_is_the_same_as_leaving_a_member_out(server: Server) -> None:
     for document in (nulls, nulls | {"parameters": None}):
         response = infer(server, document)
         assert response.json() == expected.json()
+
+
+# -- labels ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def named(named_weights: Path) -> Iterator[Server]:
+    with serving(named_weights) as server:
+        yield server
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_labels_are_names_or_numbers(named: Server, binary: bool) -> None:
+    from tritonclient import http
+
+    client = http.InferenceServerClient(named.url.removeprefix("http://"))
+    query = {"model": "pictures", "label": ["ice cream", "çay"], "n": 2, "seed": 9, "format": "npz"}
+    native = arrays(httpx.post(f"{named.url}/generate", params=query, timeout=30))
+    for label in (
+        tensor("label", [b"ice cream", "çay".encode()], "BYTES", binary=binary),
+        tensor("label", [1, 2], binary=binary),
+        tensor("label", [b"1", b"ICE CREAM"], "BYTES", binary=binary),
+    ):
+        result = client.infer("pictures", [label, tensor("seed", [9])])
+        assert np.array_equal(result.as_numpy("images")[0], native["images"][0])
+        assert result.as_numpy("labels")[0] == 1
+    metadata, config = client.get_model_metadata("pictures"), client.get_model_config("pictures")
+    assert [(item["name"], item["datatype"]) for item in metadata["inputs"]] == [
+        ("label", "BYTES"), ("n", "INT64"), ("seed", "INT64"),
+    ]  # fmt: skip
+    assert metadata["outputs"][0] == {"name": "images", "datatype": "UINT8", "shape": [-1, 24, 32, 3]}
+    assert config["classes"] == list(CLASSES)
+    assert client.get_model_metadata("drawings")["outputs"][0]["shape"] == [-1, 28, 28]
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "text"),
+    [
+        ([item("label", "BYTES", data=["piza"])], "pictures has no class 'piza'; its classes are: pizza"),
+        ([item("label", "BYTES", data=[1])], "label: send strings in UTF-8, or numbers in a datatype of numbers"),
+        ([item("label", "BYTES", (2,), data=[["pizza"], ["pizza", "x"]])], "label: send strings"),
+        ([item("label", "INT64", data=["pizza"])], "label: send whole numbers of its datatype, INT64"),
+        ([item("label", "BYTES", (2,), data=["pizza"])], "label: 1 elements, but its shape has 2"),
+        ([item("label", data=[5])], "pictures has no class '5'"),
+        ([item("n", "BYTES", data=["1"])], "n: send whole numbers, in a datatype of numbers"),
+        ([item("digit", data=[1])], "digit: the classes of pictures are not the digits; use `label`"),
+        ([item("digit", data=[1]), item("label", data=[1])], "digit: means the same as `label`"),
+        ([item("label", data=[1]), item("n", data=[2])], "must equal the number of labels"),
+    ],
+)
+def test_wrong_labels_are_refused(named: Server, inputs: list[Any], text: str) -> None:
+    assert text in message(infer(named, {"inputs": inputs}, "pictures"))
+
+
+@pytest.mark.parametrize("content", [b"\x05", b"\x05\0\0\0pizz", b"\x01\0\0\0\xff", b"\xff\xff\xff\xff"])
+def test_incomplete_strings_are_refused(named: Server, content: bytes) -> None:
+    document = {"inputs": [item("label", "BYTES", data=None, parameters={"binary_data_size": len(content)})]}
+    text = json.dumps(document).encode()
+    headers = {"Inference-Header-Content-Length": str(len(text))}
+    url = f"{named.url}/v2/models/pictures/infer"
+    assert "label: send strings" in message(httpx.post(url, content=text + content, headers=headers, timeout=30))
+
+
+def test_strings_of_very_different_lengths_cost_no_more_than_their_bytes(named: Server) -> None:
+    data = ["x" * 10**6, *["y"] * 10**5]
+    for name, datatype in (("label", "BYTES"), ("n", "INT64")):
+        inputs = [item(name, datatype, (len(data),), data=data)]
+        assert f"{name}" in message(infer(named, {"inputs": inputs}, "pictures"))

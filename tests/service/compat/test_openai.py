@@ -1,6 +1,7 @@
 """OpenAI's images API as its own client uses it: sizes, URLs, prompts, and clients that expect more than is there."""
 
 import base64
+import dataclasses
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,11 @@ import pytest
 from PIL import Image
 
 from harness.server import Server
-from service.compat.openai import digits_in
+from service.compat.prompts import digits_in, labels_in
+from service.engine.catalog import Model
+from service.engine.runner import Runner
 from service.errors import InvalidParameter
+from tests.conftest import manifest_of, small
 from tests.service.conftest import arrays
 from tests.serving import serving
 
@@ -90,6 +94,100 @@ def test_a_prompt_that_names_no_digit_is_refused_with_what_can_be_named(client: 
     with pytest.raises(openai.BadRequestError) as raised:
         client.images.generate(model="cgan", prompt=prompt)
     assert 'name one digit from 0 to 9, as a word or a numeral, or ask for "any"' in str(raised.value)
+
+
+# -- prompts for other classes than digits -----------------------------------------------------------------------------
+
+FOODS = (
+    "pizza", "ice-cream", "hot dog", "dog", "travel-places", "cherries", "Zebra", "zebra", "çay", "a", "bread & butter",
+    "class 12", "🍕",
+)  # fmt: skip
+
+
+def model_with(*classes: str, name: str = "foods") -> Model:
+    """A model with these classes, of which only the manifest is used."""
+    manifest = dataclasses.replace(manifest_of(small("cgan" if classes else "gan")), classes=classes)
+    return Model(name, manifest, Runner.__new__(Runner))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a pizza", "pizza"), ("Two PIZZAS, please!", "pizza"), ("pizza's crust, pizza", "pizza"),
+        ("ice cream", "ice-cream"), ("three ice creams on a table", "ice-cream"), ("ICE_CREAM", "ice-cream"),
+        ("a dog", "dog"), ("a hot dog", "hot dog"), ("hot-dogs", "hot dog"),
+        ("travel and places", "travel-places"), ("travel & places", "travel-places"),
+        ("a travel place", "travel-places"),
+        ("one cherry", "cherries"), ("cherries", "cherries"), ("a Zebra", "Zebra"), ("zebras... a zebra", "zebra"),
+        ("bir çay", "çay"), ("c\u0327ay", "çay"), ("ÇAY", "çay"), ("a", "a"), ("the letter a", "a"),
+        ("bread and butter", "bread & butter"), ("butter", None), ("class-12", "class 12"), ("🍕", "🍕"),
+        ("12", None), ("pizzeria", None), ("a hot day with a pizza", "pizza"),
+    ],
+)  # fmt: skip
+def test_a_prompt_names_a_class(prompt: str, expected: str | None) -> None:
+    model = model_with(*FOODS)
+    if expected is None:
+        with pytest.raises(
+            InvalidParameter, match=r'prompt: name one class of foods, or ask for "any"; (GET /models|the nearest)'
+        ):
+            labels_in(prompt, model)
+    else:
+        assert labels_in(prompt, model) == [expected]
+
+
+@pytest.mark.parametrize("prompt", ["", " ", "any", "Anything.", "a random picture"])
+def test_a_prompt_asks_for_any_class(prompt: str) -> None:
+    assert labels_in(prompt, model_with("pizza", "ice cream")) == []
+    assert labels_in(prompt, model_with()) == []
+
+
+def test_a_prompt_that_names_several_classes_or_none_is_refused() -> None:
+    model = model_with("pizza", "ice cream", "Zebra", "zebra")
+    for prompt, problem in (
+        ("a pizza and an ice cream", "this prompt names pizza, ice cream"),
+        ("A ZEBRA", "this prompt names Zebra, zebra"),
+        ("any pizza or zebra", "this prompt names pizza, zebra"),
+        ("a car", "its classes are: pizza, ice cream, Zebra, zebra"),
+    ):
+        with pytest.raises(InvalidParameter, match=f'prompt: name one class of foods, or ask for "any"; {problem}'):
+            labels_in(prompt, model)
+    for prompt in ("a pizza", "seven", "a digit 7"):
+        with pytest.raises(InvalidParameter, match='foods is not conditional; ask for "any"'):
+            labels_in(prompt, model_with())
+
+
+@pytest.mark.timeout(8)
+@pytest.mark.parametrize("prompt", ["kind " * 6400, "a-" * 16_000, "kind kind 1 " * 2600, "x" * 32_000])
+def test_a_long_prompt_for_many_classes_takes_linear_time(prompt: str) -> None:
+    model = model_with(*(f"kind kind {i}" for i in range(1000)))
+    with pytest.raises(InvalidParameter):
+        labels_in(f"{prompt} kind kind 2 kind kind 3", model)
+
+
+def test_the_prompt_s_class_is_generated_in_the_model_s_size(named_weights: Path) -> None:
+    with serving(named_weights) as server, connect(f"{server.url}/v1") as client:
+        for prompt, label in (("an ice-cream", "ice cream"), ("zebra", 4)):
+            native = generate(server, model="pictures", label=label, seed=5)[0]
+            for size, scale in (("auto", 1), ("32x24", 1), ("96x72", 3)):
+                response = client.images.generate(model="pictures", prompt=prompt, size=size, extra_body={"seed": 5})
+                image = decode(base64.b64decode(response.data[0].b64_json or ""))
+                assert image.size == (32 * scale, 24 * scale)
+                assert np.array_equal(np.asarray(image)[::scale, ::scale], native)
+        url = client.images.generate(
+            model="pictures", prompt="zebra", size="1024x1024", response_format="url", extra_body={"seed": 5}
+        ).data[0].url or ""  # fmt: skip
+        assert "&label=zebra&" in url
+        large = np.asarray(decode(httpx.get(url, timeout=30).content))
+        assert np.array_equal(large[128:896:32, ::32], native), "the aspect ratio is kept"
+        assert not large[:128].any()
+        assert not large[896:].any()
+        for prompt, size, problem in (
+            ("a car", "auto", "its classes are: pizza, ice cream"),
+            ("seven", "auto", "its classes are: pizza, ice cream"),
+            ("pizza", "28x28", "a width of 32 to 2048 and a height of 24 to 2048"),
+        ):
+            with pytest.raises(openai.BadRequestError, match=problem):
+                client.images.generate(model="pictures", prompt=prompt, size=size)
 
 
 # -- sizes -------------------------------------------------------------------------------------------------------------
