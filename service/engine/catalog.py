@@ -141,6 +141,7 @@ class Model:
             "paper": about.paper,
             "digest": self.digest,
             "parameters": self.manifest.parameters,
+            "dataset": {key: self.manifest.dataset[key] for key in ("name", "digest") if key in self.manifest.dataset},
             "classes": self.classes,
             "channels": channels,
             "height": height,

@@ -2,6 +2,7 @@
 
 import { isUnauthorized, loadManifest } from "./api.js";
 import { modelLabel } from "./controls.js";
+import { dataName } from "./datasets.js";
 import { make, withErrors } from "./page.js";
 
 const PARALLEL = 3; // models that work for one user at a time
@@ -16,15 +17,23 @@ export function modelCard(model) {
     make("p", { className: "formula", textContent: model.formula }),
     list,
     model.caveat ? make("p", { className: "caveat", textContent: `Limitations: ${model.caveat}` }) : null,
+    make("p", { className: "small", textContent: trainingData(model) }),
     make("p", { className: "small", textContent: model.paper }));
 }
 
 /** The heading of a card. Narrow cards cut it off, and show it whole in a tooltip. */
 export const modelTitle = (model) => make("h2", { textContent: modelLabel(model), title: modelLabel(model) });
 
+/** What the model was trained on, and what its images are like. */
+function trainingData({ dataset, height, width, channels, classes }) {
+  const labels = classes.length ? `, ${classes.length} ${classes.length === 1 ? "class" : "classes"}` : "";
+  return `Trained on ${dataName(dataset.name ?? "")}: ${height} × ${width}, ${channels === 1 ? "grey" : "colour"}${labels}.`;
+}
+
 function figures(metrics) {
   const rows = [
-    ["MNIST-CNN-FD", metrics.mnist_cnn_fd, 3], ["precision", metrics.precision, 2], ["recall", metrics.recall, 2],
+    ["MNIST-CNN-FD", metrics.mnist_cnn_fd, 3], [`${dataName(metrics.judge?.data ?? "")}-CNN-FD`, metrics.cnn_fd, 3],
+    ["sliced Wasserstein", metrics.sliced_wasserstein, 3], ["precision", metrics.precision, 2], ["recall", metrics.recall, 2],
     ["coverage", metrics.coverage, 2], ["label accuracy", metrics.accuracy, 3],
   ].filter(([, value]) => value !== undefined);
   return rows.map(([name, value, places]) =>
@@ -55,4 +64,5 @@ export async function fillCards(cards, fill) {
   await Promise.all(Array.from({ length: PARALLEL }, fillAll));
 }
 
-const cost = (model) => model.takes.steps?.default ?? 0;
+/** The steps of a sample. */
+export const cost = (model) => model.takes.steps?.default ?? 0;

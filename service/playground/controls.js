@@ -1,5 +1,6 @@
 // Form controls, built from the parameters that GET /models lists for a model. Each reads its value from the settings.
 
+import { groupByData, groupOf } from "./datasets.js";
 import { make, runTask, showNotice } from "./page.js";
 import { multipleOf, oneOf, readSetting, setSetting, setSettings, wholeNumber } from "./settings.js";
 
@@ -13,19 +14,33 @@ const SUBMIT_DELAY = 200; // milliseconds from a change to the request
 /** The name of a model in the page. Two models of one family have the same title. */
 export const modelLabel = (model) => `${model.name}: ${model.title}`;
 
-/** The model that the settings name, else the first of the `defaults` that is there, else the first model. */
-export function readModel(models, ...defaults) {
-  const find = (wanted) => models.find(({ name }) => name === wanted);
+/**
+ * The one of the view's `models` that the settings name.
+ *
+ * If they name a model that the view lacks, one of the same data; of these the one called `preferred`, if it is there.
+ */
+export function readModel(catalog, models, preferred) {
   const name = readSetting("model", oneOf(models.map((model) => model.name), "no such model in this view"));
-  return find(name) ?? defaults.map(find).find(Boolean) ?? models[0];
+  const { models: related } = currentGroup(catalog.models);
+  const candidates = [related.filter((model) => models.includes(model)), models].find(({ length }) => length);
+  const find = (wanted, among) => among.find((model) => model.name === wanted);
+  return find(name, models) ?? find(preferred, candidates) ?? candidates[0];
 }
 
-/** A labelled list of models. `show` shows the view again, for the model that the user has selected. */
+/** The group of `models` with the model that the settings name. */
+export function currentGroup(models) {
+  const isModel = oneOf(models.map(({ name }) => name), "no such model in this view");
+  return groupOf(groupByData(models), readSetting("model", isModel));
+}
+
+/** A labelled list of models, by their data. `show` shows the view again, for the model that the user has selected. */
 export function modelSelect(models, selected, show) {
-  const select = make("select", { id: "model", name: "model" });
-  for (const model of models) {
-    select.append(make("option", { value: model.name, textContent: modelLabel(model), selected: model === selected }));
-  }
+  const groups = groupByData(models);
+  const select = make("select", { id: "model", name: "model" }, ...groups.flatMap(({ title, models: members }) => {
+    const options = members.map((model) =>
+      make("option", { value: model.name, textContent: modelLabel(model), selected: model === selected }));
+    return groups.length > 1 ? [make("optgroup", { label: title }, ...options)] : options;
+  }));
   select.onchange = (event) => {
     event.stopPropagation(); // from the form, which `show` replaces
     showNotice("");
@@ -72,20 +87,6 @@ export function seedField(label = "Seed", index = 0) {
 }
 
 const randomSeed = () => String(Math.floor(Math.random() * 2 ** 32));
-
-/** One button per choice of a digit, of which the one that the setting `name` has at `index` is selected; `none` labels a button for "". */
-export function digitButtons(label, digit, { name = "digit", index = 0, fallback = "", none = null } = {}) {
-  const choices = digit.one_of.map((value) => [String(value), digit.names[value] ?? value]);
-  const selected = readSetting(name, oneOf(choices.map(([value]) => value)), fallback, index);
-  if (none) choices.push(["", none]);
-  const box = make("div", { className: "digits" });
-  for (const [value, text] of choices) {
-    const input = make("input", { type: "radio", name: index ? `${name}-${index}` : name, value, checked: value === selected });
-    Object.assign(input.dataset, { setting: name, index });
-    box.append(make("label", {}, input, make("span", { textContent: text })));
-  }
-  return make("fieldset", {}, make("legend", { textContent: label }), box);
-}
 
 const panels = new Map();
 

@@ -1,11 +1,12 @@
-// A square to draw a digit on, white on black; it also shows a chosen image.
+// Where the user gives an image: a square to draw a digit on, or a zone that shows a chosen image. Both have an `element`;
+// `clear()`; `show(file)`; and `source()`, the promise of the file or drawing, null if there is none.
 
 import { make } from "./page.js";
 
 const SIZE = 280; // pixels
 const PEN = { lineWidth: 24, lineCap: "round", lineJoin: "round", strokeStyle: "#fff" };
 
-/** The pad's `canvas`; `clear()`; `show(file)`; and `source()`, the promise of the file or drawing on it, null if it is empty. */
+/** A square to draw on, white on black; it also shows a chosen image. */
 export function drawingPad(label) {
   const canvas = make("canvas", { className: "drawing-pad", width: SIZE, height: SIZE, role: "img", "aria-label": label });
   const context = canvas.getContext("2d");
@@ -42,5 +43,23 @@ export function drawingPad(label) {
   };
   canvas.onpointermove = (event) => canvas.hasPointerCapture(event.pointerId) && lineTo(event);
   clear();
-  return { canvas, clear, show, source };
+  return { element: canvas, clear, show, source };
+}
+
+/** A zone for models of pictures. It is the label of the file field called `field`, so a click on it chooses a file. */
+export function pictureZone(text, field) {
+  const zone = make("label", { className: "picture-zone", for: field });
+  let file = null;
+  const clear = () => {
+    file = null;
+    zone.replaceChildren(text);
+  };
+  const show = async (chosen) => {
+    file = chosen;
+    const image = make("img", { src: URL.createObjectURL(chosen), alt: `your image, ${chosen.name}` });
+    image.onerror = () => image.replaceWith(chosen.name); // the browser may lack the format; the service says what is wrong
+    zone.replaceChildren(image);
+  };
+  clear();
+  return { element: zone, clear, show, source: async () => file };
 }

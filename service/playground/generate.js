@@ -2,16 +2,18 @@
 
 import { buildUrl, getKey, pngUrl, streamEvents } from "./api.js";
 import { modelCard } from "./cards.js";
-import { countSlider, digitButtons, formValues, modelSelect, readModel, runForm, samplingControls, seedField } from "./controls.js";
-import { announce, cancelTask, codeSample, make, setDownload, showView } from "./page.js";
+import { countSlider, formValues, modelSelect, readModel, runForm, samplingControls, seedField } from "./controls.js";
+import { describeLabel, labelField, labelWord, readLabel } from "./labels.js";
+import { announce, cancelTask, capitalize, codeSample, fileName, make, setDownload, showShape, showView } from "./page.js";
 import { setAddress } from "./settings.js";
 
 export default function showGenerate(catalog) {
-  const model = readModel(catalog.models, catalog.defaults.conditional);
+  const model = readModel(catalog, catalog.models, catalog.defaults.conditional);
+  const { label } = model.takes;
   const cancel = make("button", { type: "button", textContent: "Cancel", disabled: true });
   const form = make("form", {},
     modelSelect(catalog.models, model, () => showGenerate(catalog)),
-    model.takes.digit ? digitButtons("Digit", model.takes.digit, { none: "any" }) : null,
+    label ? labelField(capitalize(labelWord(model)), label, readLabel(label), { any: "any" }) : null,
     countSlider("Images"),
     seedField(),
     samplingControls(model),
@@ -34,7 +36,7 @@ export default function showGenerate(catalog) {
     setAddress([["view", "generate"], ...request]);
     cancel.disabled = false;
     try {
-      await generate(request, signal, { grid, progress, status, links });
+      await generate(model, request, signal, { grid, progress, status, links });
     } catch (error) {
       if (!signal.aborted) status.textContent = "The request failed.";
       throw error;
@@ -45,11 +47,12 @@ export default function showGenerate(catalog) {
 }
 
 /** Send the request, and show each image from its first preview on. */
-async function generate(request, signal, { grid, progress, status, links }) {
+async function generate(model, request, signal, { grid, progress, status, links }) {
   const count = Number(Object.fromEntries(request).n);
   const cells = Array.from({ length: count }, (_, i) => make("img", { className: "pending", alt: `image ${i + 1}, in progress` }));
   grid.replaceChildren(...cells);
   grid.className = count === 1 ? "grid single" : "grid";
+  showShape(grid, model);
   links.hidden = true;
   progress.value = 0;
   status.textContent = "Waiting for the service…";
@@ -63,7 +66,7 @@ async function generate(request, signal, { grid, progress, status, links }) {
       cells[data.index].src = pngUrl(data.png);
     } else if (name === "image") {
       cells[data.index].src = pngUrl(data.png);
-      cells[data.index].alt = data.label < 0 ? `generated image ${data.index + 1}` : `generated digit ${data.label}`;
+      cells[data.index].alt = data.class === null ? `generated image ${data.index + 1}` : `generated ${describeLabel(model, data.class)}`;
       cells[data.index].classList.remove("pending");
     }
   }
@@ -71,16 +74,17 @@ async function generate(request, signal, { grid, progress, status, links }) {
   const seconds = ((performance.now() - startedAt) / 1000).toFixed(2);
   status.textContent = `${count} ${count === 1 ? "image" : "images"} in ${seconds} s`;
   announce(status.textContent);
-  links.replaceChildren(...reproduceLinks(request));
+  links.replaceChildren(...reproduceLinks(model, request));
   links.hidden = false;
 }
 
 /** Downloads and code samples that reproduce the images. */
-function reproduceLinks(request) {
+function reproduceLinks(model, request) {
   const base = new URL(".", location.href);
   const urlFor = (format) => buildUrl("generate", [...request, ["format", format]]);
+  const nameOf = (suffix) => fileName([model.name, Object.fromEntries(request).label], suffix);
   const downloads = [["png", "PNG"], ["zip", "zip"], ["npz", "npz"]].map(([format, text]) => {
-    const link = make("a", { className: "button", download: `digits.${format}`, textContent: text });
+    const link = make("a", { className: "button", download: nameOf(format), textContent: text });
     setDownload(link, urlFor(format));
     return link;
   });
@@ -90,7 +94,7 @@ function reproduceLinks(request) {
     make("h2", { textContent: "Reproduce" }),
     make("div", { className: "row" }, make("span", { className: "small", textContent: "Download" }), ...downloads),
     make("p", { className: "small", textContent: "The address of this page reproduces these images." }),
-    codeSample("curl", `curl -X POST${withKey(" -H 'Authorization: Bearer KEY'")} '${base}${urlFor("png")}' -o digits.png`),
-    codeSample("Python", `import httpx\n\nresponse = httpx.post("${base}generate", params={${params}, "format": "png"}${withKey(', headers={"Authorization": "Bearer KEY"}')})\nopen("digits.png", "wb").write(response.content)`),
+    codeSample("curl", `curl -X POST${withKey(" -H 'Authorization: Bearer KEY'")} '${base}${urlFor("png")}' -o '${nameOf("png")}'`),
+    codeSample("Python", `import httpx\n\nresponse = httpx.post("${base}generate", params={${params}, "format": "png"}${withKey(', headers={"Authorization": "Bearer KEY"}')})\nopen("${nameOf("png")}", "wb").write(response.content)`),
   ];
 }

@@ -2,16 +2,24 @@
 
 import { getKey, isUnauthorized, requestBlobUrl, setKey } from "./api.js";
 
-/** An element with properties and children. Properties whose name has a dash, `role` and `for` are set as attributes. */
+const ATTRIBUTES = ["role", "for", "list"];
+
+/** An element with properties and children. Properties whose name has a dash, `role`, `for` and `list` are set as attributes. */
 export function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
-    if (name.includes("-") || name === "role" || name === "for") element.setAttribute(name, value);
+    if (name.includes("-") || ATTRIBUTES.includes(name)) element.setAttribute(name, value);
     else element[name] = value;
   }
   element.append(...children.filter((child) => child !== null && child !== undefined));
   return element;
 }
+
+/** `text` with a capital first letter. */
+export const capitalize = (text) => text[0].toUpperCase() + text.slice(1);
+
+/** Let the images in `element` have the shape of the model's. */
+export const showShape = (element, { width, height }) => element.style.setProperty("--shape", `${width} / ${height}`);
 
 const byId = (id) => document.getElementById(id);
 
@@ -84,6 +92,10 @@ export function runTask(task) {
     }
   });
 }
+
+/** The name of a file about these things, such as a model and a label, without signs that shells and file systems read. */
+export const fileName = (parts, suffix) =>
+  `${parts.filter(Boolean).join("-").replace(/[^\p{L}\p{M}\p{N}._-]+/gu, "_")}.${suffix}`;
 
 /** Let `link` download `address`. With a key, which a link cannot send, the page fetches the file on click. */
 export function setDownload(link, address) {

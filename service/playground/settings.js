@@ -1,5 +1,5 @@
 // The settings of the experiment: those that the page address names, and those that the user has changed since.
-// A setting is a list of texts under a name, such as `digit`: ["3", "8"]. Settings survive a change of model or view.
+// A setting is a list of texts under a name, such as `label`: ["3", "8"]. Settings survive a change of model or view.
 
 let settings = new Map();
 /** Settings of the address that no control has read yet, as keys. */
@@ -7,12 +7,18 @@ let unread = new Set();
 /** What is wrong with settings of the address. */
 let problems = [];
 
+/** Names of settings in addresses that were shared when the classes were digits. */
+const OLD_NAMES = { digit: "label" };
+
 const keyOf = (name, index) => `${name} ${index}`;
 
 /** Take the settings from the page address, and forget those from before. */
 export function loadAddress() {
-  const params = new URLSearchParams(location.search);
-  settings = new Map([...new Set(params.keys())].map((name) => [name, params.getAll(name)]));
+  settings = new Map();
+  for (const [name, text] of new URLSearchParams(location.search)) {
+    const current = OLD_NAMES[name] ?? name;
+    settings.set(current, [...(settings.get(current) ?? []), text]);
+  }
   unread = new Set([...settings].flatMap(([name, texts]) => texts.map((_, index) => keyOf(name, index))));
   problems = [];
 }

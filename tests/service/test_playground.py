@@ -1,6 +1,8 @@
 """The playground in a real browser; needs Debian's packages chromium and chromium-driver."""
 
 import base64
+import dataclasses
+import hashlib
 import io
 import os
 import shutil
@@ -23,7 +25,9 @@ from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.wait import WebDriverWait
 
 from harness.server import ROOT, Server
+from models import store
 from service.auth import keys
+from tests.conftest import manifest_of, small
 from tests.serving import serving
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -55,10 +59,43 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
         yield running, key
 
 
+PICTURES = ("pizza", "ice cream", "çay")
+KINDS = (*(f"kind {i}" for i in range(997)), "salt & pepper", "Zebra", "zebra")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service with models of digits, of colour pictures with PICTURES, and of flat grey ones with KINDS."""
+    weights = tmp_path_factory.mktemp("pictures")
+    for name in ("cgan", "gan", "vae"):
+        (weights / name).symlink_to(ROOT / "weights" / name)
+    for name, family, shape, classes, data in (
+        ("pictures", "cgan", (3, 32, 32), PICTURES, "photos/pictures"),
+        ("pictures_flow", "flow", (3, 32, 32), PICTURES, "photos/pictures"),
+        ("pictures_vae", "vae", (3, 32, 32), (), "photos/pictures"),
+        ("kinds", "cgan", (1, 16, 32), KINDS, "kinds.npz"),
+    ):
+        model = small(family, shape, len(classes) or 10).for_sampling()
+        manifest = dataclasses.replace(
+            manifest_of(model, classes), dataset={"name": data, "digest": hashlib.sha256(data.encode()).hexdigest()},
+            uploads="picture", defaults={"steps": 2} if family == "flow" else {},
+        )  # fmt: skip
+        store.save(weights / name, model, manifest, b"")
+    with serving(weights, max_batch_size=16) as running:
+        yield running
+
+
+@pytest.fixture
+def picture_page(browser: Any, pictures: Server) -> Iterator["Page"]:
+    opened = Page(browser, pictures.url)
+    yield opened
+    opened.check_console()
+
+
 @pytest.fixture(scope="module")
 def encoders(server: Server) -> dict[str, bool]:
-    """The models with an encoder, and whether each takes many steps."""
-    models = httpx.get(f"{server.url}/models").json()["models"]
+    """The models of digits with an encoder, and whether each takes many steps."""
+    models = [model for model in httpx.get(f"{server.url}/models").json()["models"] if model["uploads"] == "digit"]
     return {model["name"]: "steps" in model["takes"] for model in models if model["encodes"]}
 
 
@@ -202,6 +239,15 @@ class Page:
     def alt_texts(self, selector: str) -> list[str]:
         return [image.get_attribute("alt") for image in self.all(selector)]
 
+    def unnamed_controls(self) -> list[str]:
+        """The controls and images that have no name for screen readers."""
+        controls: list[str] = self.run(
+            "return [...document.querySelectorAll('main :is(input, select, button, img, canvas, progress)')].filter("
+            "(tag) => !tag.labels?.length && !tag.ariaLabel && !tag.textContent.trim() && !tag.hasAttribute('alt'))"
+            ".map((tag) => tag.outerHTML)"
+        )
+        return controls
+
     def enter_key(self, key: str) -> None:
         """Submit the key form, which reloads the page."""
         field = self.one("#key")
@@ -236,7 +282,7 @@ class Page:
 
 
 def test_generated_images_appear_step_by_step_and_the_address_reproduces_them(page: Page) -> None:
-    page.open("view=generate&model=ddpm&digit=7&n=4&seed=3&steps=20")
+    page.open("view=generate&model=ddpm&label=7&n=4&seed=3&steps=20")
     page.wait(lambda: page.loaded_images(".grid img.pending"), "previews")
     page.wait_for_status("4 images in")
     assert page.loaded_images(".grid img:not(.pending)") == 4
@@ -246,7 +292,7 @@ def test_generated_images_appear_step_by_step_and_the_address_reproduces_them(pa
     page.browser.refresh()
     page.wait_for_status("4 images in")
     assert page.one(".grid img").get_attribute("src") == first
-    link = page.one("a[download='digits.npz']").get_attribute("href")
+    link = page.one("a[download='ddpm-7.npz']").get_attribute("href")
     assert np.load(io.BytesIO(httpx.get(link).content))["labels"].tolist() == [7] * 4
     page.screenshot("generate")
 
@@ -254,9 +300,9 @@ def test_generated_images_appear_step_by_step_and_the_address_reproduces_them(pa
 def test_the_form_has_the_controls_that_the_model_takes(page: Page) -> None:
     page.open("view=generate&model=gan&n=1")
     page.wait_for_status("1 image in")
-    assert not page.all("#steps, #guidance, #sampler, .digits")
+    assert not page.all("#steps, #guidance, #sampler, .labels")
     page.set("#model", "flow")
-    page.wait(lambda: page.all("#guidance") and page.all("#steps") and len(page.all(".digits input")) == 11)
+    page.wait(lambda: page.all("#guidance") and page.all("#steps") and len(page.all(".labels input")) == 12)
     assert page.address["model"] == ["flow"]
 
 
@@ -286,7 +332,7 @@ def test_an_error_of_the_service_is_shown_until_the_next_request(page: Page) -> 
 
 
 def test_the_slider_shows_every_frame_of_an_interpolation(page: Page) -> None:
-    page.open("view=interpolate&model=cgan&digit=3&digit=8&seed=5")
+    page.open("view=interpolate&model=cgan&label=3&label=8&seed=5")
     page.wait_for_interpolation()
     start = page.one(".large").get_attribute("src")
     slider = page.one("#frame")
@@ -294,7 +340,7 @@ def test_the_slider_shows_every_frame_of_an_interpolation(page: Page) -> None:
         slider.send_keys(Keys.ARROW_RIGHT)
     assert page.one("output[for=frame]").text == "16"
     assert page.one(".large").get_attribute("src") != start
-    gif = page.one("a[download='interpolation.gif']").get_attribute("href")
+    gif = page.one("a[download='cgan-3-8.gif']").get_attribute("href")
     assert httpx.get(gif).content[:3] == b"GIF"
     page.screenshot("interpolate")
 
@@ -339,13 +385,13 @@ def test_an_empty_drawing_is_reported_without_a_request(page: Page) -> None:
     page.open("view=reconstruct&to=3")
     page.one(".drawing-pad")
     page.submit()
-    page.wait(lambda: "There is no digit yet" in page.one("#error").text)
+    page.wait(lambda: "There is no image yet" in page.one("#error").text)
     assert page.all(".cards > *") == []
     assert page.requests() == ["models"]
     page.draw_seven()
     page.click("form .row button[type=button]")
     page.submit()
-    page.wait(lambda: "There is no digit yet" in page.one("#error").text)
+    page.wait(lambda: "There is no image yet" in page.one("#error").text)
 
 
 def test_an_image_is_uploaded_by_the_file_field_or_dropped(page: Page, tmp_path: Path) -> None:
@@ -390,7 +436,7 @@ def test_the_error_of_one_model_is_shown_in_its_card(page: Page) -> None:
 
 
 def test_models_are_compared_side_by_side(page: Page) -> None:
-    page.open("view=compare&models=pca&models=gan&models=cgan&models=flow&digit=7&n=9&seed=2")
+    page.open("view=compare&models=pca&models=gan&models=cgan&models=flow&label=7&n=9&seed=2")
     page.wait(lambda: page.loaded_images(".cards img") == 4)
     assert {title.text for title in page.all(".cards h2")} >= {"cgan: Conditional GAN", "flow: Rectified flow"}
     assert "label accuracy" in page.one(".cards dl").text
@@ -406,7 +452,7 @@ def test_the_page_loads_nothing_from_other_hosts_and_fits_a_phone_in_dark_mode(p
     dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
     page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
     with page.window(390, 844, deviceScaleFactor=2, mobile=True):
-        page.open("view=generate&model=ddpm&digit=5&n=16&seed=8")
+        page.open("view=generate&model=ddpm&label=5&n=16&seed=8")
         page.wait_for_status("16 images in")
         assert page.run("return document.documentElement.scrollWidth") == 390, "the page scrolls sideways"
         assert page.run("return getComputedStyle(document.body).backgroundColor") == "rgb(22, 25, 28)"
@@ -431,18 +477,13 @@ def test_the_keyboard_opens_every_view_and_every_control_has_a_name(page: Page) 
         page.wait(lambda view=view: page.one("nav a[aria-current]").get_attribute("href").endswith(f"view={view}"))
         assert page.run("return document.activeElement.id") == "view"
         page.wait(lambda: page.all("form"))
-        unnamed = page.run(
-            "return [...document.querySelectorAll('main :is(input, select, button, img, canvas, progress)')].filter("
-            "(tag) => !tag.labels?.length && !tag.ariaLabel && !tag.textContent.trim() && !tag.hasAttribute('alt'))"
-            ".map((tag) => tag.outerHTML)"
-        )
-        assert unnamed == []
+        assert page.unnamed_controls() == []
 
 
 def test_the_keyboard_changes_settings_and_the_focus_stays(page: Page) -> None:
-    page.open("view=generate&model=cgan&n=1&seed=1&digit=7")
+    page.open("view=generate&model=cgan&n=1&seed=1&label=7")
     page.wait_for_status("1 image in")
-    page.one("input[name=digit]:checked").send_keys(Keys.ARROW_LEFT)
+    page.one("input[name=label]:checked").send_keys(Keys.ARROW_LEFT)
     page.wait(lambda: page.alt_texts(".grid img") == ["generated digit 6"])
     page.one("#n").send_keys(Keys.ARROW_RIGHT)
     page.wait(lambda: page.alt_texts(".grid img") == ["generated digit 6"] * 2)
@@ -452,7 +493,7 @@ def test_the_keyboard_changes_settings_and_the_focus_stays(page: Page) -> None:
 
 
 def test_a_change_of_model_or_view_keeps_the_experiment_and_redraws(page: Page) -> None:
-    page.open("view=generate&model=cgan&digit=7&n=3&seed=11")
+    page.open("view=generate&model=cgan&label=7&n=3&seed=11")
     page.wait_for_status("3 images in")
     first = page.one(".grid img").get_attribute("src")
     page.set("#model", "gan")
@@ -463,7 +504,7 @@ def test_a_change_of_model_or_view_keeps_the_experiment_and_redraws(page: Page) 
     assert page.one(".grid img").get_attribute("src") == first
     page.open_view("interpolate")
     page.wait_for_interpolation()
-    assert page.address == {"view": ["interpolate"], "model": ["cgan"], "digit": ["7", "8"], "seed": ["11"]}
+    assert page.address == {"view": ["interpolate"], "model": ["cgan"], "label": ["7", "8"], "seed": ["11"]}
     page.open_view("latent")
     page.wait(lambda: page.loaded_images(".latent-plane img, .large") == 2)
     assert page.address == {"view": ["latent"], "model": ["vae"], "seed": ["11"]}
@@ -472,7 +513,7 @@ def test_a_change_of_model_or_view_keeps_the_experiment_and_redraws(page: Page) 
     page.open_view("compare")
     page.wait(lambda: page.loaded_images(".cards img") == 5)
     assert page.address | {"models": []} == {
-        "view": ["compare"], "models": [], "digit": ["7"], "n": ["3"], "seed": ["11"]}  # fmt: skip
+        "view": ["compare"], "models": [], "label": ["7"], "n": ["3"], "seed": ["11"]}  # fmt: skip
     page.open_view("generate")
     page.wait(lambda: page.alt_texts(".grid img") == ["generated digit 7"] * 3)
     assert page.one(".grid img").get_attribute("src") == first
@@ -494,7 +535,7 @@ def test_chosen_sampling_settings_are_kept_and_defaults_are_those_of_the_model(p
 def test_what_the_user_changes_is_redrawn(page: Page) -> None:
     page.open("view=generate&model=cgan&n=2&seed=1")
     page.wait_for_status("2 images in")
-    page.click("input[name=digit][value='5']")
+    page.click("input[name=label][value='5']")
     page.wait(lambda: page.alt_texts(".grid img") == ["generated digit 5"] * 2)
     page.set("#seed-0", "9")
     page.wait(lambda: page.address["seed"] == ["9"])
@@ -509,8 +550,8 @@ def test_what_the_user_changes_is_redrawn(page: Page) -> None:
     page.open_view("interpolate")
     page.wait_for_interpolation()
     end = page.all(".strip img")[-1].get_attribute("src")
-    page.click("input[name=digit-1][value='0']")
-    page.wait(lambda: page.address["digit"] == ["5", "0"] and page.all(".strip img")[-1].get_attribute("src") != end)
+    page.click("input[name=label-1][value='0']")
+    page.wait(lambda: page.address["label"] == ["5", "0"] and page.all(".strip img")[-1].get_attribute("src") != end)
     page.open_view("latent")
     page.wait(lambda: page.loaded_images(".latent-plane img") == 1)
     plane = page.one(".latent-plane img").get_attribute("src")
@@ -526,25 +567,25 @@ def test_an_address_that_is_wrong_is_reported_in_one_line(page: Page) -> None:
         "model=cgan&seed=abc": f"seed=abc ({seed})",
         f"model=cgan&seed={2**63}": f"seed={2**63} ({seed})",
         "model=cgan&n=65": "n=65 (not a whole number from 1 to 64)",
-        "model=cgan&digit=12": "digit=12 (not one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9)",
-        "model=cgan&digit=1&digit=2": "digit=2 (not a setting of this view and model)",
-        "model=gan&digit=7&steps=3": "digit=7 (not a setting of this view and model); "
+        "model=cgan&label=12": "label=12 (not one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9)",
+        "model=cgan&label=1&label=2": "label=2 (not a setting of this view and model)",
+        "model=gan&label=7&steps=3": "label=7 (not a setting of this view and model); "
         "steps=3 (not a setting of this view and model)",
         "model=flow&n=1&steps=999&sampler=ddim&guidance=x": "steps=999 (not a multiple of 1 from 1 to 200); "
         "sampler=ddim (not one of heun, euler); guidance=x (not a multiple of 0.1 from 0 to 10)",
         "view=latent&model=cgan": "model=cgan (no such model in this view)",
-        "view=interpolate&model=cgan&digit=3&digit=x": "digit=x (not one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9)",
+        "view=interpolate&model=cgan&label=3&label=x": "label=x (not one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9)",
         "view=compare&models=pca&models=nope&n=1": "models=nope (no such model)",
         "view=reconstruct&to=x": "to=x (not one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9)",
     }
     for query, problems in wrong.items():
         page.open(query)
         page.wait(lambda problems=problems: page.one("#notice").text == f"Ignored in the page address: {problems}.")
-    page.open("model=cgan&digit=12&n=1")
+    page.open("model=cgan&label=12&n=1")
     page.wait_for_status("1 image in")
     assert page.one("#notice").is_displayed(), "the notice stays beside the images"
-    assert "digit" not in page.address, "the address reproduces what the page shows"
-    page.click("input[name=digit][value='5']")
+    assert "label" not in page.address, "the address reproduces what the page shows"
+    page.click("input[name=label][value='5']")
     page.wait(lambda: not page.one("#notice").is_displayed())
 
 
@@ -606,15 +647,17 @@ def test_models_of_one_family_have_different_titles(secured_page: Page, secured:
     assert [title.text for title in page.all(".cards h2")] == titles
 
 
-def test_addresses_from_before_the_views_were_renamed_still_open(page: Page) -> None:
+def test_addresses_from_before_views_and_labels_were_renamed_still_open(page: Page) -> None:
     page.open("view=walk&model=cgan&digit=3&digit=8&seed=5")
     page.wait_for_interpolation()
     assert page.one("nav a[aria-current]").text == "Interpolate"
+    assert page.address == {"view": ["interpolate"], "model": ["cgan"], "label": ["3", "8"], "seed": ["5"]}
+    assert not page.one("#notice").is_displayed()
 
 
 def test_the_page_asks_for_a_key_and_keeps_it_in_the_tab(secured_page: Page, secured: tuple[Server, str]) -> None:
     page, key = secured_page, secured[1]
-    page.open("view=generate&model=cgan&digit=7&n=2&seed=3")
+    page.open("view=generate&model=cgan&label=7&n=2&seed=3")
     field = page.one("#key")
     assert page.run("return document.activeElement.id") == "key"
     assert (field.accessible_name, field.get_attribute("type")) == ("API key", "password")
@@ -639,17 +682,17 @@ def test_images_and_downloads_are_fetched_with_the_key(
     secured_page: Page, secured: tuple[Server, str], tmp_path: Path
 ) -> None:
     page = secured_page
-    page.open("view=generate&model=cgan&digit=7&n=2&seed=3")
+    page.open("view=generate&model=cgan&label=7&n=2&seed=3")
     page.enter_key(secured[1])
-    page.one("a[download='digits.npz']").click()
-    page.wait((tmp_path / "digits.npz").exists)
-    assert np.load(tmp_path / "digits.npz")["labels"].tolist() == [7] * 2
+    page.one("a[download='cgan-7.npz']").click()
+    page.wait((tmp_path / "cgan-7.npz").exists)
+    assert np.load(tmp_path / "cgan-7.npz")["labels"].tolist() == [7] * 2
     assert "Bearer KEY" in page.run("return document.querySelector('pre').textContent")
-    page.open("view=interpolate&model=cgan&digit=3&digit=8&seed=5")
+    page.open("view=interpolate&model=cgan&label=3&label=8&seed=5")
     page.wait_for_interpolation()
-    page.one("a[download='interpolation.gif']").click()
-    page.wait((tmp_path / "interpolation.gif").exists)
-    assert (tmp_path / "interpolation.gif").read_bytes()[:3] == b"GIF"
+    page.one("a[download='cgan-3-8.gif']").click()
+    page.wait((tmp_path / "cgan-3-8.gif").exists)
+    assert (tmp_path / "cgan-3-8.gif").read_bytes()[:3] == b"GIF"
     page.open("view=compare&models=gan&models=cgan&n=4&seed=2")
     page.wait(lambda: page.loaded_images(".cards img") == 2)
     page.open("view=latent&model=vae&seed=4")
@@ -660,8 +703,8 @@ def test_the_page_asks_for_a_key_again_after_the_old_one_is_rejected(
     secured_page: Page, secured: tuple[Server, str]
 ) -> None:
     page = secured_page
-    page.expect_unauthorized("interpolate?model=cgan&digit=3&digit=8&seed=5&frames=33&format=json")
-    page.open("view=interpolate&model=cgan&digit=3&digit=8&seed=5")
+    page.expect_unauthorized("interpolate?model=cgan&label=3&label=8&seed=5&frames=33&format=json")
+    page.open("view=interpolate&model=cgan&label=3&label=8&seed=5")
     page.enter_key(secured[1])
     page.wait_for_interpolation()
     page.run("sessionStorage.setItem('drawbridge-key', 'db_withdrawn')")
@@ -669,3 +712,176 @@ def test_the_page_asks_for_a_key_again_after_the_old_one_is_rejected(
     page.wait_for_key_form("db_withdrawn")
     page.enter_key(secured[1])
     page.wait_for_interpolation()
+
+
+def test_labels_are_buttons_with_the_names_of_the_classes(picture_page: Page) -> None:
+    page = picture_page
+    page.open("model=pictures_flow&label=PIZZA&n=2&seed=1")
+    page.wait_for_status("2 images in")
+    assert page.alt_texts(".grid img") == ["generated “pizza”"] * 2
+    assert page.address["label"] == ["pizza"]
+    assert [label.text for label in page.all(".labels label")] == [*PICTURES, "any", "none"]
+    page.one("input[name=label]:checked").send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    page.wait(lambda: page.alt_texts(".grid img") == ["generated “çay”"] * 2)
+    link = page.one("a[download='pictures_flow-çay.npz']").get_attribute("href")
+    arrays = np.load(io.BytesIO(httpx.get(link).content))
+    assert (arrays["images"].shape, arrays["labels"].tolist()) == ((2, 32, 32, 3), [2, 2])
+    assert "pictures_flow-çay.png" in page.run("return document.querySelector('pre').textContent")
+    page.click("input[name=label][value=none]")
+    page.wait(lambda: page.alt_texts(".grid img") == ["generated image 1", "generated image 2"])
+    assert page.address["label"] == ["none"]
+    page.set("#model", "pictures")
+    page.wait(lambda: page.address["model"] == ["pictures"] and page.loaded_images(".grid img:not(.pending)") == 2)
+    assert "label" not in page.address, "this model always takes a label"
+    page.open("model=pictures&label=ice%20cream&n=1&seed=1")
+    page.wait_for_status("1 image in")
+    assert page.all("a[download='pictures-ice_cream.zip']")
+
+
+def test_images_have_the_colours_and_the_shape_of_the_model(picture_page: Page) -> None:
+    page = picture_page
+    page.open("model=pictures&label=pizza&n=1&seed=1")
+    page.wait_for_status("1 image in")
+    content = base64.b64decode(page.one(".grid img").get_attribute("src").partition(",")[2])
+    with Image.open(io.BytesIO(content)) as image:
+        assert (image.mode, image.size) == ("RGB", (32, 32))
+    page.open("model=kinds&n=4&seed=1")
+    page.wait_for_status("4 images in")
+    box = page.one(".grid img").rect
+    assert box["width"] == pytest.approx(2 * box["height"], abs=1)
+    assert page.run("return getComputedStyle(document.querySelector('.grid img')).imageRendering") == "pixelated"
+
+
+def test_many_classes_are_searched_by_name(picture_page: Page) -> None:
+    page = picture_page
+    page.open("model=kinds&n=1&seed=1")
+    page.wait_for_status("1 image in")
+    field = page.one("input[name=label]")
+    assert field.get_attribute("placeholder") == "any of 1000 classes"
+    assert len(page.all("datalist option")) == len(KINDS)
+    field.send_keys("Salt & Pepper", Keys.ENTER)
+    page.wait(lambda: page.alt_texts(".grid img") == ["generated “salt & pepper”"])
+    assert (field.get_property("value"), page.address["label"]) == ("salt & pepper", ["salt & pepper"])
+    assert page.all("a[download='kinds-salt_pepper.png']")
+    sent = len(page.requests())
+    field.clear()
+    field.send_keys("ZEBRA", Keys.ENTER)
+    message = page.one(f"#{field.get_attribute('aria-describedby')}")
+    page.wait(lambda: message.text.startswith("ZEBRA: no such class; the nearest are: Zebra, zebra"))
+    assert page.run("return document.querySelector('input[name=label]').validity.customError")
+    assert (len(page.requests()), page.address["label"]) == (sent, ["salt & pepper"])
+    field.clear()
+    field.send_keys("zebra", Keys.ENTER)
+    page.wait(lambda: page.alt_texts(".grid img") == ["generated “zebra”"])
+    assert message.text == ""
+    page.click("fieldset .row button")
+    page.wait(lambda: "label" not in page.address)
+    page.open("model=kinds&label=quux&n=1")
+    page.wait(lambda: "label=quux (none of the 1000 classes)" in page.one("#notice").text)
+
+
+def test_the_ends_of_an_interpolation_are_labels_by_name(picture_page: Page) -> None:
+    page = picture_page
+    page.open("view=interpolate&model=pictures&seed=1")
+    page.wait_for_interpolation()
+    assert page.address["label"] == ["pizza", "ice cream"]
+    assert page.alt_texts(".large") == ["the current frame, from “pizza” to “ice cream”"]
+    page.click("input[name=label-1][value='çay']")
+    page.wait(lambda: page.all("a[download='pictures-pizza-çay.gif']"))
+    page.set("#model", "kinds")
+    page.wait(lambda: page.address.get("label") == ["kind 0", "kind 1"])
+    page.wait_for_interpolation()
+    page.set("#label-1", "salt & pepper")
+    page.wait(lambda: page.all("a[download='kinds-kind_0-salt_pepper.gif']"))
+    assert page.address["label"] == ["kind 0", "salt & pepper"]
+
+
+@pytest.mark.parametrize("model", ["pictures_vae", "pictures_flow"])
+def test_the_plane_of_a_model_of_pictures_is_decoded(picture_page: Page, model: str) -> None:
+    page = picture_page
+    page.open(f"view=latent&model={model}&seed=4")
+    page.wait(lambda: page.loaded_images(".latent-plane img, .large") == 2)
+    before = page.one(".large").get_attribute("src")
+    page.one(".latent-plane").send_keys(Keys.ARROW_LEFT)
+    page.wait(lambda: page.one(".large").get_attribute("src") != before)
+
+
+def test_another_view_keeps_the_data(picture_page: Page) -> None:
+    page = picture_page
+    page.open("model=pictures&n=1&seed=4")
+    page.wait_for_status("1 image in")
+    groups = [group.get_attribute("label") for group in page.all("#model optgroup")]
+    assert groups == ["mnist: 28 × 28, grey", "kinds: 16 × 32, grey", "pictures: 32 × 32, colour"]
+    page.open_view("latent")
+    page.wait(lambda: page.loaded_images(".latent-plane img, .large") == 2)
+    assert page.address["model"] == ["pictures_flow"]
+    page.open_view("reconstruct")
+    assert page.run("return document.querySelector('#data').value") == "pictures"
+    page.open_view("compare")
+    page.wait(lambda: page.loaded_images(".cards img"))
+    assert page.address["models"] == ["pictures", "pictures_flow", "pictures_vae"]
+
+
+def test_pictures_are_uploaded_and_digits_are_drawn(picture_page: Page, tmp_path: Path) -> None:
+    page = picture_page
+    Image.new("RGB", (60, 40), (200, 30, 30)).save(tmp_path / "red.png")
+    page.open("view=reconstruct")
+    page.one(".drawing-pad")
+    page.set("#data", "pictures")
+    page.wait(lambda: page.all(".picture-zone") and not page.all(".drawing-pad"))
+    assert page.run("return document.activeElement.id") == "data"
+    assert page.address == {"view": ["reconstruct"], "data": ["pictures"]}
+    page.submit()
+    page.wait(lambda: "There is no image yet. Choose a file" in page.one("#error").text)
+    page.one("#file").send_keys(str(tmp_path / "red.png"))
+    page.wait(lambda: page.loaded_images(".cards .large") == 2)
+    assert page.alt_texts(".picture-zone img") == ["your image, red.png"]
+    assert [title.text.partition(":")[0] for title in page.all(".cards h2")] == ["pictures_flow", "pictures_vae"]
+    page.click("input[name=to][value='çay']")
+    page.wait(lambda: page.loaded_images(".cards .strip") == 2)
+    assert page.alt_texts(".cards .strip") == ["images from your image to “çay”"] * 2
+    assert page.address == {"view": ["reconstruct"], "data": ["pictures"], "to": ["çay"]}
+    page.browser.refresh()
+    page.one(".picture-zone")
+    page.drop(base64.b64encode((tmp_path / "red.png").read_bytes()).decode(), "red.png")
+    page.wait(lambda: page.loaded_images(".cards .strip") == 2)
+    page.click("form .row button[type=button]")
+    assert page.all(".picture-zone img") == []
+
+
+def test_a_comparison_across_data_says_so(picture_page: Page) -> None:
+    page = picture_page
+    page.open("view=compare&models=cgan&models=gan&n=1&seed=2&label=7")
+    page.wait(lambda: page.loaded_images(".cards img") == 2)
+    assert not page.one(".result > .fault").is_displayed()
+    assert page.alt_texts(".cards img") == ["1 samples of cgan: digit 7", "1 samples of gan"]
+    assert [note.text for note in page.all(".cards .note")] == ["Takes no label: images of any class."]
+    page.click("input[name=models][value=pictures]")
+    page.wait(lambda: page.loaded_images(".cards img") == 3)
+    warning = page.one(".result > .fault")
+    assert "trained on different data (mnist, pictures)" in warning.text
+    assert [title.text for title in page.all(".result > .result > h2")] == [
+        "mnist: 28 × 28, grey", "pictures: 32 × 32, colour"]  # fmt: skip
+    assert page.all(".cards .note")[-1].text == "Has no class 7: images of any class."
+    page.set("input[name=label]", "pizza")
+    page.wait(lambda: page.address["label"] == ["pizza"] and page.loaded_images(".cards img") == 3)
+    assert page.alt_texts(".cards img")[-1] == "1 samples of pictures: “pizza”"
+    assert "Trained on pictures: 32 × 32, colour, 3 classes." in page.all(".cards .card")[-1].text
+    page.click("input[name=models][value=cgan]")
+    page.click("input[name=models][value=gan]")
+    page.wait(lambda: page.loaded_images(".cards img") == 1 and not warning.is_displayed())
+    assert [label.text for label in page.all(".labels label")] == [*PICTURES, "any"]
+    assert page.run("return document.querySelector('input[name=label]:checked').value") == "pizza"
+
+
+def test_pages_of_pictures_fit_a_phone_and_every_control_has_a_name(picture_page: Page) -> None:
+    page = picture_page
+    for query in ("model=pictures_flow&n=4", "model=kinds&n=4", "view=interpolate&model=kinds", "view=latent&model=pictures_vae",
+                  "view=reconstruct&data=pictures", "view=compare&models=cgan&models=kinds&models=pictures&n=1&label=pizza"):  # fmt: skip
+        with page.window(390, 844, deviceScaleFactor=2, mobile=True):
+            page.open(query)
+            page.wait(lambda: page.loaded_images(".grid img:not(.pending), .strip img, .latent-plane img, .cards img")
+                      or page.all(".picture-zone"))  # fmt: skip
+            page.run("for (const panel of document.querySelectorAll('details')) panel.open = true")
+            assert page.run("return document.documentElement.scrollWidth") == 390, query
+            assert page.unnamed_controls() == []
