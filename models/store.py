@@ -58,6 +58,8 @@ class Manifest:
     uploads: str = "digit"
     """How uploads become inputs: `digit` normalizes them as MNIST was made, which needs (1, 28, 28); `picture` crops
     and scales them to `data_shape`. Weights of earlier versions lack the field; all of them took digits."""
+    attribution: str = ""
+    """Source and licence of the training images, as named at export."""
     caveat: str = ""
     """Known defects of these weights' samples, from a visual inspection."""
     parameters: int = 0

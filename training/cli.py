@@ -278,6 +278,7 @@ def add_export(command: argparse.ArgumentParser) -> None:
         help="how uploads become images: normalized as MNIST was made, or cropped and scaled (default: digit for mnist "
         "and kmnist)",
     )
+    command.add_argument("--attribution", default="", help="source and licence of the training images")
     add_sampling_flags(command, "for requests that name none")
     command.set_defaults(command=run_export)
 
@@ -341,7 +342,7 @@ def run_export(args: argparse.Namespace) -> None:
     """Export a run to weights/NAME."""
     run = args.run if args.run.exists() or args.run.is_absolute() else Path("runs") / args.run
     directory = args.weights / (args.name or run.name)
-    manifest = export(run, directory, args.checkpoint, sampling_options(args), args.data_root, args.uploads)
+    manifest = export(run, directory, args.checkpoint, sampling_options(args), args.data_root, args.uploads, args.attribution)
     print(f"{directory}: {manifest.family}, {manifest.parameters} parameters, SHA-256 {manifest.digest[:12]}")
 
 

@@ -141,6 +141,8 @@ def _card(name: str, manifest: Manifest, group: Group) -> str:
     figures += [f"{title} {metrics[key]:.4g}" for key, title in PROPERTIES.items() if key in metrics.keys() - columns]
     if figures:
         lines.append(f"Of {metrics['samples']:,} samples: " + ", ".join(figures) + ".")
+    if manifest.attribution:
+        lines.append(f"Training images: {manifest.attribution}")
     if manifest.caveat:
         lines.append(f"Known defects: {manifest.caveat}")
     return "\n".join(lines)

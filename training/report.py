@@ -104,6 +104,8 @@ def _card(name: str, manifest: Manifest, samples: bytes) -> str:
         ", ".join(default_options(manifest)),
         *(f"{title} {manifest.metrics[key]:.4g}" for key, title in EXTRA.items() if key in manifest.metrics),
     ]
+    if manifest.attribution:
+        lines.append(f"training images: {manifest.attribution}")
     if manifest.caveat:
         lines.append(f"known defects: {manifest.caveat}")
     facts = "".join(f"<li>{html.escape(line)}" for line in lines if line)
