@@ -342,7 +342,9 @@ def run_export(args: argparse.Namespace) -> None:
     """Export a run to weights/NAME."""
     run = args.run if args.run.exists() or args.run.is_absolute() else Path("runs") / args.run
     directory = args.weights / (args.name or run.name)
-    manifest = export(run, directory, args.checkpoint, sampling_options(args), args.data_root, args.uploads, args.attribution)
+    manifest = export(
+        run, directory, args.checkpoint, sampling_options(args), args.data_root, args.uploads, args.attribution
+    )
     print(f"{directory}: {manifest.family}, {manifest.parameters} parameters, SHA-256 {manifest.digest[:12]}")
 
 

@@ -876,8 +876,15 @@ def test_a_comparison_across_data_says_so(picture_page: Page) -> None:
 
 def test_pages_of_pictures_fit_a_phone_and_every_control_has_a_name(picture_page: Page) -> None:
     page = picture_page
-    for query in ("model=pictures_flow&n=4", "model=kinds&n=4", "view=interpolate&model=kinds", "view=latent&model=pictures_vae",
-                  "view=reconstruct&data=pictures", "view=compare&models=cgan&models=kinds&models=pictures&n=1&label=pizza"):  # fmt: skip
+    queries = (
+        "model=pictures_flow&n=4",
+        "model=kinds&n=4",
+        "view=interpolate&model=kinds",
+        "view=latent&model=pictures_vae",
+        "view=reconstruct&data=pictures",
+        "view=compare&models=cgan&models=kinds&models=pictures&n=1&label=pizza",
+    )
+    for query in queries:
         with page.window(390, 844, deviceScaleFactor=2, mobile=True):
             page.open(query)
             page.wait(lambda: page.loaded_images(".grid img:not(.pending), .strip img, .latent-plane img, .cards img")
