@@ -49,8 +49,8 @@ class Manifest:
     dataset: dict[str, Any]
     """`name`, `digest` (SHA-256 of pixels and labels) and `images`, the number of training images."""
     training: dict[str, Any]
-    """`images_seen`, `seconds`, `device`, `precision`, `seed`, `recipe`, and `curves`: for each scalar's name, pairs of
-    images seen and value."""
+    """`images_seen`, `seconds`, `device` (and `device_name` of a GPU), `precision`, `seed`, `recipe`, and `curves`: for
+    each scalar's name, pairs of images seen and value."""
     versions: dict[str, str]
     commit: str
     created: str

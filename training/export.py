@@ -81,6 +81,7 @@ def export(
             "images_seen": state["images"] or config.dataset["images"],
             "seconds": round(state["seconds"], 1),
             "device": state["device"],
+            **({"device_name": name} if (name := state.get("device_name")) else {}),
             "precision": config.precision,
             "seed": config.seed,
             "recipe": dataclasses.asdict(config.training_recipe()),
