@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from harness import workload
 from models.base import sample
-from models.pixels import to_uint8
+from models.pixels import to_pixels
 from service.codecs.formats import IMAGE_FORMATS, ImageBatch
 count, name, batch = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 encode = next(format_.encode for format_ in IMAGE_FORMATS if format_.name == name)
@@ -43,7 +43,7 @@ for _ in range(3):
         for first in range(0, count, batch):
             index = torch.arange(first, min(first + batch, count))
             x = sample(family, torch.zeros_like(index), index, torch.zeros(len(index), 0), steps=1)
-            parts.append(to_uint8(x)[:, 0].numpy())
+            parts.append(to_pixels(x).numpy())
     encode(ImageBatch(np.concatenate(parts), np.full(count, -1), {}))
     seconds = time.perf_counter() - started_at
 print(count / seconds)

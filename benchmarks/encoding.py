@@ -37,7 +37,7 @@ def curves(count: int) -> ImageBatch:
     centre, radius = rng.uniform(10, 18, (2, count, 1, 1)), rng.uniform(4, 9, (count, 1, 1))
     distance = np.hypot(rows - centre[0], columns - centre[1]) - radius
     grey = np.clip(255 * (2 - np.abs(distance)), 0, 255).astype(np.uint8)
-    return ImageBatch(grey, np.zeros(count, np.int64), {"model": "none", "seed": 0})
+    return ImageBatch(grey, np.zeros(count, np.int64), {"model": "none", "seed": 0}, classes=tuple("0123456789"))
 
 
 async def measure() -> None:

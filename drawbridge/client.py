@@ -70,7 +70,7 @@ class Samples:
 
     @cached_property
     def arrays(self) -> "NDArray[np.uint8]":
-        """Images [n, 28, 28]. Needs NumPy and the format npz."""
+        """Images [n, H, W], or [n, H, W, 3] in colour. Needs NumPy and the format npz."""
         return self._read("images")
 
     @cached_property
@@ -109,7 +109,7 @@ class Event:
         return b64decode(self.data["png"])
 
     def array(self) -> "NDArray[np.uint8]":
-        """The same image as an array [28, 28]. Needs NumPy and Pillow."""
+        """The same image as an array [H, W], or [H, W, 3] in colour. Needs NumPy and Pillow."""
         try:
             import numpy as np
             from PIL import Image

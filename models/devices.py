@@ -1,8 +1,13 @@
-"""The choice of a torch device by name."""
+"""The choice of a torch device by name, and the name of its hardware."""
 
 import torch
 
 NAMES = ("auto", "cpu", "cuda", "mps")
+
+
+def device_name(device: torch.device) -> str:
+    """The name of a CUDA GPU, as its driver gives it; empty for other devices."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else ""
 
 
 def choose_device(name: str, index: int = 0) -> torch.device:

@@ -49,8 +49,8 @@ class Manifest:
     dataset: dict[str, Any]
     """`name`, `digest` (SHA-256 of pixels and labels) and `images`, the number of training images."""
     training: dict[str, Any]
-    """`images_seen`, `seconds`, `device`, `precision`, `seed`, `recipe`, and `curves`: for each scalar's name, pairs of
-    images seen and value."""
+    """`images_seen`, `seconds`, `device` (and `device_name` of a GPU), `precision`, `seed`, `recipe`, and `curves`: for
+    each scalar's name, pairs of images seen and value."""
     versions: dict[str, str]
     commit: str
     created: str
@@ -58,6 +58,8 @@ class Manifest:
     uploads: str = "digit"
     """How uploads become inputs: `digit` normalizes them as MNIST was made, which needs (1, 28, 28); `picture` crops
     and scales them to `data_shape`. Weights of earlier versions lack the field; all of them took digits."""
+    attribution: str = ""
+    """Source and licence of the training images, as named at export."""
     caveat: str = ""
     """Known defects of these weights' samples, from a visual inspection."""
     parameters: int = 0

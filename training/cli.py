@@ -20,7 +20,7 @@ from models import devices, families, parallel, store
 from models.base import Family
 from models.families import UnknownFamily
 from models.store import WeightsError
-from training import classifier, data, docs, evaluate, files, flags, report
+from training import classifier, cost, data, docs, evaluate, files, flags, report
 from training.augmentation import Augmentation
 from training.checkpoint import NotFinite
 from training.config import ConfigError, RunConfig, describe
@@ -196,7 +196,12 @@ def fit(args: argparse.Namespace, number: int) -> int:
         return 0
     config.save_or_verify(run / CONFIG)
     print((run / CONFIG).read_text(), end="")
-    print("\n".join([*data.summary(dataset), f"device: {trainer.hardware.device}; run: {run}"]), flush=True)
+    lines = [
+        *data.summary(dataset),
+        cost.describe(trainer.family, dataset),
+        f"device: {trainer.hardware.device}; run: {run}",
+    ]
+    print("\n".join(lines), flush=True)
     with Log(run, trainer.total_images, interval=max(2048, trainer.recipe.batch)) as log:
         reason = train(trainer, run, log, every, stop_reason(trainer, args.max_minutes))
     if reason is None:
@@ -213,6 +218,11 @@ def build_trainer(config: RunConfig, dataset: data.Dataset, hardware: Hardware) 
     family = families.get(config.family)
     if has_closed_form(family) and len(dataset.images) < MIN_ESTIMATED:
         raise ConfigError(f"{config.family} needs at least {MIN_ESTIMATED} training images; {dataset.name} has fewer")
+    if not family.unconditional and not dataset.classes:
+        raise ConfigError(
+            f"{config.family} needs labels: put the pictures into one folder per class, or train another family, such "
+            "as dcgan"
+        )
     if family.recipe.epochs:
         batch = config.recipe["batch"]
         if batch < 1:
@@ -268,6 +278,7 @@ def add_export(command: argparse.ArgumentParser) -> None:
         help="how uploads become images: normalized as MNIST was made, or cropped and scaled (default: digit for mnist "
         "and kmnist)",
     )
+    command.add_argument("--attribution", default="", help="source and licence of the training images")
     add_sampling_flags(command, "for requests that name none")
     command.set_defaults(command=run_export)
 
@@ -331,7 +342,9 @@ def run_export(args: argparse.Namespace) -> None:
     """Export a run to weights/NAME."""
     run = args.run if args.run.exists() or args.run.is_absolute() else Path("runs") / args.run
     directory = args.weights / (args.name or run.name)
-    manifest = export(run, directory, args.checkpoint, sampling_options(args), args.data_root, args.uploads)
+    manifest = export(
+        run, directory, args.checkpoint, sampling_options(args), args.data_root, args.uploads, args.attribution
+    )
     print(f"{directory}: {manifest.family}, {manifest.parameters} parameters, SHA-256 {manifest.digest[:12]}")
 
 

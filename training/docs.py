@@ -126,9 +126,10 @@ def default_options(manifest: Manifest) -> list[str]:
 
 def _card(name: str, manifest: Manifest, group: Group) -> str:
     training, metrics = manifest.training, manifest.metrics
+    device = training.get("device_name", training["device"])
     lines = [
         f"Weights `{name}`: {manifest.parameters:,} parameters; {training['images_seen']:,} images of "
-        f"{group.data} seen in training, {training['seconds'] / 60:.0f} minutes on {training['device']}."
+        f"{group.data} seen in training, {training['seconds'] / 60:.0f} minutes on {device}."
     ]
     if manifest.defaults:
         lines.append("Defaults: " + ", ".join(default_options(manifest)) + ".")
@@ -141,6 +142,8 @@ def _card(name: str, manifest: Manifest, group: Group) -> str:
     figures += [f"{title} {metrics[key]:.4g}" for key, title in PROPERTIES.items() if key in metrics.keys() - columns]
     if figures:
         lines.append(f"Of {metrics['samples']:,} samples: " + ", ".join(figures) + ".")
+    if manifest.attribution:
+        lines.append(f"Training images: {manifest.attribution}")
     if manifest.caveat:
         lines.append(f"Known defects: {manifest.caveat}")
     return "\n".join(lines)

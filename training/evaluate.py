@@ -27,7 +27,17 @@ from training.classifier import Classifier, JudgedData
 from training.config import ConfigError
 from training.data import DataError, Dataset
 from training.export import READING
-from training.figures import CAS, MNIST, OF_NEAREST, OF_WEIGHTS, PROPERTIES, WITHOUT_JUDGE, keys, short_name
+from training.figures import (
+    CAS,
+    MNIST,
+    OF_NEAREST,
+    OF_WEIGHTS,
+    PROPERTIES,
+    WITHOUT_JUDGE,
+    distance_title,
+    keys,
+    short_name,
+)
 from training.samples import distance, grid_png
 from training.sources import BATCH, SampleSet, Service, Source, Weights, sample_exported
 
@@ -49,6 +59,8 @@ WORST = 30
 """Samples in a picture of the worst, ten per row."""
 PAIRS = 40
 """Samples in a picture of the nearest training images, ten per row."""
+SHORT_TITLES = {"sliced_wasserstein": "sliced_w2", "nearest_training_ratio": "nearest"}
+"""Titles on the terminal of keys that are too long for its columns."""
 NO_JUDGE = "none"
 """The value of `--judge` that measures without one."""
 
@@ -93,12 +105,15 @@ class Evaluator:
         return {"name": "inception", "digest": self.inception.digest} if self.inception else {}
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """The keys of the main figures."""
-        overlap = ("kid", "precision", "recall", "density", "coverage")
+    def columns(self) -> dict[str, str]:
+        """The titles of the main figures, by their keys."""
+        keys: tuple[str, ...] = ("kid", "precision", "recall", "density", "coverage")
         if self.classifier:
-            return (self.keys.distance, *overlap, *(("accuracy", self.keys.worst) if self.knows_labels else ()))
-        return (*(("fid", *overlap) if self.inception else ()), *WITHOUT_JUDGE)
+            title = distance_title(self.classifier.data.name)
+            keys += ("accuracy", self.keys.worst) if self.knows_labels else ()
+            return {self.keys.distance: title, **{key: key for key in keys}}
+        overlap = {"fid": "FID", **{key: key for key in keys}} if self.inception else {}
+        return {**overlap, **{key: SHORT_TITLES.get(key, key) for key in WITHOUT_JUDGE}}
 
     def measure(self, samples: SampleSet) -> dict[str, Any]:
         """All figures of `samples`."""
@@ -506,23 +521,24 @@ def _print_head(evaluator: Evaluator, count: int) -> None:
     print(f"{name}: {count:,} images against the {tests:,} of the test split, {by}", flush=True)
     if features is not None and min(count, tests) <= features.shape[1]:
         print(f"no Frechet distance: it needs more images than the {features.shape[1]} features; KID needs fewer")
-    print("".join(f"{_abbreviated(title):>13}" for title in ("", *evaluator.columns)))
+    print(f"{'':>13}" + "".join(f"{title:>{_width(title)}}" for title in evaluator.columns.values()))
 
 
-def _print_row(name: str, figures: dict[str, Any], columns: tuple[str, ...]) -> None:
-    cells = (f"{figures[column]:13.4f}" if column in figures else f"{'':>13}" for column in columns)
-    print(f"{name:>13}" + "".join(cells), flush=True)
+def _print_row(name: str, figures: dict[str, Any], columns: dict[str, str]) -> None:
+    texts = {key: f"{figures[key]:.4f}" if key in figures else "" for key in columns}
+    print(f"{name:>13}" + "".join(f"{texts[key]:>{_width(title)}}" for key, title in columns.items()), flush=True)
     _print_properties({key: value for key, value in figures.items() if key not in columns})
+
+
+def _width(title: str) -> int:
+    """Characters of a column."""
+    return max(13, len(title) + 1)
 
 
 def _print_copies(share: float, limit: float) -> None:
     """Print whether a model copies."""
     verdict = f"the model copies (limit {limit:.1%}; --nearest shows them)" if share > limit else "no sign of copying"
     print(f"{'':>13} {share:.1%} are as near to a training image as the nearest 1 % of the test images: {verdict}")
-
-
-def _abbreviated(key: str) -> str:
-    return {"sliced_wasserstein": "sliced_w2", "nearest_training_ratio": "nearest"}.get(key, key)
 
 
 def _print_comparison(figures: dict[str, Any], published: dict[str, Any]) -> bool:

@@ -37,12 +37,13 @@ def export(
     defaults: dict[str, Any],
     data_root: Path | None,
     uploads: str | None = None,
+    attribution: str = "",
 ) -> Manifest:
     """Write the averaged weights of checkpoint `which` (`best` or `latest`) of `run` to `directory`.
 
     `defaults` override the family's `steps`, `sampler` and `guidance` for requests that name none. `uploads`, one of
-    UPLOADS, overrides what the data set suggests. The training images are loaded only if the checkpoint lacks a
-    closed-form estimate of its weights, or was written by an earlier version.
+    UPLOADS, overrides what the data set suggests. `attribution` names the training images' source and licence. The
+    images are loaded only if the checkpoint lacks a closed-form estimate of its weights, or is of an earlier version.
 
     Raises ConfigError if the run has no such checkpoint, is of another revision of its family, has weights that are not
     finite, or `defaults` are out of range; and DataError if the images are needed and cannot be loaded.
@@ -80,6 +81,7 @@ def export(
             "images_seen": state["images"] or config.dataset["images"],
             "seconds": round(state["seconds"], 1),
             "device": state["device"],
+            **({"device_name": name} if (name := state.get("device_name")) else {}),
             "precision": config.precision,
             "seed": config.seed,
             "recipe": dataclasses.asdict(config.training_recipe()),
@@ -88,6 +90,7 @@ def export(
         },
         versions={"python": platform.python_version(), "torch": torch.__version__},
         uploads=_uploads(config, family.data_shape, uploads),
+        attribution=attribution,
         commit=_commit(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )

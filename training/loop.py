@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models import parallel
 from models.base import Family, Recipe
+from models.devices import device_name
 from models.pixels import to_unit
 from training import checkpoint
 from training.augmentation import Augmentation
@@ -180,6 +181,7 @@ class Trainer:
             "best": self.best,
             "fitted_at": self.fitted_at,
             "device": self.hardware.device.type,
+            "device_name": device_name(self.hardware.device),
             "data": self.data.digest,
         }
 

@@ -100,10 +100,13 @@ def _card(name: str, manifest: Manifest, samples: bytes) -> str:
     picture = base64.b64encode(samples).decode()
     training, name_of_data = manifest.training, short_name(manifest.dataset["name"])
     lines = [
-        f"{training['images_seen']:,} images of {name_of_data} seen in training on {training['device']}",
+        f"{training['images_seen']:,} images of {name_of_data} seen in training on "
+        f"{training.get('device_name', training['device'])}",
         ", ".join(default_options(manifest)),
         *(f"{title} {manifest.metrics[key]:.4g}" for key, title in EXTRA.items() if key in manifest.metrics),
     ]
+    if manifest.attribution:
+        lines.append(f"training images: {manifest.attribution}")
     if manifest.caveat:
         lines.append(f"known defects: {manifest.caveat}")
     facts = "".join(f"<li>{html.escape(line)}" for line in lines if line)

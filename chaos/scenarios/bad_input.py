@@ -86,8 +86,9 @@ def schema_requests(setting: Setting, server: Server, examples: int) -> Line:
 
 
 NAMES = st.sampled_from(
-    ["model", "steps", "sampler", "prior", "guidance", "priority", "timeout", "format", "digit", "n", "seed", "first",
-     "previews", "frames", "path", "codes", "prompt", "size", "stream", "inputs", "parameters", "outputs", "id"]
+    ["model", "steps", "sampler", "prior", "guidance", "priority", "timeout", "format", "label", "digit", "n", "seed",
+     "first", "previews", "frames", "path", "codes", "prompt", "size", "stream", "inputs", "parameters", "outputs",
+     "id"]
 )  # fmt: skip
 VALUES = st.one_of(
     st.sampled_from(["cgan", "vae", "ddpm", "cgan@", "png", "npz", "events", "bulk", "nan", "inf", "1e400", "yes"]),
@@ -108,7 +109,7 @@ JSON = st.recursive(
     max_leaves=20,
 )
 TENSOR = st.fixed_dictionaries(
-    {"name": st.sampled_from(["n", "seed", "digit"]), "datatype": st.sampled_from(["INT64", "UINT8", "UINT64"]),
+    {"name": st.sampled_from(["n", "seed", "label", "digit"]), "datatype": st.sampled_from(["INT64", "UINT8", "BYTES"]),
      "shape": st.lists(st.integers(-1, 2**66), max_size=9) | st.just([1])},
     optional={"data": JSON, "parameters": st.fixed_dictionaries({"binary_data_size": st.integers(-1, 99)}) | JSON},
 )  # fmt: skip
@@ -133,6 +134,7 @@ PLAUSIBLE = st.fixed_dictionaries(
     optional={
         "model": st.sampled_from(["cgan", "vae", "ddpm"]), "n": st.integers(0, 70), "seed": st.integers(-1, 2**64),
         "digit": st.lists(st.integers(-1, 10), max_size=3), "prompt": st.text(max_size=20) | st.just("a seven"),
+        "label": st.lists(st.text(max_size=2) | st.integers(-1, 10), max_size=3),
         "codes": st.lists(st.lists(st.floats(width=32) | st.integers(), min_size=16, max_size=16), max_size=2),
     },
 )  # fmt: skip

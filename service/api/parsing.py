@@ -127,7 +127,7 @@ def _cache_key(
 
 def _merge(schema: type[P], scope: Scope, body: dict[str, Any], *, strict: bool) -> P:
     """The parameters in the query, the `body` and headers. A `strict` body holds no numbers written as strings."""
-    query = parse_qsl(scope["query_string"].decode("utf-8", "replace"), keep_blank_values=True)
+    query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
     values = _collect(query, schema)
     if twice := sorted(values.keys() & body.keys()):
         raise InvalidParameter(f"in the query and in the body: {', '.join(twice)}; give each parameter once")

@@ -13,6 +13,8 @@ NONE = "none"
 MAX_LISTED = 12
 """Classes that an error lists; of more it lists the nearest."""
 NEAREST = 5
+MAX_COMPARED = 32
+"""Characters of a name that are compared, so that a thousand long names do not take long."""
 
 
 def labels_of(model: Model, parameters: Generate | Interpolate | Encode | Decode) -> list[int]:
@@ -42,8 +44,11 @@ def suggestion(model: Model, label: str = "") -> str:
     """What to name instead of `label`: one of all classes if they are few, else of those with a similar name."""
     if len(model.classes) <= MAX_LISTED:
         return f"its classes are: {', '.join(model.classes)}"
-    names = {fold_name(name): name for name in model.classes}
-    nearest = [names[name] for name in difflib.get_close_matches(fold_name(label), names, NEAREST)]
+    names: dict[str, list[str]] = {}
+    for name in model.classes:
+        names.setdefault(fold_name(name)[:MAX_COMPARED], []).append(name)
+    found = difflib.get_close_matches(fold_name(label)[:MAX_COMPARED], names, NEAREST)
+    nearest = [name for key in found for name in names[key]][:NEAREST]
     return (
         f"the nearest are: {', '.join(nearest)}" if nearest else f"GET /models lists its {len(model.classes)} classes"
     )

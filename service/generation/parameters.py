@@ -59,7 +59,10 @@ Digit = Annotated[
 DIGIT_HELP = "The same as `label`, for models whose classes are the digits."
 Polarity = Annotated[
     Literal["auto", "dark-on-light", "light-on-dark"],
-    Field(description="What uploaded pictures show: dark ink on light paper or the reverse; `auto` decides for each."),
+    Field(
+        description="What uploaded pictures show, for models of digits: dark ink on light paper or the reverse; `auto` "
+        "decides for each."
+    ),
 ]
 
 

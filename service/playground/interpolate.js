@@ -69,6 +69,6 @@ function endFields(model) {
   const digits = model.takes.digit ? DEFAULT_DIGITS : [];
   const defaults = [...digits, ...label.one_of].filter((name) => label.one_of.includes(name));
   const from = readLabel(label, defaults[0]);
-  const to = readLabel(label, defaults.find((name) => name !== from), { index: 1 });
+  const to = readLabel(label, [defaults[1], ...defaults].find((name) => name !== from), { index: 1 });
   return [labelField(`From ${labelWord(model)}`, label, from), labelField(`To ${labelWord(model)}`, label, to, { index: 1 })];
 }

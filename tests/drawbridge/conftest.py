@@ -19,6 +19,12 @@ def server(weights: Path) -> Iterator[Server]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def named_server(named_weights: Path) -> Iterator[Server]:
+    with serving(named_weights) as running:
+        yield running
+
+
 @pytest.fixture
 def expected(server: Server) -> Callable[..., np.ndarray]:
     """The images that the service itself responds with for a query."""

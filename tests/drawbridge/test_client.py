@@ -215,11 +215,37 @@ def test_a_proxy_that_httpx_cannot_use_is_named(
         torch.tensor([1, 2, 3]), {1: "one", 2: "two", 3: "three"}.keys(), array.array("b", [1, 2, 3]),
     ],
 )  # fmt: skip
-def test_labels_may_be_any_numbers_in_any_sequence(digits: Any) -> None:
+@pytest.mark.parametrize("name", ["label", "digit"])
+def test_labels_may_be_any_numbers_in_any_sequence(digits: Any, name: str) -> None:
     transport, requests = responses(npz())
     with Client("http://test", transport=transport) as client:
-        client.generate("cgan", digit=digits)
-    assert json.loads(requests[0].content)["digit"] == [1, 2, 3]
+        client.generate("cgan", **{name: digits})
+    assert json.loads(requests[0].content)[name] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("label", "sent"),
+    [
+        ("pizza", ["pizza"]), (["pizza", 3], ["pizza", 3]), (np.str_("çay"), ["çay"]), (("ice cream",), ["ice cream"]),
+        (np.array(["pizza", "çay"]), ["pizza", "çay"]), (["pizza", np.int64(3)], ["pizza", 3]),
+    ],
+)  # fmt: skip
+def test_labels_may_be_names(label: Any, sent: list[Any]) -> None:
+    transport, requests = responses(npz())
+    with Client("http://test", transport=transport) as client:
+        client.generate("pictures", label=label)
+    assert json.loads(requests[0].content)["label"] == sent
+
+
+def test_a_label_reaches_the_service(named_server: Server) -> None:
+    with Client(named_server.url) as client:
+        by_name = client.generate("drawings", label=["pizza", "çay"], n=2, seed=4)
+        by_number = client.generate("drawings", label=by_name.labels, n=2, seed=4)
+        assert by_name.labels.tolist() == [0, 2]
+        assert np.array_equal(by_name.arrays, by_number.arrays)
+        assert "&label=pizza&label=%C3%A7ay&" in by_name.url
+        with pytest.raises(ServiceError, match="drawings has no class 'piza'; its classes are: pizza"):
+            client.generate("drawings", label="piza")
 
 
 @pytest.mark.parametrize("seven", [7, np.int64(7), np.uint8(7), np.array(7), torch.tensor(7)])

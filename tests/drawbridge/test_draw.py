@@ -44,6 +44,22 @@ def test_a_file_has_the_bytes_that_the_service_sends(name: str, server: Server, 
         assert Image.open(io.BytesIO(content)).size == (56, 56)
 
 
+def test_a_label_is_a_name_or_a_number(named_server: Server, tmp_path: Path) -> None:
+    arguments = ["draw", "pictures", "--label", "ice cream", "--label", "çay", "-n", "3", "--seed", "6"]
+    for name, labels in (
+        ("names.npz", arguments),
+        ("numbers.npz", ["1" if a == "ice cream" else a for a in arguments]),
+    ):
+        assert main([*labels, "-o", str(tmp_path / name), "--url", named_server.url]) == 0
+    with np.load(tmp_path / "names.npz") as archive:
+        assert archive["labels"].tolist() == [1, 2, 1]
+        assert archive["images"].shape == (3, 24, 32, 3)
+    assert (tmp_path / "names.npz").read_bytes() == (tmp_path / "numbers.npz").read_bytes()
+    assert main([*arguments, "-o", str(tmp_path / "three.png"), "--url", named_server.url]) == 0
+    with Image.open(tmp_path / "three.png") as image:
+        assert (image.mode, image.size) == ("RGB", (64, 48))
+
+
 def test_the_terminal_gets_two_rows_of_pixels_a_line_and_as_many_images_as_fit() -> None:
     white, black = [b"\xff" * 28] * 28, [bytes(28)] * 28
     lines = terminal.render([white, black, white], 60).split("\n")
@@ -103,6 +119,8 @@ def read(screen: io.FileIO) -> bytes:
         (["cgan", "--digit", "12", "-o", "x.png"], "digit: "),
         (["cgan", "-o", "nowhere/x.png"], "No such file"),
         (["cgan", "--digit", "seven", "-o", "x.png"], "invalid int value: 'seven'"),
+        (["cgan", "--label", "seven", "-o", "x.png"], "cgan has no class 'seven'; its classes are: 0, 1"),
+        (["cgan", "--label", "7", "--digit", "7", "-o", "x.png"], "digit: means the same as `label`"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_status_2(

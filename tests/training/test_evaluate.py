@@ -21,7 +21,7 @@ from models.families.pca import PCA, PCAConfig
 from models.pixels import to_unit
 from models.store import Manifest
 from tests.conftest import manifest_of
-from tests.training.judging import brief, digits, shapes
+from tests.training.judging import COLOURS, brief, digits, shapes
 from training import classifier, data, evaluate, figures, metrics, sources
 from training.cli import main, parser
 from training.config import ConfigError
@@ -391,6 +391,7 @@ def test_the_figures_of_a_data_set_name_its_judge_and_the_images_that_were_compa
     assert (
         "shapes: 300 images against the 120 of the test split, by the judge 'report' of shapes (95.00% accurate)" in out
     )
+    assert "shapes-CNN-FD" in out
     written = metrics_of(tmp_path)
     path = classifier.find("report", splits["train"].digest, judges)
     assert written["judge"] == {"name": "report", "digest": classifier.read(path).digest, "data": "shapes"}
@@ -448,6 +449,22 @@ def test_other_images_than_those_of_training_are_refused(
     path.write_text(path.read_text().replace(manifest.dataset["digest"], "0" * 64))
     assert run() == 2
     assert "folder holds other images than shapes was trained on" in capsys.readouterr().err
+
+
+def test_the_data_is_read_as_the_export_recorded_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "mine"
+    for i, image in enumerate(shapes(200, 0).images):
+        path = folder / COLOURS[i % 3] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    reading = ["--size", "8x16", "--channels", "1", "--held-out", "0.3", "--resize", "pad", "--background", "black"]
+    assert main(["fit", "pca", "--code", "4", "--data", str(folder), *reading]) == 0
+    assert main(["export", "runs/pca"]) == 0
+    train, test = evaluate.load_data("pca", store.read_manifest(Path("weights/pca")), str(folder), None)
+    assert train.images.shape[1:] == (1, 8, 16)
+    assert 0.2 < len(test.images) / 200 < 0.4
 
 
 def test_all_names_the_weights_whose_data_is_missing_and_measures_the_others(

@@ -596,8 +596,10 @@ def test_own_images_are_trained_and_exported(tmp_path, capsys):
     count = len(data.load(str(folder), options=Options(size=(16, 12))).images)
     assert f"data: my pictures, {count} images of 3x16x12, 2 classes\n" in output
     assert re.search(r"^ +\d+ ice cream$", output, re.MULTILINE)
-    assert main(["export", str(run), "--weights", str(tmp_path / "weights")]) == 0
+    source = ["--attribution", "my own, CC0"]
+    assert main(["export", str(run), "--weights", str(tmp_path / "weights"), *source]) == 0
     manifest = store.read_manifest(tmp_path / "weights" / "run")
+    assert manifest.attribution == "my own, CC0"
     assert manifest.data_shape == (3, 16, 12)
     assert manifest.uploads == "picture"
     assert manifest.dataset == {

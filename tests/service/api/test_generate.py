@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import dataclasses
 import gc
 import io
 import json
@@ -16,6 +17,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from models import families
+from service.codecs import formats
 from service.engine.request import Ticket
 from tests.service.conftest import arrays, http_scope, picture, pixels, problem
 
@@ -176,6 +178,20 @@ async def test_etags_differ_where_the_bytes_may_differ(client: httpx.AsyncClient
     etags.append((await client.get("/generate?model=vae&seed=1")).headers["etag"])
     etags += [(await client.get(f"/generate?model=cgan&seed=1&digit={digit}")).headers["etag"] for digit in (1, 2)]
     assert len(set(etags)) == len(etags)
+
+
+@pytest.mark.parametrize("name", ["png", "zip"])
+async def test_etags_differ_between_revisions_of_a_format(
+    app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    etags = []
+    for revision in (7, 8):
+        changed = tuple(dataclasses.replace(format_, revision=revision) for format_ in formats.IMAGE_FORMATS)
+        monkeypatch.setattr(formats, "IMAGE_FORMATS", changed)
+        app.state.service.parse_cache.clear()
+        etags.append((await client.get(f"/generate?model=gan&seed=1&format={name}")).headers["etag"])
+    app.state.service.parse_cache.clear()
+    assert etags[0] != etags[1]
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ VALID = {
     "model": ['"cgan"', '"ddpm"', '"\\u0063gan"'],
     "n": ["1", " 1 ", "2"],
     "digit": ["[1]", "[]", "[1, 2]", "[2, 1]"],
+    "label": ["[1]", '["1"]', "1", '"1"', '["2", 1]', '"none"'],
     "first": ["0", "1", "9007199254740992"],
     "priority": ['"bulk"', '"interactive"'],
     "timeout": ["5", "5.0", "5e0", "null"],
@@ -79,6 +80,7 @@ INVALID = {
     "model": ["null", "1", '"gan"'],
     "n": ["true", '"1"', "1.5", "-0", "NaN"],
     "digit": ["[true]", '["1"]', "[1.5]", "1", "[NaN]"],
+    "label": ["[true]", "true", "1.0", '"01"', '"ten"', "null"],
     "first": ["true", '"1"', "9007199254740993", "99999999999999999999999"],
     "priority": ["null", '"urgent"'],
     "timeout": ['"5"', "NaN", "Infinity", "1e400", "true"],
@@ -102,7 +104,8 @@ def requests(draw: st.DrawFn) -> list[dict[str, Any]]:
     """Requests that differ in their seed, in the order and spelling of their members, or in one value."""
     names = draw(st.lists(st.sampled_from(list(VALID)), max_size=4, unique=True))
     members = [(name, draw(st.sampled_from(VALID[name]))) for name in names]
-    query = draw(st.lists(st.sampled_from(["model=cgan", "n=2", "digit=1", "%6e=2"]), max_size=2, unique=True))
+    parts = ["model=cgan", "n=2", "digit=1", "label=1", "%6e=2"]
+    query = draw(st.lists(st.sampled_from(parts), max_size=2, unique=True))
     found = []
     for _ in range(draw(st.integers(2, 5))):
         parts, body = list(query), draw(st.permutations(members))
@@ -174,6 +177,8 @@ def test_the_last_of_two_members_with_one_name_counts(context: AppContext) -> No
     ("query", "body"),
     [
         ("model=cgan&seed={}&digit=7", ""),
+        ("model=cgan&seed={}&label=7", ""),
+        ("model=cgan", '{{"label": ["7", 3], "seed": {}}}'),
         ("seed={}&model=cgan", ""),
         ("model=cgan", '{{"digit": [7], "seed": {}}}'),
         ("", '{{"seed": {}, "model": "cgan", "guidance": null}}'),

@@ -7,7 +7,6 @@ from urllib.parse import quote
 import httpx
 import numpy as np
 import pytest
-from fastapi import FastAPI
 
 from service.codecs.png import png
 from tests.conftest import CLASSES, MANY_CLASSES
@@ -81,27 +80,6 @@ async def test_a_class_that_is_called_none_is_that_class(client: httpx.AsyncClie
     described = {model["name"]: model["takes"] for model in (await client.get("/models")).json()["models"]}
     assert not described["kinds"]["label"]["none"]
     assert described["drawings"]["label"]["none"]
-
-
-async def test_letters_of_a_query_need_no_escapes(app: FastAPI, client: httpx.AsyncClient) -> None:
-    scope_query = "model=drawings&seed=1&format=json&label=çay".encode()
-    sent: list[Any] = []
-
-    async def receive() -> Any:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    scope = {
-        "type": "http", "http_version": "1.1", "method": "GET", "scheme": "http", "path": "/generate",
-        "raw_path": b"/generate", "query_string": scope_query, "root_path": "", "headers": [],
-        "client": ("127.0.0.1", 1), "server": ("drawbridge", 80), "state": {},
-    }  # fmt: skip
-    await app(scope, receive, send)
-    assert sent[0]["status"] == 200
-    expected = await client.get("/generate", params={"model": "drawings", "seed": 1, "format": "json", "label": "çay"})
-    assert b"".join(message.get("body", b"") for message in sent[1:]) == expected.content
 
 
 @pytest.mark.parametrize("name", ["pizza", "ice cream", "çay", "Zebra", "zebra"])
