@@ -71,12 +71,19 @@ class Samples:
     @cached_property
     def arrays(self) -> "NDArray[np.uint8]":
         """Images [n, H, W], or [n, H, W, 3] in colour. Needs NumPy and the format npz."""
-        return self._read("images")
+        images: NDArray[np.uint8] = self._read("images")
+        return images
 
     @cached_property
     def labels(self) -> "NDArray[np.int64]":
-        """Labels [n], -1 where the image has none. Needs NumPy and the format npz."""
-        return self._read("labels")
+        """Labels [n], numbers of `classes`, -1 where the image has none. Needs NumPy and the format npz."""
+        labels: NDArray[np.int64] = self._read("labels")
+        return labels
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the model's classes by number; empty if it has none. Needs NumPy and the format npz."""
+        return tuple(map(str, self._read("classes", missing=())))
 
     def pictures(self) -> "list[Image]":
         """The images for Pillow. Needs NumPy, Pillow and the format npz."""
@@ -86,14 +93,14 @@ class Samples:
             raise ImportError("Samples.pictures needs Pillow: pip install pillow") from None
         return [Image.fromarray(array) for array in self.arrays]
 
-    def _read(self, member: str) -> "NDArray[Any]":
+    def _read(self, member: str, missing: Any = None) -> Any:
+        """An array of the npz, or `missing`, unless None, where the npz has no such array."""
         try:
             import numpy as np
         except ModuleNotFoundError:
             raise ImportError("the arrays of Samples need NumPy: pip install numpy") from None
         with np.load(io.BytesIO(self.content)) as archive:
-            array: NDArray[Any] = archive[member]
-        return array
+            return archive[member] if missing is None or member in archive else missing
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def qr_code(text: str, columns: int) -> str:
     Empty if it does not fit into `columns`.
     """
     modules = segno.make(text, error="m", boost_error=False, micro=False).matrix_iter(border=QUIET_ZONE)
-    rows = [bytes(0 if dark else 255 for dark in row) for row in modules]
+    rows = [[b"\x00" if dark else b"\xff" for dark in row] for row in modules]
     return terminal.render([rows], columns) if len(rows) <= columns else ""
 
 

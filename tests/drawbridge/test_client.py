@@ -240,6 +240,8 @@ def test_labels_may_be_names(label: Any, sent: list[Any]) -> None:
 def test_a_label_reaches_the_service(named_server: Server) -> None:
     with Client(named_server.url) as client:
         by_name = client.generate("drawings", label=["pizza", "çay"], n=2, seed=4)
+        assert by_name.classes[:2] == ("pizza", "ice cream")
+        assert client.generate("gan").classes == ()
         by_number = client.generate("drawings", label=by_name.labels, n=2, seed=4)
         assert by_name.labels.tolist() == [0, 2]
         assert np.array_equal(by_name.arrays, by_number.arrays)

@@ -61,7 +61,7 @@ def test_a_label_is_a_name_or_a_number(named_server: Server, tmp_path: Path) -> 
 
 
 def test_the_terminal_gets_two_rows_of_pixels_a_line_and_as_many_images_as_fit() -> None:
-    white, black = [b"\xff" * 28] * 28, [bytes(28)] * 28
+    white, black = [[b"\xff"] * 28] * 28, [[b"\x00"] * 28] * 28
     lines = terminal.render([white, black, white], 60).split("\n")
     assert len(lines) == 28
     assert lines[0].count("▀") == 56
@@ -72,11 +72,29 @@ def test_the_terminal_gets_two_rows_of_pixels_a_line_and_as_many_images_as_fit()
 
 def test_images_are_read_without_numpy_as_numpy_reads_them(server: Server, expected: Callable[..., np.ndarray]) -> None:
     npz = httpx.get(f"{server.url}/generate", params={"model": "gan", "n": 3, "seed": 1, "format": "npz"}).content
-    images = np.array([[list(row) for row in image] for image in terminal.read_images(npz)])
+    images = np.array([[[value for (value,) in row] for row in image] for image in terminal.read_images(npz)])
     assert np.array_equal(images, expected(model="gan", n=3, seed=1))
 
 
-@pytest.mark.parametrize("array", [np.zeros((1, 2, 2)), np.zeros((2, 2), np.uint8), np.zeros((2, 3, 4), np.uint8).T])
+def test_colours_are_read_as_numpy_reads_them_and_shown_with_24_bits() -> None:
+    images, buffer = np.arange(2 * 4 * 2 * 3, dtype=np.uint8).reshape(2, 4, 2, 3), io.BytesIO()
+    np.savez(buffer, images=images)
+    read = terminal.read_images(buffer.getvalue())
+    assert np.array_equal([[[list(pixel) for pixel in row] for row in image] for image in read], images)
+    lines = terminal.render(read, 80).split("\n")
+    assert lines[0].startswith("\x1b[38;2;0;1;2m\x1b[48;2;6;7;8m▀")
+    assert [line.count("▀") for line in lines] == [4, 4]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((1, 2, 2)),
+        np.zeros((2, 2), np.uint8),
+        np.zeros((2, 3, 4), np.uint8).T,
+        np.zeros((2, 3, 4, 2), np.uint8),
+    ],
+)
 def test_other_arrays_are_refused(array: np.ndarray) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, images=array)

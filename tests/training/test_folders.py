@@ -411,3 +411,13 @@ def test_the_digest_of_a_folder_is_of_its_pixels_and_labels(pictures: Path) -> N
     pixels = np.repeat(np.array([0, 20, 10, 30], np.uint8), 64).reshape(4, 1, 8, 8)
     expected = data.make("x", torch.from_numpy(pixels), torch.tensor([0, 0, 1, 1]), ("a", "b"))
     assert load(pictures, options=SIZED).digest == expected.digest
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [(["a", "b", "a"], "several classes are called 'a'"), (["a", "", "b"], "a class has no name")],
+)
+def test_classes_that_names_cannot_tell_apart_are_refused(classes: list[str], message: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=np.zeros((3, 8, 8), np.uint8), labels=np.arange(3), classes=np.array(classes))
+    with pytest.raises(DataError, match=message):
+        data.load(str(tmp_path / "x.npz"))

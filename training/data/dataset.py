@@ -43,7 +43,11 @@ class Dataset:
 
 
 def make(name: str, images: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Dataset:
-    """Build a Dataset and compute its digest."""
+    """Build a Dataset and compute its digest. Raises DataError if its classes cannot be told apart by name."""
+    if repeated := sorted({one for one in classes if classes.count(one) > 1}):
+        raise DataError(f"{name}: several classes are called {repeated[0]!r}; rename them, so that labels are names")
+    if "" in classes:
+        raise DataError(f"{name}: a class has no name; name all classes")
     digest = hashlib.sha256(images.numpy().tobytes())
     digest.update(labels.numpy().tobytes())
     return Dataset(name, images, labels, classes, digest.hexdigest())
