@@ -386,6 +386,9 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--nearest", type=Path, metavar="DIR", help="write a picture of samples above their nearest training images"
     )
+    command.add_argument(
+        "--unlabelled", action="store_true", help="only samples without a label, of models that also take labels"
+    )
     command.add_argument("--write", action="store_true", help="write the figures into the manifests")
     add_sampling_flags(command, "instead of the manifest's default")
     command.set_defaults(command=lambda args: evaluate.command(args, sampling_options(args)))

@@ -6,7 +6,7 @@ from typing import Any
 
 from models import families, store
 from models.store import Manifest
-from training.figures import PROPERTIES, Group, figure, groups
+from training.figures import PROPERTIES, UNLABELLED, Group, figure, groups
 
 ROOT = Path(__file__).parent.parent
 MARK = "models"
@@ -142,6 +142,9 @@ def _card(name: str, manifest: Manifest, group: Group) -> str:
     figures += [f"{title} {metrics[key]:.4g}" for key, title in PROPERTIES.items() if key in metrics.keys() - columns]
     if figures:
         lines.append(f"Of {metrics['samples']:,} samples: " + ", ".join(figures) + ".")
+    if unlabelled := metrics.get(UNLABELLED):
+        values = zip(columns.values(), _figures(group, unlabelled), strict=True)
+        lines.append("Without a label: " + ", ".join(f"{title} {value}" for (title, _), value in values if value) + ".")
     if manifest.attribution:
         lines.append(f"Training images: {manifest.attribution}")
     if manifest.caveat:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import store
+from models import families, store
 from models.base import Family, invert, run_schedule
 from models.batch_invariant import LARGE_BATCH
 from models.pixels import to_uint8, to_unit
@@ -33,6 +33,7 @@ from training.figures import (
     OF_NEAREST,
     OF_WEIGHTS,
     PROPERTIES,
+    UNLABELLED,
     WITHOUT_JUDGE,
     distance_title,
     keys,
@@ -294,9 +295,11 @@ def command(args: argparse.Namespace, options: dict[str, Any]) -> int:
     status 1.
     """
     _check(args, options)
-    inception = _inception(args.inception) if args.inception else None
     source: Source = Service(args.against) if args.against else Weights(args.weights)
     by_data = _by_data(source, source.names() if args.all else args.names)
+    if args.unlabelled:
+        by_data = _sampled_without_labels(by_data, args.names)
+    inception = _inception(args.inception) if args.inception else None
     if args.data and len(by_data) > 1:
         raise ConfigError("--data is for weights of one data set; name only those")
     differs = False
@@ -320,6 +323,21 @@ def _by_data(source: Source, names: list[str]) -> list[dict[str, Manifest]]:
         manifest = source.manifest(name)
         found.setdefault((manifest.dataset.get("digest", ""), manifest.data_shape), {})[name] = manifest
     return list(found.values())
+
+
+def _sampled_without_labels(by_data: list[dict[str, Manifest]], named: list[str]) -> list[dict[str, Manifest]]:
+    """Those of the models that take labels and can do without. Raises ConfigError if `named` names another one."""
+    found = [
+        {name: manifest for name, manifest in manifests.items() if _has_unlabelled_samples(manifest)}
+        for manifests in by_data
+    ]
+    if others := set(named) - {name for manifests in found for name in manifests}:
+        raise ConfigError(f"--unlabelled: {min(others)} has no samples without a label beside those with one; omit it")
+    return [manifests for manifests in found if manifests]
+
+
+def _has_unlabelled_samples(manifest: Manifest) -> bool:
+    return bool(manifest.classes) and families.get(manifest.family).unconditional
 
 
 def _evaluator(
@@ -419,12 +437,14 @@ def _compare(
         figures = _measure(args, options, source, evaluator, name, count)
         _print_row(name, figures, evaluator.columns)
         _print_copies(figures["copies"], evaluator.copying)
-        if args.write:
-            former = manifest.metrics
+        former = manifest.metrics
+        if args.write and args.unlabelled:
+            store.annotate(args.weights / name, metrics={**former, UNLABELLED: figures})
+        elif args.write:
             real = {**_expensive(former.get("real", {})), **baseline}
             store.annotate(args.weights / name, metrics={**_expensive(former), **figures, "real": real})
         elif not options:
-            differs |= _print_comparison(figures, manifest.metrics)
+            differs |= _print_comparison(figures, former.get(UNLABELLED, {}) if args.unlabelled else former)
     return differs
 
 
@@ -437,9 +457,10 @@ def _measure(
     count: int,
 ) -> dict[str, Any]:
     """All figures of one model, as a manifest holds them; also writes the pictures of `--worst` and `--nearest`."""
-    sets = [source.sample(name, seed, count, **options) for seed in args.seeds]
+    unlabelled: bool = args.unlabelled
+    sets = [source.sample(name, seed, count, unlabelled=unlabelled, **options) for seed in args.seeds]
     figures = over_seeds([evaluator.measure(samples) for samples in sets])
-    if not args.against:
+    if not args.against and not unlabelled:
         figures |= properties(*store.load(args.weights / name), evaluator.test, **options)
     if args.cas and sets[0].requested_labels is not None:
         samples = source.sample(name, args.seeds[0], CAS_SAMPLES, **options)
@@ -506,7 +527,7 @@ def contradictions(figures: dict[str, Any], published: dict[str, Any]) -> dict[s
 
 def _expensive(figures: dict[str, Any]) -> dict[str, Any]:
     """The figures that take long, are measured only on request, and stay valid for the same weights."""
-    return {key: figures[key] for key in (CAS, "fid") if key in figures}
+    return {key: figures[key] for key in (CAS, "fid", UNLABELLED) if key in figures}
 
 
 def _print_head(evaluator: Evaluator, count: int) -> None:

@@ -13,6 +13,8 @@ from models.store import Manifest
 MNIST = "d18cfd466eb143ac1097fde604dba9eec4116885869d04cc648b510949f9e88c"
 """The digest of MNIST's training images."""
 CAS = "classification_accuracy_score"
+UNLABELLED = "unlabelled"
+"""Key of the figures of samples without a label, of models that take labels and can do without."""
 PROPERTIES = {
     "fid": "FID, in Inception's features",
     "test_elbo": "test ELBO, nats per image",

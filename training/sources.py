@@ -43,8 +43,11 @@ class Source(Protocol):
     def manifest(self, name: str) -> Manifest:
         """The manifest of model `name`."""
 
-    def sample(self, name: str, seed: int, count: int, **options: Any) -> SampleSet:
-        """Images 0..count-1 of `seed` from model `name`; `options` override its defaults."""
+    def sample(self, name: str, seed: int, count: int, *, unlabelled: bool = False, **options: Any) -> SampleSet:
+        """Images 0..count-1 of `seed` from model `name`; `options` override its defaults.
+
+        `unlabelled` samples a conditional model without labels.
+        """
 
 
 class Weights:
@@ -59,10 +62,10 @@ class Weights:
     def manifest(self, name: str) -> Manifest:
         return store.read_manifest(self.root / name)
 
-    def sample(self, name: str, seed: int, count: int, **options: Any) -> SampleSet:
+    def sample(self, name: str, seed: int, count: int, *, unlabelled: bool = False, **options: Any) -> SampleSet:
         family, manifest = store.load(self.root / name)
         check_sampling_options(family, options)
-        return sample_exported(family, manifest, seed, count, **options)
+        return sample_exported(family, manifest, seed, count, unlabelled=unlabelled, **options)
 
 
 class Service:
@@ -98,10 +101,10 @@ class Service:
             raise ConfigError(f"--against {self.url}: the service is of another version ({error})") from None
         return dataclasses.replace(manifest, data_shape=tuple(manifest.data_shape), classes=tuple(manifest.classes))
 
-    def sample(self, name: str, seed: int, count: int, **options: Any) -> SampleSet:
+    def sample(self, name: str, seed: int, count: int, *, unlabelled: bool = False, **options: Any) -> SampleSet:
         self._check(name)
         parameters = self.parameters[name]
-        labels = parameters.get("label", {}).get("one_of")
+        labels = ["none"] if unlabelled else parameters.get("label", {}).get("one_of")
         if "prior" in parameters and "sampler" in options:
             options["prior"] = options.pop("sampler")
         images = []
@@ -114,7 +117,8 @@ class Service:
                     images.append(arrays.unsqueeze(1) if arrays.ndim == 3 else arrays.movedim(-1, 1))
         except (Unreachable, ServiceError) as error:
             raise self._error(error) from None
-        return SampleSet(torch.cat(images), torch.arange(count) % len(labels) if labels else None)
+        requested = torch.arange(count) % len(labels) if labels and not unlabelled else None
+        return SampleSet(torch.cat(images), requested)
 
     def _check(self, name: str) -> None:
         if name not in self.parameters:
@@ -133,13 +137,19 @@ class Service:
 
 
 @torch.inference_mode()
-def sample_exported(family: Family, manifest: Manifest, seed: int, count: int, **options: Any) -> SampleSet:
-    """Images 0..count-1 of `seed` with the manifest's defaults; `options` override them."""
+def sample_exported(
+    family: Family, manifest: Manifest, seed: int, count: int, *, unlabelled: bool = False, **options: Any
+) -> SampleSet:
+    """Images 0..count-1 of `seed` with the manifest's defaults; `options` override them.
+
+    Labels cycle through the classes, unless `unlabelled`.
+    """
     options = {**store.defaults(family, manifest), **options}
     index = torch.arange(count)
-    label = index % max(family.classes, 1)
+    labelled = family.classes and not unlabelled
+    label = index % family.classes if labelled else torch.full_like(index, -1)
     images = []
     for part in index.split(BATCH):
         seeds = torch.full_like(part, seed)
         images.append(to_uint8(sample(family, seeds, part, family.one_hot(label[part]), **options)))
-    return SampleSet(torch.cat(images), label if family.classes else None)
+    return SampleSet(torch.cat(images), label if labelled else None)

@@ -34,7 +34,10 @@ export default function showCompare(catalog) {
     const fields = formValues(form);
     const { label, n, seed } = Object.fromEntries(fields);
     setAddress([["view", "compare"], ...fields]);
-    const groups = groupByData(chosen()).map((group) => ({ ...group, cards: group.models.map((model) => [model, modelCard(model)]) }));
+    const models = chosen();
+    const groups = groupByData(catalog.models)
+      .map(({ models: members, ...group }) => ({ ...group, cards: members.filter((model) => models.includes(model)).map((model) => [model, modelCard(model)]) }))
+      .filter(({ cards }) => cards.length);
     warning.hidden = groups.length < 2;
     warning.textContent = `These models were trained on different data (${groups.map(({ id }) => id).join(", ")}). Neither their images nor their figures can be compared across the data.`;
     box.replaceChildren(...groups.flatMap(({ title, cards }) => [

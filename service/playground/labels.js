@@ -59,13 +59,13 @@ export function labelField(legend, label, selected, { name = "label", index = 0,
 /** One button per class, and per other choice. */
 function labelButtons(label, selected, choices, { name, setting, index }) {
   const hasWords = label.one_of.some((text) => text.length > 2);
-  const box = make("div", { className: hasWords ? "labels words" : "labels" });
-  for (const [value, text] of [...label.one_of.map((text) => [text, text]), ...choices]) {
+  const button = ([value, text]) => {
     const input = make("input", { type: "radio", name, value, checked: value === selected });
     Object.assign(input.dataset, { setting, index });
-    box.append(make("label", {}, input, make("span", { textContent: text })));
-  }
-  return [box];
+    return make("label", {}, input, make("span", { textContent: text }));
+  };
+  return [make("div", { className: hasWords ? "labels words" : "labels" },
+    ...label.one_of.map((text) => button([text, text])), make("div", {}, ...choices.map(button)))];
 }
 
 /** A field that suggests classes while the user types and takes no unknown one, and a button per other choice. */

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
@@ -892,3 +892,36 @@ def test_pages_of_pictures_fit_a_phone_and_every_control_has_a_name(picture_page
             page.run("for (const panel of document.querySelectorAll('details')) panel.open = true")
             assert page.run("return document.documentElement.scrollWidth") == 390, query
             assert page.unnamed_controls() == []
+
+
+def test_emoji_are_generated_uploaded_and_compared_by_the_names_of_their_classes(page: Page, tmp_path: Path) -> None:
+    page.open("view=generate&model=emoji&label=food&n=16&seed=3")
+    page.wait_for_status("16 images in")
+    assert page.alt_texts(".grid img") == ["generated “food”"] * 16
+    page.screenshot("emoji-generate")
+    page.open("view=interpolate&model=emoji&label=smileys&label=food&seed=5")
+    page.wait_for_interpolation()
+    page.open("view=latent&model=emoji&seed=4")
+    page.wait(lambda: page.loaded_images(".latent-plane img, .large") == 2)
+    page.screenshot("emoji-latent")
+    draw_smiley().save(tmp_path / "smiley.png")
+    page.open("view=reconstruct&data=emoji&to=food")
+    page.one("#file").send_keys(str(tmp_path / "smiley.png"))
+    page.wait(lambda: page.loaded_images(".cards .strip"))
+    page.screenshot("emoji-reconstruct")
+    page.open("view=compare&models=emoji&models=flow&label=food&n=9&seed=2")
+    page.wait(lambda: page.loaded_images(".cards img") == 2)
+    assert page.one(".cards .note").text == "Has no class food: images of any class."
+    with page.window(1280, 1700):
+        page.screenshot("emoji-compare")
+
+
+def draw_smiley() -> Image.Image:
+    """A yellow face on white, 128x128."""
+    picture = Image.new("RGB", (512, 512), "white")
+    pen = ImageDraw.Draw(picture)
+    pen.ellipse((24, 24, 488, 488), "#fcc21b")
+    for left in (150, 310):
+        pen.ellipse((left, 150, left + 56, 240), "#2f2f2f")
+    pen.chord((120, 200, 392, 420), 10, 170, "#2f2f2f")
+    return picture.resize((128, 128))

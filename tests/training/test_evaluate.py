@@ -583,3 +583,31 @@ def test_data_with_more_classes_than_samples_is_refused(evaluator: Evaluator) ->
     args = parser().parse_args(["evaluate", "x", "-n", "150"])
     with pytest.raises(ConfigError, match="use at least 200, one for each class"):
         evaluate._compare(args, {}, sources.Weights(Path("nowhere")), Evaluator(None, many, evaluator.test), {})
+
+
+def test_samples_without_a_label_have_figures_of_their_own(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("-n", "200", "--seeds", "0", "1")
+    assert run("--write", *flags) == 0
+    before = metrics_of(tmp_path)
+    assert run("--unlabelled", "--write", *flags) == 0
+    after = metrics_of(tmp_path)
+    unlabelled = after.pop("unlabelled")
+    assert after == before
+    assert unlabelled["cnn_fd"] != before["cnn_fd"]
+    assert "accuracy" not in unlabelled
+    assert "cost" not in unlabelled
+    capsys.readouterr()
+    assert run("--unlabelled", *flags) == 0
+    assert "matches the manifest" in capsys.readouterr().out
+    assert run("--write", *flags) == 0
+    assert metrics_of(tmp_path)["unlabelled"] == unlabelled
+
+
+def test_only_models_that_can_do_without_their_labels_have_figures_without_a_label(
+    weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("cgan", "vae"):
+        assert main(["evaluate", name, "--weights", str(weights), "--unlabelled"]) == 2
+        assert f"--unlabelled: {name} has no samples without a label" in capsys.readouterr().err

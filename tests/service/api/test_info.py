@@ -38,6 +38,7 @@ async def test_models_are_described_with_their_parameters(client: httpx.AsyncCli
         assert model["formula"] == family.about.formula
         assert model["paper"] == family.about.paper
         assert model["encodes"] == family.encodes
+        assert model["dataset"] == {"name": "none"}
         assert ("digit" in model["takes"]) == family.conditional
         assert ("steps" in model["takes"]) == (family.steps.maximum > 1)
         assert model["takes"].get(family.sampler_parameter, {}).get("one_of", []) == list(family.samplers)
