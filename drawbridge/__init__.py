@@ -6,7 +6,19 @@ with Client("http://127.0.0.1:8000") as client:
     sevens = client.generate("cgan", label=7, n=100)
 """
 
-from drawbridge.client import AsyncClient, Client, Event, Samples, ServiceError, Unreachable
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
 __all__ = ["AsyncClient", "Client", "Event", "Samples", "ServiceError", "Unreachable"]
+
+if TYPE_CHECKING:
+    from drawbridge.client import AsyncClient, Client, Event, Samples, ServiceError, Unreachable
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Import the client when it is used, so that the command can handle Ctrl-C before it imports httpx."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from drawbridge import client
+
+        return getattr(client, name)

@@ -3,9 +3,10 @@
 import argparse
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
-from drawbridge import ServiceError, Unreachable, __version__
+from drawbridge import __version__
 from drawbridge.commands.parsing import EXIT_INTERRUPTED, EXIT_USAGE, Parser, UsageError, requires_extra
 
 SAMPLING = {
@@ -67,7 +68,9 @@ def run(arguments: Sequence[str]) -> int:
         return run_training(arguments)
     if command not in COMMANDS:
         root_parser().parse_args([command])  # prints the help or the version and exits, or raises UsageError
-    with requires_extra("serve", command):
+    with _imports("serve", command):
+        from drawbridge import ServiceError, Unreachable
+
         module = importlib.import_module(f"drawbridge.commands.{command}")
     try:
         return int(module.main(rest))
@@ -77,13 +80,20 @@ def run(arguments: Sequence[str]) -> int:
 
 def run_training(arguments: Sequence[str]) -> int:
     """Run a command of training, which reports its errors itself."""
-    from training.interrupts import interrupt_exits
-
-    with requires_extra("training", *arguments[:1]), interrupt_exits():
+    with _imports("training", *arguments[:1]):
         from models import memory
         from training import cli
     memory.retain_freed_memory()
     return cli.main(arguments)
+
+
+@contextmanager
+def _imports(extra: str, *command: str) -> Iterator[None]:
+    """In the block Ctrl-C ends the process with one line, and a missing extra raises UsageError."""
+    from training.interrupts import interrupt_exits  # here, because importing this module imports no other package
+
+    with requires_extra(extra, *command), interrupt_exits():
+        yield
 
 
 def root_parser() -> Parser:

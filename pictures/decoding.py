@@ -18,7 +18,7 @@ from PIL import (
 )
 from PIL.ImageFile import ImageFile
 
-from pictures.deep_colors import leading_bits, lower_tiles, unused_bits
+from pictures.deep_colors import is_deep, leading_bits, lower_bytes, unused_bits
 
 Pixels = NDArray[np.uint8]
 """A picture: grey values [H, W], 0 black, or colours [H, W, 3], red first."""
@@ -134,12 +134,11 @@ def _open(data: bytes, max_pixels: int | None, grey: bool) -> Image.Image:
         factor = _reduction(image)
         if factor > 1:  # of effect on JPEGs
             image.draft("L" if grey else "RGB", (max(1, image.width // factor), max(1, image.height // factor)))
-        lower = lower_tiles(image)
+        deep_colors = is_deep(image)
         image.load()
-        if lower and unused_bits(image):
+        if deep_colors and unused_bits(image):
             with _open_header(data) as low:
-                low.tile = lower
-                image.paste(leading_bits(image, low))
+                image.paste(leading_bits(image, lower_bytes(low)))
         ImageOps.exif_transpose(image, in_place=True)
         deep = "I" if image.mode.startswith("I") else "F" if image.mode == "F" else None
         plain = "L" if grey or image.mode in ("1", "L") else "RGB"

@@ -311,7 +311,13 @@ def add_lab(command: argparse.ArgumentParser) -> None:
     command.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(experiments.NAMES)} (default: all)")
     command.add_argument("--seeds", type=int, help="runs of each experiment (default: 10 of mode_collapse, else 1)")
     command.add_argument("--quick", action="store_true", help="small forms, under 20 seconds each, as in the tests")
-    command.add_argument("--data", choices=data.NAMES, default="mnist", help="the digits (default: mnist)")
+    command.add_argument(
+        "--data",
+        type=lambda name: data.known_name(name) or name,
+        choices=data.NAMES,
+        default="mnist",
+        help="the digits (default: mnist)",
+    )
     command.add_argument("--data-root", type=Path)
     command.add_argument("--output", type=Path, help="directory of the page (default: docs/lab, with --quick runs/lab)")
     command.set_defaults(command=run_lab)

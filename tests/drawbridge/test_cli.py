@@ -1,6 +1,7 @@
 """The command `drawbridge`: how it finds and runs a subcommand."""
 
 import importlib
+import os
 import re
 import signal
 import socket
@@ -190,3 +191,30 @@ def test_an_interrupt_is_one_line_and_exit_status_130(command: list[str]) -> Non
             process.send_signal(signal.SIGINT)
             _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [("httpx", ["draw", "cgan"]), ("httpx", ["health"]), ("structlog", ["serve"]), ("torch", ["fit", "pca"])],
+)
+def test_ctrl_c_during_imports_is_one_line(module: str, command: list[str], tmp_path: Path) -> None:
+    """`module` interrupts the process while it is imported, and ignores the exception."""
+    interrupt = (
+        "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept KeyboardInterrupt:\n    pass\n"
+    )
+    (tmp_path / f"{module}.py").write_text(interrupt)
+    # As the script does that an installation makes.
+    script = "import sys; from drawbridge.cli import main; sys.exit(main())"
+    result = subprocess.run(
+        [sys.executable, "-c", script, *command], cwd=ROOT, capture_output=True, text=True, timeout=60,
+        env=environment() | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (130, "interrupted\n")
+
+
+def test_the_command_imports_nothing_slow_before_it_handles_ctrl_c() -> None:
+    script = "import sys, drawbridge.cli; print({'httpx', 'numpy', 'torch'} & {*sys.modules})"
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60
+    )
+    assert result.stdout == "set()\n"

@@ -105,13 +105,13 @@ def test_16_bit_values_keep_their_leading_bits() -> None:
 
 
 def png_of_16_bits(values: np.ndarray) -> bytes:
-    """A PNG of colours [H, W, 3], or with alpha [H, W, 4], of 16 bits, which Pillow does not write."""
+    """A PNG of grey with alpha [H, W, 2], colours [.., 3], or both [.., 4], of 16 bits, which Pillow does not write."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     height, width, channels = values.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
@@ -152,6 +152,21 @@ def test_alpha_of_16_bits_has_a_depth_of_its_own() -> None:
     values = np.array([[[255, 0, 0, 65535], [0, 0, 255, 0]]])
     assert decode(png_of_16_bits(values))[0].tolist() == [[255, 0, 0], [255, 255, 255]]
     assert decode(png_of_16_bits(values.clip(max=255)))[0].tolist() == [[255, 0, 0], [255, 255, 255]]
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+def test_16_bit_grey_with_alpha_keeps_its_leading_bits(bits: int) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (6, 5))
+    grey[0, 0] = 255
+    low_bits = (1 << bits - 8) - 1
+    values = np.stack([grey << bits - 8 | low_bits, np.full((6, 5), 65535)], axis=2)
+    assert np.array_equal(decode(png_of_16_bits(values)), grey)
+
+
+def test_alpha_of_16_bit_grey_has_a_depth_of_its_own() -> None:
+    values = np.array([[[255, 65535], [0, 65535], [0, 0]]])
+    for content in (png_of_16_bits(values), png_of_16_bits(values.clip(max=255))):
+        assert decode(content)[0].tolist() == [255, 0, 255], "a transparent pixel is white, as the background"
 
 
 def test_floats_up_to_1_are_shares_of_white() -> None:

@@ -122,6 +122,14 @@ def test_usage_errors_are_one_line_and_exit_status_2(arguments, message, capsys)
     assert error.count("\n") == 1
 
 
+def test_the_data_set_may_be_in_another_spelling(monkeypatch):
+    settings = []
+    monkeypatch.setattr(run, "command", lambda *given: settings.append(given[1]) or 0)
+    for spelling in ("digits", "Digits", "FashionMNIST"):
+        assert main(["lab", "--data", spelling]) == 0
+    assert [setting.data for setting in settings] == ["digits", "digits", "fashion-mnist"]
+
+
 def test_ctrl_c_ends_all_processes_and_is_one_line():
     process = subprocess.Popen(
         [sys.executable, "-m", "training", "lab", "density", "diffusion_2d", "--quick"],
