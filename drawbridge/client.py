@@ -3,6 +3,9 @@
     with Client("http://127.0.0.1:8000") as client:
         sevens = client.generate("cgan", label=7, n=100)
         sevens.arrays                               # uint8 [100, 28, 28]
+        meals = client.generate("emoji", label="food", n=100)
+        meals.arrays                                # uint8 [100, 32, 32, 3]
+        meals.classes[meals.labels[0]]              # "food"
         for event in client.stream("ddpm", label=3, previews=True): ...
 
 AsyncClient has the same methods as coroutines. Statuses 429 and 503 and failed connections are retried, after the delay

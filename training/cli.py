@@ -20,11 +20,12 @@ from models import devices, families, parallel, store
 from models.base import Family
 from models.families import UnknownFamily
 from models.store import WeightsError
-from training import classifier, cost, data, docs, evaluate, files, flags, report
+from training import classifier, cost, data, docs, files, flags, report
 from training.augmentation import Augmentation
 from training.checkpoint import NotFinite
 from training.config import ConfigError, RunConfig, describe
 from training.data import DataError
+from training.evaluation import evaluate
 from training.export import CONFIG, UPLOADS, export
 from training.interrupts import EXIT_INTERRUPTED, interrupt_exits
 from training.lab import experiments

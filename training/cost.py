@@ -1,14 +1,21 @@
-"""What a run costs, before it starts."""
+"""The cost of a training run, before it starts, and of sampling."""
 
 import copy
+import platform
+import statistics
+import time
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from models.base import Family
+from models.batch_invariant import LARGE_BATCH
+from models.store import Manifest
 from training.data import Dataset
+from training.sources import BATCH, sample_exported
 
 COUNTED = 4
 """Images of the counted iteration: some losses compare images with each other."""
@@ -53,3 +60,19 @@ def describe(family: Family, data: Dataset) -> str:
     if not macs:
         return f"{family.name}: {parameters:,} parameters; estimated from all images at once"
     return f"{family.name}: {parameters:,} parameters; {macs / 1e6:,.0f} million multiplications per training image"
+
+
+def sampling_cost(family: Family, manifest: Manifest, **options: Any) -> dict[str, Any]:
+    """Cost of sampling: multiplications per image, and images per second of CPU time."""
+    # A smaller batch may be padded. The fused attention kernel is not counted, so it is switched off.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        sample_exported(family, manifest, seed=0, count=LARGE_BATCH, **options)
+    times = []
+    for seed in range(3):
+        started_at = time.process_time()
+        sample_exported(family, manifest, seed, BATCH, **options)
+        times.append(time.process_time() - started_at)
+    processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    speed = BATCH / statistics.median(times)
+    macs = counter.get_total_flops() // 2 // LARGE_BATCH
+    return {"macs": macs, "images_per_core_second": speed, "cpu": processor}

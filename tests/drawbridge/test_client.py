@@ -244,6 +244,7 @@ def test_a_label_reaches_the_service(named_server: Server) -> None:
         assert client.generate("gan").classes == ()
         by_number = client.generate("drawings", label=by_name.labels, n=2, seed=4)
         assert by_name.labels.tolist() == [0, 2]
+        assert [by_name.classes[label] for label in by_name.labels] == ["pizza", "çay"]
         assert np.array_equal(by_name.arrays, by_number.arrays)
         assert "&label=pizza&label=%C3%A7ay&" in by_name.url
         with pytest.raises(ServiceError, match="drawings has no class 'piza'; its classes are: pizza"):

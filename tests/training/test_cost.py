@@ -1,9 +1,13 @@
-"""The cost of a run that is printed before it starts."""
+"""The cost of a run that is printed before it starts, and the cost of sampling."""
+
+import dataclasses
 
 import torch
 
-from tests.conftest import small
-from training.cost import training_macs
+from models.families.ddpm import DDPM, DDPMConfig
+from models.families.gan import GAN, GANConfig
+from tests.conftest import manifest_of, small
+from training.cost import sampling_cost, training_macs
 from training.data import make
 
 DATA = make("two", torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), ("a",))
@@ -31,3 +35,20 @@ def test_counting_changes_neither_randomness_nor_weights() -> None:
 
 def test_closed_form_estimation_has_no_iterations() -> None:
     assert training_macs(small("pca"), DATA) == 0
+
+
+def test_the_cost_of_sampling_counts_multiplications_and_images_per_second() -> None:
+    family = GAN(GANConfig())
+    cost = sampling_cost(family, manifest_of(family))
+    assert cost["macs"] == 100 * 128 + 128 * 256 + 256 * 784
+    assert cost["images_per_core_second"] > 0
+
+
+def test_the_cost_of_sampling_grows_with_steps_and_guidance() -> None:
+    family = DDPM(DDPMConfig(width=8)).for_sampling()
+    manifest = manifest_of(family)
+    macs = [
+        sampling_cost(family, dataclasses.replace(manifest, defaults={"steps": steps, "guidance": guidance}))["macs"]
+        for steps, guidance in ((1, 1.0), (3, 1.0), (3, 2.0))
+    ]
+    assert macs == [macs[0], 3 * macs[0], 6 * macs[0]]

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from models import noise, store
 from models.base import Family, Range, Rows
-from models.families.ddpm import DDPM, DDPMConfig
 from models.families.gan import GAN, GANConfig
 from models.families.gmm import GMM, GMMConfig
 from models.families.pca import PCA, PCAConfig
@@ -22,11 +21,13 @@ from models.pixels import to_unit
 from models.store import Manifest
 from tests.conftest import manifest_of
 from tests.training.judging import COLOURS, brief, digits, shapes
-from training import classifier, data, evaluate, figures, metrics, sources
+from training import classifier, data, figures, metrics, sources
 from training.cli import main, parser
 from training.config import ConfigError
 from training.data import Dataset
-from training.evaluate import Evaluator
+from training.evaluation import cas, evaluate, inputs, nearest, properties, seeds, table
+from training.evaluation.evaluator import Evaluator
+from training.evaluation.seeds import contradictions
 from training.sources import SampleSet
 
 
@@ -198,29 +199,14 @@ def test_accuracy_is_measured_per_class(evaluator: Evaluator) -> None:
 
 
 def test_several_seeds_give_the_mean_and_student_s_interval() -> None:
-    figures = evaluate.over_seeds([{"fd": float(k), "by_digit": [k, 2.0 * k]} for k in (1, 2, 3)])
+    figures = seeds.over_seeds([{"fd": float(k), "by_digit": [k, 2.0 * k]} for k in (1, 2, 3)])
     assert figures["fd"] == 2
     assert figures["by_digit"] == [2, 4]
     assert figures["interval"] == {"fd": pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)}
 
 
 def test_one_seed_gives_no_interval() -> None:
-    assert "interval" not in evaluate.over_seeds([{"fd": 1.0}])
-
-
-def test_cost_counts_multiplications_and_images_per_second() -> None:
-    cost = evaluate.cost(GAN(GANConfig()), manifest_with())
-    assert cost["macs"] == 100 * 128 + 128 * 256 + 256 * 784
-    assert cost["images_per_core_second"] > 0
-
-
-def test_cost_grows_with_steps_and_guidance() -> None:
-    family = DDPM(DDPMConfig(width=8)).for_sampling()
-    macs = [
-        evaluate.cost(family, manifest_with(steps=steps, guidance=guidance))["macs"]
-        for steps, guidance in ((1, 1.0), (3, 1.0), (3, 2.0))
-    ]
-    assert macs == [macs[0], 3 * macs[0], 6 * macs[0]]
+    assert "interval" not in seeds.over_seeds([{"fd": 1.0}])
 
 
 def test_pca_s_reconstruction_error_is_the_share_of_the_dropped_directions(evaluator: Evaluator) -> None:
@@ -229,7 +215,7 @@ def test_pca_s_reconstruction_error_is_the_share_of_the_dropped_directions(evalu
     x = to_unit(evaluator.test.images).flatten(1)
     W = family.components.W
     dropped = (x - family.components.mean) @ (torch.eye(784) - W @ W.T)
-    figures = evaluate.properties(family.for_sampling(), manifest_with(), evaluator.test)
+    figures = properties.properties(family.for_sampling(), manifest_with(), evaluator.test)
     # [-1, 1] is twice as wide as [0, 1]; values outside are clipped, which reduces the error a little.
     expected = float(dropped.square().mean()) / 4
     assert 0.8 * expected < figures["reconstruction_error"] < 1.02 * expected
@@ -240,18 +226,18 @@ def test_pca_s_reconstruction_error_is_the_share_of_the_dropped_directions(evalu
 
 
 def test_a_family_without_encoder_and_likelihood_has_only_a_cost(evaluator: Evaluator) -> None:
-    assert evaluate.properties(GAN(GANConfig()), manifest_with(), evaluator.test).keys() == {"cost"}
+    assert properties.properties(GAN(GANConfig()), manifest_with(), evaluator.test).keys() == {"cost"}
 
 
 @pytest.mark.slow
 def test_the_classification_accuracy_score_is_high_for_real_labels_and_low_for_shuffled_ones(
     evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "CAS_EPOCHS", 6)
+    monkeypatch.setattr(cas, "EPOCHS", 6)
     train = evaluator.train
     shuffled = train.labels[torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(0))]
     real, wrong = (
-        evaluate.classification_accuracy_score(train.images, labels, evaluator.test)[evaluate.CAS]
+        cas.classification_accuracy_score(train.images, labels, evaluator.test)[figures.CAS]
         for labels in (train.labels, shuffled)
     )
     assert real > 0.8
@@ -280,9 +266,7 @@ PUBLISHED = {
 def test_figures_contradict_the_published_ones_beyond_their_interval(
     seeds: list[int], figures: dict[str, float], contradicted: set[str]
 ) -> None:
-    assert evaluate.contradictions({**figures, "seeds": seeds}, PUBLISHED) == {
-        name: PUBLISHED[name] for name in contradicted
-    }
+    assert contradictions({**figures, "seeds": seeds}, PUBLISHED) == {name: PUBLISHED[name] for name in contradicted}
 
 
 class Brightness:
@@ -354,8 +338,8 @@ def test_the_former_flag_taught_turns_on_cas_with_a_warning(capsys: pytest.Captu
 def test_write_updates_the_manifest_and_keeps_expensive_figures(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(evaluate, "CAS_SAMPLES", 200)
-    monkeypatch.setattr(evaluate, "CAS_EPOCHS", 1)
+    monkeypatch.setattr(cas, "SAMPLES", 200)
+    monkeypatch.setattr(cas, "EPOCHS", 1)
     assert run("--write", "--cas", "-n", "200", "--seeds", "0", "1") == 0
     first = metrics_of(tmp_path)
     assert first["seeds"] == [0, 1]
@@ -462,7 +446,7 @@ def test_the_data_is_read_as_the_export_recorded_it(tmp_path: Path, monkeypatch:
     reading = ["--size", "8x16", "--channels", "1", "--held-out", "0.3", "--resize", "pad", "--background", "black"]
     assert main(["fit", "pca", "--code", "4", "--data", str(folder), *reading]) == 0
     assert main(["export", "runs/pca"]) == 0
-    train, test = evaluate.load_data("pca", store.read_manifest(Path("weights/pca")), str(folder), None)
+    train, test = inputs.load_data("pca", store.read_manifest(Path("weights/pca")), str(folder), None)
     assert train.images.shape[1:] == (1, 8, 16)
     assert 0.2 < len(test.images) / 200 < 0.4
 
@@ -523,7 +507,7 @@ def test_few_test_images_have_no_frechet_distance(
     measured = evaluator.real_baseline(200)
     assert "cnn_fd" not in measured
     assert {"kid", "precision", "accuracy"} <= measured.keys()
-    evaluate._print_head(evaluator, 200)
+    table.print_head(evaluator, 200)
     assert "no Frechet distance: it needs more images than the 80 features" in capsys.readouterr().out
 
 
@@ -544,12 +528,12 @@ def test_a_model_that_copies_is_found_and_one_that_generates_is_not(splits: dict
     shares = [evaluator.measure(SampleSet(images, None))["copies"] for images in (noisy, half, shapes(300, 2).images)]
     assert shares[0] == 1
     assert shares[1] == pytest.approx(0.1, abs=0.03)
-    assert shares[1] > evaluator.copying > shares[2]
+    assert shares[1] > evaluator.nearest.copying > shares[2]
 
 
 def test_the_limit_of_copies_grows_where_few_test_images_determine_it(splits: dict[str, Dataset]) -> None:
-    many, few = (Evaluator(None, splits["train"], shapes(count, 3)).copying for count in (1000, 30))
-    assert many == evaluate.COPYING
+    many, few = (Evaluator(None, splits["train"], shapes(count, 3)).nearest.copying for count in (1000, 30))
+    assert many == nearest.COPYING
     assert few > 0.15
 
 
@@ -557,7 +541,7 @@ def test_a_copy_is_shown_above_the_image_that_it_copies(splits: dict[str, Datase
     train = splits["train"]
     images = shapes(100, 4).images.clone()
     images[50:60] = train.images[200:210]
-    pairs = Evaluator(None, train, splits["test"]).beside_nearest(SampleSet(images, None))
+    pairs = Evaluator(None, train, splits["test"]).nearest.pairs(images)
     assert pairs.shape == (80, 3, 12, 16)
     assert torch.equal(pairs[:10], pairs[10:20])
     assert {image.numpy().tobytes() for image in pairs[:10]} == {x.numpy().tobytes() for x in images[50:60]}
@@ -566,8 +550,8 @@ def test_a_copy_is_shown_above_the_image_that_it_copies(splits: dict[str, Datase
 
 
 def test_large_images_are_compared_at_32_pixels() -> None:
-    assert evaluate._pixels(torch.zeros(2, 3, 48, 64, dtype=torch.uint8)).shape == (2, 3 * 24 * 32)
-    assert evaluate._pixels(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).shape == (2, 784)
+    assert nearest.points(torch.zeros(2, 3, 48, 64, dtype=torch.uint8)).shape == (2, 3 * 24 * 32)
+    assert nearest.points(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).shape == (2, 784)
 
 
 def test_few_test_images_and_fewer_samples_than_classes_are_refused(
