@@ -124,6 +124,12 @@ def default_options(manifest: Manifest) -> list[str]:
     return [f"{sampler_parameter if key == 'sampler' else key} {value}" for key, value in manifest.defaults.items()]
 
 
+def titled_figures(group: Group, metrics: dict[str, Any]) -> list[str]:
+    """The main figures that the metrics have, as "title value"."""
+    titles = [title for title, _ in group.main_columns.values()]
+    return [f"{title} {value}" for title, value in zip(titles, _figures(group, metrics), strict=True) if value]
+
+
 def _card(name: str, manifest: Manifest, group: Group) -> str:
     training, metrics = manifest.training, manifest.metrics
     device = training.get("device_name", training["device"])
@@ -134,17 +140,12 @@ def _card(name: str, manifest: Manifest, group: Group) -> str:
     if manifest.defaults:
         lines.append("Defaults: " + ", ".join(default_options(manifest)) + ".")
     columns = group.main_columns
-    figures = [
-        f"{title} {value}"
-        for (title, _), value in zip(columns.values(), _figures(group, metrics), strict=True)
-        if value
-    ]
+    figures = titled_figures(group, metrics)
     figures += [f"{title} {metrics[key]:.4g}" for key, title in PROPERTIES.items() if key in metrics.keys() - columns]
     if figures:
         lines.append(f"Of {metrics['samples']:,} samples: " + ", ".join(figures) + ".")
     if unlabelled := metrics.get(UNLABELLED):
-        values = zip(columns.values(), _figures(group, unlabelled), strict=True)
-        lines.append("Without a label: " + ", ".join(f"{title} {value}" for (title, _), value in values if value) + ".")
+        lines.append("Without a label: " + ", ".join(titled_figures(group, unlabelled)) + ".")
     if manifest.attribution:
         lines.append(f"Training images: {manifest.attribution}")
     if manifest.caveat:

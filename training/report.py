@@ -7,8 +7,8 @@ from typing import Any
 
 from models import families, store
 from models.store import Manifest
-from training.docs import default_options
-from training.figures import PROPERTIES, Columns, Group, figure, groups, short_name
+from training.docs import default_options, titled_figures
+from training.figures import PROPERTIES, UNLABELLED, Columns, Group, figure, groups, short_name
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8882; --ink: #2a6f97; }
@@ -105,6 +105,8 @@ def _card(name: str, manifest: Manifest, samples: bytes) -> str:
         ", ".join(default_options(manifest)),
         *(f"{title} {manifest.metrics[key]:.4g}" for key, title in EXTRA.items() if key in manifest.metrics),
     ]
+    if unlabelled := manifest.metrics.get(UNLABELLED):
+        lines.append("without a label: " + ", ".join(titled_figures(Group({name: manifest}), unlabelled)))
     if manifest.attribution:
         lines.append(f"training images: {manifest.attribution}")
     if manifest.caveat:

@@ -112,6 +112,19 @@ def test_pages_name_the_figures_of_other_data_by_that_data(project: Path) -> Non
     assert "Of 100 samples: sliced Wasserstein 0.500, sharpness 0.75, copies 25.0%" in pages["models.md"]
 
 
+def test_cards_show_the_figures_of_samples_without_a_label(project: Path) -> None:
+    unlabelled = {"cnn_fd": 8.125, "precision": 0.25, "interval": {"cnn_fd": 0.5}, "samples": 300, "seeds": [0, 1]}
+    metrics = store.read_manifest(project / "weights" / "a").metrics
+    store.annotate(project / "weights" / "a", metrics={**metrics, "unlabelled": unlabelled})
+    cards = docs.pages(project)[project / "docs" / "models.md"].split("![Samples of ")
+    (card,) = (card for card in cards if card.startswith("a]"))
+    assert "\nOf 300 samples: emoji-CNN-FD 7.250, label accuracy 50.0%" in card
+    assert "\nWithout a label: emoji-CNN-FD 8.125, precision 0.25.\n" in card
+    sections = report.page(project / "weights").split("<section ")
+    assert "<li>without a label: emoji-CNN-FD 8.125, precision 0.25<" in sections[1]
+    assert not any("without a label" in section for section in sections[2:5])
+
+
 def test_many_classes_have_no_column_each() -> None:
     manifest = of_emoji(store.read_manifest(WEIGHTS / "flow"))
     assert docs.class_table(Group({"a": manifest}))

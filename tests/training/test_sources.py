@@ -48,6 +48,16 @@ def test_a_service_and_its_weights_give_the_same_samples(url: str, weights: Path
         assert one.requested_labels is None or torch.equal(one.requested_labels, two.requested_labels)
 
 
+def test_samples_without_a_label_are_those_of_the_label_none(url: str, weights: Path) -> None:
+    local, remote = Weights(weights), Service(url)
+    for name in ("ddpm", "flow", "gmm", "supervised_ae"):
+        one, two = (source.sample(name, 4, 12, unlabelled=True) for source in (local, remote))
+        assert one.requested_labels is None, name
+        assert two.requested_labels is None, name
+        assert difference(one, two) < 0.5, name
+        assert not torch.equal(one.images, local.sample(name, 4, 12).images), name
+
+
 def test_both_sources_give_the_manifest(url: str, published: Path) -> None:
     manifest = store.read_manifest(published / "pca")
     assert manifest.metrics == {"recall": 0.5}
