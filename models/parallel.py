@@ -17,6 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+_alone = False
+"""Whether `alone` is in effect."""
+
 
 @contextmanager
 def process_group() -> Iterator[int]:
@@ -34,9 +37,20 @@ def process_group() -> Iterator[int]:
         dist.destroy_process_group()
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """In the block this process computes as if it were the only one: it neither shares batches nor waits for others."""
+    global _alone
+    _alone = True
+    try:
+        yield
+    finally:
+        _alone = False
+
+
 def size() -> int:
     """W, the number of processes that share a batch."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() and not _alone else 1
 
 
 def rank() -> int:

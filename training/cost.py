@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from models import parallel
 from models.base import Family
 from models.batch_invariant import LARGE_BATCH
 from models.store import Manifest
@@ -31,7 +32,7 @@ def training_macs(family: Family, data: Dataset) -> float:
     family = copy.deepcopy(family).cpu().to(memory_format=torch.contiguous_format)
     x = torch.zeros(COUNTED, *data.images.shape[1:])
     label = torch.zeros(COUNTED, dtype=torch.int64)
-    with torch.random.fork_rng(devices=[]), MacCounter() as counter:
+    with torch.random.fork_rng(devices=[]), parallel.alone(), MacCounter() as counter:
         for player in family.update_order():
             parameters = list(family.player(player).parameters())
             torch.autograd.grad(family.loss(player, x, label)["loss"], parameters, allow_unused=True)

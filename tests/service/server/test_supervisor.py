@@ -51,9 +51,14 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 def wait_for_connection(server: Server) -> int:
     """Wait until a worker has the only connection, and return the worker."""
-    wait_for(lambda: sum(map(connections_of, server.workers)) == 1)
-    (pid,) = (pid for pid in server.workers if connections_of(pid))
-    return pid
+    owners: list[int] = []
+
+    def has_one() -> bool:
+        owners[:] = [pid for pid in server.workers for _ in range(connections_of(pid))]
+        return len(owners) == 1
+
+    wait_for(has_one)
+    return owners[0]
 
 
 def kill(server: Server, pid: int) -> None:
