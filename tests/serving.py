@@ -1,7 +1,7 @@
 """Service processes for tests."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,9 +19,19 @@ def serving(weights: Path, **settings: object) -> Iterator[Server]:
         yield server
 
 
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def wait_for_accepted(server: Server, requests: int = 1) -> None:
     """Wait until the service has accepted that many requests."""
-    deadline = time.monotonic() + 60
-    while metric_value(parse_metrics(httpx.get(f"{server.url}/metrics", timeout=30).text), "accepted_total") < requests:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+
+    def are_accepted() -> bool:
+        metrics = parse_metrics(httpx.get(f"{server.url}/metrics", timeout=30).text)
+        return metric_value(metrics, "accepted_total") >= requests
+
+    wait_for(are_accepted)

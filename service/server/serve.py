@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from glob import glob
 from pathlib import Path
 
+from models.cores import available_cores
 from service.server.listen import create_listeners
 from service.server.messages import ADMIN_CONNECTION, CONNECTION
 from service.server.weights_poll import WeightsPoll
@@ -116,14 +117,4 @@ def default_worker_count(settings: Settings) -> int:
 
         if choose_device(settings.device).type == "cuda":
             return torch.cuda.device_count()
-    return max(1, min(MAX_CPU_WORKERS, available_cpus() // settings.threads))
-
-
-def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """CPU cores that this process may use: those of its affinity, and no more than its cgroup's quota."""
-    cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-    except (OSError, ValueError):  # no cgroup v2
-        return cores
-    return cores if quota == "max" else max(1, min(cores, round(int(quota) / int(period))))
+    return max(1, min(MAX_CPU_WORKERS, available_cores() // settings.threads))

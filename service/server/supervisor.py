@@ -186,18 +186,19 @@ class Supervisor:
         self.listening = able
 
     def _accept(self, listener: socket.socket, kind: bytes) -> None:
-        """Accept all new connections and pass them to workers."""
-        while not self.waiting and self._has_capacity():
-            try:
-                connection = accept(listener, kind)
-            except BlockingIOError:
-                return
-            except OSError as error:  # the client closed it already, or there are too many descriptors
-                log.warning("could not accept a connection: %s", error)
-                self.accept_after = time.monotonic() + ACCEPT_BACKOFF
-                return
-            self.waiting.append(connection)
-            self._assign_connections()
+        """Accept a new connection and pass it to a worker. The selector reports the listener again if more wait."""
+        if self.waiting or not self._has_capacity():
+            return
+        try:
+            connection = accept(listener, kind)
+        except BlockingIOError:
+            return
+        except OSError as error:  # the client closed it already, or there are too many descriptors
+            log.warning("could not accept a connection: %s", error)
+            self.accept_after = time.monotonic() + ACCEPT_BACKOFF
+            return
+        self.waiting.append(connection)
+        self._assign_connections()
 
     def _has_capacity(self) -> bool:
         return sum(len(worker.connections) for worker in self.workers) < self.max_connections

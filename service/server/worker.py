@@ -28,6 +28,12 @@ from service.server.transport import JournaledReader
 from service.settings import Settings
 from service.telemetry import log
 
+OVERLOAD_ACCEPT_INTERVAL = 0.05
+"""Seconds between two looks at new connections while the queue is nearly full. Most of their requests will be refused,
+and a refusal costs a fraction when it follows another one, and not a step that has emptied the processor's caches."""
+NEARLY_FULL = 0.75
+"""Share of the queue's bound."""
+
 
 class WorkerServer(uvicorn.Server):
     """Uvicorn without a port: connections arrive as messages on `control`."""
@@ -46,7 +52,7 @@ class WorkerServer(uvicorn.Server):
         self.tasks: set[asyncio.Task[Any]] = set()
         self.server_configs[ADMIN_CONNECTION].load()
         self.control.setblocking(False)
-        self.loop.add_reader(self.control, self._on_message)
+        self._listen()
         self.watchdog = self.loop.create_task(self.app.watch())
         self.control.send(pack(READY))
 
@@ -65,7 +71,17 @@ class WorkerServer(uvicorn.Server):
         self.should_exit = True
 
     def _on_message(self) -> None:
-        """Act on the supervisor's messages."""
+        """Act on the supervisor's messages. If the queue is nearly full, let the next ones gather for a while."""
+        self._handle_messages()
+        engine = self.app.state.service.engine
+        if engine.outstanding > NEARLY_FULL * engine.queue_images:
+            self.loop.remove_reader(self.control)
+            self.loop.call_later(OVERLOAD_ACCEPT_INTERVAL, self._listen)
+
+    def _listen(self) -> None:
+        self.loop.add_reader(self.control, self._on_message)
+
+    def _handle_messages(self) -> None:
         for kind, number, descriptors in self._messages():
             task: asyncio.Task[Any]
             if kind == DRAIN:

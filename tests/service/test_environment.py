@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from models.cores import available_cores
 from service import settings
-from service.server.serve import available_cpus, check_weights
+from service.server.serve import check_weights
 from service.settings import Settings, read_settings
 
 
@@ -87,5 +88,5 @@ def test_missing_weights_and_default_models_are_errors(weights: Path, tmp_path: 
 )
 def test_the_quota_of_a_cgroup_limits_the_cores(tmp_path: Path, limit: str, cores: int | None) -> None:
     (tmp_path / "cpu.max").write_text(limit)
-    everything = available_cpus(tmp_path / "none")
-    assert available_cpus(tmp_path) == (everything if cores is None else cores)
+    everything = available_cores(tmp_path / "none")
+    assert available_cores(tmp_path) == (everything if cores is None else cores)

@@ -1,6 +1,5 @@
 """Pictures of any size brought to one shape, by all cores."""
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from models import parallel
+from models.cores import available_cores
 from pictures.decoding import Pixels, UnreadablePicture, decode
 from pictures.fitting import fit
 from training.data import cache
@@ -72,9 +72,7 @@ def fit_arrays(place: object, images: Images, options: Options) -> Images:
             if len(images[number]) == 1
             else np.ascontiguousarray(images[number].swapaxes(0, 2).swapaxes(0, 1))
         )
-        _store(
-            fitted, number, fit(pixels, height, width, channels, resize=options.resize, background=options.background)
-        )
+        _store(fitted, number, pixels, options)
 
     _for_all(fit_one, len(images), "resizing")
     return fitted
@@ -115,9 +113,7 @@ def _decode_all(place: object, names: Sequence[str], source: Source, options: Op
                 f"{place}: its images have several sizes ({height}x{width}, {pixels.shape[0]}x{pixels.shape[1]} "
                 f"{names[number]}); give --size N or --size HxW"
             )
-        _store(
-            images, number, fit(pixels, height, width, channels, resize=options.resize, background=options.background)
-        )
+        _store(images, number, pixels, options)
 
     _for_all(read_one, len(names), "reading pictures")
     if failures:
@@ -141,15 +137,16 @@ def _first_size(place: object, names: Sequence[str], source: Source) -> tuple[in
     )
 
 
-def _store(images: Images, number: int, pixels: Pixels) -> None:
-    """Write pixels [H, W] or [H, W, 3] to images [N, C, H, W]."""
-    images[number] = pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+def _store(images: Images, number: int, pixels: Pixels, options: Options) -> None:
+    """Bring pixels [H, W] or [H, W, 3] to the shape of the images [N, C, H, W], and write them there."""
+    channels, height, width = images.shape[1:]
+    fitted = fit(pixels, height, width, channels, resize=options.resize, background=options.background)
+    images[number] = fitted if fitted.ndim == 2 else fitted.transpose(2, 0, 1)
 
 
 def _for_all(function: Callable[[int], None], count: int, title: str) -> None:
     """Call `function` for the numbers below `count` on as many threads as there are cores; Pillow uses no GIL."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    pool = ThreadPoolExecutor(cores)
+    pool = ThreadPoolExecutor(available_cores())
     try:
         silent = True if parallel.rank() else None  # None: silent unless stderr is a terminal
         for _ in tqdm(pool.map(function, range(count)), title, count, disable=silent, leave=False):

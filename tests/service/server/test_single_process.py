@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +25,7 @@ from harness.server import Server, environment, run_server
 from service.auth import keys
 from service.server import serve
 from tests.service.conftest import problem
-from tests.serving import serving, wait_for_accepted
+from tests.serving import serving, wait_for, wait_for_accepted
 
 SCRIPT = Path(__file__).with_name("single_process.py")
 
@@ -76,14 +76,6 @@ def client(server: Server, key_file: KeyFile) -> Iterator[httpx.Client]:
 def admin_url(server: Server) -> str:
     """The URL of the admin port."""
     return next(match[1] for line in server.lines if (match := re.search(r"admin port on (http://[\d.:]+)", line)))
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_one_line_says_that_one_process_serves(server: Server) -> None:

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from harness.scraping import metric_value, parse_metrics
 from harness.server import Server, environment, run_server
 from service.server import serve
 from service.settings import Settings
-from tests.serving import serving
+from tests.serving import serving, wait_for
 
 WORKERS = 2
 
@@ -39,14 +39,6 @@ def connections_of(pid: int) -> int:
     inodes = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir() if path.exists()}
     table = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
     return sum(f"socket:[{line.split()[9]}]" in inodes for line in table)
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def wait_for_connection(server: Server) -> int:
