@@ -9,6 +9,8 @@ from models import families, store
 from service.app import create_app
 from service.settings import Settings
 from training import docs
+from training.cli import parser
+from training.lab.experiments import NAMES
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,6 +34,29 @@ def test_links_point_to_existing_files(page):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+def lecture_commands() -> list[str]:
+    text = (ROOT / "docs" / "lecture.md").read_text()
+    return sorted(set(re.findall(r"`drawbridge ((?:draw|fit) [^`]+)`", text)))
+
+
+@pytest.mark.parametrize("command", lecture_commands())
+def test_the_commands_of_the_lecture_are_valid(command: str) -> None:
+    name, model, *flags = command.split()
+    assert model in store.list_weights(ROOT / "weights")
+    if name == "draw":
+        parameters = {flag.removeprefix("--") for flag in flags if flag.startswith("--")}
+        family = families.get(store.read_manifest(ROOT / "weights" / model).family)
+        assert parameters <= {"label", "steps", "guidance", family.sampler_parameter}
+    else:
+        assert parser().parse_args(command.split()).family == model
+
+
+def test_the_lecture_names_every_family_and_experiment() -> None:
+    text = (ROOT / "docs" / "lecture.md").read_text()
+    assert {name for name in families.names() if f"families/{name}.py" not in text and f"#{name}" not in text} == set()
+    assert all(f"`{name}`" in text for name in NAMES)
 
 
 def test_the_readme_links_every_page():

@@ -1,5 +1,11 @@
-"""Pages generated from families and manifests: docs/models.md, and the tables in README.md and docs/quality.md."""
+"""Pages generated from families, manifests and sources.
 
+They are docs/models.md, the tables in README.md and docs/quality.md, and the code in docs/lecture.md.
+"""
+
+import ast
+import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,11 +35,12 @@ def pages(root: Path) -> dict[Path, str]:
     with_picture = [name for name in manifests if (root / "docs" / "worst" / f"{name}.png").exists()]
     measured = groups(manifests)
     tables = [text for group in measured for text in (group.heading, figure_table(group), class_table(group)) if text]
-    readme, quality = root / "README.md", root / "docs" / "quality.md"
+    readme, quality, lecture = root / "README.md", root / "docs" / "quality.md", root / "docs" / "lecture.md"
     return {
         root / "docs" / "models.md": page(manifests),
         readme: filled(readme.read_text(), MARK, _joined(*(_joined(g.heading, model_table(g)) for g in measured))),
         quality: filled(quality.read_text(), MARK, _joined(*tables, worst_table(with_picture))),
+        lecture: with_code(lecture.read_text(), root),
     }
 
 
@@ -151,6 +158,19 @@ def _card(name: str, manifest: Manifest, group: Group) -> str:
     if manifest.caveat:
         lines.append(f"Known defects: {manifest.caveat}")
     return "\n".join(lines)
+
+
+def with_code(text: str, root: Path) -> str:
+    """`text` with the code of a function or method after each comment `<!-- FILE NAME -->`."""
+    for file, name in re.findall(r"^<!-- (\w\S*\.py) (\S+) -->$", text, re.MULTILINE):
+        source = (root / file).read_text()
+        tree: ast.AST = ast.parse(source)
+        for part in name.split("."):
+            tree = next(node for node in ast.iter_child_nodes(tree) if getattr(node, "name", None) == part)
+        code = ast.get_source_segment(source, tree, padded=True) or ""
+        link = f"[{file}](../{file})"
+        text = filled(text, f"{file} {name}", f"\n```python\n{textwrap.dedent(code)}\n```\n\n{link}\n")
+    return text
 
 
 def filled(text: str, mark: str, content: str) -> str:

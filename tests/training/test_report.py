@@ -78,7 +78,7 @@ def project(tmp_path: Path) -> Path:
         directory.mkdir(parents=True)
         (directory / store.MANIFEST).write_text(json.dumps(dataclasses.asdict(manifest)))
         (directory / store.SAMPLES).write_bytes(b"picture")
-    for page in ("README.md", "docs/quality.md"):
+    for page in ("README.md", "docs/quality.md", "docs/lecture.md"):
         (tmp_path / page).parent.mkdir(exist_ok=True)
         (tmp_path / page).write_text("<!-- models -->\n<!-- /models -->\n")
     return tmp_path
