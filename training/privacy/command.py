@@ -12,7 +12,7 @@ from training.privacy.membership import Space
 from training.privacy.results import Results
 from training.sources import Service, Source, Weights
 
-DRAWS = 20_000
+DRAWS = 10_000
 MIN_DRAWS = 100
 
 

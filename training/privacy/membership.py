@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from torch import Tensor
 
 from training import metrics
@@ -55,14 +54,15 @@ def compared(train: Tensor, test: Tensor) -> int:
 def tests(train: Tensor, test: Tensor, draws: Tensor, spaces: Mapping[str, Space]) -> dict[str, dict[str, Membership]]:
     """The results for MODEL, COPIES and HELD_OUT, by the name of each space."""
     count = compared(train, test)
-    members, held_out = choose(train, count), choose(test, count)
-    half = count // 2
-    cases = {
-        MODEL: (draws, members, held_out),
-        COPIES: (choose(train, len(draws), seed=1), members, held_out),
-        HELD_OUT: (held_out[:half], members[half:], held_out[half:]),
-    }
-    return {case: {name: tell(*map(space, images)) for name, space in spaces.items()} for case, images in cases.items()}
+    chosen = (draws, choose(train, len(draws), seed=1), choose(train, count), choose(test, count))
+    found: dict[str, dict[str, Membership]] = {case: {} for case in (MODEL, COPIES, HELD_OUT)}
+    for name, space in spaces.items():
+        drawn, copies, members, held_out = map(space, chosen)
+        half = count // 2
+        found[MODEL][name] = tell(drawn, members, held_out)
+        found[COPIES][name] = tell(copies, members, held_out)
+        found[HELD_OUT][name] = tell(held_out[:half], members[half:], held_out[half:])
+    return found
 
 
 def tell(draws: Tensor, members: Tensor, held_out: Tensor) -> Membership:
@@ -73,17 +73,23 @@ def tell(draws: Tensor, members: Tensor, held_out: Tensor) -> Membership:
     """
     near, far = (metrics.nearest(draws, points)[0] for points in (members, held_out))
     limit = far.kthvalue(metrics.nearest_percent(len(far))).values
-    one, other = near.numpy(), far.numpy()
+    place = torch.cat((near, far)).unique(return_inverse=True)[1].numpy()
+    one, other = place[: len(near)], place[len(near) :]
     random = np.random.default_rng(0)
     resampled = [auc(random.choice(one, len(one)), random.choice(other, len(other))) for _ in range(RESAMPLES)]
     low, high = np.quantile(resampled, (0.025, 0.975))
     return Membership(auc(one, other), float(low), float(high), float((near <= limit).double().mean()))
 
 
-def auc(members: NDArray[np.float32], held_out: NDArray[np.float32]) -> float:
-    """The area under the ROC curve of telling members [M] from held-out images [N] by their distances."""
-    ranks = rankdata(np.concatenate((members, held_out)))[len(members) :]
-    return float((ranks.sum() - len(held_out) * (len(held_out) + 1) / 2) / (len(members) * len(held_out)))
+def auc(members: NDArray[np.int64], held_out: NDArray[np.int64]) -> float:
+    """The probability that a member's rank [M] is less than that of a held-out image [N]; equal ranks count half.
+
+    Ranks are whole numbers from 0. It is the area under the ROC curve.
+    """
+    most = max(members.max(), held_out.max()) + 1
+    count, other = (np.bincount(ranks, minlength=most) for ranks in (members, held_out))
+    greater = len(held_out) - other.cumsum()
+    return float((count * (greater + other / 2)).sum() / (len(members) * len(held_out)))
 
 
 def choose(images: Tensor, count: int, seed: int = 0) -> Tensor:

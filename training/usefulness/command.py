@@ -20,7 +20,7 @@ from training.usefulness import experiment, results
 from training.usefulness.experiment import KINDS, Run
 from training.usefulness.results import Results
 
-DRAWS = 20_000
+DRAWS = 10_000
 PER_LABEL = (10, 100, 1000)
 RUNS = Path("runs/usefulness/runs")
 """The accuracy of every run, by its key."""

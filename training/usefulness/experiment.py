@@ -18,7 +18,7 @@ from training.classifier import CNN, Classifier, JudgedData
 from training.data import Dataset, InfiniteSampler
 from training.sources import SampleSet
 
-WIDTH, BATCH, UPDATES = 8, 64, 1500
+WIDTH, BATCH, UPDATES = 8, 64, 1000
 
 
 @dataclass(frozen=True)
