@@ -8,7 +8,7 @@ from pathlib import Path
 from training.privacy.membership import COPIES, HELD_OUT, MODEL, Membership
 
 TITLES = {
-    COPIES: "training images in place of {draws:,} draws",
+    COPIES: "as many training images in place of draws",
     HELD_OUT: "held-out images in place of draws",
 }
 
@@ -45,20 +45,29 @@ def read(path: Path) -> Results:
     return Results(**{**fields, "tests": tests})
 
 
-def table(results: Sequence[Results]) -> str:
-    """AUC with interval, and the share recognised, in each space, as Markdown: a row per model.
+def heading(results: Results) -> str:
+    """The line above a table: data, and the numbers of images and draws."""
+    by = f", by pixels and by features of the judge `{results.judge['name']}`" if results.judge else ""
+    return (
+        f"On {results.data}: {results.compared:,} of {results.train_images:,} training images and as many held-out "
+        f"ones, {results.draws:,} draws{by}"
+    )
 
-    The rows for comparison follow, those of the first model; the results must be of one data set.
+
+def table(results: Sequence[Results]) -> str:
+    """AUC with interval, and the share recognised, in each space, as Markdown: a row for each model.
+
+    The rows for comparison follow, those of the first model. All results must be of the same heading.
     """
     first = results[0]
     spaces = list(first.tests[MODEL])
     titles = [f"{title} by {space}" for space in spaces for title in ("AUC", "recognised")]
-    lines = ["| | draws | " + " | ".join(titles) + " |", "|---|---|" + "---|" * len(titles)]
-    rows = [(f"`{one.model}`", f"{one.draws:,}", one.tests[MODEL]) for one in results]
-    rows += [(title.format(draws=first.draws), "", first.tests[case]) for case, title in TITLES.items()]
-    for name, draws, tests in rows:
+    lines = ["| | " + " | ".join(titles) + " |", "|---|" + "---|" * len(titles)]
+    rows = [(f"draws of `{one.model}`", one.tests[MODEL]) for one in results]
+    rows += [(title, first.tests[case]) for case, title in TITLES.items()]
+    for name, tests in rows:
         cells = [cell for space in spaces for cell in _cells(tests[space])]
-        lines.append(f"| {name} | {draws} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
