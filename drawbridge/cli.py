@@ -28,6 +28,8 @@ TRAINING = {
     "strip": "make one image of how a run's samples changed during training",
     "caveat": "note in the manifest what is wrong with a model's samples",
     "judge": "train a classifier that evaluation uses",
+    "usefulness": "test whether a model's draws help to train a classifier",
+    "privacy": "test whether a model's draws reveal its training images",
 }
 GROUPS = {
     "sampling (draw --url needs no extra, everything else the extra `serve`)": SAMPLING,
@@ -100,7 +102,7 @@ def root_parser() -> Parser:
     """The options of `drawbridge` itself, and the list of its commands."""
     lines = []
     for title, commands in GROUPS.items():
-        lines += ["", f"{title}:", *(f"  {name:9} {summary}" for name, summary in commands.items())]
+        lines += ["", f"{title}:", *(f"  {name:10} {summary}" for name, summary in commands.items())]
     parser = Parser(
         prog="drawbridge",
         usage="drawbridge [-h] [--version] COMMAND ...",

@@ -97,7 +97,7 @@ async def test_a_file_is_all_that_a_family_needs(weights: Path) -> None:
 def test_the_generated_pages_list_it_without_a_link_to_a_picture_that_is_missing(weights: Path, tmp_path: Path) -> None:
     for name in ("README.md", "docs/quality.md", "docs/lecture.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("<!-- models -->\n<!-- /models -->\n")
+        (tmp_path / name).write_text("".join(f"<!-- {mark} -->\n<!-- /{mark} -->\n" for mark in docs.MARKS))
     (tmp_path / "weights").symlink_to(weights)
     pages = {path.name: text for path, text in docs.pages(tmp_path).items()}
     assert f"## {NAME}\n" in pages["models.md"]

@@ -177,19 +177,36 @@ def train(name: str, train_data: Dataset, epochs: float | None = None, log: Call
     net = CNN(WIDTHS[name], tuple(images.shape[1:]), len(train_data.classes)).to(memory_format=torch.channels_last)
     total = max(EPOCHS * len(images), MIN_IMAGES) if epochs is None else epochs * len(images)
     iterations = max(1, int(total) // BATCH)
+    sampler = InfiniteSampler(len(images), BATCH, seed=NAMES.index(name))
+    batches = ((augmented(to_unit(images[index])), labels[index]) for index in sampler)
+
+    def progress(i: int, loss: float) -> None:
+        log(f"{name}: iteration {i} of {iterations}, loss {loss:.4f}")
+
+    return fit(net, batches, iterations, progress)
+
+
+def fit(
+    net: CNN,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    iterations: int,
+    progress: Callable[[int, float], None] | None = None,
+) -> CNN:
+    """Train `net` on `iterations` batches of images [B, C, H, W] in [-1, 1] and labels [B], and return it.
+
+    The learning rate follows one cycle. `progress` gets the iteration and its loss, every 200 iterations.
+    """
     optimizer = torch.optim.AdamW(net.parameters(), LR, weight_decay=0.02, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, max(2, iterations))
-    batches: Iterator[Tensor] = InfiniteSampler(len(images), BATCH, seed=NAMES.index(name))
     for i in range(iterations):
-        index = next(batches)
-        x = augmented(to_unit(images[index])).contiguous(memory_format=torch.channels_last)
-        loss = F.cross_entropy(net(x)[1], labels[index], label_smoothing=0.05)
+        x, labels = next(batches)
+        loss = F.cross_entropy(net(x.contiguous(memory_format=torch.channels_last))[1], labels, label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-        if i % 200 == 0:
-            log(f"{name}: iteration {i} of {iterations}, loss {float(loss.detach()):.4f}")
+        if progress is not None and i % 200 == 0:
+            progress(i, float(loss.detach()))
     return net.eval()
 
 

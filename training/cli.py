@@ -33,7 +33,10 @@ from training.lab import run as lab
 from training.lab.experiment import Setting
 from training.log import Log
 from training.loop import DTYPES, Hardware, Trainer, has_closed_form, train
+from training.privacy import command as privacy
 from training.samples import strip_png
+from training.usefulness import command as usefulness
+from training.usefulness.experiment import UPDATES
 
 TIME_LIMIT = "time limit"
 """The reason to stop of a run that used up `--max-minutes`."""
@@ -120,6 +123,8 @@ def parser() -> Parser:
     reporting.set_defaults(command=run_report)
     add_lab(commands.add_parser("lab", help="run the lecture's experiments, and write a page about them"))
     add_judge(commands.add_parser("judge", help="train the classifiers that measure samples of a data set"))
+    add_usefulness(commands.add_parser("usefulness", help="test whether a model's draws help to train a classifier"))
+    add_privacy(commands.add_parser("privacy", help="test whether a model's draws reveal its training images"))
     return root
 
 
@@ -421,6 +426,54 @@ def run_judge(args: argparse.Namespace) -> None:
         train_data, test = (data.load(args.data, args.data_root, split, options) for split in ("train", "test"))
     names = (args.which,) if args.which else classifier.NAMES
     classifier.command(names, train_data, test, args.judges, args.epochs)
+
+
+def add_usefulness(command: argparse.ArgumentParser) -> None:
+    """Add the flags of `usefulness`."""
+    add_draws_flags(command, usefulness.DRAWS)
+    command.add_argument(
+        "--per-label",
+        type=int,
+        nargs="+",
+        default=usefulness.PER_LABEL,
+        metavar="N",
+        help="real images of each label, besides all (default: 10 100 1000)",
+    )
+    command.add_argument(
+        "--updates", type=int, default=UPDATES, help=f"optimizer steps of every classifier (default: {UPDATES})"
+    )
+    command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
+    add_output_flag(command, "usefulness")
+    command.set_defaults(command=usefulness.command)
+
+
+def add_privacy(command: argparse.ArgumentParser) -> None:
+    """Add the flags of `privacy`."""
+    add_draws_flags(command, privacy.DRAWS)
+    add_judges_flag(command)
+    add_output_flag(command, "privacy")
+    command.set_defaults(command=privacy.command)
+
+
+def add_draws_flags(command: argparse.ArgumentParser, count: int) -> None:
+    """Add the flags that say which model's draws to use, and which data they are compared with."""
+    command.add_argument("model", metavar="MODEL", help="name of the weights")
+    command.add_argument("--weights", type=Path, default=Path("weights"))
+    command.add_argument("--against", metavar="URL", help="draw from a running service instead of local weights")
+    command.add_argument("--data", help="the data of the weights, where it is not at the path of their training")
+    command.add_argument("--data-root", type=Path)
+    command.add_argument("--draws", type=int, default=count, metavar="N", help=f"samples to use (default: {count})")
+
+
+def add_output_flag(command: argparse.ArgumentParser, name: str) -> None:
+    """Add `--output`, the directory of a model's JSON file and picture."""
+    command.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs") / name,
+        metavar="DIR",
+        help=f"directory for MODEL.json and MODEL.png (default: runs/{name})",
+    )
 
 
 def add_judges_flag(command: argparse.ArgumentParser) -> None:

@@ -13,10 +13,12 @@ from typing import Any
 from models import families, store
 from models.store import Manifest
 from training.figures import PROPERTIES, UNLABELLED, Group, figure, groups
+from training.privacy import results as privacy
+from training.usefulness import results as usefulness
 
 ROOT = Path(__file__).parent.parent
-MARK = "models"
-"""Name of the generated section of a page."""
+MARKS = MODELS, USEFULNESS, PRIVACY = "models", "usefulness", "privacy"
+"""Names of the generated sections of pages. The last two are also the folders of docs/ that have their results."""
 MOST_CLASSES = 20
 """Classes that have a column each; of more, the main figures name only the worst."""
 
@@ -36,12 +38,45 @@ def pages(root: Path) -> dict[Path, str]:
     measured = groups(manifests)
     tables = [text for group in measured for text in (group.heading, figure_table(group), class_table(group)) if text]
     readme, quality, lecture = root / "README.md", root / "docs" / "quality.md", root / "docs" / "lecture.md"
+    of_quality = filled(quality.read_text(), MODELS, _joined(*tables, worst_table(with_picture)))
+    of_quality = filled(of_quality, USEFULNESS, usefulness_section(quality.parent / USEFULNESS))
     return {
         root / "docs" / "models.md": page(manifests),
-        readme: filled(readme.read_text(), MARK, _joined(*(_joined(g.heading, model_table(g)) for g in measured))),
-        quality: filled(quality.read_text(), MARK, _joined(*tables, worst_table(with_picture))),
+        readme: filled(readme.read_text(), MODELS, _joined(*(_joined(g.heading, model_table(g)) for g in measured))),
+        quality: filled(of_quality, PRIVACY, privacy_section(quality.parent / PRIVACY)),
         lecture: with_code(lecture.read_text(), root),
     }
+
+
+def usefulness_section(folder: Path) -> str:
+    """The results of `usefulness` in `folder`: a table, sentences and a picture for each model."""
+    parts = []
+    for path in sorted(folder.glob("*.json")):
+        found = usefulness.read(path)
+        sentences = "\n".join(f"- {sentence}" for sentence in usefulness.sentences(found))
+        picture = f"![Test accuracy by the number of real images, with and without draws of {found.model}]"
+        parts += [
+            f"{usefulness.heading(found)}:",
+            usefulness.table(found),
+            sentences,
+            f"{picture}({folder.name}/{path.stem}.png)",
+        ]
+    return _joined(*parts)
+
+
+def privacy_section(folder: Path) -> str:
+    """The results of `privacy` in `folder`: a table for each data set, then a sentence and a picture for each model."""
+    by_data: dict[tuple[str, int, int], list[privacy.Results]] = {}
+    for path in sorted(folder.glob("*.json")):
+        found = privacy.read(path)
+        by_data.setdefault((found.data, found.draws, found.compared), []).append(found)
+    parts = []
+    for results in by_data.values():
+        parts += [f"{privacy.heading(results[0])}:", privacy.table(results)]
+        for found in results:
+            picture = f"![Images nearest to draws of {found.model}]({folder.name}/{found.model}.png)"
+            parts += [privacy.sentence(found), picture]
+    return _joined(*parts)
 
 
 def _joined(*parts: str) -> str:

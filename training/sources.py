@@ -43,8 +43,10 @@ class Source(Protocol):
     def manifest(self, name: str) -> Manifest:
         """The manifest of model `name`."""
 
-    def sample(self, name: str, seed: int, count: int, *, unlabelled: bool = False, **options: Any) -> SampleSet:
-        """Images 0..count-1 of `seed` from model `name`; `options` override its defaults.
+    def sample(
+        self, name: str, seed: int, count: int, *, first: int = 0, unlabelled: bool = False, **options: Any
+    ) -> SampleSet:
+        """Images first..first+count-1 of `seed` from model `name`; `options` override its defaults.
 
         `unlabelled` samples a conditional model without labels.
         """
@@ -62,10 +64,12 @@ class Weights:
     def manifest(self, name: str) -> Manifest:
         return store.read_manifest(self.root / name)
 
-    def sample(self, name: str, seed: int, count: int, *, unlabelled: bool = False, **options: Any) -> SampleSet:
+    def sample(
+        self, name: str, seed: int, count: int, *, first: int = 0, unlabelled: bool = False, **options: Any
+    ) -> SampleSet:
         family, manifest = store.load(self.root / name)
         check_sampling_options(family, options)
-        return sample_exported(family, manifest, seed, count, unlabelled=unlabelled, **options)
+        return sample_exported(family, manifest, seed, count, first=first, unlabelled=unlabelled, **options)
 
 
 class Service:
@@ -101,7 +105,9 @@ class Service:
             raise ConfigError(f"--against {self.url}: the service is of another version ({error})") from None
         return dataclasses.replace(manifest, data_shape=tuple(manifest.data_shape), classes=tuple(manifest.classes))
 
-    def sample(self, name: str, seed: int, count: int, *, unlabelled: bool = False, **options: Any) -> SampleSet:
+    def sample(
+        self, name: str, seed: int, count: int, *, first: int = 0, unlabelled: bool = False, **options: Any
+    ) -> SampleSet:
         self._check(name)
         parameters = self.parameters[name]
         labels = ["none"] if unlabelled else parameters.get("label", {}).get("one_of")
@@ -110,14 +116,14 @@ class Service:
         images = []
         try:
             with self._client(RETRIES) as client:
-                for first in range(0, count, BATCH):
-                    n = min(BATCH, count - first)
-                    samples = client.generate(name, seed=seed, first=first, n=n, label=labels, **options)
+                for i in range(0, count, BATCH):
+                    n = min(BATCH, count - i)
+                    samples = client.generate(name, seed=seed, first=first + i, n=n, label=labels, **options)
                     arrays = torch.from_numpy(samples.arrays)
                     images.append(arrays.unsqueeze(1) if arrays.ndim == 3 else arrays.movedim(-1, 1))
         except (Unreachable, ServiceError) as error:
             raise self._error(error) from None
-        requested = torch.arange(count) % len(labels) if labels and not unlabelled else None
+        requested = torch.arange(first, first + count) % len(labels) if labels and not unlabelled else None
         return SampleSet(torch.cat(images), requested)
 
     def _check(self, name: str) -> None:
@@ -138,18 +144,25 @@ class Service:
 
 @torch.inference_mode()
 def sample_exported(
-    family: Family, manifest: Manifest, seed: int, count: int, *, unlabelled: bool = False, **options: Any
+    family: Family,
+    manifest: Manifest,
+    seed: int,
+    count: int,
+    *,
+    first: int = 0,
+    unlabelled: bool = False,
+    **options: Any,
 ) -> SampleSet:
-    """Images 0..count-1 of `seed` with the manifest's defaults; `options` override them.
+    """Images first..first+count-1 of `seed` with the manifest's defaults; `options` override them.
 
     Labels cycle through the classes, unless `unlabelled`.
     """
     options = {**store.defaults(family, manifest), **options}
-    index = torch.arange(count)
+    index = torch.arange(first, first + count)
     labelled = family.classes and not unlabelled
     label = index % family.classes if labelled else torch.full_like(index, -1)
     images = []
-    for part in index.split(BATCH):
+    for part, labels in zip(index.split(BATCH), label.split(BATCH), strict=True):
         seeds = torch.full_like(part, seed)
-        images.append(to_uint8(sample(family, seeds, part, family.one_hot(label[part]), **options)))
+        images.append(to_uint8(sample(family, seeds, part, family.one_hot(labels), **options)))
     return SampleSet(torch.cat(images), label if labelled else None)

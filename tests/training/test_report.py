@@ -80,7 +80,7 @@ def project(tmp_path: Path) -> Path:
         (directory / store.SAMPLES).write_bytes(b"picture")
     for page in ("README.md", "docs/quality.md", "docs/lecture.md"):
         (tmp_path / page).parent.mkdir(exist_ok=True)
-        (tmp_path / page).write_text("<!-- models -->\n<!-- /models -->\n")
+        (tmp_path / page).write_text("".join(f"<!-- {mark} -->\n<!-- /{mark} -->\n" for mark in docs.MARKS))
     return tmp_path
 
 

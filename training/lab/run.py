@@ -2,22 +2,16 @@
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import pickle
-import signal
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from models import store
-from training import data, files
+from training import data, files, pool
 from training.config import ConfigError
 from training.lab import experiments, page
 from training.lab.experiment import Findings, Number, Setting
@@ -57,40 +51,16 @@ def command(names: Sequence[str], setting: Setting, seeds: int | None, output: P
 
 def completed(names: Sequence[str], setting: Setting, seeds: int | None) -> Iterator[tuple[str, list[Outcome]]]:
     """Yield each experiment with the outcomes of all its seeds, as soon as it is complete."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        pending: dict[Future[Outcome], tuple[str, int]] = {}
-        outcomes: dict[str, dict[int, Outcome]] = {name: {} for name in names}
-        counts = {name: seeds or (1 if setting.quick else experiments.get(name).seeds) for name in names}
-        order = (*(name for name in LONGEST if name in names), *(name for name in names if name not in LONGEST))
-        try:
-            with sigint_ignored():
-                for name in order:
-                    for seed in range(counts[name]):
-                        pending[pool.submit(outcome, name, dataclasses.replace(setting, seed=seed))] = name, seed
-            for future in as_completed(pending):
-                name, seed = pending[future]
-                outcomes[name][seed] = future.result()
-                if len(outcomes[name]) == counts[name]:
-                    yield name, [outcomes[name][seed] for seed in range(counts[name])]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
-
-
-@contextmanager
-def sigint_ignored() -> Iterator[None]:
-    """Ignore SIGINT within the block, and for good in processes that start in it.
-
-    Ctrl-C reaches every process of a terminal; the first one ends the others.
-    """
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
+    outcomes: dict[str, dict[int, Outcome]] = {name: {} for name in names}
+    counts = {name: seeds or (1 if setting.quick else experiments.get(name).seeds) for name in names}
+    order = (*(name for name in LONGEST if name in names), *(name for name in names if name not in LONGEST))
+    tasks = {
+        (name, seed): (name, dataclasses.replace(setting, seed=seed)) for name in order for seed in range(counts[name])
+    }
+    for (name, seed), result in pool.completed(outcome, tasks):
+        outcomes[name][seed] = result
+        if len(outcomes[name]) == counts[name]:
+            yield name, [outcomes[name][seed] for seed in range(counts[name])]
 
 
 def outcome(name: str, setting: Setting) -> Outcome:

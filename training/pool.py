@@ -1,0 +1,62 @@
+"""Independent tasks, one process per core and one thread each, so that results do not depend on the number of cores."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+
+Key = TypeVar("Key")
+Result = TypeVar("Result")
+
+
+def completed(
+    function: Callable[..., Result],
+    tasks: Mapping[Key, tuple[Any, ...]],
+    initializer: Callable[..., None] | None = None,
+    initargs: tuple[Any, ...] = (),
+) -> Iterator[tuple[Key, Result]]:
+    """Call `function` with the arguments of every task, and yield each key with its result as soon as there is one.
+
+    Tasks start in their order. `initializer(*initargs)` runs once in each process. Arguments and results are pickled;
+    tensors would go through shared memory, which containers limit, and which ends with its process, so pass arrays. An
+    exception, also KeyboardInterrupt, ends all processes and is raised here.
+    """
+    context = multiprocessing.get_context("spawn")
+    processes = max(1, min(os.cpu_count() or 1, len(tasks)))
+    with ProcessPoolExecutor(processes, context, _initialize, (initializer, initargs)) as pool:
+        try:
+            with sigint_ignored():
+                pending: dict[Future[Result], Key] = {
+                    pool.submit(function, *arguments): key for key, arguments in tasks.items()
+                }
+            for future in as_completed(pending):
+                yield pending[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+@contextmanager
+def sigint_ignored() -> Iterator[None]:
+    """Ignore SIGINT within the block, and for good in processes that start in it.
+
+    Ctrl-C reaches every process of a terminal; the first one ends the others.
+    """
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _initialize(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    if initializer is not None:
+        initializer(*initargs)
