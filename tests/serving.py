@@ -25,3 +25,10 @@ def wait_for_accepted(server: Server, requests: int = 1) -> None:
     while metric_value(parse_metrics(httpx.get(f"{server.url}/metrics", timeout=30).text), "accepted_total") < requests:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def connections_of(pid: int) -> int:
+    """The number of TCP connections that a process has."""
+    inodes = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir() if path.exists()}
+    table = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
+    return sum(f"socket:[{line.split()[9]}]" in inodes for line in table)
