@@ -16,11 +16,14 @@ import itertools
 import json
 import statistics
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlencode
+
+import httpx
 
 from benchmarks.serve import FORWARDED, SEEDS, checked_load
 from harness.load import build_request, merge
@@ -48,7 +51,9 @@ def checkout(root: Path) -> Iterator[str]:
     It gets only settings that every version knows.
     """
     settings = environment(port=0, device="cpu", weights=WEIGHTS)
-    with run_server(SERVICE, settings | {"PYTHONPATH": str(root)}, cwd=root) as server:
+    with run_server(SERVICE, settings | {"PYTHONPATH": str(root)}, cwd=root, loaded=False) as server:
+        while httpx.get(f"{server.url}/readyz", timeout=60).is_error:
+            time.sleep(0.1)
         yield server.url
 
 

@@ -71,13 +71,19 @@ def run(arguments: Sequence[str]) -> int:
     if command not in COMMANDS:
         root_parser().parse_args([command])  # prints the help or the version and exits, or raises UsageError
     with _imports("serve", command):
-        from drawbridge import ServiceError, Unreachable
-
         module = importlib.import_module(f"drawbridge.commands.{command}")
     try:
         return int(module.main(rest))
-    except (ServiceError, Unreachable, ValueError, OSError) as error:
-        raise UsageError(str(error)) from error
+    except Exception as error:
+        if isinstance(error, (*_client_errors(), ValueError, OSError)):
+            raise UsageError(str(error)) from error
+        raise
+
+
+def _client_errors() -> tuple[type[Exception], ...]:
+    """The client's errors, if the command uses the client: importing it takes as long as starting a supervisor."""
+    client = sys.modules.get("drawbridge.client")
+    return () if client is None else (client.ServiceError, client.Unreachable)
 
 
 def run_training(arguments: Sequence[str]) -> int:

@@ -23,11 +23,20 @@ class Server:
 
     def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
         self.process, self.log = process, log
-        while not (match := re.search(r"running on (http://127\.0\.0\.1:\d+)", "".join(self.lines))):
-            if process.poll() is not None:
+        running = self._wait_for(r"running on (?P<url>http://127\.0\.0\.1:\d+) \((?P<count>\d+) ")
+        self.url, self.count = running["url"], int(running["count"])
+
+    def wait_until_loaded(self) -> None:
+        """Wait until the models of every worker are in memory."""
+        self._wait_for(rf"(?s)(models in memory: .*){{{self.count}}}")
+
+    def _wait_for(self, pattern: str) -> re.Match[str]:
+        """Wait until the log matches a pattern. Raises ServiceDown if the service ends before."""
+        while not (match := re.search(pattern, "".join(self.lines))):
+            if self.process.poll() is not None:
                 raise ServiceDown("".join(self.lines))
             time.sleep(0.02)
-        self.url = match[1]
+        return match
 
     @property
     def lines(self) -> list[str]:
@@ -51,15 +60,21 @@ def environment(**settings: object) -> dict[str, str]:
 
 
 @contextmanager
-def run_server(command: Sequence[str], environment: dict[str, str] | None = None, cwd: Path = ROOT) -> Iterator[Server]:
-    """Run the service that `command` starts until the block ends.
+def run_server(
+    command: Sequence[str], environment: dict[str, str] | None = None, cwd: Path = ROOT, *, loaded: bool = True
+) -> Iterator[Server]:
+    """Run the service that `command` starts until the block ends. The block begins once all models are loaded.
 
-    The log goes into a file. A pipe would cost the measuring process time to read.
+    Without `loaded` the block begins as soon as the service takes connections. The log goes into a file: a pipe would
+    cost the measuring process time to read.
     """
     with tempfile.NamedTemporaryFile() as log:
         process = subprocess.Popen([*command], cwd=cwd, env=environment, stderr=log.fileno())
         try:
-            yield Server(process, Path(log.name))
+            server = Server(process, Path(log.name))
+            if loaded:
+                server.wait_until_loaded()
+            yield server
         finally:
             if process.poll() is None:
                 process.terminate()

@@ -7,7 +7,6 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from models.base import Family
 from models.devices import choose_device
+from models.store import WeightsError
 from service import VERSION, errors
 from service.api import encode, generate, info, openapi_schema
 from service.api.context import AppContext
@@ -35,8 +35,10 @@ from service.api.parsing import refuse_get_body
 from service.auth import keys
 from service.auth.authenticator import Authenticator
 from service.compat import open_inference, openai
-from service.engine.catalog import Catalog, load
+from service.engine import catalog
+from service.engine.catalog import Model
 from service.engine.engine import Engine
+from service.engine.loader import ModelLoader
 from service.engine.loops import EngineLoop, EventLoopEngine, ThreadEngine
 from service.engine.runner import Runner
 from service.errors import Problem
@@ -69,13 +71,16 @@ def create_app(
     authenticator: Authenticator | None = None,
     only: str | None = None,
     runner: type[Runner] = Runner,
+    serve_early: bool = False,
 ) -> "Application":
     """Create the application for the weights that `settings` name, or for `only` one of them.
 
     `device` overrides the settings' device. Without an `authenticator` no request needs a key. `runner` runs batches.
+    With `serve_early` the application starts before its models are loaded, and requests wait for theirs.
     Raises ValueError for settings that this machine cannot fulfil.
     """
-    app = Application(settings, device or choose_device(settings.device), authenticator, only, runner)
+    device = device or choose_device(settings.device)
+    app = Application(settings, device, authenticator, only, runner, serve_early=serve_early)
     for routes in ROUTES:
         app.include_router(routes.router)
     add_pages(app, settings.lab)
@@ -103,6 +108,8 @@ class Application(FastAPI):
         authenticator: Authenticator | None,
         only: str | None,
         runner: type[Runner],
+        *,
+        serve_early: bool,
     ) -> None:
         super().__init__(
             title="Drawbridge",
@@ -115,49 +122,67 @@ class Application(FastAPI):
         )
         self.openapi_version = "3.0.3"  # the newest version that the bundled Swagger UI renders
         self.settings, self.device, self.authenticator = settings, device, authenticator
+        self.only, self.runner, self.serve_early = only, runner, serve_early
         self.draining = False
-        self.load = partial(
-            load, root=settings.weights, device=device, batch_size=self.batch_size, only=only, runner=runner
-        )
         self.log = RequestLog(settings)
         self.finished: list[RequestContext] = []
         """Finished requests that are not logged and counted yet."""
         self.metrics = Metrics()
         self.reloading = asyncio.Lock()
-        self.loader = ThreadPoolExecutor(1, "loader", torch.set_num_threads, (settings.threads,))
-        """One thread for all reloads, so that memory it frees is used again."""
         self.tracer = Tracer() if settings.tracing else None
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Load the weights, serve until the end, and drain."""
-        self.state.service = self._start_service()
-        engine: Engine = self.state.service.engine
+        """Start the engine and load the models, serve until the end, and drain."""
+        self.state.service = service = self._create_service()
+        engine = service.engine
         self.engine_loop: EngineLoop = EventLoopEngine(engine) if self.device.type == "cpu" else ThreadEngine(engine)
         await self.engine_loop.start()
-        gc.collect()
         gc.freeze()  # everything that exists now stays; the garbage collector need not visit it again
+        await service.loader.start((self.settings.unconditional_model, self.settings.conditional_model))
+        loading = asyncio.create_task(self._finish_loading(service.loader))
+        if not self.serve_early:
+            await loading
         yield
+        loading.cancel()
         await self.drain()
         self.flush_telemetry()
-        self.loader.shutdown()
+        service.loader.thread.shutdown()
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)
 
-    def _start_service(self) -> AppContext:
-        """Load and warm up all weights, and create an engine for them."""
-        if self.device.type == "cpu":
-            torch.set_num_threads(self.settings.threads)
-        catalog = self.load(Catalog())
-        engine = Engine(
-            {model.key: model.runner for model in catalog.models.values()},
-            queue_images=self.settings.queue_images,
-            clock=time.perf_counter,
-            observer=self.metrics,
+    def _create_service(self) -> AppContext:
+        """An engine without models, and what loads them."""
+        settings, device = self.settings, self.device
+        if device.type == "cpu":
+            torch.set_num_threads(settings.threads)
+        clock = time.perf_counter
+        engine = Engine({}, queue_images=settings.queue_images, clock=clock, observer=self.metrics)
+        kernels = f"{torch.backends.cpu.get_cpu_capability()} threads {settings.threads}"
+        scope = f"{VERSION} {device.type} torch {torch.__version__} numpy {np.__version__} {kernels}"
+        service = AppContext(settings, engine, scope)
+
+        def load(name: str) -> Model:
+            return catalog.load(settings.weights / name, device, self.batch_size, self.runner)
+
+        service.loader = ModelLoader(
+            engine,
+            partial(catalog.scan, root=settings.weights, only=self.only),
+            load,
+            service.serve,
+            threads=settings.threads,
+            max_loaded=settings.max_loaded_models,
         )
-        kernels = f"{torch.backends.cpu.get_cpu_capability()} threads {self.settings.threads}"
-        scope = f"{VERSION} {self.device.type} torch {torch.__version__} numpy {np.__version__} {kernels}"
-        return AppContext(self.settings, catalog, engine, scope)
+        return service
+
+    async def _finish_loading(self, loader: ModelLoader) -> None:
+        """Wait until the models of the start are loaded."""
+        started_at = time.perf_counter()
+        await loader.started.wait()
+        loaded, seconds = len(loader.catalog.loaded), time.perf_counter() - started_at
+        log.info("models in memory: %d of %d, after %.2f s", loaded, len(loader.catalog.models), seconds)
+        gc.collect()
+        gc.freeze()  # likewise
 
     def batch_size(self, family: Family) -> int:
         """Rows per device step of `family`."""
@@ -173,15 +198,10 @@ class Application(FastAPI):
         requests, and can be requested by version until the next replacement.
         """
         async with self.reloading:
-            service, loop = self.state.service, asyncio.get_running_loop()
-            old = service.catalog
-            new = await loop.run_in_executor(self.loader, self.load, old)
-            for key in new.versions.keys() - old.versions.keys():
-                service.engine.add(key, new.versions[key].runner)
-            service.serve(new)
-            for key in old.versions.keys() - new.versions.keys():
-                service.engine.unload(key)
-            before = {model.key for model in old.models.values()}
+            service: AppContext = self.state.service
+            before = {model.key for model in service.catalog.models.values()}
+            await service.loader.reload()
+            new = service.catalog
             added = sorted(model.key for model in new.models.values() if model.key not in before)
             if self.authenticator is not None and self.settings.keys is not None:
                 self._reload_keys(self.authenticator, self.settings.keys)
@@ -213,6 +233,7 @@ class Application(FastAPI):
     async def drain(self) -> None:
         """Refuse new requests, and finish accepted ones or fail them after the drain timeout."""
         self.draining = True
+        await self.state.service.loader.close()
         await self.engine_loop.stop(self.settings.drain_timeout)
 
     # -- requests ------------------------------------------------------------------------------------------------------
@@ -316,6 +337,8 @@ class Application(FastAPI):
         """Record a finished request: release its quota now, log and count it soon."""
         if context.lease is not None:
             context.lease.release()
+        if context.loaded is not None:
+            self.state.service.loader.release(context.loaded)
         context.finished_at = time.perf_counter()
         self.finished.append(context)
         if len(self.finished) == 1:
@@ -381,5 +404,7 @@ def _to_problem(scope: Scope, context: RequestContext, error: Exception) -> Prob
         return errors.MethodNotAllowed(detail, headers={"Allow": allowed})
     if isinstance(error, HTTPException):  # Starlette's own, about a malformed form
         return errors.InvalidParameter(str(error.detail))
+    if isinstance(error, WeightsError):  # the loader is about to find that out, too
+        return errors.UnknownModel(f"a model cannot be served ({error})")
     log.error("unexpected error in request %s", context.id, exc_info=error)
     return Problem("the service failed unexpectedly; its log has the details")

@@ -81,6 +81,11 @@ class Settings(BaseSettings):
         description="Rows per device step, a power of two. Default: on a CPU 32 for one-step models and 16 for "
         "others, on a GPU 128.",
     )
+    max_loaded_models: int | None = Field(
+        None,
+        ge=1,
+        description="Models that a worker keeps in memory; others are loaded when they are requested. Default: all.",
+    )
     max_images: int = Field(1024, ge=1, description="Images per request.")
     queue_images: int = Field(8192, ge=1, description="Images queued or in progress in all workers together.")
     max_body_bytes: int = Field(

@@ -35,3 +35,10 @@ def wait_for_accepted(server: Server, requests: int = 1) -> None:
         return metric_value(metrics, "accepted_total") >= requests
 
     wait_for(are_accepted)
+
+
+def connections_of(pid: int) -> int:
+    """The number of TCP connections that a process has."""
+    inodes = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir() if path.exists()}
+    table = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
+    return sum(f"socket:[{line.split()[9]}]" in inodes for line in table)

@@ -1,6 +1,8 @@
 """What the routes share, made once per application."""
 
+import asyncio
 import secrets
+import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +12,10 @@ from starlette.requests import Request as HTTPRequest
 from service.api.awaiting import AwaitedGeneration, DisconnectMonitor
 from service.engine.catalog import Catalog, Model
 from service.engine.engine import Engine
-from service.engine.request import Request, Ticket
+from service.engine.loader import ModelLoader
+from service.engine.request import DeadlineExceeded, EngineError, Request, Ticket
+from service.generation.pending import to_problem
+from service.generation.selection import find_model
 from service.settings import Settings
 from service.telemetry import request_context
 
@@ -20,11 +25,13 @@ class AppContext:
     """Settings, models and the engine."""
 
     settings: Settings
-    catalog: Catalog
-    """The weights that are served; a reload replaces it."""
     engine: Engine
     scope: str
     """What a seed's bytes depend on besides weights and parameters: kind of device, versions, threads."""
+    loader: ModelLoader = field(init=False)
+    """Loads models into the engine."""
+    catalog: Catalog = field(default_factory=Catalog)
+    """The weights that are served; whenever a model is loaded or unloaded, another catalog replaces it."""
     parse_cache: dict[Hashable, Any] = field(default_factory=dict)
     """Parsed requests by everything but their seed, valid for this `catalog` (`service/api/parsing.py`)."""
 
@@ -41,13 +48,36 @@ class AppContext:
 
     async def generate(self, request: Request, model: Model, http: HTTPRequest, seed: int | None = None) -> Ticket:
         """Run `request` to its end. Raises the Problem that it ended with, or ClientDisconnect."""
+        request, model = await self.load(request, model, http)
         pending = self.pending(request, model, http, seed)
         async with pending as ticket:
             await pending.finished()
         return ticket
 
+    async def load(self, request: Request, model: Model, http: HTTPRequest) -> tuple[Request, Model]:
+        """Wait until `model` is in memory, where it stays until the HTTP request ends.
+
+        Returns `request` with what is left of its timeout, and the model in memory. Raises TimedOut, UnknownModel if
+        its weights cannot be served, or Unavailable.
+        """
+        context, asked_at = request_context.of(http), time.perf_counter()
+        if context.loaded is not None and context.loaded.key == model.key:
+            return request, context.loaded
+        try:
+            async with asyncio.timeout(request.timeout):
+                context.loaded = await self.loader.use(model)
+        except TimeoutError:
+            raise to_problem(DeadlineExceeded(f"{model.name} was not loaded within {request.timeout:g} s")) from None
+        except EngineError as error:
+            find_model(self.catalog, model.key)
+            raise to_problem(error) from None
+        if request.timeout is not None and model.runner is None:
+            waited = time.perf_counter() - asked_at
+            request = request._replace(timeout=round(max(0.0, request.timeout - waited), 3))
+        return request, context.loaded
+
     def pending(self, request: Request, model: Model, http: HTTPRequest, seed: int | None = None) -> AwaitedGeneration:
-        """`request` in the engine, as long as its client waits."""
+        """`request` in the engine, as long as its client waits; `load` loaded its model."""
         context = request_context.of(http)
         context.model, context.digest, context.seed = model.name, model.digest, seed
         return AwaitedGeneration(self.engine, request, context, http.receive, self.disconnects)

@@ -110,13 +110,14 @@ class DirectCall:
     def _submit(self, parsed: ParsedRequest) -> None:
         (plan, format_, deterministic), context, service = parsed, self.context, self.app.state.service
         cost = in_small_images(len(plan.request.samples), plan.model.image_shape)
-        if is_streamed(plan, format_) or cost > MAX_INLINE_IMAGES:
+        if plan.model.runner is None or is_streamed(plan, format_) or cost > MAX_INLINE_IMAGES:
             self.transport.run_asgi(partial(self.app.resume, context, partial(_respond, parsed)))
             return
         headers = reproduce_headers(plan, format_, context, service.scope, deterministic=deterministic)
         if is_not_modified(self.scope, headers):
             self._respond(RawResponse(b"", headers, 304))
             return
+        service.loader.touch(plan.model)
         context.model, context.digest, context.seed = plan.model.name, plan.model.digest, plan.seed
         pending = PendingGeneration(service.engine, plan.request, context)
         pending.submit(partial(self._on_update, parsed, headers))

@@ -1,13 +1,15 @@
 """Routes about the service: models, health, metrics."""
 
 import asyncio
+import contextlib
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from models.store import WeightsError
 from service.api.context import AppContext
 from service.engine.catalog import Model
 from service.engine.request import EngineError, Sample, StartState
@@ -17,21 +19,23 @@ from service.generation.selection import default_models, find_model
 router = APIRouter()
 
 PROBE_TIMEOUT = 10.0
+OK = "ok"
 
 
 @router.get("/models", tags=["models"])
 async def models(request: Request) -> dict[str, Any]:
     """All models, their parameters, and the defaults for requests that name no model."""
     service: AppContext = request.app.state.service
-    described = [model.describe() for model in service.catalog.models.values()]
+    described = await asyncio.to_thread(_describe_all, service)
     return {"models": described, "defaults": default_models(service.catalog, service.settings)}
 
 
 @router.get("/models/{name}", tags=["models"])
 async def model(request: Request, name: str) -> dict[str, Any]:
     """One model and its manifest: where the weights come from and how good they are."""
-    found = find_model(request.app.state.service.catalog, name)
-    return {**found.describe(), "manifest": dataclasses.asdict(found.manifest)}
+    service: AppContext = request.app.state.service
+    found = find_model(service.catalog, name)
+    return {**_describe(service, found), "manifest": dataclasses.asdict(found.manifest)}
 
 
 @router.get("/livez", tags=["health"])
@@ -43,17 +47,30 @@ async def livez() -> dict[str, str]:
 @router.get(
     "/readyz", tags=["health"], responses={503: {"description": "Not ready.", "content": {"application/json": {}}}}
 )
-async def readyz(request: Request) -> JSONResponse:
-    """Whether every model generates: each runs one real step now. Weights that do not load are listed.
+async def readyz(
+    request: Request,
+    model: Annotated[str | None, Query(description="Ask for this model alone, which is then loaded next.")] = None,
+) -> JSONResponse:
+    """Whether every model generates: each one in memory runs one real step now.
 
-    The response is about the worker that serves the connection; a dead worker has no connections.
+    After a start the service is ready once all models are loaded, or as many as the settings allow in memory. With
+    `model` it is ready once this one is. Weights that do not load are listed. The response is about the worker that
+    serves the connection; a dead worker has no connections.
     """
     service: AppContext = request.app.state.service
-    served = service.catalog.models
-    results = await asyncio.gather(*(_probe(service, model) for model in served.values()))
-    health = dict(zip(served, results, strict=True))
-    ready = bool(health) and set(results) == {"ok"}
-    body = {"status": "ready" if ready else "not ready", "models": health, "broken": service.catalog.broken}
+    if model is None:
+        asked = list(service.catalog.models.values())
+        ready = service.loader.started.is_set()
+    else:
+        asked = [find_model(service.catalog, model)]
+        ready = asked[0].runner is not None
+        if not ready:
+            service.loader.request(asked[0].name)
+    results = await asyncio.gather(*(_health(service, one) for one in asked))
+    ready = ready and OK in results and set(results) <= {OK, "loading", "on demand"}
+    health = {one.name if model is None else model: result for one, result in zip(asked, results, strict=True)}
+    broken = {name: why for name, why in service.catalog.broken.items() if model is None or name in health}
+    body = {"status": "ready" if ready else "not ready", "models": health, "broken": broken}
     return JSONResponse(body, status_code=200 if ready else 503, headers={"Cache-Control": "no-store"})
 
 
@@ -66,8 +83,23 @@ async def metrics(request: Request) -> Response:
     return Response(page, media_type=CONTENT_TYPE_LATEST, headers={"Cache-Control": "no-store"})
 
 
-async def _probe(service: AppContext, model: Model) -> str:
-    """`ok`, or what went wrong with one image in the fewest steps."""
+def _describe_all(service: AppContext) -> list[dict[str, Any]]:
+    """The models, without those whose manifests describe none: the loader is about to find that out, too."""
+    described = []
+    for model in service.catalog.models.values():
+        with contextlib.suppress(WeightsError):
+            described.append(_describe(service, model))
+    return described
+
+
+def _describe(service: AppContext, model: Model) -> dict[str, Any]:
+    return {**model.describe(), "state": service.loader.state(model)}
+
+
+async def _health(service: AppContext, model: Model) -> str:
+    """`ok`; what went wrong with one image in the fewest steps; or the state of a model that is not in memory."""
+    if model.runner is None:
+        return service.loader.state(model)
     start = StartState(0, 0, 0 if model.family.classes else -1)
     request = EngineRequest(model.key, (Sample(start),), model.family.steps.minimum, model.sampler)
     done = asyncio.Event()
@@ -80,4 +112,4 @@ async def _probe(service: AppContext, model: Model) -> str:
         return f"no step within {PROBE_TIMEOUT:.0f} s"
     except EngineError as error:
         return str(error)
-    return "ok"
+    return OK

@@ -60,6 +60,8 @@ async def respond(
     """Run a plan and respond in `format_`. Raises the Problem that it ended with."""
     service: AppContext = request.app.state.service
     context = request_context.of(request)
+    engine_request, model = await service.load(plan.request, plan.model, request)
+    plan = plan._replace(request=engine_request, model=model)
     headers = reproduce_headers(plan, format_, context, service.scope, deterministic=deterministic)
     if is_not_modified(request.scope, headers):
         return RawResponse(b"", headers, 304)
@@ -68,7 +70,7 @@ async def respond(
     if is_streamed(plan, format_):
         assert format_.stream_encoder is not None
         pending = service.pending(plan.request, plan.model, request, seed=plan.seed)
-        model, metadata = plan.model, plan.metadata(context.root)
+        metadata = plan.metadata(context.root)
         contents = Contents(len(plan.request.samples), model.image_shape, model.manifest.classes, metadata)
         encoder = format_.stream_encoder(contents)
         stream = EventStream if format_ is EVENTS else ImageStream

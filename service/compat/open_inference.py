@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -128,15 +129,16 @@ class RepositoryIndex(Parameters):
 
 @router.post("/repository/index", openapi_extra={"requestBody": openapi_schema.body(RepositoryIndex)})
 async def repository_index(request: Request) -> list[dict[str, Any]]:
-    """All models, and those whose weights do not load."""
+    """All models, and those whose weights do not load. A model that requests load when they need it is ready."""
     service: AppContext = request.app.state.service
     parameters, _ = await parsing.read(request, RepositoryIndex)
-    served = service.catalog.models.values()
-    index = [{"name": model.name, "version": model.version, "state": "READY", "reason": ""} for model in served]
+    index = [
+        {"name": model.name, "version": model.version, "state": _state(service, model), "reason": ""}
+        for model in service.catalog.models.values()
+    ]
     broken = {name: reason for name, reason in service.catalog.broken.items() if name not in service.catalog.models}
-    if not parameters.ready:
-        index += [{"name": name, "version": "", "state": "UNAVAILABLE", "reason": broken[name]} for name in broken]
-    return index
+    index += [{"name": name, "version": "", "state": "UNAVAILABLE", "reason": broken[name]} for name in broken]
+    return [entry for entry in index if entry["state"] == "READY" or not parameters.ready]
 
 
 @router.get("/models/stats")
@@ -180,9 +182,11 @@ async def metadata(request: Request, name: str, version: str | None = None) -> d
 
 @router.get("/models/{name}/ready")
 @router.get("/models/{name}/versions/{version}/ready")
-async def ready(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
-    """Whether the model is served."""
-    return {"name": _find(request, name, version).name, "ready": True}
+async def ready(request: Request, name: str, version: str | None = None) -> JSONResponse:
+    """Whether the model is in memory, or is loaded when a request needs it."""
+    model = _find(request, name, version)
+    ready = _state(request.app.state.service, model) == "READY"
+    return JSONResponse({"name": model.name, "ready": ready}, 200 if ready else 503)
 
 
 @router.post("/models/{name}/infer", openapi_extra=DOCUMENTED)
@@ -204,6 +208,10 @@ async def infer(request: Request, name: str, version: str | None = None) -> Resp
 def error(problem: Problem) -> tuple[int, dict[str, Any]]:
     """Status and body of a problem in this protocol's error format."""
     return 400 if problem.status == 422 else problem.status, {"error": problem.detail}
+
+
+def _state(service: AppContext, model: Model) -> str:
+    return "LOADING" if service.loader.state(model) == "loading" else "READY"
 
 
 def _find(request: Request, name: str, version: str | None) -> Model:

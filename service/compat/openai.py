@@ -136,6 +136,7 @@ async def generations(request: Request) -> Response:
         return JSONResponse(encoder.document(data, plan.seed))
     if body.stream:
         engine_request = with_previews(plan.request) if body.partial_images else plan.request
+        engine_request, chosen = await service.load(engine_request, chosen, request)
         pending = service.pending(engine_request, chosen, request, seed=plan.seed)
         return PartialImageStream(pending, encoder, body.partial_images)
     result = (await service.generate(plan.request, chosen, request, seed=plan.seed)).result()

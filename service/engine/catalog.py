@@ -1,14 +1,14 @@
-"""The catalog: the models that are served, and the weights directories that cannot be."""
+"""The catalog: the models that are served, in memory or not, and the weights directories that cannot be served."""
 
 import logging
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -28,17 +28,47 @@ GUIDANCE_HELP = (
 )
 
 
+class Outline(NamedTuple):
+    """What requests are checked against."""
+
+    family: Family
+    code_shape: tuple[int, ...]
+    """The shape of an initial state."""
+    inversion_steps: int
+    """The number of steps from an encoded image to an initial state."""
+
+
 @dataclass(frozen=True)
 class Model:
-    """A model that is served: weights with their name, manifest and runner."""
+    """A model that is served: weights with their name and manifest, and in memory with their runner."""
 
     name: str
     manifest: Manifest
-    runner: Runner
+    runner: Runner | None = None
+    """None until the weights are loaded, and after they were unloaded."""
 
     @property
     def family(self) -> Family:
-        return self.runner.family
+        """The family; of a model that is not in memory without values in its tensors."""
+        return self.outline.family if self.runner is None else self.runner.family
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of a model in memory."""
+        assert self.runner is not None
+        return self.runner.fingerprint
+
+    @cached_property
+    def outline(self) -> Outline:
+        """What is known of the model without its weights. Raises WeightsError if its manifest describes no model."""
+        if self.runner is not None:
+            return _outline(self.runner.family, self.manifest)
+        try:
+            outline = _outline(store.build(self.manifest), self.manifest)
+        except Exception as error:
+            raise WeightsError(f"{self.name} does not match its manifest: {error}") from None
+        outline.family.to("meta")  # frees its tensors
+        return outline
 
     @property
     def digest(self) -> str:
@@ -107,14 +137,15 @@ class Model:
         channels, height, width = self.manifest.data_shape
         return (height, width) if channels == 1 else (height, width, channels)
 
-    @cached_property
+    @property
     def code_shape(self) -> tuple[int, ...]:
         """The shape of an initial state: the shape of codes."""
-        first = self.family.schedule(self.steps, self.sampler)[:1]
-        device = next(iter(self.family.state_dict().values()), first).device
-        zero = torch.zeros(1, dtype=torch.int64, device=device)
-        label = torch.zeros(1, self.family.classes, device=device)
-        return tuple(self.family.initial_state(zero, zero, label, first.to(device)).shape[1:])
+        return self.outline.code_shape
+
+    @property
+    def inversion_steps(self) -> int:
+        """The number of steps from an encoded image to an initial state."""
+        return self.outline.inversion_steps
 
     def describe(self) -> dict[str, Any]:
         """A description of the model and of the parameters that it takes, as JSON values."""
@@ -157,7 +188,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Catalog:
-    """All weights under a root directory."""
+    """All weights under a root directory. A change makes a new catalog."""
 
     models: dict[str, Model] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
@@ -170,51 +201,75 @@ class Catalog:
         """All models that can generate samples, by key."""
         return {model.key: model for model in (*self.previous.values(), *self.models.values())}
 
+    @property
+    def loaded(self) -> dict[str, Model]:
+        """The models in memory, by key."""
+        return {key: model for key, model in self.versions.items() if model.runner is not None}
 
-def load(
-    old: Catalog,
-    root: Path,
-    device: torch.device,
-    batch_size: Callable[[Family], int],
-    only: str | None = None,
-    runner: type[Runner] = Runner,
-) -> Catalog:
-    """Load every weights directory under `root`, or `only` the one of that name, and warm it up on `device`.
+    def with_loaded(self, model: Model) -> "Catalog":
+        """The catalog after `model` was loaded. The weights that it replaces become the previous ones of its name."""
+        old = self.models.get(model.name)
+        replaced = {} if old is None or old.runner is None else {model.name: old}
+        broken = {name: reason for name, reason in self.broken.items() if name != model.name}
+        return Catalog({**self.models, model.name: model}, broken, {**self.previous, **replaced})
 
-    Models of `old` are reused. `batch_size` gives the largest batch of a family. A broken directory does not affect the
-    other models, and the model that it would have replaced is still served.
+    def with_unloaded(self, model: Model) -> "Catalog":
+        """The catalog after `model` was unloaded. Previous weights of a name are gone with that: no directory has them.
+
+        `model` is in memory.
+        """
+        if self.models.get(model.name) is model:
+            return replace(self, models={**self.models, model.name: replace(model, runner=None)})
+        return replace(self, previous={name: other for name, other in self.previous.items() if other is not model})
+
+    def with_broken(self, name: str, reason: str) -> "Catalog":
+        """The catalog after the weights `name` could not be loaded. A model in memory is still served."""
+        models = {key: model for key, model in self.models.items() if key != name or model.runner is not None}
+        return replace(self, models=models, broken={**self.broken, name: reason})
+
+
+def scan(old: Catalog, root: Path, only: str | None = None) -> tuple[Catalog, list[str]]:
+    """The catalog of the weights directories under `root`, or of `only` one; and the names whose weights are new.
+
+    Loads nothing: new weights are not in memory, or the model that they will replace is still served. Models of `old`
+    are reused if their weights are undamaged.
     """
-    models, broken, previous = dict[str, Model](), dict[str, str](), dict(old.previous)
+    models, broken, previous, changed = dict[str, Model](), dict[str, str](), dict(old.previous), []
     for name in store.list_weights(root):
         if only not in (None, name):
             continue
-        current = old.models.get(name)
+        current, earlier = old.models.get(name), old.previous.get(name)
         try:
-            models[name] = _load_model(root / name, device, batch_size, (current, old.previous.get(name)), runner)
+            manifest = store.read_manifest(root / name)
+            known = next((m for m in (current, earlier) if m is not None and m.digest == manifest.digest), None)
+            if known is not None:
+                store.read_tensors(root / name, manifest)  # report damage now, not at the next start
         except WeightsError as error:
             broken[name] = str(error)
             log.error("weights %s are not served: %s", name, error)
             if current is not None:
                 models[name] = current
-        else:
-            if current is not None and current.digest != models[name].digest:
+            continue
+        if known is not None:
+            models[name] = replace(known, manifest=manifest)
+            if known is earlier and current is not None and current.runner is not None:
                 previous[name] = current
-    return Catalog(models, broken, {name: model for name, model in previous.items() if name in models})
+        else:
+            models[name] = Model(name, manifest) if current is None or current.runner is None else current
+            changed.append(name)
+    previous = {
+        name: model for name, model in previous.items() if name in models and model.digest != models[name].digest
+    }
+    return Catalog(models, broken, previous), changed
 
 
-def _load_model(
-    directory: Path,
-    device: torch.device,
-    batch_size: Callable[[Family], int],
-    loaded: Sequence[Model | None],
-    runner_type: type[Runner],
+def load(
+    directory: Path, device: torch.device, batch_size: Callable[[Family], int], runner_type: type[Runner] = Runner
 ) -> Model:
-    """The model in `directory`, reused from `loaded` if possible. Raises WeightsError if it cannot generate samples."""
-    manifest = store.read_manifest(directory)
-    for model in loaded:
-        if model is not None and model.digest == manifest.digest:
-            store.read_tensors(directory, manifest)  # report damage now, not at the next start
-            return replace(model, manifest=manifest)
+    """Load the model in `directory` and warm it up on `device`. `batch_size` gives the largest batch of a family.
+
+    Raises WeightsError if the weights cannot generate samples.
+    """
     family, manifest = store.load(directory, device)
     fold_norms(family)
     if device.type == "cpu":
@@ -228,6 +283,16 @@ def _load_model(
     sizes = ", ".join(map(str, runner.sizes))
     log.info("%s warmed up in %.2f s; batch sizes %s", directory.name, seconds, sizes)
     return Model(directory.name, manifest, runner)
+
+
+def _outline(family: Family, manifest: Manifest) -> Outline:
+    defaults = store.defaults(family, manifest)
+    first = family.schedule(defaults["steps"], defaults["sampler"])[:1]
+    device = next(iter(family.state_dict().values()), first).device
+    zero = torch.zeros(1, dtype=torch.int64, device=device)
+    label = torch.zeros(1, family.classes, device=device)
+    shape = family.initial_state(zero, zero, label, first.to(device)).shape[1:]
+    return Outline(family, tuple(shape), len(family.inversion_schedule()))
 
 
 def fold_name(name: str) -> str:

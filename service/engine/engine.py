@@ -132,7 +132,7 @@ class Engine:
         labels = runner.labels(request)
         with self.lock:
             if self.stopping:
-                raise ShuttingDown("the service is shutting down; try another instance, or retry in a moment")
+                raise ShuttingDown
             if model in self.unloading or model not in self.runners:
                 raise ModelUnloaded
             if self.outstanding + count > self.queue_images:

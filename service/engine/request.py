@@ -108,6 +108,11 @@ class DeadlineExceeded(EngineError):
 class ShuttingDown(EngineError):
     """The engine is shutting down."""
 
+    def __init__(
+        self, reason: str = "the service is shutting down; try another instance, or retry in a moment"
+    ) -> None:
+        super().__init__(reason)
+
 
 def noop() -> None:
     """Do nothing."""

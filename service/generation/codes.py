@@ -21,7 +21,7 @@ def plan_encoding(parameters: Encode, model: Model, images: Sequence[Tensor], *,
     if not images:
         raise InvalidParameter("image: send at least one image, as a form field called `image`")
     starts = [{"image": image} for image in images]
-    return _inversion(model, parameters, starts, len(model.runner.inversion_schedule), codes_only=codes_only)
+    return _inversion(model, parameters, starts, model.inversion_steps, codes_only=codes_only)
 
 
 def plan_decoding(parameters: Decode, model: Model, max_images: int) -> Request:
@@ -42,7 +42,7 @@ def encode_endpoints(plan: GenerationPlan) -> Request:
     """The request that encodes the two uploads of an interpolation."""
     first = plan.request.samples[0]
     assert first.end is not None
-    samples, steps = (Sample(first.start), Sample(first.end)), len(plan.model.runner.inversion_schedule)
+    samples, steps = (Sample(first.start), Sample(first.end)), plan.model.inversion_steps
     return plan.request._replace(samples=samples, inversion_steps=steps, codes_only=True)
 
 

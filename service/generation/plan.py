@@ -46,7 +46,7 @@ class GenerationPlan(NamedTuple):
 
     def etag(self, scope: str) -> str:
         """A strong ETag: equal tags promise equal bytes. `scope` is everything else that the arithmetic depends on."""
-        text = "\n".join((self.model.digest, self.model.runner.fingerprint, scope, self.location))
+        text = "\n".join((self.model.digest, self.model.fingerprint, scope, self.location))
         return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
 
 

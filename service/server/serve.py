@@ -6,10 +6,12 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from glob import glob
 from pathlib import Path
 
 from models.cores import available_cores
+from service.api.startup import StartupProbes
 from service.server.listen import create_listeners
 from service.server.messages import ADMIN_CONNECTION, CONNECTION
 from service.server.weights_poll import WeightsPoll
@@ -55,7 +57,7 @@ def serve(
 
 def check_weights(settings: Settings) -> None:
     """Raises ValueError if there are no weights, or not those of a default model that the settings name."""
-    names = sorted(path.parent.name for path in settings.weights.glob("[!.]*/manifest.json"))
+    names = weights_names(settings.weights)
     if not names:
         raise ValueError(f"no weights in {settings.weights}; export some there, or set DRAWBRIDGE_WEIGHTS")
     for field in ("unconditional_model", "conditional_model"):
@@ -64,6 +66,11 @@ def check_weights(settings: Settings) -> None:
             available = ", ".join(names)
             missing = f"DRAWBRIDGE_{field.upper()}: no {name!r} in {settings.weights}"
             raise ValueError(f"{missing}; available models: {available}")
+
+
+def weights_names(root: Path) -> list[str]:
+    """The names of the weights directories under `root`, as `models.store.list_weights` returns them, without torch."""
+    return sorted(path.parent.name for path in root.glob("[!.]*/manifest.json"))
 
 
 def missing_support() -> str | None:
@@ -92,13 +99,17 @@ def _supervise(
     count = settings.workers or default_worker_count(settings)
     with tempfile.TemporaryDirectory(prefix="drawbridge-") as shared:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
+        metrics = WorkerMetrics()
+        needs_key = settings.keys is not None and admin is None
+        probes = StartupProbes(partial(weights_names, settings.weights), None if needs_key else metrics.render)
         supervisor = Supervisor(
             listeners,
             count,
             Path(shared),
             drain_timeout=settings.drain_timeout,
             weights=WeightsPoll(settings.weights, settings.weights_poll_interval),
-            metrics=WorkerMetrics(),
+            metrics=metrics,
+            probes=(CONNECTION if admin is None else ADMIN_CONNECTION, probes.respond),
             command=command or WORKER_COMMAND,
         )
         try:

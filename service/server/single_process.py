@@ -37,7 +37,7 @@ def serve(settings: Settings, main: socket.socket, admin: socket.socket | None) 
     # Windows cannot remove the counters of keys while they are open.
     with tempfile.TemporaryDirectory(prefix="drawbridge-", ignore_cleanup_errors=True) as shared:
         authenticator = create_authenticator(settings, Path(shared))
-        app = create_app(settings, choose_device(settings.device), authenticator)
+        app = create_app(settings, choose_device(settings.device), authenticator, serve_early=True)
         SingleServer(app, main, admin).run()
     return 0
 

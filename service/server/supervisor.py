@@ -1,14 +1,15 @@
 """The supervisor: it listens on the port and passes each connection to a worker process.
 
-The supervisor never reads a byte of a connection. A worker has HTTP, queue and engine in one process, on one event loop
-if the device is a CPU core, with a thread for the engine on a GPU. There is one worker per GPU, or one per CPU core:
-two threads of one process that each need a core slow each other down.
+The supervisor never reads a byte of a connection, but for probes while no worker can answer them. A worker has HTTP,
+queue and engine in one process, on one event loop if the device is a CPU core, with a thread for the engine on a GPU.
+There is one worker per GPU, or one per CPU core: two threads of one process that each need a core slow each other down.
 
 If a worker dies, the supervisor starts another, and the remaining workers take over its connections: the supervisor
 keeps each connection and its journal (`service/server/journal.py`). Images are functions of their seeds, so the client
 cannot tell. Only a response that has started is cut off. A request that was in two dying workers gets 503 and is not
-retried. Connections wait while no worker can take them. The supervisor does not import torch: it starts at once and
-stays small.
+retried. While no worker can take connections, as at the start, the supervisor looks at the first bytes of each without
+reading them: it answers probes itself, and other connections wait. The supervisor does not import torch: it starts at
+once and stays small.
 
 SIGTERM and SIGINT drain the workers, which refuse new requests until they exit; a second signal exits at once. SIGHUP
 reloads the weights.
@@ -22,7 +23,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from service.auth.authenticator import release_worker
@@ -51,7 +52,8 @@ class Supervisor:
     """Listens on sockets, each with the kind of its connections, and keeps `count` workers.
 
     `shared` is a directory that all workers share. Workers have `drain_timeout` seconds to drain. `weights` says when
-    to reload without a signal.
+    to reload without a signal. `probes` are the kind of the connections with probes, and a function that returns the
+    response to a request's first bytes, or None if it is no probe.
     """
 
     def __init__(
@@ -63,10 +65,11 @@ class Supervisor:
         drain_timeout: float,
         weights: WeightsPoll | None = None,
         metrics: WorkerMetrics | None = None,
+        probes: tuple[bytes, Callable[[bytes], bytes | None]] | None = None,
         command: Sequence[str] = WORKER_COMMAND,
     ) -> None:
         self.listeners, self.count, self.shared, self.drain_timeout = listeners, count, shared, drain_timeout
-        self.weights, self.metrics, self.command = weights, metrics, command
+        self.weights, self.metrics, self.probes, self.command = weights, metrics, probes, command
         self.signals = signal_socket((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.signals, selectors.EVENT_READ)
@@ -75,6 +78,8 @@ class Supervisor:
         """When to restart workers that failed to start, by index."""
         self.waiting: deque[Connection] = deque()
         """Connections that no worker could take yet."""
+        self.silent: set[Connection] = set()
+        """Those of them on which nothing was seen yet."""
         self.max_connections = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_DESCRIPTORS) // 2
         """Connections at once; more wait in the kernel's queue."""
         self.accept_after = 0.0
@@ -87,10 +92,13 @@ class Supervisor:
         """Serve until a signal. Returns the exit status: 0, or 1 if workers cannot start or do not exit in time."""
         for index in range(self.count):
             self._start(index)
+        self._listen()
         while not self.startup_failed:
             for key, _ in self.selector.select(self._select_timeout()):
                 if isinstance(key.fileobj, WorkerProcess):
                     self._read_worker(key.fileobj)
+                elif isinstance(key.data, Connection):
+                    self._look_at(key.data)
                 elif key.fileobj is not self.signals:
                     self._accept(key.fileobj, key.data)  # type: ignore[arg-type]  # a listener
                 elif self._handle_signals(self.signals.recv(16)):
@@ -103,7 +111,7 @@ class Supervisor:
                 self._start(index)
             if self.weights is not None and self.weights.changed():
                 self._reload()
-            if self.waiting and now >= self.accept_after:
+            if self.waiting and now >= self.accept_after and self._can_assign():
                 self._assign_connections()
             self._listen()
         return 1
@@ -127,7 +135,7 @@ class Supervisor:
         """Seconds until something is due."""
         now = time.monotonic()
         times = [*self.restart_at.values()]
-        times += [self.accept_after] if self.accept_after > now or self.waiting else []
+        times += [self.accept_after] if self.accept_after > now or (self.waiting and self._can_assign()) else []
         times += [self.weights.due] if self.weights is not None and self.weights.interval else []
         times += [] if self.shutdown_deadline is None else [self.shutdown_deadline]
         return max(0.0, min(times) - now) if times else None
@@ -167,16 +175,14 @@ class Supervisor:
     # -- connections ---------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        """Accept connections while a worker can take them; otherwise they wait in the kernel's queue."""
-        ready = [worker.ready for worker in self.workers]
-        able = any(worker.accepts_connections for worker in self.workers) and (self.announced or all(ready))
-        if able and not self.announced:
+        """Accept connections, unless they must wait in the kernel's queue until workers have taken others."""
+        if self._can_assign() and not self.announced:
             self.announced = True
             addresses = {kind: address(listener) for kind, listener in self.listeners.items()}
             if ADMIN_CONNECTION in addresses:
                 log.info("admin port on http://%s", addresses[ADMIN_CONNECTION])
             log.info("running on http://%s (%d workers)", addresses[CONNECTION], self.count)
-        able = able and not self.waiting and self._has_capacity() and time.monotonic() >= self.accept_after
+        able = self._has_capacity() and time.monotonic() >= self.accept_after
         if able != self.listening:
             for kind, listener in self.listeners.items():
                 if able:
@@ -186,8 +192,11 @@ class Supervisor:
         self.listening = able
 
     def _accept(self, listener: socket.socket, kind: bytes) -> None:
-        """Accept a new connection and pass it to a worker. The selector reports the listener again if more wait."""
-        if self.waiting or not self._has_capacity():
+        """Accept a new connection, and pass it to a worker, or look for a probe on it.
+
+        The selector reports the listener again if more connections wait.
+        """
+        if not self._has_capacity():
             return
         try:
             connection = accept(listener, kind)
@@ -198,10 +207,43 @@ class Supervisor:
             self.accept_after = time.monotonic() + ACCEPT_BACKOFF
             return
         self.waiting.append(connection)
-        self._assign_connections()
+        if self._can_assign():
+            self._assign_connections()
+        elif self.probes is not None and kind == self.probes[0]:
+            self.silent.add(connection)
+            self.selector.register(connection.socket, selectors.EVENT_READ, connection)
 
     def _has_capacity(self) -> bool:
-        return sum(len(worker.connections) for worker in self.workers) < self.max_connections
+        """Whether another connection can be accepted: after one that workers cannot take now, none is."""
+        if self.waiting and self._can_assign():
+            return False
+        return len(self.waiting) + sum(len(worker.connections) for worker in self.workers) < self.max_connections
+
+    def _can_assign(self) -> bool:
+        """Whether connections are passed to workers: at the start once all workers are ready."""
+        takers = any(worker.accepts_connections for worker in self.workers)
+        return takers and (self.announced or all(worker.ready for worker in self.workers))
+
+    def _look_at(self, connection: Connection) -> None:
+        """Answer a waiting connection if its first bytes are a probe; otherwise it goes on waiting."""
+        head = connection.peek() if connection in self.silent else None
+        if head is None:
+            return
+        self._forget(connection)
+        assert self.probes is not None
+        response = self.probes[1](head)
+        if response is not None:
+            self.waiting.remove(connection)
+            connection.respond(response)
+        elif not head:
+            self.waiting.remove(connection)
+            connection.close()
+
+    def _forget(self, connection: Connection) -> None:
+        """Do not look at a connection any more."""
+        if connection in self.silent:
+            self.silent.remove(connection)
+            self.selector.unregister(connection.socket)
 
     def _assign_connections(self) -> None:
         """Pass each waiting connection to the worker with the fewest, until no worker can take one."""
@@ -213,7 +255,7 @@ class Supervisor:
             if not any(worker.send_connection(self.waiting[0]) for worker in takers):
                 self.accept_after = time.monotonic() + ACCEPT_BACKOFF
                 return
-            self.waiting.popleft()
+            self._forget(self.waiting.popleft())
 
     # -- workers -------------------------------------------------------------------------------------------------------
 

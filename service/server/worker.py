@@ -162,7 +162,8 @@ def main(control: str, index: str, count: str, shared: str, *, runner: type[Runn
     settings = settings.model_copy(update={"queue_images": max(settings.max_images, queue_share)})
     log.configure(settings)
     authenticator = create_authenticator(settings, Path(shared), int(index), int(count))
-    app = create_app(settings, choose_device(settings.device, int(index)), authenticator, runner=runner)
+    device = choose_device(settings.device, int(index))
+    app = create_app(settings, device, authenticator, runner=runner, serve_early=True)
     WorkerServer(app, socket.socket(fileno=int(control))).run()
 
 

@@ -19,6 +19,10 @@ WORKER_COMMAND = (sys.executable, "-m", "service.server.worker")
 the shared directory."""
 
 
+PEEKED_BYTES = 8192
+"""Bytes of a waiting request that the supervisor looks at."""
+
+
 @dataclass(eq=False)
 class Connection:
     """A client's connection, until it is closed."""
@@ -35,14 +39,27 @@ class Connection:
         os.close(self.journal)
         self.socket.close()
 
-    def reject(self, problem: Problem) -> None:
-        """Respond with a problem to the request on the connection, and close it."""
+    def peek(self) -> bytes | None:
+        """The bytes that have arrived, which stay unread; empty if the client has closed, None if nothing arrived."""
+        try:
+            return self.socket.recv(PEEKED_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def respond(self, response: bytes) -> None:
+        """Send a whole response to the request on the connection, and close it."""
         with contextlib.suppress(OSError):
             self.socket.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 self.socket.recv(65536)  # unread bytes would reset the connection before the response arrives
-            self.socket.send(problem.raw_response())
+            self.socket.send(response)
         self.close()
+
+    def reject(self, problem: Problem) -> None:
+        """Respond with a problem to the request on the connection, and close it."""
+        self.respond(problem.raw_response())
 
 
 def accept(listener: socket.socket, kind: bytes) -> Connection:
@@ -119,13 +136,20 @@ class WorkerMetrics:
 
     def __init__(self) -> None:
         # At its import, prometheus_client reads PROMETHEUS_MULTIPROC_DIR, which is set by now.
-        from prometheus_client import CollectorRegistry, Counter, multiprocess
+        from prometheus_client import CollectorRegistry, Counter, generate_latest, multiprocess
 
         self.registry = CollectorRegistry()
+        self.generate_latest = generate_latest
         self.deaths = Counter("drawbridge_worker_deaths", "Workers that exited.", registry=self.registry)
         help_ = "Requests of a worker that exited, taken over by another worker."
         self.taken_over = Counter("drawbridge_taken_over", help_, registry=self.registry)
         self.multiprocess = multiprocess
+
+    def render(self) -> bytes:
+        """The metrics of all processes in Prometheus text format."""
+        registry = type(self.registry)()
+        self.multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return self.generate_latest(registry)
 
     def record_exit(self, pid: int, taken_over: int) -> None:
         """Count an exit, and drop the gauges of that process; its counters stay."""

@@ -14,6 +14,7 @@ from starlette.types import Scope
 
 from service.auth.authenticator import QuotaLease
 from service.auth.keys import KEY_PREFIX
+from service.engine.catalog import Model
 from service.engine.request import Ticket
 from service.errors import Problem
 
@@ -48,6 +49,8 @@ class RequestContext:
     digest: str = ""
     """Digest of the model's weights."""
     seed: int | None = None
+    loaded: Model | None = None
+    """The model that stays in memory for this request."""
     ticket: Ticket | None = None
     encoding_started_at: float | None = None
     encoding_seconds: float = 0.0

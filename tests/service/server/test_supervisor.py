@@ -23,7 +23,7 @@ from harness.scraping import metric_value, parse_metrics
 from harness.server import Server, environment, run_server
 from service.server import serve
 from service.settings import Settings
-from tests.serving import serving, wait_for
+from tests.serving import connections_of, serving, wait_for
 
 WORKERS = 2
 
@@ -32,13 +32,6 @@ WORKERS = 2
 def server(weights: Path) -> Iterator[Server]:
     with serving(weights, workers=WORKERS) as server:
         yield server
-
-
-def connections_of(pid: int) -> int:
-    """The number of TCP connections that a process has."""
-    inodes = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir() if path.exists()}
-    table = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
-    return sum(f"socket:[{line.split()[9]}]" in inodes for line in table)
 
 
 def wait_for_connection(server: Server) -> int:
@@ -351,7 +344,9 @@ while command := control.recv(100):
 @pytest.fixture
 def idle(tmp_path: Path) -> Iterator[Server]:
     """A supervisor whose workers cannot start while there is a file called `broken`."""
-    with run_server([sys.executable, "-c", SUPERVISOR, IDLE_WORKER.format(str(tmp_path / "broken"))]) as server:
+    with run_server(
+        [sys.executable, "-c", SUPERVISOR, IDLE_WORKER.format(str(tmp_path / "broken"))], loaded=False
+    ) as server:
         yield server
 
 
@@ -374,7 +369,7 @@ def test_the_supervisor_exits_when_no_worker_can_start(idle: Server, tmp_path: P
 def test_a_worker_that_starts_during_a_reload_reloads_once_it_is_ready(tmp_path: Path) -> None:
     messages = tmp_path / "messages"
     messages.touch()
-    with run_server([sys.executable, "-c", SUPERVISOR, SLOW_WORKER.format(str(messages))]) as server:
+    with run_server([sys.executable, "-c", SUPERVISOR, SLOW_WORKER.format(str(messages))], loaded=False) as server:
         os.kill(killed := max(server.workers), signal.SIGKILL)
         wait_for(lambda: len(set(server.workers) - {killed}) == WORKERS)
         os.kill(server.process.pid, signal.SIGHUP)
