@@ -70,8 +70,8 @@ def lost_after(count: int) -> Fault:
     return fault
 
 
-def healthy(request: httpx.Request, number: int) -> None:
-    return None
+def healthy(_: httpx.Request, __: int) -> None:
+    """Let the service respond to every request."""
 
 
 def test_several_services_share_the_work_and_give_the_same_bytes(run: Run) -> None:
@@ -100,9 +100,7 @@ def test_a_service_that_comes_back_is_used_again(run: Run) -> None:
     assert run("x", Faulty(fault)) == 0
 
 
-def test_when_all_services_are_lost_the_same_command_continues(
-    run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_when_all_services_are_lost_the_same_command_continues(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("x", Faulty(lost_after(6)), Faulty(lost_after(6))) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "images/s" not in line]
     assert [line.partition(" is ")[0] for line in lines if "given up" in line] != []
@@ -129,14 +127,14 @@ def test_when_all_services_are_lost_the_same_command_continues(
     ids=["503", "429", "500", "damaged"],
 )  # fmt: skip
 def test_a_temporary_failure_is_tried_again(response: httpx.Response, run: Run) -> None:
-    failing = Faulty(lambda request, number: response if number % 3 == 0 else None)
+    failing = Faulty(lambda _, number: response if number % 3 == 0 else None)
     assert run("x", failing) == 0
     assert run("alone", Faulty(healthy)) == 0
     assert Path("x.npz").read_bytes() == Path("alone.npz").read_bytes()
 
 
 def test_a_service_that_refuses_a_part_is_given_up_at_once(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    refusing = Faulty(lambda request, number: httpx.Response(404, json={"detail": "no such version"}))
+    refusing = Faulty(lambda *_: httpx.Response(404, json={"detail": "no such version"}))
     assert run("x", refusing, Faulty(healthy)) == 0
     assert refusing.requests == 4  # one for each of its requests at the same time
     assert "http://service-0 is given up: no such version" in capsys.readouterr().err
