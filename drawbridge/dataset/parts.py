@@ -208,14 +208,15 @@ def read_verdicts(path: Path) -> NDArray[np.uint8] | None:
     return verdicts if is_whole else None
 
 
-def read_images(path: Path) -> Images:
-    """The images in a part's file, mapped into memory, so that many parts can be open at once."""
+def read_images(path: Path) -> Iterator[NDArray[np.uint8]]:
+    """The images in a part's file, read one at a time: a data set has a part of each of its classes in use."""
     with path.open("rb") as file:
         np.load(file)
         shape, _, dtype = _read_header(file)
-        if not shape[0]:
-            return np.empty(shape, dtype)
-        return np.memmap(file, dtype, "r", file.tell(), shape)
+        start = file.tell()
+    size = int(np.prod(shape[1:]))
+    for number in range(shape[0]):
+        yield np.fromfile(path, dtype, size, offset=start + number * size).reshape(shape[1:])
 
 
 def _read_header(file: Any) -> Any:
