@@ -69,12 +69,12 @@ class Job:
             self._check_model()
             self.counts = await self._count(services[0].client)
             self.filters = self._filters()
-            self.parts = self._parts()
             # With its version, which a service goes on serving after a reload.
             key = f"{flags.model}@{self.model['digest'][:12]}"
             await note_other_devices(services, key, self.classes[0])
             request = {"model": key, "seed": flags.seed, "priority": "bulk", **flags.sampling}
             try:
+                self.parts = self._parts()
                 await Drawing(self.parts, request, self.classes, self._verdicts()).run(services)
             except ImpossibleClass as error:
                 raise DatasetError(
@@ -195,7 +195,7 @@ class Job:
         return partial(verdicts, self.filters)
 
     def _parts(self) -> Parts:
-        """The parts, begun or continued. Raises DatasetError if those on disk are of another data set."""
+        """The parts, begun or continued. Raises ImpossibleClass, and DatasetError if they are of another data set."""
         flags, filters = self.flags, [one.description for one in self.filters]
         wanted = [sum(of_class) for of_class in zip(*self.counts.values(), strict=True)]
         folder = flags.output.with_name(f"{flags.output.name}.parts")

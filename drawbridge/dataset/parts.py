@@ -84,16 +84,15 @@ class ClassParts:
         return self.part(number) if is_gap or expected < self.wanted else None
 
     def add(self, number: int, kept: int) -> None:
-        """Count a part that is drawn. Raises DatasetError if the class cannot be filled in `max_tries` on average."""
+        """Count a part that is drawn. Raises ImpossibleClass if images are kept too rarely, so far in their order."""
         self.in_flight.discard(number)
         self.kept[number] = kept
         while self.complete in self.kept and not self.is_filled:
             self.complete_kept += self.kept[self.complete]
             self.complete += 1
             drawn = self.complete * self.size
-            if self.filtered and drawn >= MIN_DRAWN and self.complete_kept * self.max_tries < drawn:
-                if self.is_filled:
-                    return
+            is_rare = self.filtered and drawn >= MIN_DRAWN and self.complete_kept * self.max_tries < drawn
+            if is_rare and not self.is_filled:
                 raise ImpossibleClass(self.label, self.complete_kept, drawn)
 
 
@@ -113,8 +112,11 @@ class Parts:
         self.classes = [ClassParts(label, count, filtered, max_tries) for label, count in enumerate(wanted)]
 
     def begin(self, description: dict[str, Any]) -> None:
-        """Create the directory, or continue with its parts. Raises DatasetError if they have another description."""
-        text = json.dumps({**description, "wanted": self.wanted, "part": PART_SIZE}, indent=1) + "\n"
+        """Create the directory, or continue with its parts.
+
+        Raises DatasetError if they have another description, and ImpossibleClass.
+        """
+        text = json.dumps({**description, "part": PART_SIZE}, indent=1) + "\n"
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / DESCRIPTION_FILE
         if file.exists() and file.read_text() != text:

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from drawbridge.client import AsyncClient, Unreachable
+from drawbridge.client import AsyncClient, ServiceError, Unreachable
 from drawbridge.dataset import DatasetError
 
 
@@ -28,13 +28,15 @@ async def with_model(services: Sequence[Service], name: str) -> tuple[list[Servi
     results = await asyncio.gather(*(service.client.models() for service in services), return_exceptions=True)
     found, model = list[Service](), dict[str, Any]()
     for service, result in zip(services, results, strict=True):
-        if isinstance(result, BaseException):
-            if not isinstance(result, Unreachable) or len(services) == 1:
-                raise result
+        at = f"{service.name}: " if len(services) > 1 else ""
+        if isinstance(result, Unreachable) and len(services) > 1:
             print(f"{service.name} is left out: {result}", file=sys.stderr)
             continue
+        if isinstance(result, ServiceError):
+            raise DatasetError(f"{at}{result}")
+        if isinstance(result, BaseException):
+            raise result
         models = {one["name"]: one for one in result}
-        at = f"{service.name}: " if len(services) > 1 else ""
         if name not in models:
             raise DatasetError(f"{at}no model {name!r}; available models: {', '.join(models) or 'none'}")
         model = model or models[name]

@@ -32,11 +32,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     family = small("cgan", (1, 28, 28), LABELS).for_sampling()
     manifest = manifest_of(family, ("a", "b", "c"))
     store.save(root / "first" / "drawings", family, manifest, b"")
-    with serving(root / "first") as running, Client(running.url) as client:
-        draws = [
-            client.generate("drawings", label=name, n=30, seed=0, first=label * IMAGES_PER_CLASS).arrays
-            for label, name in enumerate("abc")
-        ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DRAWBRIDGE_WEIGHTS", str(root / "first"))
+        assert main(["dataset", "drawings", "--per-label", "30", "-o", str(root / "draws.npz")]) == 0
+    archive = np.load(root / "draws.npz")
+    draws = [archive["images"][archive["labels"] == label] for label in range(LABELS)]
     train = np.concatenate([of_class[::3] for of_class in draws])
     test = np.where(train < 255, train + 1, train)
     np.savez(
@@ -145,6 +145,8 @@ def test_a_class_that_cannot_be_filled_is_one_line(drawings: Server, capsys: pyt
     assert error.startswith("error: class 'a': of 1024 images drawn, ")
     assert error.endswith(" were kept; loosen --keep, or raise --max-tries")
     assert not Path("x.npz").exists()
+    assert main(["dataset", "drawings", *flags, "--url", drawings.url, "-o", "x.npz"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == error
 
 
 def test_data_without_a_judge_is_one_line(drawings: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -181,6 +181,16 @@ def test_a_service_on_another_device_is_noted(run: Run, capsys: pytest.CaptureFi
     assert "note:" not in capsys.readouterr().err
 
 
+class Locked(httpx.AsyncBaseTransport):
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return httpx.Response(401, json={"detail": "send a key"})
+
+
+def test_a_service_that_refuses_the_key_is_named(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("x", Faulty(healthy), Locked()) == 2
+    assert capsys.readouterr().err == "error: http://service-1: send a key\n"
+
+
 class Down(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused", request=request)
