@@ -3,9 +3,9 @@
 import dataclasses
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -114,23 +114,15 @@ def test_the_margin_is_over_the_next_label(place: Path, drawings: Server) -> Non
 
 
 def test_a_filtered_set_is_the_same_after_interruptions_and_without_a_service(
-    place: Path, drawings: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    place: Path, drawings: Server, monkeypatch: pytest.MonkeyPatch,
+    interrupted_after: Callable[[int], AbstractContextManager[None]],
+) -> None:  # fmt: skip
     monkeypatch.setattr(parts_module, "MIN_FILTERED_PART", 4)
     monkeypatch.setattr(parts_module, "PART_SIZE", 8)
     monkeypatch.setenv("DRAWBRIDGE_WEIGHTS", str(place / "weights"))
-    arguments = ["dataset", "drawings", "--per-label", "12", "--keep", "confidence>=0.3", "-o"]
-    save = parts_module.Parts.save
-
-    def save_some(self: parts_module.Parts, *rest: Any) -> None:
-        if len([*self.folder.glob("*.part")]) in (2, 4, 6) and len(interruptions) < 3:
-            interruptions.append(signal.raise_signal(signal.SIGINT))
-        save(self, *rest)
-
-    interruptions: list[None] = []
+    arguments = ["dataset", "drawings", "--per-label", "40", "--keep", "confidence>=0.3", "-o"]
     for _ in range(3):
-        with monkeypatch.context() as patch:
-            patch.setattr(parts_module.Parts, "save", save_some)
+        with interrupted_after(3):
             assert main([*arguments, "interrupted.npz", "--url", drawings.url]) == 130
     assert main([*arguments, "interrupted.npz", "--url", drawings.url]) == 0
     assert main([*arguments, "local.npz"]) == 0
