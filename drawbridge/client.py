@@ -48,11 +48,14 @@ T = TypeVar("T")
 
 
 class ServiceError(Exception):
-    """The service refused the request: `status`, and `problem`, the members of its problem document (RFC 9457)."""
+    """The service refused the request: `status`, and `problem`, the members of its problem document (RFC 9457).
 
-    def __init__(self, status: int, problem: dict[str, Any]) -> None:
+    `retry_after` is the number of seconds in the header Retry-After; None if the response has none.
+    """
+
+    def __init__(self, status: int, problem: dict[str, Any], retry_after: float | None = None) -> None:
         super().__init__(problem.get("detail") or f"the service responded with status {status}")
-        self.status, self.problem = status, problem
+        self.status, self.problem, self.retry_after = status, problem, retry_after
 
 
 class Unreachable(Exception):
@@ -151,7 +154,7 @@ def _attempts(url: httpx.URL, retries: int) -> Generator[float, Outcome]:
     if isinstance(outcome, httpx.TransportError):
         raise Unreachable(f"{url} does not respond: {str(outcome) or repr(outcome)}") from outcome
     if outcome.is_error:
-        raise ServiceError(outcome.status_code, _problem(outcome))
+        raise ServiceError(outcome.status_code, _problem(outcome), _retry_after(outcome))
 
 
 def _is_temporary(outcome: Outcome) -> bool:
@@ -163,8 +166,14 @@ def _is_temporary(outcome: Outcome) -> bool:
 
 def _retry_delay(attempt: int, outcome: Outcome) -> float:
     """Seconds: Retry-After where the response has it, else 0.25 doubled by each attempt."""
-    header = outcome.headers.get("retry-after", "") if isinstance(outcome, httpx.Response) else ""
-    return min(MAX_RETRY_DELAY, float(header) if header.isdigit() else 0.25 * 2**attempt)
+    asked = _retry_after(outcome) if isinstance(outcome, httpx.Response) else None
+    return min(MAX_RETRY_DELAY, 0.25 * 2**attempt if asked is None else asked)
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """The seconds in the header Retry-After; None if the response has none."""
+    header = response.headers.get("retry-after", "")
+    return float(header) if header.isdigit() else None
 
 
 def _problem(response: httpx.Response) -> dict[str, Any]:

@@ -39,7 +39,7 @@ async def draw(args: argparse.Namespace) -> None:
     format = "npz" if output is None else output.suffix[1:].lower()
     if format not in FORMATS:
         raise UsageError(f"{output}: the name must end in .png, .webp or .npz")
-    async with sampling.connect(args, "draw") as client:
+    async with sampling.connect(args.url, args.model, "draw") as client:
         labels = {"label": args.label, "digit": args.digit}
         samples = await client.generate(
             args.model, format=format, n=args.n, seed=args.seed, **labels, **sampling.parameters(args)

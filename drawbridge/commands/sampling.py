@@ -8,19 +8,20 @@ from typing import Any
 
 import httpx
 
-from drawbridge.client import AsyncClient
+from drawbridge.client import DEFAULT_TIMEOUT, AsyncClient
 from drawbridge.commands.parsing import UsageError, requires_extra
 
 KEY_VARIABLE = "DRAWBRIDGE_KEY"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The model, the service, and the sampling parameters."""
+def add_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """The model, the service, or `several` services as a list, and the sampling parameters."""
     parser.add_argument("model", help="name of a model, such as cgan")
     parser.add_argument(
         "--url",
-        help=f"address of a running service; its API key, if it needs one, is read from {KEY_VARIABLE} "
-        "(default: load the weights in this process)",
+        action="append" if several else "store",
+        help=f"address of a running service{'; may repeat, they share the work' if several else ''}. Its API key, if "
+        f"it needs one, is read from {KEY_VARIABLE} (default: load the weights in this process)",
     )
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's, likewise below)")
     parser.add_argument("--sampler", help="how a diffusion or flow model takes its steps")
@@ -35,13 +36,15 @@ def parameters(args: argparse.Namespace) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def connect(args: argparse.Namespace, command: str) -> AsyncIterator[AsyncClient]:
-    """A client of the service at --url, or of a service in this process with just the requested model."""
-    if args.url:
+async def connect(
+    url: str | None, model: str, command: str, timeout: float = DEFAULT_TIMEOUT
+) -> AsyncIterator[AsyncClient]:
+    """A client of the service at `url`; without one, of a service in this process with just the requested model."""
+    if url:
         try:
-            client = AsyncClient(args.url, key=os.environ.get(KEY_VARIABLE))
+            client = AsyncClient(url, key=os.environ.get(KEY_VARIABLE), timeout=timeout)
         except httpx.InvalidURL as error:
-            raise UsageError(f"--url {args.url}: {error}") from None
+            raise UsageError(f"--url {url}: {error}") from None
         async with client:
             yield client
         return
@@ -51,9 +54,9 @@ async def connect(args: argparse.Namespace, command: str) -> AsyncIterator[Async
         from service.app import create_app
     settings = make_settings(log_level="warning")
     names = store.list_weights(settings.weights)
-    if args.model not in names:
-        raise UsageError(f"no model {args.model!r}; available models: {', '.join(names) or 'none'}")
-    app = create_app(settings, only=args.model)
+    if model not in names:
+        raise UsageError(f"no model {model!r}; available models: {', '.join(names) or 'none'}")
+    app = create_app(settings, only=model)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with AsyncClient("http://in-process", transport=transport) as client:

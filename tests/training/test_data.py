@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import datasets
 
-from drawbridge.dataset import _write_idx
+from drawbridge.dataset.formats import Contents, Split, write_idx
 from models.pixels import to_uint8, to_unit
 from training import data
 from training.data import DataError, InfiniteSampler, Options
@@ -182,8 +182,8 @@ def test_the_error_for_another_or_a_damaged_file_names_it(tmp_path: Path) -> Non
 
 @pytest.fixture
 def idx(tmp_path: Path) -> Path:
-    _write_idx(tmp_path, IMAGES[:10], LABELS[:10])
-    _write_idx(tmp_path, IMAGES[10:], LABELS[10:], "t10k")
+    splits = [Split("train", LABELS[:10], IMAGES[:10]), Split("test", LABELS[10:], IMAGES[10:])]
+    write_idx(tmp_path, Contents(splits, (), IMAGES.shape[1:]))
     return tmp_path
 
 
