@@ -54,10 +54,11 @@ def environment(**settings: object) -> dict[str, str]:
 def run_server(command: Sequence[str], environment: dict[str, str] | None = None, cwd: Path = ROOT) -> Iterator[Server]:
     """Run the service that `command` starts until the block ends.
 
-    The log goes into a file. A pipe would cost the measuring process time to read.
+    The log goes into a file. A pipe would cost the measuring process time to read. The service has a session of its
+    own, so that Ctrl-C reaches this process alone, which then ends the service.
     """
     with tempfile.NamedTemporaryFile() as log:
-        process = subprocess.Popen([*command], cwd=cwd, env=environment, stderr=log.fileno())
+        process = subprocess.Popen([*command], cwd=cwd, env=environment, stderr=log.fileno(), start_new_session=True)
         try:
             yield Server(process, Path(log.name))
         finally:
