@@ -77,6 +77,8 @@ class Faults:
             FLOODED: self._flood,
         }
         self.counts, self.errors = Counter[str](), Counter[str]()
+        self.problems: dict[str, str] = {}
+        """The last exception of a fault, by its name."""
         self.refused = 0
         """Requests of floods that got 429."""
         self.left: list[str] = []
@@ -91,7 +93,11 @@ class Faults:
         self.traffic.hurried = True
         time.sleep(self.source.uniform(0.3, 1.0))
         with self.traffic.fault():
-            self.errors[name] += self.actions[name]()
+            try:
+                self.errors[name] += self.actions[name]()
+            except Exception as error:  # an error here must not end hours of work
+                self.errors[name] += 1
+                self.problems[name] = repr(error)
             self.traffic.hurried = False
         self.counts[name] += 1
         self.compare_counters(self.busy_at_kill)
@@ -178,20 +184,26 @@ class Faults:
             return sum(not correct for correct in pool.map(self._is_correct_if_read_slowly, requests))
 
     def _is_correct_if_read_slowly(self, request: ExpectedRequest) -> bool:
-        """Read a response through small windows, a little at a time. Returns whether it has its expected bytes."""
+        """Read a response through small windows, a little at a time. Returns whether it has its expected bytes.
+
+        It may be refused while the queue is full.
+        """
         address = httpx.URL(self.server.url)
-        connection = http.client.HTTPConnection(address.host, address.port, timeout=TIMEOUT)
-        connection.sock = socket.socket()
-        connection.sock.settimeout(TIMEOUT)
-        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_BYTES)
-        connection.sock.connect((address.host, address.port))
-        connection.request(request.method, request.url)
-        response, body = connection.getresponse(), bytearray()
-        while data := response.read(SLOW_BYTES):
-            body += data
-            time.sleep(SLOW_SECONDS)
-        connection.close()
-        return bytes(body) == self.traffic.expected[response.headers["x-model-digest"]].get(request)
+        status, digest, body = 429, "", bytearray()
+        while status == 429:
+            connection = http.client.HTTPConnection(address.host, address.port, timeout=TIMEOUT)
+            connection.sock = socket.socket()
+            connection.sock.settimeout(TIMEOUT)
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_BYTES)
+            connection.sock.connect((address.host, address.port))
+            connection.request(request.method, request.url)
+            response = connection.getresponse()
+            status, digest, body = response.status, response.getheader("x-model-digest", ""), bytearray()
+            while data := response.read(SLOW_BYTES):
+                body += data
+                time.sleep(SLOW_SECONDS)
+            connection.close()
+        return status == 200 and bytes(body) == self.traffic.expected[digest].get(request)
 
     def _flood(self) -> int:
         requests = self.source.choices(self.traffic.kinds[ARCHIVES], k=FLOOD)

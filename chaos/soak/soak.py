@@ -138,7 +138,7 @@ class Soak:
 
     def _minute(self, minutes: int) -> str:
         assert self.faults is not None
-        lost = sum(line.lost for line in self.lines())
+        lost = self.traffic.lost.total() + self.faults.errors.total() + self.faults.disagreements
         supervisor, worker = (series.values[-1] if series.values else 0.0 for series in self.memory)
         return (
             f"{minutes} min: {self.traffic.total:,} requests, {self.traffic.retries.total():,} retries, "
@@ -184,10 +184,11 @@ class Soak:
         for name in faults.actions:
             never = "" if faults.counts[name] else "the run ended before it"
             figures = f"{faults.refused:,} requests refused with 429" if name == FLOODED else ""
+            figures = faults.problems.get(name, figures)
             lines.append(Line(name, faults.counts[name], faults.errors[name], figures, never))
         agree = (
-            f"each of {faults.accepted:,} accepted requests ended once, but for {faults.in_killed} in workers that were "
-            "killed: other workers accepted them again"
+            f"each of {faults.accepted:,} accepted requests ended once, but for {faults.in_killed} in workers that "
+            "were killed: other workers accepted them again"
         )
         lines.append(Line("pauses to compare counters", faults.comparisons, faults.disagreements, agree))
         for series in self.series():
