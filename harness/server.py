@@ -23,7 +23,7 @@ class Server:
 
     def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
         self.process, self.log = process, log
-        while not (match := re.search(r"running on (http://127\.0\.0\.1:\d+)", "".join(self.lines))):
+        while not (match := re.search(r"running on (http://[\d.]+:\d+)", "".join(self.lines))):
             if process.poll() is not None:
                 raise ServiceDown("".join(self.lines))
             time.sleep(0.02)
@@ -83,6 +83,11 @@ def free_port() -> int:
 def children(pid: int) -> list[int]:
     """Return the ids of the processes that a single-threaded process has started."""
     return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def descriptors(pid: int) -> int:
+    """Return the number of open file descriptors of a process."""
+    return len([*Path(f"/proc/{pid}/fd").iterdir()])
 
 
 def memory_mb(pid: int) -> float:

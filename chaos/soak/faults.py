@@ -19,13 +19,13 @@ import httpx
 from chaos import accounting
 from chaos.accounting import WORKERS
 from chaos.damage import Damage, broken_weights, each_worker, happens, reload
-from chaos.soak.growth import Series, descriptors
+from chaos.soak.growth import Series
 from chaos.soak.traffic import ARCHIVES, MODELS, REPLACED, Traffic
 from harness.clients import CORRECT, http_client
 from harness.connections import EXCHANGES, run_exchange
 from harness.expected import TIMEOUT, ExpectedRequest
 from harness.scraping import metric_value
-from harness.server import Server
+from harness.server import Server, descriptors
 from harness.weights import WEIGHTS
 from models import store
 

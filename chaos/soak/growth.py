@@ -78,11 +78,6 @@ def resident_megabytes(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MEGABYTE
 
 
-def descriptors(pid: int) -> int:
-    """Return the number of open file descriptors of a process."""
-    return len([*Path(f"/proc/{pid}/fd").iterdir()])
-
-
 def cpu_seconds(pids: Iterable[int]) -> float:
     """Return the processor time that processes, and children that they have waited for, have used."""
     ticks = 0
