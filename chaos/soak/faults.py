@@ -53,7 +53,7 @@ class Faults:
         self, server: Server, traffic: Traffic, weights: Path, other: Path, source: random.Random, start: float
     ) -> None:
         self.server, self.traffic, self.source, self.start = server, traffic, source, start
-        self.weights, self.other = weights, other
+        self.weights = weights
         self.damage = Damage(weights, other, [name for name in MODELS if name != REPLACED], source)
         self.lasting = server.workers[0]
         self.lasting_ended = False
@@ -82,6 +82,9 @@ class Faults:
         self.refused = 0
         """Requests of floods that got 429."""
         self.left: list[str] = []
+        """Faults that are due before any is repeated."""
+        self.busy_at_kill = 0
+        """Requests that the service may have been busy with when the last worker was killed."""
 
     def inject(self) -> None:
         """Inject the next fault, and compare the counters before and after it."""
@@ -127,6 +130,8 @@ class Faults:
             self.descriptors.values.append(sum(map(descriptors, pids)))
         finally:
             self.traffic.paused = False
+
+    # Each fault returns how much went wrong.
 
     def _end_worker(self, number: signal.Signals) -> int:
         before = self.server.workers

@@ -27,12 +27,14 @@ CLIENT_PAUSE = 6.0
 """Mean seconds between the requests of a client while there is no fault."""
 FAULT_PAUSE = 45.0
 """Mean seconds between faults."""
-FAULTS_AT_LEAST = 40
-"""Pauses between faults that a short run has, at the most."""
+SHORT_RUN_PAUSES = 40
+"""A short run pauses between faults for this part of its duration."""
 REQUESTS = 3
 """Different requests of each kind to each model."""
 SAMPLE_SECONDS = 15.0
-SAMPLES_AT_LEAST = 80
+"""Seconds between samples of memory."""
+SHORT_RUN_SAMPLES = 80
+"""Samples of a short run, which takes them more often."""
 QUEUE = 256
 """Images in the queue: more than the largest request of EXCHANGES for each worker, less than a flood."""
 SETTINGS = {**LIMITS, "header_timeout": 5, "body_timeout": 5, "keep_alive_timeout": 6, "workers": WORKERS,
@@ -81,7 +83,7 @@ class Soak:
             source = random.Random(self.seed)
             self.faults = Faults(server, self.traffic, weights, other, source, start)
             pids = dict(zip((server.process.pid, self.faults.lasting), self.memory, strict=True))
-            interval = min(SAMPLE_SECONDS, self.seconds / SAMPLES_AT_LEAST)
+            interval = min(SAMPLE_SECONDS, self.seconds / SHORT_RUN_SAMPLES)
             with (
                 background_clients(server.url, [self.traffic.client] * CLIENTS, self.seed),
                 sampled_memory(pids, start, interval),
@@ -93,7 +95,7 @@ class Soak:
         """Inject faults until the time is over, and report every minute."""
         server, minutes, requests = faults.server, 0, 0
         used = self._cpu(server)
-        mean = min(FAULT_PAUSE, self.seconds / FAULTS_AT_LEAST)
+        mean = min(FAULT_PAUSE, self.seconds / SHORT_RUN_PAUSES)
         while not self._over(faults):
             faults.inject()
             resume_at = time.monotonic() + source.expovariate(1 / mean)

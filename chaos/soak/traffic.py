@@ -34,9 +34,11 @@ MODELS = ("cgan", "ddpm", "emoji_cgan", "vae")
 REPLACED = "cgan"
 """The model whose weights are replaced by others and back. Its responses name their weights."""
 ARCHIVES = "streamed archives"
+"""The kind of requests with the largest responses."""
 HANG_UP_SHARE = 0.06
 """Share of requests whose client disconnects at a random moment."""
 HANG_UP_SECONDS = 0.1
+"""The longest time until such a client disconnects."""
 AFTERMATH = 2.0
 """Seconds after a fault in which a request may still be affected by it."""
 RECENT = 1.0
@@ -123,7 +125,7 @@ class Traffic:
     hurried: bool = False
     """Whether clients send their next request without a pause."""
     in_flight: int = 0
-    ended_at: float = 0.0
+    """Requests that clients have sent and that have not ended."""
     recent: list[float] = field(default_factory=list)
     """`time.monotonic()` of the end of requests, of the last seconds."""
     faulty_until: float = 0.0
@@ -200,9 +202,7 @@ class Traffic:
         try:
             async with asyncio.timeout(TIMEOUT):
                 response = await request.send(client)
-        except TimeoutError:
-            return "final no response"
-        except httpx.TimeoutException:
+        except (TimeoutError, httpx.TimeoutException):
             return "final no response"
         except httpx.TransportError as error:
             outcome = type(error).__name__
