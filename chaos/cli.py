@@ -2,29 +2,31 @@
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from chaos import scenarios
+from chaos.report import Report, show, summary, table
 from chaos.scenario import Line, Scenario, Setting
+from chaos.soak import cli as soak
 from training.docs import filled
 
 MARK = "chaos"
 """The name of the table's place in a file: `<!-- chaos -->`."""
-LOST, SKIPPED = 1, 3
-"""Exit statuses. 2 is a mistake on the command line."""
-Report = list[tuple[str, list[Line]]]
-"""The title of each scenario, and its lines."""
 
 
 def main(arguments: Sequence[str] | None = None, get: Callable[[str], Scenario] = scenarios.get) -> int:
-    """Run the scenarios that `arguments` name, or all.
+    """Run the scenarios that `arguments` name, or all, or the soak.
 
     Returns 0 if every line was run and lost nothing, 1 if something was lost, and 3 if nothing was lost but a line was
     not run.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["soak"]:
+        return soak.main(arguments[1:])
     args = _parse(arguments)
     started_at = time.monotonic()
     report: Report = []
@@ -42,9 +44,11 @@ def main(arguments: Sequence[str] | None = None, get: Callable[[str], Scenario] 
     return status
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m chaos", description="Inject faults into the service and into training, and count the losses."
+        prog="python -m chaos",
+        description="Inject faults into the service and into training, and count the losses.",
+        epilog="`python -m chaos soak --help` describes the soak, which runs for hours.",
     )
     parser.add_argument(
         "scenarios", nargs="*", metavar="SCENARIO", help=f"any of {', '.join(scenarios.NAMES)} (default: all)"
@@ -79,41 +83,8 @@ def run_scenario(scenario: Scenario, *, quick: bool, seed: int) -> list[Line]:
         try:
             for line in scenario.run(Setting(quick, seed, Path(root))):
                 lines.append(line)
-                _print(line)
+                show(line)
         except Exception as error:
             lines.append(Line("the scenario ended with an exception", 1, 1, repr(error)))
-            _print(lines[-1])
+            show(lines[-1])
     return lines
-
-
-def _print(line: Line) -> None:
-    result = f"LOST {line.lost}" if line.failed else f"{line.lost} lost"
-    if line.skipped:
-        result = f"NOT RUN: {line.skipped}"
-    figures = f"; {line.figures}" if line.figures else ""
-    print(f"  {line.action}: {line.count:,} times, {result}{figures}", flush=True)
-
-
-def summary(lines: Sequence[Line]) -> tuple[int, str]:
-    """Return the exit status for `lines`, and a sentence that says the same."""
-    failed, skipped = sum(line.failed for line in lines), [line for line in lines if line.skipped]
-    verdict = f"{failed} of {len(lines)} checks failed"
-    if skipped:
-        reasons = "; ".join(dict.fromkeys(line.skipped for line in skipped))
-        verdict += f", {len(skipped)} not run ({reasons})"
-    return (LOST if failed else SKIPPED if skipped else 0), f"{verdict}."
-
-
-def table(report: Report) -> str:
-    """Return all lines as a Markdown table."""
-    rows = ["| scenario | action | count | lost | figures |", "|---|---|---|---|---|"]
-    for name, lines in report:
-        for i, line in enumerate(lines):
-            lost, figures = f"{line.lost:,}", line.figures
-            if line.skipped:
-                lost, figures = "not run", line.skipped
-            elif line.failed and not line.lost:
-                lost = "failed"
-            cells = (name if i == 0 else "", line.action, f"{line.count:,}", lost, figures)
-            rows.append("| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |")
-    return "\n".join(rows)

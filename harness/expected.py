@@ -6,6 +6,7 @@ under load, in batches with other requests, and during faults.
 
 import asyncio
 import random
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,9 @@ TIMEOUT = 120.0
 FEW_STEPS = 8
 """Largest number of steps of a `few-step` request."""
 FORMATS = ("png", "webp", "npz", "zip", "json", "events")
+TIMED_EVENTS = (b"event: progress", b"event: preview", b"event: image_generation.partial_image")
+"""Beginnings of server-sent events that depend on when a step ends."""
+CREATED = re.compile(rb'"created(_at)?": ?[0-9]+')
 Model = dict[str, Any]
 """An entry of GET /models."""
 
@@ -33,6 +37,9 @@ class ExpectedRequest:
     url: str
     image: bytes | None = None
     """The file to upload, if any."""
+    json: str = ""
+    """The body, if it is JSON."""
+    method: str = "POST"
 
     @property
     def kind(self) -> str:
@@ -44,8 +51,11 @@ class ExpectedRequest:
 
     async def send(self, client: httpx.AsyncClient) -> httpx.Response:
         """Send the request and read the whole response."""
+        if self.json:
+            headers = {"Content-Type": "application/json"}
+            return await client.request(self.method, self.url, content=self.json, headers=headers)
         files = None if self.image is None else {"image": self.image}
-        return await client.post(self.url, files=files)
+        return await client.request(self.method, self.url, files=files)
 
 
 Expected = Mapping[ExpectedRequest, bytes]
@@ -55,11 +65,17 @@ Chooser = Callable[[list[Model]], Iterable[ExpectedRequest]]
 
 
 def comparable_body(response: httpx.Response) -> bytes:
-    """Return the part of a body that the request determines: of server-sent events, all but progress and previews."""
+    """Return the part of a body that the request determines.
+
+    That is a whole body but for the time of creation that OpenAI's API asks for, and of server-sent events all but
+    progress, previews and partial images.
+    """
+    content = response.content
+    if response.request.url.path.startswith("/v1/"):
+        content = CREATED.sub(b"", content)
     if not response.headers.get("content-type", "").startswith("text/event-stream"):
-        return response.content
-    events = response.content.split(b"\n\n")
-    return b"\n\n".join(event for event in events if not event.startswith((b"event: progress", b"event: preview")))
+        return content
+    return b"\n\n".join(event for event in content.split(b"\n\n") if not event.startswith(TIMED_EVENTS))
 
 
 def expected_responses(choose: Chooser, **settings: object) -> dict[ExpectedRequest, bytes]:

@@ -23,7 +23,7 @@ class Server:
 
     def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
         self.process, self.log = process, log
-        running = self._wait_for(r"running on (?P<url>http://127\.0\.0\.1:\d+) \((?P<count>\d+) ")
+        running = self._wait_for(r"running on (?P<url>http://[\d.]+:\d+) \((?P<count>\d+) ")
         self.url, self.count = running["url"], int(running["count"])
 
     def wait_until_loaded(self) -> None:
@@ -66,10 +66,11 @@ def run_server(
     """Run the service that `command` starts until the block ends. The block begins once all models are loaded.
 
     Without `loaded` the block begins as soon as the service takes connections. The log goes into a file: a pipe would
-    cost the measuring process time to read.
+    cost the measuring process time to read. The service has a session of its own, so that Ctrl-C reaches this process
+    alone, which then ends the service.
     """
     with tempfile.NamedTemporaryFile() as log:
-        process = subprocess.Popen([*command], cwd=cwd, env=environment, stderr=log.fileno())
+        process = subprocess.Popen([*command], cwd=cwd, env=environment, stderr=log.fileno(), start_new_session=True)
         try:
             server = Server(process, Path(log.name))
             if loaded:
@@ -97,6 +98,11 @@ def free_port() -> int:
 def children(pid: int) -> list[int]:
     """Return the ids of the processes that a single-threaded process has started."""
     return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def descriptors(pid: int) -> int:
+    """Return the number of open file descriptors of a process."""
+    return len([*Path(f"/proc/{pid}/fd").iterdir()])
 
 
 def memory_mb(pid: int) -> float:

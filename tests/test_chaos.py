@@ -1,5 +1,6 @@
 """Every scenario in its quick form, and the report of their lines."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,11 +8,12 @@ import pytest
 
 from chaos import scenarios
 from chaos.cli import main, run_scenario
+from chaos.report import SKIPPED, summary
 from chaos.scenario import Line, Scenario, Setting
 from chaos.scenarios import overload
 
 FAST = {"disconnects"}
-MEASURES_TIME = {"overload"}
+MEASURES_TIME = {"network", "overload"}
 
 
 def marks(name: str) -> list[pytest.MarkDecorator]:
@@ -26,6 +28,14 @@ def test_a_scenario_loses_nothing(name: str) -> None:
     assert not [line for line in lines if line.failed]
     if skipped := [line.skipped for line in lines if line.skipped]:
         pytest.skip("; ".join(skipped))
+
+
+def test_a_network_that_cannot_be_created_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    lines = run_scenario(scenarios.get("network"), quick=True, seed=0)
+    assert lines
+    assert all(line.skipped and not line.failed for line in lines)
+    assert summary(lines)[0] == SKIPPED
 
 
 def test_goodput_is_compared_with_the_peaks_before_and_after_it() -> None:

@@ -27,14 +27,13 @@ from hypothesis import strategies as st
 
 from chaos.files import corpus
 from chaos.scenario import Line, Setting
-from harness.connections import EXCHANGES, MAX_SECONDS, run_exchange
+from harness.connections import EXCHANGES, LIMITS, MAX_SECONDS, run_exchange
 from harness.server import SERVICE, Server, environment, memory_mb, run_server
 from harness.weights import copy_weights
 from service.auth import keys
 from service.codecs.png import png
 from service.settings import Settings
 
-LIMITS = {"header_timeout": 1, "body_timeout": 1, "write_timeout": 2, "keep_alive_timeout": 2, "max_body_bytes": 2**20}
 CONFIG = """
 [parameters]
 "path.name" = "cgan"

@@ -13,7 +13,7 @@ import socket
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -23,12 +23,12 @@ import httpx
 
 from chaos import accounting
 from chaos.accounting import WORKERS
+from chaos.damage import TIMEOUT, Damage, broken_weights, each_worker, happens, reload
 from chaos.scenario import Line, Setting
 from harness.clients import ClientAction, LoadReport, background_clients
 from harness.expected import Expected, ExpectedRequest, expected_responses, seeded_requests
 from harness.server import SERVICE, Server, environment, free_port, run_server
 from harness.weights import WEIGHTS, copy_weights, perturb_weights
-from models.store import MANIFEST, TENSORS
 
 CLIENTS = 6
 QUICK_PAUSE = 0.1
@@ -37,8 +37,6 @@ MODELS = {"cgan": "digit=3&n=3", "kde": "n=2", "vae": "n=20&format=zip"}
 """The models that clients request, with their parameters."""
 UNUSED = "pca"
 """A model that clients do not request."""
-TIMEOUT = 60.0
-"""Seconds after which something that should happen counts as never happening."""
 
 
 def run(setting: Setting) -> Iterator[Line]:
@@ -86,7 +84,7 @@ def signals(setting: Setting, expected: Expected, settings: dict[str, object]) -
                 for worker_signal in (signal.SIGKILL, signal.SIGTERM):
                     action, started_at, before = f"{worker_signal.name} of a worker", time.monotonic(), server.workers
                     os.kill(source.choice(before), worker_signal)
-                    errors[action] += not _happens(lambda: _replaced(server, before))  # noqa: B023  within this round
+                    errors[action] += not happens(lambda: _replaced(server, before))  # noqa: B023  within this round
                     time.sleep(0.5)
                     periods.setdefault(action, []).append((started_at, time.monotonic()))
                 last_restart = f"{number.name} of the service, and a restart", time.monotonic()
@@ -105,80 +103,29 @@ def _replaced(server: Server, before: Sequence[int]) -> bool:
     return len(now) == WORKERS and set(now) != set(before)
 
 
-def _happens(condition: Callable[[], bool]) -> bool:
-    """Wait until the condition holds. Returns False if that takes longer than TIMEOUT."""
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-class Damage:
-    """Ways to damage the files of one model in `weights`."""
-
-    def __init__(self, weights: Path, new: Path, source: random.Random) -> None:
-        self.weights, self.new, self.source = weights, new, source
-
-    def truncate_weights(self, name: str) -> None:
-        tensors = self.weights / name / TENSORS
-        os.truncate(tensors, self.source.randrange(tensors.stat().st_size))
-
-    def flip_bit(self, name: str) -> None:
-        tensors = self.weights / name / TENSORS
-        data = bytearray(tensors.read_bytes())
-        data[self.source.randrange(len(data))] ^= 1 << self.source.randrange(8)
-        tensors.write_bytes(data)
-
-    def swap_models(self, name: str) -> None:
-        other = self.source.choice([other for other in MODELS if other != name])
-        shutil.copyfile(WEIGHTS / other / TENSORS, self.weights / name / TENSORS)
-
-    def copy_half(self, name: str) -> None:
-        data = (self.new / name / TENSORS).read_bytes()
-        (self.weights / name / TENSORS).write_bytes(data[: self.source.randrange(len(data))])
-        shutil.copyfile(self.new / name / MANIFEST, self.weights / name / MANIFEST)
-
-    def delete_weights(self, name: str) -> None:
-        (self.weights / name / TENSORS).unlink()
-
-    def truncate_manifest(self, name: str) -> None:
-        manifest = self.weights / name / MANIFEST
-        os.truncate(manifest, self.source.randrange(manifest.stat().st_size))
-
-
 def damaged_weights(setting: Setting, expected: Expected, server: Server, weights: Path) -> Iterator[Line]:
     """Damage weights while they are served, reload them with SIGHUP, and restore them."""
     source = random.Random(setting.seed)
     new = copy_weights(setting.root / "new", *MODELS)
     for name in MODELS:
         perturb_weights(new / name, setting.seed)
-    damage = Damage(weights, new, source)
-    actions = {
-        "weights truncated": damage.truncate_weights,
-        "a bit of weights flipped": damage.flip_bit,
-        "weights swapped between models": damage.swap_models,
-        "new weights half copied": damage.copy_half,
-        "weights deleted": damage.delete_weights,
-        "a manifest truncated": damage.truncate_manifest,
-    }
+    damage = Damage(weights, new, [*MODELS], source)
     report = LoadReport(expected)
     counts, errors = Counter[str](), Counter[str]()
     with background_clients(server.url, client_actions(setting, report), setting.seed):
         for _ in range(1 if setting.quick else 6):
-            for action, apply in actions.items():
+            for action, apply in damage.actions.items():
                 name = source.choice([*MODELS])
                 apply(name)
                 counts[action] += 1
-                errors[action] += not (_reload(server) and _broken(server) == {frozenset([name])})
+                errors[action] += not (reload(server) and broken_weights(server) == {frozenset([name])})
                 shutil.rmtree(weights / name)
                 shutil.copytree(WEIGHTS / name, weights / name)
-                errors[action] += not (_reload(server) and _broken(server) == {frozenset()})
+                errors[action] += not (reload(server) and broken_weights(server) == {frozenset()})
         shutil.rmtree(weights / UNUSED)
-        unloaded = _reload(server) and _statuses(server) == {404}
+        unloaded = reload(server) and _statuses(server) == {404}
         shutil.copytree(WEIGHTS / UNUSED, weights / UNUSED)
-        restored = _reload(server) and _statuses(server) == {200}
+        restored = reload(server) and _statuses(server) == {200}
     for action, count in counts.items():
         yield Line(action, count, errors[action], "/readyz names the model")
     yield Line("a directory of weights deleted", 1, int(not (unloaded and restored)), "404 until it is restored")
@@ -186,33 +133,9 @@ def damaged_weights(setting: Setting, expected: Expected, server: Server, weight
     yield Line("requests beside damaged weights", report.total, report.lost, figures)
 
 
-def _reload(server: Server) -> bool:
-    """Send SIGHUP and wait until all workers have reloaded. Returns whether they did."""
-
-    def reloads() -> float:
-        metrics = accounting.read_metrics(server.url)
-        return sum(value for (name, _), value in metrics.items() if name == "weights_reloads_total")
-
-    before = reloads()
-    server.process.send_signal(signal.SIGHUP)
-    return _happens(lambda: reloads() >= before + WORKERS)
-
-
-def _each_worker(server: Server) -> Iterator[httpx.Client]:
-    """Yield clients with a connection each. The supervisor spreads new connections over all workers."""
-    with ExitStack() as stack:
-        clients = [httpx.Client(base_url=server.url, timeout=TIMEOUT) for _ in range(2 * WORKERS)]
-        yield from [stack.enter_context(client) for client in clients]
-
-
-def _broken(server: Server) -> set[frozenset[str]]:
-    """Return the names of broken weights, as every worker reports them."""
-    return {frozenset(client.get("/readyz").json()["broken"]) for client in _each_worker(server)}
-
-
 def _statuses(server: Server) -> set[int]:
     """Return the statuses with which the workers answer requests to UNUSED."""
-    return {client.post(f"/generate?model={UNUSED}&seed=1").status_code for client in _each_worker(server)}
+    return {client.post(f"/generate?model={UNUSED}&seed=1").status_code for client in each_worker(server)}
 
 
 def exhausted_descriptors(setting: Setting, expected: Expected, server: Server) -> Iterator[Line]:
@@ -220,7 +143,7 @@ def exhausted_descriptors(setting: Setting, expected: Expected, server: Server) 
     report = LoadReport(expected)
     rounds, refused, recovered = (1 if setting.quick else 5), 0, list[float]()
     with background_clients(server.url, client_actions(setting, report), setting.seed):
-        _happens(lambda: report.correct > CLIENTS)  # all clients are connected
+        happens(lambda: report.correct > CLIENTS)  # all clients are connected
         for _ in range(rounds):
             limits = {pid: _limit_descriptors(pid) for pid in (server.process.pid, *server.workers)}
             address = httpx.URL(server.url)
@@ -230,7 +153,7 @@ def exhausted_descriptors(setting: Setting, expected: Expected, server: Server) 
             for connection in idle:
                 connection.close()
             closed_at = time.monotonic()
-            if _happens(lambda: _responds(server.url)):
+            if happens(lambda: _responds(server.url)):
                 recovered.append(time.monotonic() - closed_at)
             for pid, limit in limits.items():
                 resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
@@ -277,7 +200,7 @@ def clock_jumps(setting: Setting, expected: Expected, settings: dict[str, object
         with background_clients(server.url, client_actions(setting, report), setting.seed):
             for offset in offsets:
                 clock.write_text(f"{offset:+d}s\n")
-                unnoticed += not _happens(lambda: abs(_clock_offset(server.url) - offset) < 60)  # noqa: B023
+                unnoticed += not happens(lambda: abs(_clock_offset(server.url) - offset) < 60)  # noqa: B023
                 time.sleep(0.5 if setting.quick else 2.0)
         yield Line(action, len(offsets), unnoticed, "by hours to ten years, forwards and backwards")
         figures = report.errors().removeprefix("; ")
