@@ -79,7 +79,7 @@ export class Experiment {
     const fixed = Object.keys(settings).find((name) => !parameters.find((each) => each.name === name)?.view);
     if (fixed) throw new Error(`${fixed} cannot change during an experiment; start a new one`);
     this.settings = checkSettings({ ...this.settings, ...settings });
-    this.model.view(settings);
+    this.model.view?.(settings);
     this.history.clear(); // measures of samples that were taken otherwise
   }
 

@@ -50,7 +50,7 @@ let wake = null;
 channel.port1.onmessage = () => wake();
 
 /** Let waiting messages in; after `milliseconds` at the earliest. */
-const pause = (milliseconds) =>
+const nextTask = (milliseconds) =>
   new Promise((resolve) => {
     wake = resolve;
     if (milliseconds > 0) setTimeout(resolve, milliseconds);
@@ -99,7 +99,7 @@ async function work() {
   while (goal) {
     attempt(advance);
     const early = goal && reached() ? FRAME - (performance.now() - postedAt) : 0;
-    await pause(early);
+    await nextTask(early);
     attempt(deliver);
   }
   working = false;
