@@ -102,9 +102,13 @@ def reproduce_headers(
 
     Only a deterministic GET may be cached.
     """
-    headers = [(b"x-model-digest", plan.model.digest.encode()), (b"vary", b"Accept")]
+    headers = [
+        (b"x-model-digest", plan.model.digest.encode()),
+        (b"vary", b"Accept"),
+        (b"x-seed", b"%d" % plan.seed),
+    ]
     if plan.reproducible:
-        headers += (b"x-seed", b"%d" % plan.seed), (b"content-location", (context.root + plan.location).encode())
+        headers.append((b"content-location", (context.root + plan.location).encode()))
     if context.method in ("GET", "HEAD") and deterministic and format_ is not EVENTS:  # events also tell the time
         policy = _cache_policy(plan, context)
         etag = plan.etag(f"{scope} {format_.name} {format_.revision}{context.root}")

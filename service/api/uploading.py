@@ -2,16 +2,18 @@
 
 from torch import Tensor
 
-from service.codecs import uploads
+from pictures.decoding import CONTRAST
+from service.codecs import masks, uploads
+from service.codecs.masks import MaskedPreparation
 from service.codecs.uploads import DigitPreparation, PicturePreparation, Preparation
 from service.engine.catalog import Model
 from service.errors import InvalidParameter
-from service.generation.parameters import Encode, Interpolate
+from service.generation.parameters import Encode, Inpaint, Interpolate, Vary
 from service.settings import Settings
 
 
 async def read_images(
-    files: list[bytes], model: Model, parameters: Encode | Interpolate, settings: Settings, max_images: int
+    files: list[bytes], model: Model, parameters: Encode | Interpolate | Vary, settings: Settings, max_images: int
 ) -> list[Tensor]:
     """At most `max_images` uploads as images [C, H, W] float32 in [-1, 1] of the model's shape.
 
@@ -22,13 +24,38 @@ async def read_images(
     )
 
 
-def _preparation(model: Model, parameters: Encode | Interpolate) -> Preparation:
+async def read_masked_image(
+    files: dict[str, list[bytes]], model: Model, parameters: Inpaint, settings: Settings
+) -> tuple[Tensor, Tensor]:
+    """The upload `image` [C, H, W] float32 in [-1, 1], and `mask` [1, H, W] bool, of the model's shape.
+
+    Raises InvalidParameter.
+    """
+    if len(files["image"]) != 1 or len(files["mask"]) > 1:
+        raise InvalidParameter("image: send one image, and at most one `mask`")
+    image, mask = files["image"][0], next(iter(files["mask"]), None)
+    return await masks.read(image, mask, _masked_preparation(model, parameters), max_pixels=settings.max_pixels)
+
+
+def _preparation(model: Model, parameters: Encode | Interpolate | Vary) -> Preparation:
     """What the model's manifest says about uploads. Raises InvalidParameter for a polarity that it does not take."""
-    manifest = model.manifest
-    if manifest.uploads == "digit":
+    if model.manifest.uploads == "digit":
         return DigitPreparation(parameters.polarity)
+    return _picture_preparation(model, parameters)
+
+
+def _masked_preparation(model: Model, parameters: Inpaint) -> MaskedPreparation:
+    """The same for an upload with a mask."""
+    if model.manifest.uploads == "digit":
+        _, height, width = model.manifest.data_shape
+        return MaskedPreparation(PicturePreparation(height, width, 1, CONTRAST), parameters.polarity)
+    return MaskedPreparation(_picture_preparation(model, parameters))
+
+
+def _picture_preparation(model: Model, parameters: Encode | Interpolate | Vary) -> PicturePreparation:
     if parameters.polarity != "auto":
         raise InvalidParameter(f"polarity: only for models of digits; {model.name} takes pictures as they are")
+    manifest = model.manifest
     channels, height, width = manifest.data_shape
     options = {name: manifest.dataset[name] for name in ("background", "resize") if name in manifest.dataset}
     return PicturePreparation(height, width, channels, **options)

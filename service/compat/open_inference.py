@@ -130,7 +130,7 @@ class RepositoryIndex(Parameters):
 async def repository_index(request: Request) -> list[dict[str, Any]]:
     """All models, and those whose weights do not load."""
     service: AppContext = request.app.state.service
-    parameters, _ = await parsing.read(request, RepositoryIndex)
+    parameters, _ = await parsing.read(request, RepositoryIndex, max_files=0)
     served = service.catalog.models.values()
     index = [{"name": model.name, "version": model.version, "state": "READY", "reason": ""} for model in served]
     broken = {name: reason for name, reason in service.catalog.broken.items() if name not in service.catalog.models}
