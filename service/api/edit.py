@@ -37,7 +37,7 @@ async def inpaint(request: Request) -> Response:
 async def vary(request: Request) -> Response:
     """Generate variations of an uploaded image: `strength` says how much noise it gets before the model removes it."""
     service: AppContext = request.app.state.service
-    parameters, files = await parsing.read(request, Vary, 1)
+    parameters, files = await parsing.read(request, Vary)
     model = find_editor(service.catalog, parameters.model)
     format_ = formats.negotiate(IMAGE_FORMATS, parameters.format, request.headers.get("accept"))
     images = await read_images(files, model, parameters, service.settings, max_images=1)
