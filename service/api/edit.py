@@ -16,6 +16,11 @@ from service.generation.selection import find_editor
 
 router = APIRouter()
 
+MISSING_MASK = (
+    "mask: send a picture whose white pixels are to be completed, as an upload called `mask`; or an image with "
+    "transparent pixels, which are then completed"
+)
+
 
 @router.post("/inpaint", **documented(Inpaint, IMAGE_FORMATS, uploads={"image": False, "mask": False}))
 async def inpaint(request: Request) -> Response:
@@ -28,8 +33,10 @@ async def inpaint(request: Request) -> Response:
     parameters, files = await parsing.read_uploads(request, Inpaint, ("image", "mask"), 2)
     model = find_editor(service.catalog, parameters.model)
     format_ = formats.negotiate(IMAGE_FORMATS, parameters.format, request.headers.get("accept"))
-    image, mask = await read_masked_image(files, model, parameters, service.settings)
-    plan = plan_edit(parameters, model, format_.name, image, mask, service.settings.max_images, service.new_seed)
+    masked = await read_masked_image(files["image"], files["mask"], model, parameters, service.settings)
+    if masked is None:
+        raise InvalidParameter(MISSING_MASK)
+    plan = plan_edit(parameters, model, format_.name, *masked, service.settings.max_images, service.new_seed)
     return await respond(request, plan, format_, deterministic=False)
 
 

@@ -8,7 +8,7 @@ from service.codecs.masks import MaskedPreparation
 from service.codecs.uploads import DigitPreparation, PicturePreparation, Preparation
 from service.engine.catalog import Model
 from service.errors import InvalidParameter
-from service.generation.parameters import Encode, Inpaint, Interpolate, Vary
+from service.generation.parameters import Encode, Interpolate, Vary
 from service.settings import Settings
 
 
@@ -25,16 +25,17 @@ async def read_images(
 
 
 async def read_masked_image(
-    files: dict[str, list[bytes]], model: Model, parameters: Inpaint, settings: Settings
-) -> tuple[Tensor, Tensor]:
-    """The upload `image` [C, H, W] float32 in [-1, 1], and `mask` [1, H, W] bool, of the model's shape.
+    images: list[bytes], mask: list[bytes], model: Model, parameters: Vary, settings: Settings, *, white: bool = True
+) -> tuple[Tensor, Tensor] | None:
+    """An uploaded image [C, H, W] float32 in [-1, 1] and its mask [1, H, W] bool, of the model's shape.
 
-    Raises InvalidParameter.
+    None without a mask, if the image has no transparency. `white` pixels of a mask count as transparent. Raises
+    InvalidParameter.
     """
-    if len(files["image"]) != 1 or len(files["mask"]) > 1:
+    if len(images) != 1 or len(mask) > 1:
         raise InvalidParameter("image: send one image, and at most one `mask`")
-    image, mask = files["image"][0], next(iter(files["mask"]), None)
-    return await masks.read(image, mask, _masked_preparation(model, parameters), max_pixels=settings.max_pixels)
+    preparation, only_mask = _masked_preparation(model, parameters), mask[0] if mask else None
+    return await masks.read(images[0], only_mask, preparation, max_pixels=settings.max_pixels, white=white)
 
 
 def _preparation(model: Model, parameters: Encode | Interpolate | Vary) -> Preparation:
@@ -44,7 +45,7 @@ def _preparation(model: Model, parameters: Encode | Interpolate | Vary) -> Prepa
     return _picture_preparation(model, parameters)
 
 
-def _masked_preparation(model: Model, parameters: Inpaint) -> MaskedPreparation:
+def _masked_preparation(model: Model, parameters: Vary) -> MaskedPreparation:
     """The same for an upload with a mask."""
     if model.manifest.uploads == "digit":
         _, height, width = model.manifest.data_shape

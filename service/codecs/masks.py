@@ -13,15 +13,11 @@ from models.pixels import to_unit
 from pictures.decoding import Pixels, UnreadablePicture, count_pixels, decode, decode_alpha
 from pictures.fitting import fit
 from service.codecs.normalization import Polarity, light_on_dark
-from service.codecs.uploads import DECODER, PicturePreparation, UploadBudget, decode_file
+from service.codecs.uploads import DECODER, NPZ, PicturePreparation, UploadBudget, decode_file
 from service.errors import InvalidParameter
 
 THRESHOLD = 128
 """Values of a mask from which a pixel is completed."""
-MISSING = (
-    "mask: send a picture whose white pixels are to be completed, as an upload called `mask`; or an image with "
-    "transparent pixels, which are then completed"
-)
 
 
 @dataclass(frozen=True)
@@ -54,42 +50,46 @@ class MaskedPreparation:
 
 
 async def read(
-    image: bytes, mask: bytes | None, preparation: MaskedPreparation, *, max_pixels: int
-) -> tuple[Tensor, Tensor]:
+    image: bytes, mask: bytes | None, preparation: MaskedPreparation, *, max_pixels: int, white: bool = True
+) -> tuple[Tensor, Tensor] | None:
     """Decode and prepare an image and its mask on a thread: [C, H, W] float32 in [-1, 1], and [1, H, W] bool.
 
-    White pixels of the mask are to be completed, and transparent ones; without a mask, those of the image. Raises
-    InvalidParameter.
+    Transparent pixels of the mask are to be completed, and `white` ones. Without a mask, transparent pixels of the
+    image are; None if it has no transparency. Raises InvalidParameter.
     """
-    return await asyncio.get_running_loop().run_in_executor(DECODER, _read, image, mask, preparation, max_pixels)
+    run = asyncio.get_running_loop().run_in_executor
+    return await run(DECODER, _read, image, mask, preparation, max_pixels, white)
 
 
-def _read(image: bytes, mask: bytes | None, preparation: MaskedPreparation, max_pixels: int) -> tuple[Tensor, Tensor]:
+def _read(
+    image: bytes, mask: bytes | None, preparation: MaskedPreparation, max_pixels: int, white: bool
+) -> tuple[Tensor, Tensor] | None:
     budget = UploadBudget(1, max_pixels)
     (pixels,) = decode_file(image, preparation.picture, budget)
-    prepared, chosen = preparation.prepare(pixels, _transparency(image) if mask is None else _mask(mask, budget))
+    chosen = _transparency(image) if mask is None else _mask(mask, budget, white)
+    if chosen is None:
+        return None
+    prepared, to_complete = preparation.prepare(pixels, chosen)
     unit = to_unit(torch.from_numpy(prepared.copy()))
-    return unit[None] if unit.dim() == 2 else unit.movedim(-1, 0), torch.from_numpy(chosen)[None]
+    return unit[None] if unit.dim() == 2 else unit.movedim(-1, 0), torch.from_numpy(to_complete)[None]
 
 
-def _mask(data: bytes, budget: UploadBudget) -> Pixels:
+def _mask(data: bytes, budget: UploadBudget, white: bool) -> Pixels:
     """The mask [H, W] in a file, 255 to be completed."""
     try:
         UploadBudget(1, budget.pixels).spend((1, 1, count_pixels(data)))
-        return decode(data, channels=1, background="white")
+        mask = decode(data, channels=1, background="white") if white else _transparency(data)
     except UnreadablePicture as error:
         raise InvalidParameter(f"mask: {error}") from None
+    if mask is None:
+        raise InvalidParameter("mask: it has no transparent pixels; make what is to be completed transparent")
+    return mask
 
 
-def _transparency(data: bytes) -> Pixels:
-    """The mask [H, W] that the transparent pixels of an image are."""
-    try:
-        alpha = decode_alpha(data)
-    except UnreadablePicture:  # an npz
-        alpha = None
-    if alpha is None:
-        raise InvalidParameter(MISSING)
-    return 255 - alpha
+def _transparency(data: bytes) -> Pixels | None:
+    """The mask [H, W] that the transparent pixels of a picture are, which fits into the budget; None if it has none."""
+    alpha = None if data.startswith(NPZ) else decode_alpha(data)
+    return None if alpha is None else 255 - alpha
 
 
 def _known_paper(image: Pixels, known: NDArray[np.bool_]) -> Pixels:

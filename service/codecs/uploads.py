@@ -29,6 +29,8 @@ from pictures.fitting import Resize, fit
 from service.codecs.normalization import Polarity, normalize
 from service.errors import InvalidParameter
 
+NPZ = b"PK"
+"""How an npz, a zip archive, begins."""
 NPZ_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """The compressions that NumPy writes. `zipfile` decompresses others in pieces of unbounded size."""
 
@@ -119,7 +121,7 @@ class UploadBudget:
 def decode_file(data: bytes, preparation: Preparation, budget: UploadBudget) -> list[Pixels]:
     """The pictures in a file."""
     try:
-        if data.startswith(b"PK"):
+        if data.startswith(NPZ):
             return _from_npz(data, budget)
         budget.spend((1, 1, count_pixels(data)))
         return [decode(data, channels=preparation.channels, background=preparation.background)]
