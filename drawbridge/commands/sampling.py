@@ -14,9 +14,9 @@ from drawbridge.commands.parsing import UsageError, requires_extra
 KEY_VARIABLE = "DRAWBRIDGE_KEY"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, *, model_required: bool = True) -> None:
     """The model, the service, and the sampling parameters."""
-    parser.add_argument("model", help="name of a model, such as cgan")
+    parser.add_argument("model", nargs=None if model_required else "?", help="name of a model, such as cgan")
     parser.add_argument(
         "--url",
         help=f"address of a running service; its API key, if it needs one, is read from {KEY_VARIABLE} "

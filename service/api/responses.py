@@ -17,6 +17,7 @@ from service.api.awaiting import AwaitedGeneration
 from service.api.context import AppContext
 from service.codecs import streams
 from service.codecs.formats import EVENTS, Format, ImageBatch
+from service.codecs.recipe import Recipe
 from service.codecs.streams import Contents, StreamEncoder
 from service.engine.catalog import Model
 from service.engine.request import Result, Ticket
@@ -69,7 +70,9 @@ async def respond(
         assert format_.stream_encoder is not None
         pending = service.pending(plan.request, plan.model, request, seed=plan.seed)
         model, metadata = plan.model, plan.metadata(context.root)
-        contents = Contents(len(plan.request.samples), model.image_shape, model.manifest.classes, metadata)
+        contents = Contents(
+            len(plan.request.samples), model.image_shape, model.manifest.classes, metadata, recipe_of(plan)
+        )
         encoder = format_.stream_encoder(contents)
         stream = EventStream if format_ is EVENTS else ImageStream
         return stream(pending, encoder, format_, headers, in_small_images(1, model.image_shape))
@@ -139,7 +142,17 @@ def is_not_modified(scope: Scope, headers: Headers) -> bool:
 
 def encode_ticket(plan: GenerationPlan, format_: Format[ImageBatch], ticket: Ticket, context: RequestContext) -> bytes:
     """The file of a finished request. Raises the EngineError that it ended with."""
-    return format_.encode(image_batch(plan.model, ticket.result(), plan.metadata(context.root)))
+    batch = image_batch(plan.model, ticket.result(), plan.metadata(context.root))
+    return format_.encode(batch._replace(recipe=recipe_of(plan)))
+
+
+def recipe_of(plan: GenerationPlan) -> Recipe | None:
+    """What the PNGs of a plan say about how they were made; None if no request to /generate makes them."""
+    if not plan.reproducible or plan.recipe is None:
+        return None
+    model = {"model": plan.model.key, "digest": plan.model.digest, "seed": plan.seed}
+    options, labels = plan.recipe
+    return Recipe({**model, **options}, plan.request.samples[0].start.index, labels)
 
 
 def image_batch(

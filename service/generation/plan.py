@@ -31,6 +31,8 @@ class GenerationPlan(NamedTuple):
     change those defaults."""
     reproducible: bool = True
     """Whether the URL alone reproduces the images; not with uploaded images."""
+    recipe: tuple[dict[str, Any], list[str]] | None = None
+    """Of /generate: the options that the model lets clients choose, and the requested labels."""
 
     @property
     def location(self) -> str:
@@ -72,15 +74,16 @@ def plan_generation(
     samples = tuple(Sample(StartState(seed, i, labels[i % len(labels)])) for i in indices)
     options, query = _sampling_options(model, parameters)
     immutable = parameters.model == model.key and all(getattr(parameters, name) is not None for name, _ in query)
+    recipe = (dict(query), [format_label(model, label) for label in named])
     query = [
         ("first", parameters.first),
         ("n", parameters.n),
-        *(("label", format_label(model, label)) for label in named),
+        *(("label", label) for label in recipe[1]),
         *query,
         ("format", format_name),
     ]
     request = _engine_request(model, samples, options, parameters)
-    return GenerationPlan(model, request, _url_parts("/generate", model, query), seed, immutable)
+    return GenerationPlan(model, request, _url_parts("/generate", model, query), seed, immutable, recipe=recipe)
 
 
 def plan_interpolation(

@@ -65,11 +65,17 @@ def origin() -> list[str]:
     ]
 
 
+def without_recipe(png: bytes) -> bytes:
+    """A PNG without its recipe, which version 0.2.0 did not write."""
+    at = png.index(b"iTXt") - 4
+    return png[:at] + png[at + 12 + int.from_bytes(png[at : at + 4]) :]
+
+
 @pytest.mark.parametrize("name", [path.stem for path in sorted(SEEDED.glob("*.png"))])
 async def test_a_seed_gives_the_images_of_version_0_2_0(client: httpx.AsyncClient, name: str) -> None:
     content, before = (await client.get(f"/generate?model={name}&seed=25&n=9")).content, SEEDED / f"{name}.png"
     if origin() == ORIGIN:
-        assert content == before.read_bytes()
+        assert without_recipe(content) == before.read_bytes()
     assert np.abs(picture(content).astype(int) - picture(before.read_bytes())).mean() < 0.5
 
 
