@@ -7,6 +7,8 @@
         meals.arrays                                # uint8 [100, 32, 32, 3]
         meals.classes[meals.labels[0]]              # "food"
         for event in client.stream("ddpm", label=3, previews=True): ...
+        client.inpaint("ddpm", "half.png", "mask.png", n=9)
+        client.vary("flow", sevens.arrays[0], strength=0.6)
 
 AsyncClient has the same methods as coroutines. Statuses 429 and 503 and failed connections are retried, after the delay
 in Retry-After where the response has one. A request without a seed gets a random one before the first attempt, so every
@@ -24,6 +26,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterat
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
@@ -46,6 +49,9 @@ MAX_RETRY_DELAY = 30.0
 
 T = TypeVar("T")
 
+Picture = Any
+"""The bytes of a picture file, its path, a Pillow image, or an array: bytes [H, W] or [H, W, 3], or bools [H, W]."""
+
 
 class ServiceError(Exception):
     """The service refused the request: `status`, and `problem`, the members of its problem document (RFC 9457).
@@ -64,7 +70,7 @@ class Unreachable(Exception):
 
 @dataclass(frozen=True)
 class Samples:
-    """The response to `generate`."""
+    """The response to `generate`, `inpaint` or `vary`."""
 
     content: bytes = field(repr=False)
     """The file as the service sent it: an npz, unless another format was requested."""
@@ -72,7 +78,7 @@ class Samples:
     digest: str
     """SHA-256 of the weights."""
     url: str
-    """Path and query that give the same samples again."""
+    """Path and query that give the same samples again; empty for `inpaint` and `vary`, which need the picture, too."""
 
     @cached_property
     def arrays(self) -> "NDArray[np.uint8]":
@@ -206,6 +212,11 @@ def _samples(response: httpx.Response) -> Samples:
     return Samples(response.content, int(headers["x-seed"]), headers["x-model-digest"], headers["content-location"])
 
 
+def _edited_samples(response: httpx.Response) -> Samples:
+    headers = response.headers
+    return Samples(response.content, int(headers["x-seed"]), headers["x-model-digest"], "")
+
+
 class _EventParser:
     """Parses the lines of a stream of server-sent events."""
 
@@ -238,11 +249,42 @@ def _model_request(name: str) -> dict[str, Any]:
 
 
 def _generate_request(model: str | None, parameters: dict[str, Any], format: str) -> dict[str, Any]:
-    given = {"model": model, **parameters, "format": format}
-    body = {name: _json_value(value) for name, value in given.items() if value is not None}
-    body.setdefault("seed", secrets.randbelow(2**53))
+    body = _values(model, parameters, format)
     body |= {name: [body[name]] for name in ("label", "digit") if name in body and not isinstance(body[name], list)}
     return {"method": "POST", "url": "/generate", "json": body}
+
+
+def _edit_request(
+    path: str, model: str, pictures: dict[str, Picture], parameters: dict[str, Any], format: str
+) -> dict[str, Any]:
+    files = {name: (name, _picture_file(picture)) for name, picture in pictures.items() if picture is not None}
+    return {"method": "POST", "url": path, "data": _values(model, parameters, format), "files": files}
+
+
+def _values(model: str | None, parameters: dict[str, Any], format: str) -> dict[str, Any]:
+    """The values of a request, with a random seed if it has none."""
+    given = {"model": model, **parameters, "format": format}
+    values = {name: _json_value(value) for name, value in given.items() if value is not None}
+    return {"seed": secrets.randbelow(2**53), **values}
+
+
+def _picture_file(picture: Picture) -> bytes:
+    """The file of a picture. Raises ImportError without NumPy and Pillow, if they are needed."""
+    if isinstance(picture, bytes):
+        return picture
+    if isinstance(picture, str | Path):
+        return Path(picture).read_bytes()
+    try:
+        import numpy as np
+        from PIL import Image
+    except ModuleNotFoundError:
+        raise ImportError("a picture that is not a file needs NumPy and Pillow: pip install numpy pillow") from None
+    if not isinstance(picture, Image.Image):
+        array = np.asarray(picture)
+        picture = Image.fromarray(array * np.uint8(255) if array.dtype == bool else array)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _json_value(value: Any) -> Any:
@@ -323,6 +365,20 @@ class Client:
         """
         return _parse(self._send(_generate_request(model, parameters, format)), _samples)
 
+    def inpaint(
+        self, model: str, image: Picture, mask: Picture | None = None, *, format: str = "npz", **parameters: Any
+    ) -> Samples:
+        """Complete the pixels of `image` that are white or true in `mask`; without one, its transparent pixels.
+
+        The others stay as they are. `parameters` are those of /inpaint.
+        """
+        pictures = {"image": image, "mask": mask}
+        return _parse(self._send(_edit_request("/inpaint", model, pictures, parameters, format)), _edited_samples)
+
+    def vary(self, model: str, image: Picture, *, format: str = "npz", **parameters: Any) -> Samples:
+        """Generate variations of `image`, the farther from it the larger `strength` is; `parameters` as of /vary."""
+        return _parse(self._send(_edit_request("/vary", model, {"image": image}, parameters, format)), _edited_samples)
+
     def stream(self, model: str | None = None, **parameters: Any) -> Iterator[Event]:
         """Generate samples and yield events meanwhile; with `previews=True` also unfinished images."""
         parser = _EventParser()
@@ -389,6 +445,18 @@ class AsyncClient:
     async def generate(self, model: str | None = None, *, format: str = "npz", **parameters: Any) -> Samples:
         """As Client.generate."""
         return _parse(await self._send(_generate_request(model, parameters, format)), _samples)
+
+    async def inpaint(
+        self, model: str, image: Picture, mask: Picture | None = None, *, format: str = "npz", **parameters: Any
+    ) -> Samples:
+        """As Client.inpaint."""
+        request = _edit_request("/inpaint", model, {"image": image, "mask": mask}, parameters, format)
+        return _parse(await self._send(request), _edited_samples)
+
+    async def vary(self, model: str, image: Picture, *, format: str = "npz", **parameters: Any) -> Samples:
+        """As Client.vary."""
+        request = _edit_request("/vary", model, {"image": image}, parameters, format)
+        return _parse(await self._send(request), _edited_samples)
 
     async def stream(self, model: str | None = None, **parameters: Any) -> AsyncIterator[Event]:
         """As Client.stream."""

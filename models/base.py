@@ -79,9 +79,9 @@ class Rows:
     """[B] int64, 1 for the first step of the chain."""
 
 
-def coefficient_columns(rows: Rows) -> tuple[Tensor, ...]:
-    """The K coefficients of a batch, [B, 1, ...] each, shaped to multiply the states."""
-    return rows.coefficients.t().reshape(-1, len(rows.coefficients), *[1] * (rows.state.dim() - 1)).unbind()
+def coefficient_columns(coefficients: Tensor, state: Tensor) -> tuple[Tensor, ...]:
+    """The columns of coefficients [B, K], [B, 1, ...] each, shaped to multiply states [B, ...]."""
+    return coefficients.t().reshape(-1, len(coefficients), *[1] * (state.dim() - 1)).unbind()
 
 
 Terms = dict[str, Tensor]
@@ -169,6 +169,22 @@ class Family(nn.Module):
         """
         return self.schedule(self.steps.minimum)[:0]
 
+    def predicted(self, before: Tensor, after: Tensor, coefficients: Tensor) -> Tensor:
+        """The data [B, *data_shape] that a step predicted as the end of its chain.
+
+        before and after [B, *S] are the states on both sides of the step, coefficients [B, K] its line of the schedule.
+        Raises NotImplementedError if the family's steps predict nothing.
+        """
+        raise NotImplementedError(f"{self.name} predicts no data")
+
+    def noised(self, x: Tensor, coefficients: Tensor, eps: Tensor) -> Tensor:
+        """The states [B, *S] before the steps of `coefficients`, of chains that lead from noise eps to data x.
+
+        x and eps [B, *data_shape], coefficients [B, K] is a line of each row's schedule. With `predicted`, it is all
+        that an edit of an image needs (`edits`). Raises NotImplementedError if no noise meets data in the chain.
+        """
+        raise NotImplementedError(f"{self.name} has no chain from noise to data")
+
     def log_likelihood(self, x: Tensor, label: Tensor) -> Tensor:
         """A lower bound of log p(x), or log p(code of x), as `likelihood` says: [B] nats for data x [B, *data_shape].
 
@@ -209,6 +225,12 @@ class Family(nn.Module):
         """
 
     # -- common to all families ----------------------------------------------------------------------------------------
+
+    @property
+    def edits(self) -> bool:
+        """Whether chains can start from an image and complete one: whether `predicted` and `noised` are implemented."""
+        kind = type(self)
+        return kind.predicted is not Family.predicted and kind.noised is not Family.noised
 
     @property
     def name(self) -> str:

@@ -86,6 +86,22 @@ def decode(
         raise _reason(error) from None
 
 
+def decode_alpha(data: bytes) -> Pixels | None:
+    """The opacity [H, W] of the pixels that `decode` gives for a picture, 255 opaque; None if it has no transparency.
+
+    Raises UnreadablePicture.
+    """
+    try:
+        image = _open(data, None, grey=False)
+        factor = _reduction(image)
+        image = image.reduce(factor) if factor > 1 else image
+        return np.asarray(image.getchannel("A")) if image.mode == "RGBA" else None
+    except UnreadablePicture:
+        raise
+    except Exception as error:
+        raise _reason(error) from None
+
+
 def count_pixels(data: bytes) -> int:
     """The pixels that decoding `data` allocates, as its header announces them.
 

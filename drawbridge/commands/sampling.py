@@ -14,9 +14,9 @@ from drawbridge.commands.parsing import UsageError, requires_extra
 KEY_VARIABLE = "DRAWBRIDGE_KEY"
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+def add_arguments(parser: argparse.ArgumentParser, *, model_required: bool = True, several: bool = False) -> None:
     """The model, the service, or `several` services as a list, and the sampling parameters."""
-    parser.add_argument("model", help="name of a model, such as cgan")
+    parser.add_argument("model", nargs=None if model_required else "?", help="name of a model, such as cgan")
     parser.add_argument(
         "--url",
         action="append" if several else "store",

@@ -106,7 +106,9 @@ class DDPM(Family):
         return torch.cat((x, torch.zeros_like(x)), dim=1)
 
     def step(self, rows: Rows) -> Tensor:
-        time, input_x, input_previous, to_x, to_x_0, to_previous, noise_std, memory = coefficient_columns(rows)
+        time, input_x, input_previous, to_x, to_x_0, to_previous, noise_std, memory = coefficient_columns(
+            rows.coefficients, rows.state
+        )
         x, previous_x_0 = rows.state.chunk(2, dim=1)
         x_t = input_x * x + input_previous * previous_x_0
         x_0 = guided(self.unet, x_t, time.flatten(), rows.label, rows.guidance).clamp(-1, 1)
@@ -117,6 +119,14 @@ class DDPM(Family):
 
     def decode(self, state: Tensor) -> Tensor:
         return state.chunk(2, dim=1)[0].clamp(-1, 1)
+
+    def predicted(self, before: Tensor, after: Tensor, coefficients: Tensor) -> Tensor:
+        return after.chunk(2, dim=1)[1]
+
+    def noised(self, x: Tensor, coefficients: Tensor, eps: Tensor) -> Tensor:
+        """x_t of q(x_t | x_0 = x), and x for the previous prediction."""
+        t = (coefficients[:, 0] * self.config.timesteps).round().long() - 1
+        return torch.cat((self.diffuse(x, t, eps), x), dim=1)
 
     def encode(self, x: Tensor, label: Tensor) -> Tensor:
         """The state that inversion starts from: the mean of q(x_t | x) at the time t of the schedule's last step.

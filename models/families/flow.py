@@ -82,7 +82,7 @@ class Flow(Family):
         return torch.cat((x, x), dim=1)
 
     def step(self, rows: Rows) -> Tensor:
-        time, state_step, from_state, memory_step = coefficient_columns(rows)
+        time, state_step, from_state, memory_step = coefficient_columns(rows.coefficients, rows.state)
         x, memory = rows.state.chunk(2, dim=1)
         predicted = guided(self.unet, x, time.flatten(), rows.label, rows.guidance).clamp(-1, 1)
         velocity = (predicted - x) / (1 - time)
@@ -91,6 +91,18 @@ class Flow(Family):
 
     def decode(self, state: Tensor) -> Tensor:
         return state.chunk(2, dim=1)[0].clamp(-1, 1)
+
+    def predicted(self, before: Tensor, after: Tensor, coefficients: Tensor) -> Tensor:
+        time, state_step, from_state, _ = coefficient_columns(coefficients, before)
+        x, memory = before.chunk(2, dim=1)
+        velocity = (after.chunk(2, dim=1)[0] - torch.lerp(memory, x, from_state)) / state_step
+        return (x + (1 - time) * velocity).clamp(-1, 1)
+
+    def noised(self, x: Tensor, coefficients: Tensor, eps: Tensor) -> Tensor:
+        """x_t on the straight path from eps to x; the memory of a Heun pair's second step is half a pair behind."""
+        time, state_step, from_state, _ = coefficient_columns(coefficients, x)
+        behind = time - (1 - from_state) * state_step
+        return torch.cat(((1 - time) * eps + time * x, (1 - behind) * eps + behind * x), dim=1)
 
     def encode(self, x: Tensor, label: Tensor) -> Tensor:
         """The state that inversion starts from: x before the last two steps of the schedule.

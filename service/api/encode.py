@@ -12,7 +12,7 @@ from torch import Tensor
 from models.pixels import to_pixels
 from service.api import parsing, responses
 from service.api.context import AppContext
-from service.api.generate import documented
+from service.api.generate import IMAGES, documented
 from service.api.uploading import read_images
 from service.codecs import formats
 from service.codecs.formats import CODE_FORMATS, IMAGE_FORMATS, Codes, Format
@@ -31,7 +31,7 @@ MAX_HEADER_ERRORS = 64
 """Errors that the X-Error header lists; the body has all of them."""
 
 
-@router.post("/encode", **documented(Encode, CODE_FORMATS, images=True))
+@router.post("/encode", **documented(Encode, CODE_FORMATS, uploads=IMAGES))
 async def encode(request: Request) -> Response:
     """Encode uploads into latent codes.
 
@@ -46,7 +46,7 @@ async def encode(request: Request) -> Response:
     return Response(content, media_type=job.format.media_type, headers=_headers(job.model))
 
 
-@router.post("/reconstruct", **documented(Encode, IMAGE_FORMATS, images=True))
+@router.post("/reconstruct", **documented(Encode, IMAGE_FORMATS, uploads=IMAGES))
 async def reconstruct(request: Request) -> Response:
     """Encode uploads (as for /encode) and decode them again.
 

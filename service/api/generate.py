@@ -1,6 +1,7 @@
 """/generate and /interpolate."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -20,15 +21,22 @@ from service.generation.selection import choose_model
 
 router = APIRouter()
 
+IMAGES = {"image": True}
+"""The uploads of most routes that take some: one or several images."""
+
 
 def documented(
-    schema: type[BaseModel], formats: Sequence[Format[Any]], *, body: bool = True, images: bool = False
+    schema: type[BaseModel],
+    formats: Sequence[Format[Any]],
+    *,
+    body: bool = True,
+    uploads: Mapping[str, bool] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """OpenAPI of a route that reads its parameters itself; `body` and `images` say what it takes besides the query."""
+    """OpenAPI of a route that reads its parameters itself; `body` and `uploads` say what it takes besides the query."""
     responses = {"200": {"description": "As requested.", "content": {format_.media_type: {} for format_ in formats}}}
     extra = {"parameters": openapi_schema.queries(schema), "responses": responses}
     if body:
-        extra["requestBody"] = openapi_schema.body(schema, images=images)
+        extra["requestBody"] = openapi_schema.body(schema, uploads)
     else:
         responses["304"] = {"description": "If-None-Match matches the ETag."}
     return {"tags": ["generate"], "response_class": Response, "openapi_extra": extra}
@@ -47,7 +55,7 @@ async def generate(request: Request) -> Response:
 
 
 @router.get("/interpolate", **documented(Interpolate, ANIMATION_FORMATS, body=False))
-@router.post("/interpolate", **documented(Interpolate, ANIMATION_FORMATS, images=True))
+@router.post("/interpolate", **documented(Interpolate, ANIMATION_FORMATS, uploads=IMAGES))
 async def interpolate(request: Request) -> Response:
     """Interpolate between two seeds, two labels at one seed, or two uploads (form fields `image`, as for /encode)."""
     service: AppContext = request.app.state.service

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel
@@ -66,13 +67,23 @@ def problem_responses(kinds: Iterable[type[Problem]], translate: Translate | Non
     return {status: {"description": "; ".join(found), "content": content} for status, found in sorted(titles.items())}
 
 
-def body(schema: type[BaseModel], *, images: bool = False) -> dict[str, Any]:
-    """The body of a POST whose parameters may also be in the query, with or without uploads."""
-    forms = {"application/json": {"schema": {**json_body(schema), "required": []}}}
-    if images:
-        files = {"type": "array", "items": {"type": "string", "format": "binary"}}
-        forms["multipart/form-data"] = {"schema": {"type": "object", "properties": {"image": files}}}
+def body(schema: type[BaseModel], uploads: Mapping[str, bool] = MappingProxyType({})) -> dict[str, Any]:
+    """The body of a POST whose parameters may also be in the query.
+
+    `uploads` are the names of uploads, each with whether it may be several files.
+    """
+    document = {**json_body(schema), "required": []}
+    forms = {"application/json": {"schema": document}}
+    if uploads:
+        document["properties"] |= _files("byte", uploads)
+        forms["multipart/form-data"] = {"schema": {"type": "object", "properties": _files("binary", uploads)}}
     return {"content": forms, "description": "Parameters that are not in the query."}
+
+
+def _files(encoding: str, uploads: Mapping[str, bool]) -> dict[str, Any]:
+    """The properties of uploads: a file, or a list of them where it may be several."""
+    file = {"type": "string", "format": encoding}
+    return {name: {"type": "array", "items": file} if several else file for name, several in uploads.items()}
 
 
 def json_body(schema: type[BaseModel]) -> dict[str, Any]:

@@ -4,8 +4,11 @@ Most requests to /generate differ from an earlier one in their seed alone, so a 
 but its seed.
 """
 
+import base64
+import binascii
 import re
 import typing
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
@@ -68,12 +71,26 @@ async def parse_generate_form(service: AppContext, request: Request) -> ParsedRe
 
 
 async def read(request: Request, schema: type[P], max_files: int = 2) -> tuple[P, list[bytes]]:
-    """The request's parameters and uploads (form fields called `image`). Raises InvalidParameter or UnsupportedBody."""
+    """The request's parameters and its uploads called `image`. Raises InvalidParameter or UnsupportedBody."""
+    parameters, files = await read_uploads(request, schema, ("image",), max_files)
+    return parameters, files["image"]
+
+
+async def read_uploads(
+    request: Request, schema: type[P], names: Sequence[str], max_files: int
+) -> tuple[P, dict[str, list[bytes]]]:
+    """The request's parameters, and its uploads by name, of `names`. Raises InvalidParameter or UnsupportedBody.
+
+    Uploads are files in a form, or base64 in a JSON body.
+    """
     if is_form(request.scope):
-        values, files = await _form_values(request, schema, max_files)
+        values, files = await _form_values(request, schema, names, max_files)
         return _merge(schema, request.scope, values, strict=False), files
     values = _json_values(request.scope, await request.body())
-    return _merge(schema, request.scope, values, strict=True), []
+    files = {name: _json_files(name, values.pop(name, [])) for name in names}
+    if sum(map(len, files.values())) > max_files:
+        raise InvalidParameter(f"{' and '.join(names)}: send at most {max_files} files")
+    return _merge(schema, request.scope, values, strict=True), files
 
 
 async def refuse_get_body(request: Request) -> None:
@@ -166,21 +183,36 @@ def _json_values(scope: Scope, body: bytes) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-async def _form_values(request: Request, schema: type[BaseModel], max_files: int) -> tuple[dict[str, Any], list[bytes]]:
-    """The fields of a form, and its uploads."""
+async def _form_values(
+    request: Request, schema: type[BaseModel], names: Sequence[str], max_files: int
+) -> tuple[dict[str, Any], dict[str, list[bytes]]]:
+    """The fields of a form, and its uploads by name."""
     _check_not_encoded(request.scope)
     options = parse_options_header(request.headers["content-type"])[1]
     if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):  # some codecs take quadratic time
         raise UnsupportedBody("encode the form in UTF-8")
     async with request.form(max_files=max_files, max_fields=32) as form:
         items = form.multi_items()
-        misplaced = {name for name, value in items if (name == "image") != isinstance(value, UploadFile)}
+        misplaced = {name for name, value in items if (name in names) != isinstance(value, UploadFile)}
         if misplaced:
+            fields = " or ".join(f"`{name}`" for name in names)
             raise InvalidParameter(
-                f"{', '.join(sorted(misplaced))}: uploads must be form fields called `image`, and only uploads may be"
+                f"{', '.join(sorted(misplaced))}: uploads must be form fields called {fields}, and only uploads may be"
             )
-        files = [await value.read() for _, value in items if isinstance(value, UploadFile)]
+        files: dict[str, list[bytes]] = {name: [] for name in names}
+        for name, value in items:
+            if isinstance(value, UploadFile):
+                files[name].append(await value.read())
         return _collect([(name, value) for name, value in items if isinstance(value, str)], schema), files
+
+
+def _json_files(name: str, value: Any) -> list[bytes]:
+    """The files of a JSON member: base64, with or without the head of a data: URL; or a list of such."""
+    texts = value if isinstance(value, list) else [value]
+    try:
+        return [base64.b64decode(text.rpartition(";base64,")[2], validate=True) for text in texts]
+    except (AttributeError, ValueError, binascii.Error):
+        raise InvalidParameter(f"{name}: in JSON, send a file as a string in base64; or upload it in a form") from None
 
 
 def _collect(items: list[tuple[str, str]], schema: type[BaseModel]) -> dict[str, Any]:

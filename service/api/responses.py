@@ -17,6 +17,7 @@ from service.api.awaiting import AwaitedGeneration
 from service.api.context import AppContext
 from service.codecs import streams
 from service.codecs.formats import EVENTS, Format, ImageBatch
+from service.codecs.recipe import Recipe
 from service.codecs.streams import Contents, StreamEncoder
 from service.engine.catalog import Model
 from service.engine.request import Result, Ticket
@@ -71,7 +72,9 @@ async def respond(
         assert format_.stream_encoder is not None
         pending = service.pending(plan.request, plan.model, request, seed=plan.seed)
         metadata = plan.metadata(context.root)
-        contents = Contents(len(plan.request.samples), model.image_shape, model.manifest.classes, metadata)
+        contents = Contents(
+            len(plan.request.samples), model.image_shape, model.manifest.classes, metadata, recipe_of(plan)
+        )
         encoder = format_.stream_encoder(contents)
         stream = EventStream if format_ is EVENTS else ImageStream
         return stream(pending, encoder, format_, headers, in_small_images(1, model.image_shape))
@@ -104,9 +107,13 @@ def reproduce_headers(
 
     Only a deterministic GET may be cached.
     """
-    headers = [(b"x-model-digest", plan.model.digest.encode()), (b"vary", b"Accept")]
+    headers = [
+        (b"x-model-digest", plan.model.digest.encode()),
+        (b"vary", b"Accept"),
+        (b"x-seed", b"%d" % plan.seed),
+    ]
     if plan.reproducible:
-        headers += (b"x-seed", b"%d" % plan.seed), (b"content-location", (context.root + plan.location).encode())
+        headers.append((b"content-location", (context.root + plan.location).encode()))
     if context.method in ("GET", "HEAD") and deterministic and format_ is not EVENTS:  # events also tell the time
         policy = _cache_policy(plan, context)
         etag = plan.etag(f"{scope} {format_.name} {format_.revision}{context.root}")
@@ -137,7 +144,17 @@ def is_not_modified(scope: Scope, headers: Headers) -> bool:
 
 def encode_ticket(plan: GenerationPlan, format_: Format[ImageBatch], ticket: Ticket, context: RequestContext) -> bytes:
     """The file of a finished request. Raises the EngineError that it ended with."""
-    return format_.encode(image_batch(plan.model, ticket.result(), plan.metadata(context.root)))
+    batch = image_batch(plan.model, ticket.result(), plan.metadata(context.root))
+    return format_.encode(batch._replace(recipe=recipe_of(plan)))
+
+
+def recipe_of(plan: GenerationPlan) -> Recipe | None:
+    """What the PNGs of a plan say about how they were made; None if no request to /generate makes them."""
+    if not plan.reproducible or plan.recipe is None:
+        return None
+    model = {"model": plan.model.key, "digest": plan.model.digest, "seed": plan.seed}
+    options, labels = plan.recipe
+    return Recipe({**model, **options}, plan.request.samples[0].start.index, labels)
 
 
 def image_batch(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.codecs.folders import folder_names
-from service.codecs.png import Images, png
+from service.codecs.png import Images
 from service.codecs.streams import Contents
 
 
@@ -16,7 +16,7 @@ class ZipEncoder:
     """A zip of PNGs, each named by its index, in a folder for each label; those without a label are in no folder."""
 
     def __init__(self, contents: Contents) -> None:
-        self.buffer, self.index = _SeekableBuffer(), 0
+        self.buffer, self.contents, self.index = _SeekableBuffer(), contents, 0
         self.folders = folder_names(contents.classes)
         self.archive = zipfile.ZipFile(self.buffer, "w")  # type: ignore[call-overload]  # it only writes
 
@@ -25,7 +25,7 @@ class ZipEncoder:
 
     def add(self, image: Images, label: int, error: float | None) -> bytes:
         folder = f"{self.folders[label]}/" if label >= 0 else ""
-        self.archive.writestr(_entry(f"{folder}{self.index:05d}.png"), png(image))
+        self.archive.writestr(_entry(f"{folder}{self.index:05d}.png"), self.contents.png(self.index, image, label))
         self.index += 1
         return self.buffer.take()
 

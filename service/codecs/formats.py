@@ -14,6 +14,7 @@ from PIL import Image
 from models.pixels import image_grid
 from service.codecs.archives import NpzEncoder, ZipEncoder
 from service.codecs.png import Images, png
+from service.codecs.recipe import Recipe
 from service.codecs.streams import Contents, EventEncoder, JsonEncoder, StreamEncoder
 from service.errors import InvalidParameter, NotAcceptable
 
@@ -34,11 +35,13 @@ class ImageBatch(NamedTuple):
     """[n], of reconstructions: the mean squared difference of pixels in [0, 1]."""
     classes: tuple[str, ...] = ()
     """The names of the labels by number; empty if the model takes no label."""
+    recipe: Recipe | None = None
+    """What PNGs say about how they were made; None if no request to /generate makes them."""
 
     @property
     def contents(self) -> Contents:
         """What a file of these images holds."""
-        return Contents(len(self.images), self.images.shape[1:], self.classes, self.metadata)
+        return Contents(len(self.images), self.images.shape[1:], self.classes, self.metadata, self.recipe)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,14 @@ def _pillow(image: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def _png(batch: ImageBatch) -> bytes:
+    """One image, or a grid of several."""
+    if len(batch.images) == 1:
+        return batch.contents.png(0, batch.images[0], int(batch.labels[0]))
+    recipe = b"" if batch.recipe is None else batch.recipe.of_grid(len(batch.images))
+    return png(image_grid(batch.images), recipe)
+
+
 def _animation(kind: str) -> Callable[[ImageBatch], bytes]:
     """An encoder of a loop that runs forward and back."""
 
@@ -92,14 +103,16 @@ def _animation(kind: str) -> Callable[[ImageBatch], bytes]:
     return encode
 
 
-def _streamable(name: str, media_type: str, encoder: Callable[[Contents], StreamEncoder]) -> Format[ImageBatch]:
+def _streamable(
+    name: str, media_type: str, encoder: Callable[[Contents], StreamEncoder], revision: int
+) -> Format[ImageBatch]:
     def encode(batch: ImageBatch) -> bytes:
         stream = encoder(batch.contents)
         errors = [None] * len(batch.images) if batch.errors is None else batch.errors.tolist()
         parts = map(stream.add, batch.images, batch.labels.tolist(), errors)
         return b"".join((stream.begin(), *parts, stream.end()))
 
-    return Format(name, media_type, encode, encoder, revision=2)
+    return Format(name, media_type, encode, encoder, revision)
 
 
 def _codes_npz(codes: Codes) -> bytes:
@@ -112,15 +125,15 @@ def _codes_json(codes: Codes) -> bytes:
     return json.dumps({**codes.metadata, "codes": codes.codes.tolist()}).encode()
 
 
-EVENTS = _streamable("events", "text/event-stream", EventEncoder)
+EVENTS = _streamable("events", "text/event-stream", EventEncoder, 3)
 _STREAMABLE: tuple[Format[ImageBatch], ...] = (
-    _streamable("zip", "application/zip", ZipEncoder),
-    _streamable("npz", "application/x-npz", NpzEncoder),
-    _streamable("json", "application/json", JsonEncoder),
+    _streamable("zip", "application/zip", ZipEncoder, 3),
+    _streamable("npz", "application/x-npz", NpzEncoder, 2),
+    _streamable("json", "application/json", JsonEncoder, 3),
     EVENTS,
 )
 IMAGE_FORMATS: tuple[Format[ImageBatch], ...] = (
-    Format("png", "image/png", lambda batch: png(image_grid(batch.images))),
+    Format("png", "image/png", _png, revision=2),
     Format(
         "webp", "image/webp", lambda batch: _pillow(Image.fromarray(image_grid(batch.images)), "WEBP", lossless=True)
     ),

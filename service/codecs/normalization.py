@@ -61,11 +61,16 @@ def normalize(pixels: Pixels, polarity: Polarity = "auto") -> Pixels:
     28x28 is not changed further. In any other, the digit is found, scaled to fit 20x20, and centred by mass. Raises
     InvalidParameter if there is no ink, or no paper around it.
     """
-    dark_on_light = np.median(_border(pixels)) > 127 if polarity == "auto" else polarity == "dark-on-light"
-    drawing = 255 - pixels if dark_on_light else pixels
+    drawing = light_on_dark(pixels, polarity, _border(pixels))
     if drawing.shape == (28, 28):
         return drawing
     return _center(drawing if _is_clean(drawing) else _extract_ink(pixels, polarity))
+
+
+def light_on_dark(pixels: Pixels, polarity: Polarity, paper: Pixels) -> Pixels:
+    """A picture with bright ink on dark paper; with polarity `auto`, values of the `paper` decide."""
+    dark_ink = np.median(paper) > 127 if polarity == "auto" else polarity == "dark-on-light"
+    return 255 - pixels if dark_ink else pixels
 
 
 def _border(pixels: NDArray[Any]) -> NDArray[Any]:

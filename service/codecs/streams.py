@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from service.codecs.png import Images, png
+from service.codecs.recipe import Recipe
+
+NO_LABEL = "none"
+"""How requests spell that an image has no label."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,14 @@ class Contents:
     """The names of the labels by number; empty if the model takes no label."""
     metadata: dict[str, Any]
     """`model`, `seed` and what else is needed to reproduce the images."""
+    recipe: Recipe | None = None
+    """What PNGs say about how they were made."""
+
+    def png(self, index: int, image: Images, label: int) -> bytes:
+        """The PNG of the `index`-th image, whose label is `label`."""
+        if self.recipe is None:
+            return png(image)
+        return png(image, self.recipe.of_image(index, self.class_name(label) or (NO_LABEL if self.classes else None)))
 
     def class_name(self, label: int) -> str | None:
         """The name of a label; None for -1, no label."""
@@ -43,14 +55,14 @@ class JsonEncoder:
     """A JSON object: the metadata, and `images`, each with `label`, `class` and, in base64, `png`."""
 
     def __init__(self, contents: Contents) -> None:
-        self.contents, self.separator = contents, b""
+        self.contents, self.index = contents, 0
 
     def begin(self) -> bytes:
         return json.dumps({**self.contents.metadata, "images": []}).encode()[:-2]
 
     def add(self, image: Images, label: int, error: float | None) -> bytes:
-        separator, self.separator = self.separator, b", "
-        return separator + json.dumps(_item(self.contents, image, label, error)).encode()
+        index, self.index = self.index, self.index + 1
+        return b", " * bool(index) + json.dumps(_item(self.contents, index, image, label, error)).encode()
 
     def end(self) -> bytes:
         return b"]}"
@@ -70,7 +82,7 @@ class EventEncoder:
 
     def add(self, image: Images, label: int, error: float | None) -> bytes:
         index, self.index = self.index, self.index + 1
-        return event("image", {"index": index, **_item(self.contents, image, label, error)})
+        return event("image", {"index": index, **_item(self.contents, index, image, label, error)})
 
     def end(self) -> bytes:
         return event("end", {})
@@ -86,6 +98,7 @@ def preview(index: int, image: Images) -> bytes:
     return event("preview", {"index": index, "png": base64.b64encode(png(image)).decode()})
 
 
-def _item(contents: Contents, image: Images, label: int, error: float | None) -> dict[str, Any]:
-    item = {"label": label, "class": contents.class_name(label), "png": base64.b64encode(png(image)).decode()}
+def _item(contents: Contents, index: int, image: Images, label: int, error: float | None) -> dict[str, Any]:
+    file = base64.b64encode(contents.png(index, image, label)).decode()
+    item = {"label": label, "class": contents.class_name(label), "png": file}
     return item if error is None else {**item, "error": error}

@@ -29,10 +29,12 @@ from pictures.fitting import Resize, fit
 from service.codecs.normalization import Polarity, normalize
 from service.errors import InvalidParameter
 
+NPZ = b"PK"
+"""How an npz, a zip archive, begins."""
 NPZ_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """The compressions that NumPy writes. `zipfile` decompresses others in pieces of unbounded size."""
 
-_decoder = ThreadPoolExecutor(1, "uploads")
+DECODER = ThreadPoolExecutor(1, "uploads")
 """Decodes one picture at a time, which bounds the memory."""
 
 
@@ -90,8 +92,8 @@ async def read(files: Sequence[bytes], preparation: Preparation, *, max_images: 
     loop, budget = asyncio.get_running_loop(), UploadBudget(max_images, max_pixels)
     images: list[Tensor] = []
     for data in files:
-        for pixels in await loop.run_in_executor(_decoder, _decode, data, preparation, budget):
-            prepared = await loop.run_in_executor(_decoder, preparation.prepare, pixels)
+        for pixels in await loop.run_in_executor(DECODER, decode_file, data, preparation, budget):
+            prepared = await loop.run_in_executor(DECODER, preparation.prepare, pixels)
             image = to_unit(torch.from_numpy(prepared.copy()))
             images.append(image[None] if image.dim() == 2 else image.movedim(-1, 0))
     return images
@@ -116,10 +118,10 @@ class UploadBudget:
         self.images, self.pixels = self.images - count, self.pixels - pixels
 
 
-def _decode(data: bytes, preparation: Preparation, budget: UploadBudget) -> list[Pixels]:
+def decode_file(data: bytes, preparation: Preparation, budget: UploadBudget) -> list[Pixels]:
     """The pictures in a file."""
     try:
-        if data.startswith(b"PK"):
+        if data.startswith(NPZ):
             return _from_npz(data, budget)
         budget.spend((1, 1, count_pixels(data)))
         return [decode(data, channels=preparation.channels, background=preparation.background)]

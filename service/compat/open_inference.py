@@ -131,7 +131,7 @@ class RepositoryIndex(Parameters):
 async def repository_index(request: Request) -> list[dict[str, Any]]:
     """All models, and those whose weights do not load. A model that requests load when they need it is ready."""
     service: AppContext = request.app.state.service
-    parameters, _ = await parsing.read(request, RepositoryIndex)
+    parameters, _ = await parsing.read(request, RepositoryIndex, max_files=0)
     index = [
         {"name": model.name, "version": model.version, "state": _state(service, model), "reason": ""}
         for model in service.catalog.models.values()

@@ -1,8 +1,8 @@
 """/v1: OpenAI's images API, for clients written for it.
 
 A prompt that names a class of the model ("seven", "a pizza") generates that class; a prompt that asks for any ("any",
-or nothing) generates any. `seed`, `first`, `num_inference_steps` and `guidance_scale` are extensions, sent with
-`extra_body` of OpenAI's client.
+or nothing) generates any. `seed`, `first`, `num_inference_steps`, `guidance_scale` and, for edits, `strength` are
+extensions, sent with `extra_body` of OpenAI's client.
 """
 
 import base64
@@ -23,6 +23,7 @@ from service.api import openapi_schema, parsing, responses
 from service.api.awaiting import AwaitedGeneration
 from service.api.context import AppContext
 from service.api.responses import ImageStream
+from service.api.uploading import read_images, read_masked_image
 from service.codecs import streams
 from service.codecs.formats import EVENTS
 from service.codecs.png import Images
@@ -30,9 +31,9 @@ from service.compat.prompts import labels_in
 from service.engine.catalog import Model
 from service.engine.request import Ticket
 from service.errors import InvalidParameter, NotFound, Problem
-from service.generation.parameters import Generate, Parameters, Seed, validate
-from service.generation.plan import plan_generation, with_previews
-from service.generation.selection import choose_model, default_models, find_model
+from service.generation.parameters import Generate, Inpaint, Parameters, Seed, Vary, validate
+from service.generation.plan import GenerationPlan, plan_edit, plan_generation, with_previews
+from service.generation.selection import choose_model, default_models, find_editor, find_model
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
@@ -42,7 +43,7 @@ MAX_PIXELS = 2**28
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {"png": {}, "webp": {"lossless": True}, "jpeg": {"quality": 95}}
 
 
-CONTENTS = "of OpenAI's API, this service has /v1/models and /v1/images/generations; it does not edit or vary images"
+CONTENTS = "of OpenAI's API, this service has /v1/models, /v1/images/generations and /v1/images/edits"
 ADD_PREFIX = "OpenAI's API is at /v1 of this service: add /v1 to the client's base_url"
 
 OutputFormat = Literal["png", "webp", "jpeg"]
@@ -75,6 +76,13 @@ class Generations(Parameters):
     user: Any = None
 
 
+class Edits(Generations):
+    """Parameters of /v1/images/edits, beside the uploaded image and mask: OpenAI's and our extensions."""
+
+    strength: float | None = Field(None, description="As for /vary, or with a mask as for /inpaint.")
+    input_fidelity: Any = Field(None, description="Accepted without effect.")
+
+
 class ImageFile(Generate):
     """Parameters of /v1/images/file: those of /generate for one image, and how it is sent."""
 
@@ -87,6 +95,10 @@ DOCUMENTED: dict[str, Any] = {
         "required": True,
         "content": {"application/json": {"schema": openapi_schema.json_body(Generations)}},
     },
+    "responses": {"200": {"content": {EVENTS.media_type: {}}}},
+}
+DOCUMENTED_EDITS: dict[str, Any] = {
+    "requestBody": openapi_schema.body(Edits, {"image": False, "mask": False}),
     "responses": {"200": {"content": {EVENTS.media_type: {}}}},
 }
 DOCUMENTED_FILE: dict[str, Any] = {
@@ -119,34 +131,40 @@ async def generations(request: Request) -> Response:
     if body.stream and body.response_format == "url":
         raise InvalidParameter("response_format: a stream carries b64_json; leave it out, or do not stream")
     labels = labels_in(body.prompt, _prompted_model(service, body.model))
-    values = {
-        "model": body.model, "label": labels, "n": body.n, "seed": body.seed, "first": body.first,
-        "steps": body.num_inference_steps, "guidance": body.guidance_scale,
-    }  # fmt: skip
-    parameters = validate(Generate, values)
+    parameters = validate(Generate, _native(body, body.model, labels))
     chosen = choose_model(service.catalog, service.settings, parameters)
-    size = parse_size(body.size, chosen)
-    if body.n * size[0] * size[1] > MAX_PIXELS:
-        raise InvalidParameter(f"n: at most {MAX_PIXELS // (size[0] * size[1])} images of this size")
+    encoder = _encoder(body, chosen)
     plan = plan_generation(parameters, chosen, "png", service.settings.max_images, service.new_seed)
-    encoder = OpenAIEncoder(size, body.output_format)
     if body.response_format == "url":
         parameters = parameters.model_copy(update={"seed": plan.seed})
         data = [{"url": _file_url(request, parameters, chosen, i, body)} for i in range(body.n)]
         return JSONResponse(encoder.document(data, plan.seed))
-    if body.stream:
-        engine_request = with_previews(plan.request) if body.partial_images else plan.request
-        engine_request, chosen = await service.load(engine_request, chosen, request)
-        pending = service.pending(engine_request, chosen, request, seed=plan.seed)
-        return PartialImageStream(pending, encoder, body.partial_images)
-    result = (await service.generate(plan.request, chosen, request, seed=plan.seed)).result()
+    return await _respond(request, body, plan, encoder)
 
-    def encode() -> bytes:
-        data = [{"b64_json": encoder.base64(image)} for image in result.images]
-        return json.dumps(encoder.document(data, plan.seed)).encode()
 
-    content = await responses.encode(request, encode, encoder.size_in_images(len(result.images)))
-    return Response(content, media_type="application/json")
+@router.post("/images/edits", openapi_extra=DOCUMENTED_EDITS)
+async def edits(request: Request) -> Response:
+    """Complete the transparent part of an image, or vary an image without one, as the class that the prompt names."""
+    service: AppContext = request.app.state.service
+    names = ("image", "image[]", "mask")  # the official client calls an image in a list `image[]`
+    body, files = await parsing.read_uploads(request, Edits, names, 3)
+    if body.response_format == "url":
+        raise InvalidParameter("response_format: no URL holds an edited image; leave it out, for b64_json")
+    prompted = _prompted_model(service, body.model)
+    chosen = find_editor(service.catalog, body.model or (prompted.name if prompted else ""))
+    strength = {} if body.strength is None else {"strength": body.strength}
+    values = _native(body, chosen.key, labels_in(body.prompt, chosen)) | strength
+    parameters: Vary = validate(Inpaint, values)
+    images, settings = files["image"] + files["image[]"], service.settings
+    image, mask = await read_masked_image(
+        images, files["mask"], chosen, parameters, settings, white=False
+    ) or (None, None)  # fmt: skip
+    if image is None:
+        parameters = validate(Vary, values)
+        (image,) = await read_images(images, chosen, parameters, settings, max_images=1)
+    encoder = _encoder(body, chosen, "image_edit")
+    plan = plan_edit(parameters, chosen, "png", image, mask, settings.max_images, service.new_seed)
+    return await _respond(request, body, plan, encoder)
 
 
 @router.get("/images/file", tags=["generate"], response_class=Response, openapi_extra=DOCUMENTED_FILE)
@@ -185,6 +203,40 @@ def error(problem: Problem) -> tuple[int, dict[str, Any]]:
     return status, {
         "error": {"message": problem.detail, "type": kind, "param": errors[0].get("parameter"), "code": code}
     }
+
+
+def _native(body: Generations, model: str | None, labels: list[str]) -> dict[str, Any]:
+    """The parameters of this service for those of a request."""
+    return {
+        "model": model, "label": labels, "n": body.n, "seed": body.seed, "first": body.first,
+        "steps": body.num_inference_steps, "guidance": body.guidance_scale,
+    }  # fmt: skip
+
+
+def _encoder(body: Generations, model: Model, operation: str = "image_generation") -> "OpenAIEncoder":
+    """The encoder of the requested images. Raises InvalidParameter if they are too large."""
+    size = parse_size(body.size, model)
+    if body.n * size[0] * size[1] > MAX_PIXELS:
+        raise InvalidParameter(f"n: at most {MAX_PIXELS // (size[0] * size[1])} images of this size")
+    return OpenAIEncoder(size, body.output_format, operation)
+
+
+async def _respond(request: Request, body: Generations, plan: GenerationPlan, encoder: "OpenAIEncoder") -> Response:
+    """Run a plan, and respond with the images in base64 or as a stream."""
+    service: AppContext = request.app.state.service
+    if body.stream:
+        engine_request = with_previews(plan.request) if body.partial_images else plan.request
+        engine_request, model = await service.load(engine_request, plan.model, request)
+        pending = service.pending(engine_request, model, request, seed=plan.seed)
+        return PartialImageStream(pending, encoder, body.partial_images)
+    result = (await service.generate(plan.request, plan.model, request, seed=plan.seed)).result()
+
+    def encode() -> bytes:
+        data = [{"b64_json": encoder.base64(image)} for image in result.images]
+        return json.dumps(encoder.document(data, plan.seed)).encode()
+
+    content = await responses.encode(request, encode, encoder.size_in_images(len(result.images)))
+    return Response(content, media_type="application/json")
 
 
 def _prompted_model(service: AppContext, name: str | None) -> Model | None:
@@ -232,8 +284,9 @@ def enlarge(image: Images, size: tuple[int, int]) -> Image.Image:
 class OpenAIEncoder:
     """Encodes images as this API does, enlarged to `size`. It is a StreamEncoder too."""
 
-    def __init__(self, size: tuple[int, int], format_: str) -> None:
-        self.size, self.format = size, format_
+    def __init__(self, size: tuple[int, int], format_: str, operation: str = "image_generation") -> None:
+        """`operation` is the first part of the names of events."""
+        self.size, self.format, self.operation = size, format_, operation
         self.metadata = {"created_at": int(time.time()), "size": f"{size[0]}x{size[1]}", "output_format": format_,
                          "quality": "auto", "background": "opaque"}  # fmt: skip
 
@@ -257,7 +310,7 @@ class OpenAIEncoder:
 
     def event(self, kind: str, image: Images, **fields: Any) -> bytes:
         """A server-sent event with an image."""
-        name = f"image_generation.{kind}"
+        name = f"{self.operation}.{kind}"
         return streams.event(name, {"type": name, **self.metadata, "b64_json": self.base64(image), **fields})
 
     def begin(self) -> bytes:

@@ -182,6 +182,7 @@ class Model:
             "defaults": {name: values["default"] for name, values in takes.items() if "default" in values},
             "caveat": self.manifest.caveat,
             "encodes": family.encodes,
+            "edits": family.edits,
             "code_shape": self.code_shape,
         }
 

@@ -41,6 +41,22 @@ class Sample(NamedTuple):
     """Spherical interpolation, as noise is concentrated on a sphere (White 2016, arXiv 1609.04468); else linear."""
 
 
+class Edit(NamedTuple):
+    """An image that a request's chains start from or complete; for families with `edits`."""
+
+    image: Tensor
+    """[C, H, W] float32 in [-1, 1]."""
+    strength: float
+    """The share of the chain that runs, in (0, 1]: how much noise the image gets (SDEdit, Meng et al. 2022)."""
+    mask: Tensor | None = None
+    """[1, H, W] bool: the pixels to generate; the others keep the image's values. None: all."""
+
+    @property
+    def start(self) -> Tensor:
+        """The image [C, H, W] that gets noise. At strength 1 it has nothing of the pixels to generate."""
+        return self.image if self.mask is None or self.strength < 1 else self.image * ~self.mask
+
+
 class Request(NamedTuple):
     """Images of one model with one schedule."""
 
@@ -53,6 +69,7 @@ class Request(NamedTuple):
     """Steps from an image to the initial state."""
     codes_only: bool = False
     """Whether the result is the initial states instead of images."""
+    edit: Edit | None = None
     priority: Priority = "interactive"
     timeout: float | None = None
     """Seconds from acceptance to the deadline."""

@@ -21,7 +21,7 @@ from models.base import Family, Rows
 from models.pixels import to_pixels
 from service.engine.graphs import CudaGraphs, Tensors, cuda_recorder
 from service.engine.interpolation import slerp
-from service.engine.request import ANY_LABEL, Request, Sample, StartState
+from service.engine.request import ANY_LABEL, Edit, Request, Sample, StartState
 
 
 class BatchTooLarge(Exception):
@@ -50,6 +50,8 @@ class Row:
     """The number of steps of the inversion."""
     codes_only: bool = False
     """Whether the row is finished after the inversion."""
+    edit: Edit | None = None
+    """The image that the row starts from or completes, on the device."""
     batch: Batch | None = None
     """The batch that holds its state; None before its first step."""
     index: int = 0
@@ -61,6 +63,17 @@ class Row:
     def total_steps(self) -> int:
         """The number of steps until the row is finished."""
         return self.inversion_steps if self.codes_only else len(self.schedule)
+
+    @property
+    def completes(self) -> bool:
+        """Whether the row keeps a part of an image."""
+        return self.edit is not None and self.edit.mask is not None
+
+    @property
+    def noise_key(self) -> tuple[int, int, int]:
+        """Seed, index and step of the noise of the next step; inversions have none."""
+        start = self.sample.start
+        return start.seed, start.index, max(0, self.step - self.inversion_steps) + 1
 
     @property
     def next_guidance(self) -> float:
@@ -89,11 +102,13 @@ class Runner:
 
     def rows(self, request: Request) -> list[Row]:
         """The rows of a request, before their first step."""
-        schedule = self.schedule(request.steps, request.sampler)
+        strength = 1.0 if request.edit is None else request.edit.strength
+        schedule = self.schedule(round(request.steps / strength), request.sampler)[-request.steps :]
         if request.inversion_steps:
             schedule = np.concatenate((self.inversion_schedule, schedule))
+        edit = None if request.edit is None else self._send_edit(request.edit)
         return [
-            Row(sample, schedule, request.guidance, request.inversion_steps, request.codes_only)
+            Row(sample, schedule, request.guidance, request.inversion_steps, request.codes_only, edit)
             for sample in request.samples
         ]
 
@@ -220,6 +235,11 @@ class Runner:
             return numbers.to(self.device)
         return numbers.pin_memory().to(self.device, non_blocking=True)  # the GPU reads pinned memory asynchronously
 
+    def _send_edit(self, edit: Edit) -> Edit:
+        """Copy the tensors of an edit to the device, once for all rows of its request."""
+        mask = None if edit.mask is None else edit.mask.to(self.device)
+        return edit._replace(image=edit.image.to(self.device), mask=mask)
+
     def _receive(self, *tensors: Tensor) -> list[NDArray[Any]]:
         """Copy tensors to NumPy arrays."""
         asynchronous = self.device.type == "cuda"
@@ -256,8 +276,21 @@ class Runner:
                 weight = torch.tensor(sample.weight, device=self.device)
                 batch.state[i] = interpolate(batch.state[i], ends.state[k], weight)
                 batch.label[i] = torch.lerp(batch.label[i], ends.label[k], weight)
+        edits = {i: row.edit for i, row in enumerate(rows) if row.edit is not None}
+        if edits:
+            batch = Batch(batch.state.clone(), batch.label)
+            for i, state in zip(edits, self._noised([rows[i] for i in edits]), strict=False):  # states are padded
+                batch.state[i] = state
         for i, row in enumerate(rows):
             row.batch, row.index = batch, i
+
+    def _noised(self, rows: list[Row]) -> Tensor:
+        """The initial states of rows that start from an image."""
+        images = self._stack([row.edit.start for row in rows if row.edit is not None])
+        coefficients = self._send([row.schedule[0] for row in rows], np.float32)
+        numbers = [(row.sample.start.seed, row.sample.start.index, noise.INITIAL_STEP) for row in rows]
+        (states,) = self.call(_noised_states, images, coefficients, *self._send(numbers, np.int64).unbind(1))
+        return states
 
     def _start_states(self, starts: list[tuple[StartState, NDArray[np.float32]]]) -> Batch:
         """The states of `starts`, each with the first line of its schedule."""
@@ -286,25 +319,49 @@ class Runner:
         if not rows:
             return []
         before = self._gather(rows)
-        numbers = [
-            (row.sample.start.seed, row.sample.start.index, max(0, row.step - row.inversion_steps) + 1) for row in rows
-        ]
-        seed, index, step = self._send(numbers, np.int64).unbind(1)
+        seed, index, step = self._send([row.noise_key for row in rows], np.int64).unbind(1)
         coefficients = self._send([row.schedule[row.step] for row in rows], np.float32)
         guidance = self._send([row.next_guidance for row in rows], np.float32)
         (state,) = self.call(_next_states, before.state, before.label, coefficients, guidance, seed, index, step)
-        after = Batch(state, before.label)
         finished = [i for i, row in enumerate(rows) if row.step + 1 == row.total_steps]
+        completing = [i for i, row in enumerate(rows) if row.completes and row.step + 1 < row.total_steps]
+        if completing:
+            state = self._restore_known(rows, completing, before.state, state)
+        after = Batch(state, before.label)
         images: list[NDArray[Any] | None] = [None] * len(rows)
         decoded = [i for i in finished if not rows[i].codes_only]
         for i, image in zip(decoded, self._decode(after.state, decoded), strict=True):
-            images[i] = image
+            images[i] = _restore_pixels(image, rows[i])
         for i in finished:
             if rows[i].codes_only:
                 images[i] = _code(after.state[i])
         for i, row in enumerate(rows):
             row.batch, row.index, row.step = after, i, row.step + 1
         return images
+
+    def _restore_known(self, rows: list[Row], chosen: list[int], before: Tensor, after: Tensor) -> Tensor:
+        """The states `after` a step, where the rows at `chosen` continue from their predicted image with what is known.
+
+        This image gets fresh noise for the time of the next step, as in the inpainting of consistency models (Song et
+        al. 2023, arXiv 2303.01469, Algorithm 4) and PnP-Flow (Martin et al. 2025, arXiv 2410.02423). Fresh noise lets
+        what is generated adapt to what is known, for which RePaint (Lugmayr et al. 2022) repeats steps.
+        """
+        completing = [rows[i] for i in chosen]
+        edits = [(row.edit.image, row.edit.mask) for row in completing if row.edit is not None]
+        (states,) = self.call(
+            _completed_states,
+            self._stack([before[i] for i in chosen]),
+            self._stack([after[i] for i in chosen]),
+            self._send([row.schedule[row.step] for row in completing], np.float32),
+            self._stack([image for image, _ in edits]),
+            self._stack([mask for _, mask in edits if mask is not None]),
+            self._send([row.schedule[row.step + 1] for row in completing], np.float32),
+            *self._send([row.noise_key for row in completing], np.int64).unbind(1),
+        )
+        after = after.clone()
+        for i, state in zip(chosen, states, strict=False):  # states are padded
+            after[i] = state
+        return after
 
     def _decode(self, states: Tensor, indices: list[int]) -> list[NDArray[np.uint8]]:
         """The images of the states at `indices`."""
@@ -331,10 +388,33 @@ def _next_states(family: Family, *inputs: Tensor) -> Tensors:
     return (family.step(Rows(*inputs)),)
 
 
+def _noised_states(
+    family: Family, image: Tensor, coefficients: Tensor, seed: Tensor, index: Tensor, step: Tensor
+) -> Tensors:
+    return (family.noised(image, coefficients, noise.normal(seed, index, step, family.data_shape)),)
+
+
+def _completed_states(
+    family: Family, before: Tensor, after: Tensor, coefficients: Tensor, image: Tensor, mask: Tensor, *next_step: Tensor
+) -> Tensors:
+    """`next_step` has the other inputs of `_noised_states`."""
+    completed = torch.where(mask, family.predicted(before, after, coefficients), image)
+    return _noised_states(family, completed, *next_step)
+
+
 def _decoded_images(family: Family, states: Tensor) -> Tensors:
     """Images uint8 [B, H, W], or [B, H, W, 3] in colour, and whether each was finite [B]."""
     images = family.decode(states)
     return to_pixels(images), images.isfinite().flatten(1).all(1)
+
+
+def _restore_pixels(image: NDArray[np.uint8], row: Row) -> NDArray[np.uint8]:
+    """The finished image of a row, with the known pixels exactly as they were."""
+    if row.edit is None or row.edit.mask is None:
+        return image
+    mask = row.edit.mask[0].cpu().numpy()
+    known = to_pixels(row.edit.image[None])[0].cpu().numpy()
+    return np.where(mask if image.ndim == 2 else mask[..., None], image, known)
 
 
 def batch_sizes(largest: int, *, fine: bool) -> list[int]:

@@ -122,6 +122,31 @@ class Interpolate(_Sampling):
     polarity: Polarity = "auto"
 
 
+class Vary(Generate):
+    """Parameters of /vary, beside the uploaded image."""
+
+    model: str = Field(description="Name of weights that edit images (`edits` in GET /models).")
+    strength: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Share of the chain that runs: how much noise the image gets, so how far the samples may be from "
+        "it. 1 generates without the image.",
+    )
+    polarity: Polarity = "auto"
+
+
+class Inpaint(Vary):
+    """Parameters of /inpaint, beside the uploaded image and mask."""
+
+    strength: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="How much noise the part to complete gets. At 1, what the image has there is without effect.",
+    )
+
+
 class Encode(Parameters):
     """Parameters of /encode and /reconstruct, beside the uploaded images."""
 

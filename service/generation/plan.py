@@ -9,10 +9,13 @@ from torch import Tensor
 
 from models.base import Range
 from service.engine.catalog import Model
-from service.engine.request import ANY_LABEL, NO_LABEL, Request, Sample, StartState
+from service.engine.request import ANY_LABEL, NO_LABEL, Edit, Request, Sample, StartState
 from service.errors import InvalidParameter
 from service.generation.labels import format_label, labels_of
-from service.generation.parameters import Generate, Interpolate
+from service.generation.parameters import Generate, Interpolate, Vary
+
+COMPLETION_STEPS = 20
+"""The least default number of steps for completing an image. Each step adapts what is generated to what is known."""
 
 
 class GenerationPlan(NamedTuple):
@@ -28,6 +31,8 @@ class GenerationPlan(NamedTuple):
     change those defaults."""
     reproducible: bool = True
     """Whether the URL alone reproduces the images; not with uploaded images."""
+    recipe: tuple[dict[str, Any], list[str]] | None = None
+    """Of /generate: the options that the model lets clients choose, and the requested labels."""
 
     @property
     def location(self) -> str:
@@ -36,8 +41,8 @@ class GenerationPlan(NamedTuple):
 
     def metadata(self, root: str) -> dict[str, Any]:
         """What containers say about their images; `root` is the path that the service is mounted at."""
-        reproduce = {"seed": self.seed, "url": root + self.location} if self.reproducible else {}
-        return {"model": self.model.name, **reproduce}
+        reproduce = {"url": root + self.location} if self.reproducible else {}
+        return {"model": self.model.name, "seed": self.seed, **reproduce}
 
     def with_seed(self, seed: int) -> "GenerationPlan":
         """The same plan of /generate with another seed."""
@@ -69,15 +74,16 @@ def plan_generation(
     samples = tuple(Sample(StartState(seed, i, labels[i % len(labels)])) for i in indices)
     options, query = _sampling_options(model, parameters)
     immutable = parameters.model == model.key and all(getattr(parameters, name) is not None for name, _ in query)
+    recipe = (dict(query), [format_label(model, label) for label in named])
     query = [
         ("first", parameters.first),
         ("n", parameters.n),
-        *(("label", format_label(model, label)) for label in named),
+        *(("label", label) for label in recipe[1]),
         *query,
         ("format", format_name),
     ]
     request = _engine_request(model, samples, options, parameters)
-    return GenerationPlan(model, request, _url_parts("/generate", model, query), seed, immutable)
+    return GenerationPlan(model, request, _url_parts("/generate", model, query), seed, immutable, recipe=recipe)
 
 
 def plan_interpolation(
@@ -118,6 +124,41 @@ def plan_interpolation(
     request = _engine_request(model, samples, options, parameters)
     url_parts = _url_parts("/interpolate", model, query)
     return GenerationPlan(model, request, url_parts, seeds[0], immutable, not images)
+
+
+def plan_edit(
+    parameters: Vary,
+    model: Model,
+    format_name: str,
+    image: Tensor,
+    mask: Tensor | None,
+    max_images: int,
+    new_seed: Callable[[], int],
+) -> GenerationPlan:
+    """The plan of samples that start from an image [C, H, W], or complete it where mask [1, H, W] is true.
+
+    A request without labels means none: the seed's would contradict the image. Raises InvalidParameter.
+    """
+    family, values = model.family, dict[str, Any](model=model.key)
+    unlabelled = family.unconditional and not (parameters.label or parameters.digit)
+    if unlabelled and family.guidance is not None and parameters.guidance is None:
+        values["guidance"] = 1.0  # without a label, any other gives the same at twice the cost
+    if mask is not None:
+        if parameters.sampler is not None:
+            raise InvalidParameter("sampler: completing an image has a sampler of its own; leave it out")
+        if parameters.steps is None:
+            values["steps"] = min(max(model.steps, COMPLETION_STEPS), family.steps.maximum)
+    plan = plan_generation(parameters.model_copy(update=values), model, format_name, max_images, new_seed)
+    request, strength = plan.request, parameters.strength
+    if round(request.steps / strength) > family.steps.maximum:
+        least = f"at least {request.steps / family.steps.maximum:g} for {request.steps} steps of {model.name}"
+        raise InvalidParameter(f"strength: {least}; raise it, or request fewer steps")
+    samples = request.samples
+    if unlabelled:
+        samples = tuple(Sample(sample.start._replace(label=NO_LABEL)) for sample in samples)
+    edit = Edit(image, strength, mask) if mask is not None or strength < 1 else None
+    request = request._replace(samples=samples, edit=edit)
+    return plan._replace(request=request, immutable=False, reproducible=False)
 
 
 def with_previews(request: Request) -> Request:

@@ -30,6 +30,15 @@ def find_model(catalog: Catalog, name: str) -> Model:
     raise UnknownModel(f"{reason}; available models: {', '.join(names) or 'none'}", models=names)
 
 
+def find_editor(catalog: Catalog, name: str) -> Model:
+    """The model called `name`. Raises UnknownModel, and InvalidParameter if it does not edit images."""
+    model = find_model(catalog, name)
+    if not model.family.edits:
+        editors = ", ".join(sorted(name for name, model in catalog.models.items() if model.family.edits))
+        raise InvalidParameter(f"model: {model.name} does not edit images; these do: {editors or 'none'}")
+    return model
+
+
 def choose_model(
     catalog: Catalog, settings: Settings, parameters: Generate | Interpolate, *, uploads: bool = False
 ) -> Model:

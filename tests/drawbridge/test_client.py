@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from drawbridge import AsyncClient, Client, ServiceError, Unreachable
 from harness.server import ROOT, Server
@@ -65,6 +67,38 @@ async def test_the_async_client_has_the_same_methods(server: Server) -> None:
         assert "gan" in {model["name"] for model in await client.models()}
         with pytest.raises(ServiceError, match="no model"):
             await client.generate("nope")
+
+
+def test_inpaint_and_vary_take_files_paths_pictures_and_arrays(client: Client, tmp_path: Path) -> None:
+    image = client.generate("cgan", digit=7, seed=4).arrays[0] // 2  # dark enough to be taken for a drawing on black
+    mask = np.zeros((28, 28), bool)
+    mask[:, :14] = True
+    Image.fromarray(image).save(tmp_path / "image.png")
+    path = tmp_path / "image.png"
+    query: dict[str, Any] = {"label": [7, 7], "n": 2, "seed": 1, "steps": 3}
+    samples = client.inpaint("flow", image, mask, **query)
+    assert (samples.arrays[:, :, 14:] == image[:, 14:]).all()
+    assert (samples.arrays[:, :, :14] != image[:, :14]).any()
+    assert (samples.labels.tolist(), samples.seed, samples.url) == ([7, 7], 1, "")
+    assert samples.digest == client.model("flow")["digest"]
+    for picture in (path, str(path), path.read_bytes(), Image.open(path), torch.from_numpy(image)):
+        assert client.inpaint("flow", picture, mask * np.uint8(255), **query).content == samples.content
+        assert len(client.vary("ddpm", picture, strength=0.3, steps=2, seed=2, n=2).arrays) == 2
+    holes = Image.fromarray(np.dstack((image, image, image, (~mask) * np.uint8(255))))
+    assert client.inpaint("flow", holes, **query).content == samples.content
+    assert client.vary("flow", image, format="png", seed=None).content.startswith(b"\x89PNG")
+    with pytest.raises(ServiceError, match="nothing is to be completed"):
+        client.inpaint("flow", image, mask & False)
+
+
+async def test_the_async_client_inpaints_and_varies(server: Server) -> None:
+    image, mask = np.zeros((28, 28), np.uint8), np.eye(28, dtype=bool)
+    query: dict[str, Any] = {"seed": 1, "steps": 2}
+    with Client(server.url) as client:
+        expected = client.inpaint("ddpm", image, mask, **query), client.vary("ddpm", image, **query)
+    async with AsyncClient(server.url) as client:
+        assert await client.inpaint("ddpm", image, mask, **query) == expected[0]
+        assert await client.vary("ddpm", image, **query) == expected[1]
 
 
 def test_a_stream_shows_unfinished_images(client: Client, expected: Callable[..., np.ndarray]) -> None:

@@ -1,6 +1,7 @@
 """`drawbridge draw`."""
 
 import io
+import json
 import os
 import pty
 import subprocess
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drawbridge import terminal
+from drawbridge import read_recipe, terminal
 from drawbridge.cli import main
 from harness.server import ROOT, Server, environment
+from service.codecs.png import png
 
 FOUR = ["cgan", "--digit", "3", "--digit", "5", "-n", "4", "--seed", "6"]
 
@@ -42,6 +44,34 @@ def test_a_file_has_the_bytes_that_the_service_sends(name: str, server: Server, 
     assert content == httpx.get(f"{server.url}/generate", params=query).content
     if not name.lower().endswith(".npz"):
         assert Image.open(io.BytesIO(content)).size == (56, 56)
+
+
+def test_a_png_is_drawn_again_and_options_change_what_they_name(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    four, again, one = (tmp_path / name for name in ("four.png", "again.png", "one.png"))
+    assert main(["draw", *FOUR, "-o", str(four), "--url", server.url]) == 0
+    assert main(["draw", "--like", str(four), "-o", str(again), "--url", server.url]) == 0
+    assert again.read_bytes() == four.read_bytes()
+    assert "again.png: 4 of cgan, seed 6" in capsys.readouterr().err
+    assert main(["draw", "--like", str(four), "-n", "1", "--digit", "9", "-o", str(one), "--url", server.url]) == 0
+    assert read_recipe(one) == {**read_recipe(four), "n": 1, "label": ["9"]}
+
+
+def test_a_png_of_other_weights_is_refused_unless_a_model_is_named(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = {"model": "cgan@0123456789ab", "digest": "0123456789ab" + "0" * 52, "seed": 6, "first": 0, "n": 1}
+    other, new = tmp_path / "other.png", tmp_path / "new.png"
+    other.write_bytes(png(np.zeros((28, 28), np.uint8), json.dumps(recipe).encode()))
+    assert main(["draw", "--like", str(other), "-o", str(new), "--url", server.url]) == 2
+    error = capsys.readouterr().err
+    assert "other.png was drawn with other weights: cgan has no version '0123456789ab'" in error
+    assert f"`drawbridge draw cgan --like {other}` draws it with the weights that are there" in error
+    assert error.count("\n") == 1
+    assert not new.exists()
+    assert main(["draw", "cgan", "--like", str(other), "-o", str(new), "--url", server.url]) == 0
+    assert read_recipe(new)["seed"] == 6
 
 
 def test_a_label_is_a_name_or_a_number(named_server: Server, tmp_path: Path) -> None:
@@ -131,6 +161,9 @@ def read(screen: io.FileIO) -> bytes:
     ("arguments", "message"),
     [
         (["cgan"], "name a file with -o"),
+        (["-o", "x.png"], "name a model, such as cgan, or a PNG with --like"),
+        (["--like", "nowhere.png", "-o", "x.png"], "No such file"),
+        (["--like", __file__, "-o", "x.png"], "is not a PNG; only PNGs hold a recipe"),
         (["cgan", "-o", "x.bmp"], "must end in .png"),
         (["cgan", "-o", "x"], "must end in .png"),
         (["nope", "-o", "x.png"], "no model 'nope'; available models: acgan"),

@@ -141,6 +141,23 @@ class TestEveryFamily:
         assert family.encode(x, label).shape == family.initial_state(seed, index, label, coefficients).shape
 
     @torch.inference_mode()
+    def test_edits_or_raises_an_error(self, family):
+        seed, index, label = inputs(family)
+        x, eps = (torch.rand(COUNT, *family.data_shape) * 2 - 1 for _ in range(2))
+        coefficients = family.schedule(few_steps(family))[-1].expand(COUNT, -1)
+        before = family.initial_state(seed, index, label, coefficients)
+        after = family.step(Rows(before, label, coefficients, torch.ones(COUNT), seed, index, torch.ones_like(seed)))
+        if not family.edits:
+            with pytest.raises(NotImplementedError, match=family.name):
+                family.noised(x, coefficients, eps)
+            with pytest.raises(NotImplementedError, match=family.name):
+                family.predicted(before, after, coefficients)
+            return
+        assert family.noised(x, coefficients, eps).shape == before.shape
+        predicted = family.predicted(before, after, coefficients)
+        torch.testing.assert_close(predicted, family.decode(after), atol=1e-4, rtol=0)  # the last step ends there
+
+    @torch.inference_mode()
     def test_has_a_likelihood_or_raises_an_error(self, family):
         _, _, label = inputs(family)
         x = torch.rand(COUNT, *family.data_shape) * 2 - 1
@@ -192,6 +209,9 @@ class TestEveryFamily:
             state = served.initial_state(seed, index, label, coefficients)
             state = served.step(Rows(state, label, coefficients, guidance, seed, index, step))
             assert served.decode(state).shape == (COUNT, *family.data_shape)
+            if family.edits:
+                predicted = served.predicted(state, state, coefficients)
+                assert served.noised(predicted, coefficients, predicted).shape == state.shape
 
     def test_weights_omit_training_only_submodules(self, family):
         for module in family.training_only:

@@ -1,5 +1,6 @@
 """Diffusion against closed forms."""
 
+import itertools
 import math
 
 import pytest
@@ -79,6 +80,23 @@ def test_the_second_order_sampler_is_more_accurate_than_the_first_order_one(ddpm
     limit = sample(ddpm, *rows, steps=1000, sampler="ddim")
     first, second = (sample(ddpm, *rows, steps=15, sampler=name) for name in ("ddim", "dpm++2m"))
     assert (second - limit).abs().mean() < 0.5 * (first - limit).abs().mean()
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++2m"])
+@torch.inference_mode()
+def test_noised_data_are_the_states_of_chains_that_lead_to_them(ddpm, sampler):
+    x = torch.rand(4, 1, 28, 28) * 2 - 1
+    eps, label = torch.randn(4, 1, 28, 28), torch.zeros(4, 10)
+    ddpm.unet.forward = lambda *_: x
+    ones, zero = torch.ones(4), torch.zeros(4, dtype=torch.int64)
+    schedule = ddpm.schedule(9, sampler)
+    state = ddpm.noised(x, schedule[:1].expand(4, -1), eps)
+    for line, following in itertools.pairwise(schedule):
+        coefficients = line.expand(4, -1)
+        after = ddpm.step(Rows(state, label, coefficients, ones, zero, zero, zero))
+        assert torch.equal(ddpm.predicted(state, after, coefficients), x)
+        torch.testing.assert_close(after, ddpm.noised(x, following.expand(4, -1), eps), atol=1e-5, rtol=0)
+        state = after
 
 
 @torch.inference_mode()

@@ -79,6 +79,29 @@ def test_every_call_of_the_net_is_at_the_state_of_its_time(flow, sampler, steps)
         torch.testing.assert_close(x, torch.lerp(eps, torch.full_like(eps, 0.25), t))
 
 
+@pytest.mark.parametrize("sampler", ["heun", "euler"])
+@torch.inference_mode()
+def test_noised_data_are_the_states_of_chains_that_lead_to_them(flow, sampler):
+    class Straight(nn.Module):
+        def forward(self, x, time, label):
+            return torch.full_like(x, 0.25)
+
+    flow.unet = Straight()
+    eps, x, label = torch.randn(4, 1, 28, 28), torch.full((4, 1, 28, 28), 0.25), torch.zeros(4, 10)
+    ones, zero = torch.ones(4), torch.zeros(4, dtype=torch.int64)
+    state = torch.cat((eps, eps), dim=1)
+    for k, line in enumerate(flow.schedule(9, sampler)):
+        coefficients = line.expand(4, -1)
+        noised = flow.noised(x, coefficients, eps)
+        torch.testing.assert_close(noised[:, :1], state[:, :1])
+        if line[2] == 0:  # the step continues from the memory
+            torch.testing.assert_close(noised, state)
+        after = flow.step(Rows(state, label, coefficients, ones, zero, zero, zero))
+        torch.testing.assert_close(flow.predicted(state, after, coefficients), x, atol=1e-5, rtol=0)
+        assert k or torch.equal(noised[:, :1], eps), "a chain starts at noise alone"
+        state = after
+
+
 class LabelPlus(nn.Module):
     """Predicts 0.1 without a label, and 0.3 with one."""
 

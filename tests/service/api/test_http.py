@@ -45,7 +45,16 @@ async def connect(app: Application, *, direct: bool = True, **options: Any) -> A
 
 # -- bodies without a Content-Type, bodies of GET, encoded bodies ------------------------------------------------------
 
-POST_ROUTES = ("/generate", "/interpolate", "/encode", "/decode", "/reconstruct", "/v1/images/generations")
+POST_ROUTES = (
+    "/generate",
+    "/interpolate",
+    "/encode",
+    "/decode",
+    "/reconstruct",
+    "/inpaint",
+    "/vary",
+    "/v1/images/generations",
+)
 GET_ROUTES = (
     "/", "/docs", "/models", "/models/gan", "/livez", "/readyz", "/metrics", "/generate?model=gan",
     "/interpolate?model=gan&seed=1&seed=2", "/v1/models", "/v1/models/gan", "/v2", "/v2/health/ready",

@@ -144,7 +144,7 @@ async def test_the_api_reference_loads_nothing_from_other_hosts(client: httpx.As
 
 async def test_the_openapi_document_has_every_path_and_parameter(client: httpx.AsyncClient) -> None:
     paths = (await client.get("/openapi.json")).json()["paths"]
-    images = {"/decode", "/encode", "/generate", "/interpolate", "/reconstruct"}
+    images = {"/decode", "/encode", "/generate", "/inpaint", "/interpolate", "/reconstruct", "/vary"}
     native = {path for path in paths if not path.startswith(("/v1", "/v2"))}
     assert native == images | {"/livez", "/metrics", "/models", "/models/{name}", "/readyz"}
     assert {"/v1/images/generations", "/v2/models/{name}/infer"} <= set(paths)
@@ -160,7 +160,7 @@ async def test_the_openapi_document_has_bodies_and_problems(client: httpx.AsyncC
     document = (await client.get("/openapi.json")).json()
     assert "HTTPValidationError" not in str(document), "the service never sends FastAPI's own errors"
     paths = document["paths"]
-    for path, media_types in {"/generate": 1, "/interpolate": 2, "/encode": 2, "/decode": 1}.items():
+    for path, media_types in {"/generate": 1, "/interpolate": 2, "/encode": 2, "/decode": 1, "/inpaint": 2}.items():
         operation = paths[path]["post"]
         assert len(operation["requestBody"]["content"]) == media_types
         assert {"401", "404", "406", "413", "415", "422", "429", "503", "504"} <= operation["responses"].keys()

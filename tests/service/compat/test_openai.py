@@ -288,6 +288,92 @@ def test_a_stream_of_urls_is_refused(client: openai.OpenAI) -> None:
         client.images.generate(model="gan", prompt="any", response_format="url", stream=True)
 
 
+# -- edits -------------------------------------------------------------------------------------------------------------
+
+EDITED = np.zeros((28, 28), np.uint8)
+EDITED[4:24, 12:16] = 255
+UPPER = np.zeros((28, 28), np.uint8)
+UPPER[:14] = 255
+
+
+def png(*channels: np.ndarray) -> bytes:
+    """A PNG file of a grey image, or of the channels red, green, blue and alpha."""
+    buffer = io.BytesIO()
+    Image.fromarray(channels[0] if len(channels) == 1 else np.dstack(channels)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+WHITE_MASK = png(UPPER | 255, UPPER | 255, UPPER | 255, 255 - UPPER)
+"""A white picture, whose upper half is transparent."""
+
+
+def native_edit(server: Server, path: str, **query: Any) -> np.ndarray:
+    """The images of the native API."""
+    files = {"image": png(EDITED), **({"mask": png(UPPER)} if path == "inpaint" else {})}
+    response = httpx.post(f"{server.url}/{path}", params={**query, "format": "npz"}, files=files, timeout=30)
+    return arrays(response)["images"]
+
+
+def images_of(response: Any) -> list[np.ndarray]:
+    """The images of a response."""
+    return [np.asarray(decode(base64.b64decode(item.b64_json))) for item in response.data]
+
+
+def test_the_transparent_part_of_the_mask_is_edited(client: openai.OpenAI, server: Server) -> None:
+    extensions = {"seed": 5, "num_inference_steps": 3, "guidance_scale": 2.0}
+    response = client.images.edit(
+        model="flow", image=png(EDITED), mask=WHITE_MASK, prompt="seven", n=2, size="56x56", extra_body=extensions
+    )
+    expected = native_edit(server, "inpaint", model="flow", label=7, n=2, seed=5, steps=3, guidance=2.0)
+    assert all(np.array_equal(a[::2, ::2], b) for a, b in zip(images_of(response), expected, strict=True))
+    assert (expected[:, 14:] == EDITED[14:]).all()
+
+
+def test_without_a_mask_the_image_s_transparent_part_is_edited_or_all_of_it(
+    client: openai.OpenAI, server: Server
+) -> None:
+    holes = png(EDITED, EDITED, EDITED, 255 - UPPER)
+    (image,) = images_of(client.images.edit(model="ddpm", image=holes, prompt="any", extra_body={"seed": 5}))
+    assert np.array_equal(image, native_edit(server, "inpaint", model="ddpm", seed=5)[0])
+    for image_or_list in (png(EDITED), [png(EDITED)]):
+        (image,) = images_of(
+            client.images.edit(model="ddpm", image=image_or_list, prompt="a 4", extra_body={"seed": 5, "strength": 0.7})
+        )
+        assert np.array_equal(image, native_edit(server, "vary", model="ddpm", label=4, seed=5, strength=0.7)[0])
+
+
+def test_edits_are_streamed_as_openai_names_their_events(client: openai.OpenAI, server: Server) -> None:
+    extensions = {"seed": 3, "num_inference_steps": 6}
+    stream = client.images.edit(
+        model="ddpm", image=png(EDITED), mask=WHITE_MASK, prompt="3", stream=True, partial_images=1,
+        extra_body=extensions,
+    )  # fmt: skip
+    partial, completed = stream
+    assert (partial.type, completed.type) == ("image_edit.partial_image", "image_edit.completed")
+    image = np.asarray(decode(base64.b64decode(completed.b64_json)))
+    assert np.array_equal(image, native_edit(server, "inpaint", model="ddpm", label=3, seed=3, steps=6)[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "cgan"}, "cgan does not edit images; these do: ddpm, flow"),
+        ({"model": openai.omit}, "cgan does not edit images; these do: ddpm, flow"),
+        ({"mask": png(UPPER)}, "mask: it has no transparent pixels"),
+        ({"image": [png(EDITED), png(EDITED)]}, "image: send one image"),
+        ({"image": b"x"}, "image: the file is not a readable PNG"),
+        ({"prompt": "a red sports car"}, "name one digit from 0 to 9"),
+        ({"response_format": "url"}, "response_format: no URL holds an edited image"),
+        ({"size": "9x9"}, "size: auto, or WIDTHxHEIGHT"),
+        ({"extra_body": {"strength": 2}}, "strength: Input should be less than or equal to 1"),
+    ],
+)
+def test_edits_that_cannot_be_made_say_why(client: openai.OpenAI, options: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"model": "flow", "image": png(EDITED), "mask": WHITE_MASK, "prompt": "any", **options}
+    with pytest.raises(openai.BadRequestError, match=message):
+        client.images.edit(**given)
+
+
 # -- what is not there -------------------------------------------------------------------------------------------------
 
 
@@ -304,13 +390,12 @@ def test_a_base_url_without_v1_is_told_to_add_it(server: Server) -> None:
     assert "models" in httpx.get(f"{server.url}/models", timeout=30).json()
 
 
-def test_edits_and_variations_say_that_they_are_not_there(client: openai.OpenAI) -> None:
+def test_variations_say_that_they_are_not_there(client: openai.OpenAI) -> None:
     for call in (
-        lambda: client.images.edit(image=b"x", prompt="7"),
         lambda: client.images.create_variation(image=b"x"),
         lambda: client.chat.completions.create(model="cgan", messages=[]),
     ):
-        with pytest.raises(openai.NotFoundError, match="it does not edit or vary images") as raised:
+        with pytest.raises(openai.NotFoundError, match="this service has /v1/models") as raised:
             call()
         body: Any = raised.value.body
         assert (body["type"], body["code"]) == ("not_found_error", "not_found")

@@ -8,8 +8,9 @@ import torch
 
 from models import families
 from models.base import invert
+from models.pixels import to_uint8
 from service.engine.interpolation import slerp
-from service.engine.request import NO_LABEL, Request, Sample, StartState
+from service.engine.request import NO_LABEL, Edit, Request, Sample, StartState
 from service.engine.runner import Runner
 from tests.conftest import small
 
@@ -111,6 +112,91 @@ def test_inversion_and_sampling_share_batches_without_changing_the_results(name:
     assert [results[id(row)].tobytes() for row in reconstructed] == expected
     expected = generate(runner, [Sample(StartState(5, 0))], steps, guidance)
     assert [results[id(sampled[0])].tobytes()] == expected
+
+
+EDITORS = [name for name in families.names() if small(name).edits]
+HALF = torch.zeros(1, 28, 28, dtype=torch.bool)
+HALF[:, :14] = True
+KNOWN = (~HALF).expand(1, 28, 28).numpy()[0]
+
+
+def picture() -> torch.Tensor:
+    """An image [1, 28, 28] whose values are those of bytes."""
+    return torch.randint(0, 256, (1, 28, 28), generator=torch.Generator().manual_seed(0)).float() / 127.5 - 1
+
+
+def edited(runner: Runner, edit: Edit | None, count: int = 4, steps: int = 6, **options: Any) -> np.ndarray:
+    """The images [count, 28, 28] of an edit."""
+    images = generate(runner, [Sample(StartState(3, i, 5)) for i in range(count)], steps, edit=edit, **options)
+    return np.stack([np.frombuffer(image, np.uint8).reshape(28, 28) for image in images])
+
+
+@pytest.fixture(scope="module", params=EDITORS)
+def editor(request: pytest.FixtureRequest) -> Runner:
+    """A warm runner of each family that edits images."""
+    return warm_runner(request.param)
+
+
+def test_diffusion_and_flow_edit_images() -> None:
+    assert EDITORS == ["ddpm", "flow"]
+
+
+def test_known_pixels_stay_exactly_and_the_others_differ(editor: Runner) -> None:
+    image = picture()
+    for strength in (1.0, 0.5):
+        images = edited(editor, Edit(image, strength, HALF))
+        assert (images[:, KNOWN] == to_uint8(image)[0].numpy()[KNOWN]).all()
+        assert len(np.unique(images[:, ~KNOWN], axis=0)) == 4
+
+
+def test_what_is_to_be_completed_depends_on_the_known_pixels_alone(editor: Runner) -> None:
+    image = picture()
+    images = edited(editor, Edit(image, 1.0, HALF))
+    hidden_changed = torch.where(HALF, -image, image)
+    assert np.array_equal(edited(editor, Edit(hidden_changed, 1.0, HALF)), images)
+    assert not np.array_equal(edited(editor, Edit(hidden_changed, 0.5, HALF)), edited(editor, Edit(image, 0.5, HALF)))
+    known_changed = torch.where(HALF, image, -image)
+    assert not np.array_equal(edited(editor, Edit(known_changed, 1.0, HALF))[:, ~KNOWN], images[:, ~KNOWN])
+
+
+def test_the_sampler_of_a_completion_differs_from_that_of_a_sample(editor: Runner) -> None:
+    # With everything but one pixel to generate, only the chain differs.
+    mask = torch.ones_like(HALF)
+    mask[0, 0, 0] = False
+    assert not np.array_equal(edited(editor, Edit(picture(), 1.0, mask)), edited(editor, None))
+
+
+def test_a_completion_ignores_the_noise_and_the_memory_of_samplers(editor: Runner) -> None:
+    if "ddim" in editor.family.samplers:
+        images = [edited(editor, Edit(picture(), 1.0, HALF), sampler=name) for name in editor.family.samplers]
+        assert all(np.array_equal(images[0], other) for other in images)
+
+
+def test_strength_is_the_share_of_the_chain_that_runs(editor: Runner) -> None:
+    request = Request("m", (Sample(StartState(3, 0)),), 4, edit=Edit(picture(), 0.4))
+    (row,) = editor.rows(request)
+    assert np.array_equal(row.schedule, editor.schedule(10, None)[-4:])
+    assert request.steps_per_row == 4
+
+
+def test_edits_have_the_same_bytes_alone_and_beside_other_rows(editor: Runner) -> None:
+    edits: list[tuple[Edit | None, dict[str, Any]]] = [
+        (Edit(picture(), 1.0, HALF), {}),
+        (None, {}),
+        (Edit(picture().flip(1), 0.6), {"guidance": 2.0}),
+        (Edit(picture().flip(2), 0.7, ~HALF), {"guidance": 3.0}),
+    ]
+    alone = [edited(editor, edit, 3, **options) for edit, options in edits]
+    samples = tuple(Sample(StartState(3, i, 5)) for i in range(3))
+    rows = [row for edit, options in edits for row in editor.rows(Request("m", samples, 6, edit=edit, **options))]
+    order = np.random.default_rng(0).permutation(len(rows))
+    results: dict[int, np.ndarray] = {}
+    for start in (0, 5):  # some rows are behind the others
+        for _ in range(2):
+            results |= zip(order[start:], editor.advance([rows[i] for i in order[start:]]), strict=True)
+    while waiting := [i for i in order if results.get(i) is None]:
+        results |= zip(waiting, editor.advance([rows[i] for i in waiting]), strict=True)
+    assert np.array_equal(np.stack([results[i] for i in range(12)]).reshape(4, 3, 28, 28), np.stack(alone))
 
 
 def test_a_code_that_is_not_finite_does_not_advance_other_rows() -> None:
