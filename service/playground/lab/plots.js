@@ -1,0 +1,146 @@
+// Plots of curves over the updates: one small plot for each curve, with a line for each experiment.
+
+import { make } from "../page.js";
+import { colours } from "./colours.js";
+import { prepare } from "./surface.js";
+
+const MARGIN = { left: 40, right: 8, top: 6, bottom: 18 };
+const DASHES = [[], [5, 3]]; // of the first and the second experiment
+
+/** A value as text: three significant digits, with a typographic minus. */
+export const format = (value) => (Number.isFinite(value) ? String(Number(value.toPrecision(3))).replace("-", "−") : "–");
+
+/** The ticks of an axis from `low` to `high`: about `count` round numbers (1, 2 or 5 times a power of ten apart). */
+export function ticks(low, high, count) {
+  const raw = (high - low) / count;
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 5, 10].find((factor) => factor * power >= raw) * power;
+  const first = Math.ceil(low / step - 1e-9);
+  return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12)));
+}
+
+/** The plots of the curves of experiments, in `element`. `onSeek(update)` is called when the user chooses a point in time. */
+export class Plots {
+  element = make("div", { className: "plots" });
+  #plots = new Map();
+
+  constructor(onSeek) {
+    this.onSeek = onSeek;
+  }
+
+  /** Draw the curves of the experiments, and a cursor at `update`. `titles` names each experiment. */
+  draw(experiments, titles, update, furthest) {
+    const names = [...new Set(experiments.flatMap(({ curves }) => curves.names))];
+    if (names.join() !== [...this.#plots.keys()].join()) this.#build(names);
+    const range = Math.max(1, furthest);
+    for (const [name, { canvas, values }] of this.#plots) {
+      const lines = experiments.map(({ curves }, index) => ({ ...curves.get(name), index, value: curves.at(name, update) }))
+        .filter(({ updates }) => updates);
+      const shown = lines.map(({ index, value }) => `${experiments.length > 1 ? `${titles[index]} ` : ""}${format(value)}`);
+      values.replaceChildren(...shown.map((text, i) => make("span", { className: `run-${lines[i].index}`, textContent: text })));
+      canvas.setAttribute("aria-label", `${name} by update: ${shown.join(", ")} at update ${update}`);
+      drawPlot(canvas, lines, update, range);
+    }
+  }
+
+  /** Forget the curves of the experiments before. */
+  clear() {
+    this.#build([]);
+  }
+
+  #build(names) {
+    this.#plots = new Map(names.map((name) => {
+      const canvas = make("canvas", { role: "img" }), values = make("span", { className: "values" });
+      return [name, { canvas, values, element: make("figure", {}, make("figcaption", {}, make("b", { textContent: name }), values), canvas) }];
+    }));
+    for (const { canvas } of this.#plots.values()) {
+      const seek = ({ clientX }) => {
+        const box = canvas.getBoundingClientRect();
+        const share = (clientX - box.x - MARGIN.left) / (box.width - MARGIN.left - MARGIN.right);
+        this.onSeek(Math.min(1, Math.max(0, share)));
+      };
+      canvas.onpointerdown = (event) => {
+        canvas.setPointerCapture(event.pointerId);
+        seek(event);
+      };
+      canvas.onpointermove = (event) => canvas.hasPointerCapture(event.pointerId) && seek(event);
+    }
+    this.element.replaceChildren(...[...this.#plots.values()].map(({ element }) => element));
+  }
+}
+
+function drawPlot(canvas, lines, update, range) {
+  const { context, width, height } = prepare(canvas);
+  const palette = colours();
+  const [low, high] = limits(lines.flatMap(({ values }) => values.filter(Number.isFinite)));
+  const x = (value) => MARGIN.left + (value / range) * (width - MARGIN.left - MARGIN.right);
+  const y = (value) => height - MARGIN.bottom - ((value - low) / (high - low)) * (height - MARGIN.top - MARGIN.bottom);
+  drawTicks(context, palette, { x, y, width, height, low, high, range });
+  context.lineWidth = 1.5;
+  for (const { updates, values, index } of lines) {
+    context.strokeStyle = palette.runs[index];
+    context.setLineDash(DASHES[index]);
+    context.beginPath();
+    trace(updates, values, x, y, context);
+    context.stroke();
+  }
+  context.setLineDash([]);
+  context.strokeStyle = palette.samples;
+  context.beginPath();
+  context.moveTo(x(update), MARGIN.top);
+  context.lineTo(x(update), height - MARGIN.bottom);
+  context.stroke();
+}
+
+/** A polyline that skips values that are not finite. Of many values on one pixel, it draws the lowest and the highest. */
+function trace(updates, values, x, y, context) {
+  let column = null, isDown = false, low, high;
+  const flush = () => {
+    if (high !== low) context.lineTo(column, y(low)), context.lineTo(column, y(high));
+  };
+  for (let i = 0; i < updates.length; i++) {
+    const value = values[i];
+    if (!Number.isFinite(value)) {
+      isDown = false;
+      continue;
+    }
+    const left = Math.round(x(updates[i]));
+    if (isDown && left === column) {
+      [low, high] = [Math.min(low, value), Math.max(high, value)];
+      if (i + 1 === updates.length) flush();
+      continue;
+    }
+    if (isDown) flush(), context.lineTo(left, y(value));
+    else context.moveTo(left, y(value)), context.lineTo(left + 0.5, y(value));
+    [column, low, high, isDown] = [left, value, value, true];
+  }
+}
+
+/** The lowest and the highest value, with a margin if they are equal. */
+function limits(values) {
+  let low = Infinity, high = -Infinity;
+  for (const value of values) [low, high] = [Math.min(low, value), Math.max(high, value)];
+  if (low > high) return [0, 1];
+  return low < high ? [low, high] : [low - 0.5, high + 0.5];
+}
+
+function drawTicks(context, palette, { x, y, width, height, low, high, range }) {
+  context.font = "11px system-ui, sans-serif";
+  context.fillStyle = palette.muted;
+  context.strokeStyle = palette.line;
+  context.lineWidth = 1;
+  context.beginPath();
+  context.textAlign = "right";
+  for (const tick of ticks(low, high, 3)) {
+    context.moveTo(MARGIN.left, y(tick));
+    context.lineTo(width - MARGIN.right, y(tick));
+    context.fillText(format(tick), MARGIN.left - 4, y(tick) + 4);
+  }
+  context.textAlign = "center";
+  for (const tick of ticks(0, range, 4).filter(Number.isInteger)) {
+    context.moveTo(x(tick), height - MARGIN.bottom);
+    context.lineTo(x(tick), height - MARGIN.bottom + 3);
+    context.fillText(tick >= 1000 ? `${tick / 1000}k` : tick, Math.min(x(tick), width - 14), height - 4);
+  }
+  context.stroke();
+}
