@@ -4,13 +4,13 @@
 const LIGHT = {
   paper: [255, 255, 255], ink: "#1c2126", muted: "#5b646d", line: "#c9cdd1",
   data: "#0072b2", samples: "#d55e00", arrows: "#1c2126", shapes: "#8a3d78",
-  high: [86, 164, 214], low: [240, 164, 92], dense: [70, 130, 110],
+  high: [124, 189, 230], low: [246, 190, 132], dense: [90, 165, 135],
   runs: ["#1c2126", "#b0307f"],
 };
 const DARK = {
   paper: [31, 36, 41], ink: "#e6e9ec", muted: "#a3adb6", line: "#3b4249",
   data: "#63b8f0", samples: "#ff9a4a", arrows: "#e6e9ec", shapes: "#e59bd0",
-  high: [34, 104, 158], low: [160, 84, 22], dense: [60, 140, 115],
+  high: [31, 98, 148], low: [138, 74, 24], dense: [40, 110, 90],
   runs: ["#e6e9ec", "#f086c4"],
 };
 

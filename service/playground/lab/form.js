@@ -5,6 +5,7 @@ import { DATA, MAX_SEED, MODELS } from "./engine/catalog.js";
 import { checkOf, findData, findModel, makeSetup, needsData, parse, PREFIXES, words } from "./setup.js";
 
 const SECOND = { gan: "wgan_gp" }; // the model that is compared with this one at first; else "gan"
+const OPEN = "Model’s parameters";
 const panels = new Map(); // whether the user has opened each panel
 
 /**
@@ -24,8 +25,8 @@ export function setupForm(getSetup, { onChange, onView, drawing }) {
     change({ models: compare.checked ? [first, newModel(SECOND[first.name] ?? "gan")] : [first] });
   };
   form.append(dataFields(setup, getSetup, change, drawing),
-    ...setup.models.map((model, index) => modelFields(model, index, getSetup, change, onView)),
-    make("label", { className: "switch" }, compare, "Compare two models"));
+    make("label", { className: "switch" }, compare, "Compare two models"),
+    ...setup.models.map((model, index) => modelFields(model, index, getSetup, change, onView)));
   return form;
 }
 
@@ -73,10 +74,10 @@ function selectField(id, label, entries, value, onSelect) {
   return make("div", {}, make("label", { for: id, textContent: label }), select);
 }
 
-/** A panel that can be collapsed, with a field for each parameter. On a phone it begins collapsed. */
+/** A panel that can be collapsed, with a field for each parameter. Only the first model's begins open, and not on a phone. */
 function parameterPanel(title, parameters, values, prefix, onValue) {
   if (!parameters.length) return null;
-  const open = panels.get(title) ?? !matchMedia("(max-width: 48rem)").matches;
+  const open = panels.get(title) ?? (title === OPEN && !matchMedia("(max-width: 48rem)").matches);
   const details = make("details", { open }, make("summary", { textContent: title }),
     make("div", { className: "parameters" }, ...parameters.map((parameter) =>
       parameterField(parameter, values[parameter.name], prefix, (value) => onValue(parameter.name, value)))));

@@ -54,6 +54,7 @@ function buildControls() {
   legend.replaceChildren(layerSwitches(setup, (layers) => setSetup({ ...setup, layers })));
   planes.replaceChildren(...setup.models.map((_, index) => panels[index].element));
   stage.classList.toggle("two", setup.models.length > 1);
+  stage.classList.toggle("drawable", isDrawable());
   if (focused) document.getElementById(focused)?.focus();
 }
 

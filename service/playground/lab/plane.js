@@ -5,6 +5,7 @@ import { prepare } from "./surface.js";
 
 const SIDE = 4; // the plane is [-SIDE, SIDE]^2
 const TICKS = [-2, 0, 2];
+const MAX_KERNELS = 150; // that are drawn; more would cover each other
 const LEVELS = [0.1, 0.3, 0.5, 0.7, 0.9]; // of the lines of D*
 
 /** The layers, in the order in which they are drawn. */
@@ -124,7 +125,7 @@ function drawKernels({ context, palette, scale, x, y }, { bandwidth, centres }) 
   context.globalAlpha = 0.35;
   context.lineWidth = 1;
   context.beginPath();
-  for (let i = 0; i < centres.length; i += 2) {
+  for (let i = 0; i < Math.min(centres.length, 2 * MAX_KERNELS); i += 2) {
     context.moveTo(x(centres[i]) + bandwidth * scale, y(centres[i + 1]));
     context.arc(x(centres[i]), y(centres[i + 1]), bandwidth * scale, 0, 2 * Math.PI);
   }

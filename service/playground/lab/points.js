@@ -1,5 +1,7 @@
 // Points that the user draws: their form in the page address, and the pen that adds them.
 
+import { between } from "./colours.js";
+
 const SIDE = 4; // the plane is [-SIDE, SIDE]^2
 const LEVELS = 4095; // a coordinate has 12 bits, two digits of base 64
 const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -40,15 +42,20 @@ export function attachPen(canvas, { isOn, begin, add, end, moveCross }) {
     return [((clientX - box.x) / box.width) * 2 * SIDE - SIDE, SIDE - ((clientY - box.y) / box.height) * 2 * SIDE];
   };
   const dot = ([x, y]) => add(decodePoints(encodePoints([[x + SCATTER * normal(), y + SCATTER * normal()]])));
+  /** Add points along the line from the last one to the pen, DISTANCE apart. */
   const lineTo = (event) => {
     const point = locate(event);
-    if (last && Math.hypot(point[0] - last[0], point[1] - last[1]) < DISTANCE) return;
-    last = point;
-    dot(point);
+    if (!last) dot((last = point));
+    const length = Math.hypot(point[0] - last[0], point[1] - last[1]);
+    for (let rest = length; rest >= DISTANCE; rest -= DISTANCE) {
+      last = between(last, point, DISTANCE / rest);
+      dot(last);
+    }
   };
   canvas.addEventListener("pointerdown", (event) => {
     if (!isOn()) return;
     canvas.setPointerCapture(event.pointerId);
+    last = null;
     begin();
     lineTo(event);
   });

@@ -43,7 +43,8 @@ export class Transport {
 
   /** Pause, and move by some updates. */
   move(updates) {
-    this.#player.seek(this.#player.update + updates);
+    const { target, update } = this.#player;
+    this.#player.seek((target ?? update) + updates);
   }
 
   /** Space plays and pauses, the arrows move by one update; unless the focus is on a control that uses them itself. */
