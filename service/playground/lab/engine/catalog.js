@@ -53,14 +53,15 @@ export const DATA = [
 
 const hidden = (value, what) =>
   choice("hidden", "Hidden layers", ["32-32", "64-64", "128-256", "64-64-64", "128-128-128", "64-64-64-64", "128-128-128-128"], value, what);
-const training = (updates, lr, batch = 128) => [
+const training = (updates, lr, ema = 0) => [
   integer("updates", "Length", 100, 50000, updates, "updates after which training ends", LOG),
   number("lr", "Learning rate", 1e-5, 0.1, lr, "Adam's highest learning rate", LOG),
   choice("decay", "Learning rate over time", ["cosine", "constant"], "cosine", "half a cosine down to 0, or constant"),
-  choice("batch", "Batch", [16, 32, 64, 128, 256, 512], batch, "points per update of each network"),
+  integer("ema", "Averaging", 0, 1000000, ema, "half-life of the averaged weights in points; 0: the last weights"),
+  choice("batch", "Batch", [16, 32, 64, 128, 256, 512], 128, "points per update of each network"),
 ];
 const GAN_HIDDEN = "units of G's hidden layers; the discriminator has them in reverse";
-const latent = (value, min = 1) => integer("latent", "Dimensions of z", min, 64, value, "dimensions of the code z");
+const latent = (value, max) => integer("latent", "Dimensions of z", 1, max, value, "dimensions of the code z");
 const momentum = number("momentum", "Adam's first beta", 0, 0.95, 0.5, "memory of Adam's mean gradient");
 const groups = integer(
   "groups", "Groups", 0, 50, 0, "dimensions of z of which the largest chooses a group of samples; 0: a continuous G"
@@ -103,7 +104,7 @@ export const MODELS = [
   {
     name: "ae", title: "Auto-encoder",
     parameters: [
-      latent(1), hidden("64-64-64", "units of the encoder's and of the decoder's hidden layers"), ...training(3000, 1e-3),
+      latent(1, 8), hidden("64-64-64", "units of the encoder's and of the decoder's hidden layers"), ...training(3000, 1e-3, 50000),
       prior,
     ],
     shows: ["segments"],
@@ -111,30 +112,30 @@ export const MODELS = [
   {
     name: "vae", title: "Variational auto-encoder",
     parameters: [
-      latent(2), hidden("64-64-64", "units of the encoder's and of the decoder's hidden layers"),
+      latent(2, 8), hidden("64-64-64", "units of the encoder's and of the decoder's hidden layers"),
       choice(
         "likelihood", "Likelihood", ["gaussian", "bernoulli"], "gaussian",
         "p(x|z): a Gaussian for points, or a Bernoulli as for pixels"
       ),
       number("sigma", "Deviation of p(x|z)", 0.02, 4, 0.2, "standard deviation of the Gaussian likelihood", LOG),
-      number("beta", "beta", 0, 10, 1, "weight of the KL term"), ...training(3000, 1e-3), prior,
+      number("beta", "beta", 0, 10, 1, "weight of the KL term"), ...training(3000, 1e-3, 50000), prior,
     ],
     shows: ["segments"],
   },
   {
     name: "gan", title: "GAN",
-    parameters: [latent(2), hidden("64-64", GAN_HIDDEN), ganLoss, discriminatorSteps, ...training(4000, 1e-3), momentum],
+    parameters: [latent(2, 100), hidden("64-64", GAN_HIDDEN), ganLoss, discriminatorSteps, ...training(4000, 1e-3), momentum],
     shows: ["field", "optimal", "arrows"],
   },
   {
     name: "pacgan2", title: "PacGAN2",
-    parameters: [latent(2), hidden("64-64", GAN_HIDDEN), ganLoss, discriminatorSteps, ...training(4000, 1e-3), momentum],
+    parameters: [latent(2, 100), hidden("64-64", GAN_HIDDEN), ganLoss, discriminatorSteps, ...training(4000, 1e-3), momentum],
     shows: ["field", "arrows"],
   },
   {
     name: "wgan_gp", title: "WGAN-GP",
     parameters: [
-      latent(2), groups, hidden("64-64", GAN_HIDDEN),
+      latent(2, 100), groups, hidden("64-64", GAN_HIDDEN),
       number("penalty", "Penalty", 0, 100, 0.1, "lambda, the weight of the gradient penalty"),
       integer("critic_steps", "Steps of the critic", 1, 10, 3, "updates of the critic per update of G"),
       ...training(2000, 1e-3), momentum,
@@ -144,7 +145,7 @@ export const MODELS = [
   {
     name: "r1_r2", title: "Relativistic GAN with R1 and R2",
     parameters: [
-      latent(2), groups, hidden("64-64", GAN_HIDDEN),
+      latent(2, 100), groups, hidden("64-64", GAN_HIDDEN),
       number("gamma", "gamma", 0, 1, 1e-3, "weight of the two gradient penalties"),
       number("discriminator_pace", "Pace of D", 0.1, 10, 1, "the discriminator's learning rate over G's", LOG),
       ...training(2500, 1e-3), momentum,
@@ -154,7 +155,7 @@ export const MODELS = [
   {
     name: "ddpm", title: "Diffusion",
     parameters: [
-      hidden("64-64-64-64", "units of the denoiser's hidden layers"), ...training(4000, 3e-3),
+      hidden("64-64-64-64", "units of the denoiser's hidden layers"), ...training(4000, 3e-3, 5120),
       choice("sampler", "Sampler", ["dpm++2m", "ddim", "ddpm"], "dpm++2m", "how samples are denoised", VIEW),
       integer("steps", "Steps", 1, 200, 20, "denoising steps of a sample", VIEW),
       fieldTime(0.2, "share of the forward chain after which the score is shown"),
@@ -164,7 +165,7 @@ export const MODELS = [
   {
     name: "flow", title: "Rectified flow",
     parameters: [
-      hidden("64-64-64-64", "units of the network's hidden layers"), ...training(4000, 3e-3),
+      hidden("64-64-64-64", "units of the network's hidden layers"), ...training(4000, 3e-3, 5120),
       choice("sampler", "Sampler", ["heun", "euler"], "heun", "how the differential equation is integrated", VIEW),
       integer("steps", "Steps", 1, 200, 8, "calls of the network for a sample", VIEW),
       fieldTime(0.5, "time between noise (0) and data (1) at which the velocity is shown"),

@@ -32,3 +32,114 @@
  *                path of the xy-game
  * All coordinates are in the plane of the page, -4 to 4.
  */
+
+import { Experiment } from "./experiment.js";
+
+/** Milliseconds between frames, and of work between two looks at the messages. */
+const FRAME = 33, SLICE = 25;
+
+let id = null;
+let experiment = null;
+/** What to work towards: {target, perFrame (of "run"), history}; null while paused. */
+let goal = null;
+let working = false;
+let postedAt = -Infinity;
+
+const channel = new MessageChannel();
+let wake = null;
+channel.port1.onmessage = () => wake();
+
+/** Let waiting messages in; after `milliseconds` at the earliest. */
+const pause = (milliseconds) =>
+  new Promise((resolve) => {
+    wake = resolve;
+    if (milliseconds > 0) setTimeout(resolve, milliseconds);
+    else channel.port2.postMessage(null);
+  });
+
+const HANDLERS = {
+  start(message) {
+    goal = experiment = null;
+    id = message.id;
+    experiment = new Experiment(message.settings);
+    post(experiment.hasData ? { data: experiment.points.slice() } : {});
+  },
+  run({ updatesPerFrame = 1 }) {
+    const perFrame = Math.max(1, Math.floor(updatesPerFrame));
+    goal = { target: experiment.update + perFrame, perFrame };
+  },
+  pause() {
+    goal = null;
+  },
+  step({ updates = 1 }) {
+    goal = { target: experiment.update + Math.max(1, Math.floor(updates)) };
+  },
+  seek({ update }) {
+    const target = Math.max(0, Math.floor(update));
+    experiment.rewind(target);
+    goal = { target, history: true };
+  },
+  view({ settings }) {
+    experiment.view(settings);
+    post({});
+  },
+};
+
+self.onmessage = ({ data: message }) => attempt(() => {
+  const handler = Object.hasOwn(HANDLERS, message.type) && HANDLERS[message.type];
+  if (!handler) throw new Error(`unknown message "${message.type}"; known are ${Object.keys(HANDLERS).join(", ")}`);
+  if (!experiment && message.type !== "start") return; // it failed to start, as the page was told
+  handler(message);
+  if (goal && !working) work();
+});
+
+/** Work in slices until there is no goal, so that a message waits for one slice and one frame at most. */
+async function work() {
+  working = true;
+  while (goal) {
+    attempt(advance);
+    const early = goal && reached() ? FRAME - (performance.now() - postedAt) : 0;
+    await pause(early);
+    attempt(deliver);
+  }
+  working = false;
+}
+
+const reached = () => experiment.finished || experiment.update >= goal.target;
+
+function advance() {
+  const end = performance.now() + SLICE;
+  while (!reached() && performance.now() < end) experiment.step();
+}
+
+/** Post the frame of a reached goal; of "run", the next goal is a frame later. */
+function deliver() {
+  if (!goal || !reached()) return;
+  const { perFrame, history } = goal;
+  goal = perFrame && !experiment.finished ? { target: experiment.update + perFrame, perFrame } : null;
+  post({ history });
+}
+
+function post({ history, ...rest }) {
+  const frame = { type: "frame", id, ...experiment.frame(), ...rest };
+  if (history) frame.history = experiment.historyTable();
+  postedAt = performance.now();
+  self.postMessage(frame, buffersOf(frame));
+}
+
+/** The buffers of all arrays in a message, which are moved to the page instead of copied. */
+function buffersOf(value) {
+  if (ArrayBuffer.isView(value)) return [value.buffer];
+  return value && typeof value === "object" ? Object.values(value).flatMap(buffersOf) : [];
+}
+
+/** Tell the page of an error, and stop. */
+function attempt(body) {
+  try {
+    body();
+  } catch (error) {
+    goal = null;
+    if (!(error instanceof Error)) throw error;
+    self.postMessage({ type: "error", id, message: error.message });
+  }
+}
