@@ -31,7 +31,7 @@ class Pages(StaticFiles):
 
 
 def add_pages(app: FastAPI, lab: Path) -> None:
-    """Add the playground at /, the lab page in directory `lab` at /lab, the live lab at /lab/live, the API's at /docs."""
+    """Add the playground at /, the lab page in `lab` at /lab, the live lab at /lab/live, the API reference at /docs."""
     app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
     app.add_api_route("/docs", api_reference, include_in_schema=False)
     app.mount("/playground", Pages(directory=PLAYGROUND))

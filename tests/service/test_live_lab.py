@@ -41,11 +41,23 @@ class Lab(Page):
         """What the first button does: Play or Pause."""
         return str(self.one(".transport button").text)
 
+    @property
+    def is_still(self) -> bool:
+        """True if nothing trains."""
+        return bool(self.one(".panels").get_attribute("aria-busy") == "false")
+
+    def pause(self) -> int:
+        """Press Pause, and return the update at which training has stopped."""
+        self.press("Pause")
+        self.wait(lambda: self.is_still)
+        assert self.button == "Play"
+        return self.update
+
     def wait_for_update(self, update: int) -> None:
         """Wait until every panel shows `update` and nothing trains."""
         shown = re.compile(rf"update {update:,}(, finished)?")
         self.wait(
-            lambda: self.button == "Play" and all(shown.fullmatch(text) for text in self.texts(".update")),
+            lambda: self.is_still and all(shown.fullmatch(text) for text in self.texts(".update")),
             f"{update}, not {self.texts('.update')}",
         )
 
@@ -110,9 +122,8 @@ def test_an_experiment_is_played_paused_stepped_and_scrubbed_back(lab: Lab) -> N
     lab.press("Play")
     lab.wait_until_after(20)
     assert lab.button == "Pause"
-    lab.press("Pause")
-    lab.wait(lambda: lab.button == "Play" and lab.address["at"] == [str(lab.update)])
-    paused = lab.update
+    paused = lab.pause()
+    lab.wait(lambda: lab.address["at"] == [str(paused)])
     seen = {paused: lab.pictures()}
     for update in (paused + 1, paused + 2):
         lab.press("One update forward")
@@ -135,7 +146,7 @@ def test_the_address_holds_the_experiment(lab: Lab) -> None:
     lab.open(f"{QUICK}&seed=5")
     lab.set("#lr", "0.002")
     lab.set("#modes", "5")
-    lab.set("#speed", "60")
+    lab.set("#speed", "max")
     lab.click("input[name=layer][value=arrows]")
     lab.press("One update forward")
     lab.wait_for_update(1)
@@ -143,7 +154,7 @@ def test_the_address_holds_the_experiment(lab: Lab) -> None:
     texts = {name: text for name, (text,) in lab.address.items() if name != "layers"}
     assert texts == {
         "data": "ring", "count": "200", "modes": "5", "model": "gan", "hidden": "32-32", "batch": "16", "lr": "0.002",
-        "seed": "5", "speed": "60", "at": "1",
+        "seed": "5", "speed": "max", "at": "1",
     }  # fmt: skip
     assert "arrows" not in lab.address["layers"][0].split(",")
     pictures, address = lab.pictures(), lab.browser.current_url
@@ -183,7 +194,7 @@ def test_a_preset_is_played_with_a_description(lab: Lab) -> None:
     lab.wait_until_after(10)
     assert lab.texts(".panel h2") == ["The game V = xy, simultaneous", "The game V = xy, extragradient"]
     assert "(0, 0)" in lab.one(".lesson p").text
-    lab.press("Pause")
+    lab.pause()
     lab.set("#eta", "0.2")
     lab.wait_for_update(0)
     assert lab.run("return document.querySelector('#preset').value") == ""
@@ -198,9 +209,7 @@ def test_two_models_train_side_by_side_in_step(lab: Lab) -> None:
     lab.wait_for_update(0)
     lab.press("Play")
     lab.wait_until_after(10)
-    lab.press("Pause")
-    lab.wait(lambda: lab.button == "Play")
-    lab.wait_for_update(lab.update)
+    lab.wait_for_update(lab.pause())
     assert lab.texts(".panel h2") == ["GAN", "WGAN-GP"]
     assert len(set(lab.pictures())) == 2
     assert [len(re.findall("GAN", text)) for text in lab.texts(".plots .values")].count(2) >= 1, "a curve of both"
@@ -240,7 +249,7 @@ def test_the_keyboard_plays_and_moves_in_time(lab: Lab) -> None:
     lab.type(Keys.SPACE)
     lab.wait_until_after(5)
     lab.type(Keys.SPACE)
-    lab.wait(lambda: lab.button == "Play")
+    lab.wait(lambda: lab.is_still)
     paused = lab.update
     lab.type(Keys.ARROW_RIGHT)
     lab.wait_for_update(paused + 1)
@@ -319,8 +328,7 @@ def test_every_preset_trains_to_its_end_or_for_a_while(lab: Lab) -> None:
         lab.set("#preset", name)
         lab.wait(lambda: lab.update > 30 or "finished" in lab.texts(".update")[0], name)
         if lab.button == "Pause":
-            lab.press("Pause")
-        lab.wait(lambda: lab.button == "Play", name)
+            lab.pause()
         assert len(re.findall(r"[.?!](?: |$)", lab.one(".lesson p").text)) == 2, name
         assert not any(fault.is_displayed() for fault in lab.all(".panel .fault")), name
 
@@ -330,9 +338,7 @@ def test_the_address_of_a_preset_is_that_preset(lab: Lab) -> None:
     lab.open("")
     for name in lab.run("return [...document.querySelectorAll('#preset option')].map(({ value }) => value)")[:-1]:
         lab.set("#preset", name)
-        lab.press("Pause")
-        lab.wait(lambda: lab.button == "Play", name)
-        update = lab.update
+        update = lab.pause()
         lab.wait(lambda update=update: lab.address.get("at", ["0"]) == [str(update)], name)
         lab.browser.refresh()
         lab.wait_for_update(update)

@@ -148,11 +148,11 @@ function draw() {
   isScheduled = false;
   const titles = experimentTitles(setup);
   setup.models.forEach((_, index) => {
-    const { frame = null, data } = player.experiments[index] ?? {};
-    panels[index].draw({
-      frame, data: isDrawable() ? setup.points.flat() : data, title: titles[index], shown: setup.layers, cross, isDrawable: isDrawable(),
-    });
+    const data = isDrawable() ? setup.points.flat() : player.experiments[index]?.data;
+    const frame = player.frames[index] ?? null;
+    panels[index].draw({ frame, data, title: titles[index], shown: setup.layers, cross, isDrawable: isDrawable() });
   });
+  planes.setAttribute("aria-busy", player.isDriving);
   plots.draw(player.experiments, titles, player.update, player.furthest);
   transport.draw(setup.speed);
 }

@@ -1,9 +1,9 @@
 // Plays experiments in step: all show the same update, and training waits for the page, not the page for training.
 
 import { Experiment } from "./experiment.js";
+import { Pace } from "./pace.js";
 
-const FRAME = 60; // milliseconds that one request to a worker may take, about
-const GROWTH = 2; // of the updates per request, while their cost is not known well
+const FRAME = 1000 / 30; // milliseconds between frames, at least
 
 const animationFrame = () => new Promise(requestAnimationFrame);
 const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
@@ -11,6 +11,8 @@ const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, mil
 /** A player of experiments. `onChange()` is called after each change of what there is to show, `onError(error, index)` for errors. */
 export class Player {
   experiments = [];
+  /** What to show of each experiment: its frame at `update`, or at its end before that. */
+  frames = [];
   /** The update that is shown, and the furthest that has been trained. */
   update = 0;
   furthest = 0;
@@ -18,7 +20,8 @@ export class Player {
   /** Updates per second while it plays. */
   speed = Infinity;
   #target = null; // the update to go to
-  #updates = 1; // per request
+  #pace = new Pace();
+  #elapsed = 0; // milliseconds of the last request
   #isDriving = false;
 
   constructor({ onChange, onError }) {
@@ -36,6 +39,11 @@ export class Player {
     return this.playing || this.#target !== null;
   }
 
+  /** True until the last request is answered. */
+  get isDriving() {
+    return this.#isDriving;
+  }
+
   /** The update on the way to which the player is, or null. */
   get target() {
     return this.#target;
@@ -46,9 +54,10 @@ export class Player {
     for (const experiment of this.experiments) experiment.close();
     const experiments = (this.experiments = settings.map((each) => new Experiment(each)));
     if (!settings.length) this.playing = false;
+    this.frames = [];
     this.update = this.furthest = 0;
     this.#target = update || null;
-    this.#updates = 1;
+    this.#pace = new Pace();
     this.#isDriving = false; // a loop for the old experiments ends at its next turn
     await this.#each((experiment) => experiment.start());
     if (this.experiments === experiments) this.#drive();
@@ -88,7 +97,9 @@ export class Player {
     if (this.#isDriving || !experiments.every(({ frame }) => frame)) return;
     this.#isDriving = true;
     while (this.experiments === experiments && (await this.#turn()));
-    if (this.experiments === experiments) this.#isDriving = false;
+    if (this.experiments !== experiments) return;
+    this.#isDriving = false;
+    this.onChange();
   }
 
   /** One request to each experiment; false if there is nothing to do. The page draws the last frame meanwhile. */
@@ -106,24 +117,25 @@ export class Player {
       this.#target = null;
       this.onChange();
     }
-    if (this.#target !== null) return this.#advance(Math.min(this.#updates, this.#target - this.update));
+    if (this.#target !== null) return this.#advance(Math.min(this.#pace.updates, this.#target - this.update));
     if (!this.playing) return false;
-    const updates = Math.min(this.#updates, Math.max(1, Math.round(this.speed / 30)));
-    const due = performance.now() + (1000 * updates) / this.speed;
+    const due = Math.max(1, Math.round((this.speed * Math.max(FRAME, this.#elapsed)) / 1000)); // to keep up with the speed
+    const updates = Math.min(due, this.#pace.updates);
+    const end = performance.now() + (1000 * updates) / this.speed;
     const done = await this.#advance(updates);
-    const early = due - performance.now();
+    const early = end - performance.now();
     if (early > 0) await sleep(early);
     return done;
   }
 
-  /** Train for `updates` updates, and adapt their number to the time that this takes. */
+  /** Train for `updates` updates, and tell the pace how long this takes. */
   async #advance(updates) {
     const began = performance.now();
     const frames = this.#each((experiment) => experiment.step(updates));
     await animationFrame(); // none while the page is hidden: training rests too
     const done = await frames;
-    const fitting = (updates * FRAME) / (performance.now() - began);
-    this.#updates = Math.max(1, Math.floor(Math.min(fitting, this.#updates * GROWTH)));
+    this.#elapsed = performance.now() - began;
+    if (done) this.#pace.add(updates, this.#elapsed);
     return done;
   }
 
@@ -132,7 +144,8 @@ export class Player {
     const { experiments } = this;
     const outcomes = await Promise.allSettled(experiments.map(request));
     if (this.experiments !== experiments) return false;
-    this.update = Math.max(0, ...experiments.map(({ frame }) => frame?.update ?? 0));
+    this.frames = experiments.map(({ frame }) => frame);
+    this.update = Math.max(0, ...this.frames.map((frame) => frame?.update ?? 0));
     this.furthest = Math.max(this.furthest, this.update);
     outcomes.forEach(({ reason }, index) => reason && this.onError(reason, index));
     const done = outcomes.every(({ status }) => status === "fulfilled");

@@ -4,6 +4,7 @@ import { make } from "../page.js";
 import { colours } from "./colours.js";
 import { prepare } from "./surface.js";
 
+const BASELINE = " of data"; // ends the name of a curve that is the value of data, shown as a line in the plot of samples
 const MARGIN = { left: 40, right: 8, top: 6, bottom: 18 };
 const DASHES = [[], [5, 3]]; // of the first and the second experiment
 
@@ -19,6 +20,8 @@ export function ticks(low, high, count) {
   return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12)));
 }
 
+const isBaseline = (name, all) => name.endsWith(BASELINE) && all.has(name.slice(0, -BASELINE.length));
+
 /** The plots of the curves of experiments, in `element`. `onSeek(update)` is called when the user chooses a point in time. */
 export class Plots {
   element = make("div", { className: "plots" });
@@ -30,16 +33,18 @@ export class Plots {
 
   /** Draw the curves of the experiments, and a cursor at `update`. `titles` names each experiment. */
   draw(experiments, titles, update, furthest) {
-    const names = [...new Set(experiments.flatMap(({ curves }) => curves.names))];
+    const all = new Set(experiments.flatMap(({ curves }) => curves.names));
+    const names = [...all].filter((name) => !isBaseline(name, all));
     if (names.join() !== [...this.#plots.keys()].join()) this.#build(names);
     const range = Math.max(1, furthest);
     for (const [name, { canvas, values }] of this.#plots) {
       const lines = experiments.map(({ curves }, index) => ({ ...curves.get(name), index, value: curves.at(name, update) }))
         .filter(({ updates }) => updates);
-      const shown = lines.map(({ index, value }) => `${experiments.length > 1 ? `${titles[index]} ` : ""}${format(value)}`);
-      values.replaceChildren(...shown.map((text, i) => make("span", { className: `run-${lines[i].index}`, textContent: text })));
-      canvas.setAttribute("aria-label", `${name} by update: ${shown.join(", ")} at update ${update}`);
-      drawPlot(canvas, lines, update, range);
+      values.replaceChildren(...lines.map(({ index, value }) => make("span", { className: `run-${index}`, textContent: format(value) })));
+      const shown = lines.map(({ index, value }) => `${titles[index]} ${format(value)}`).join(", ");
+      canvas.setAttribute("aria-label", `${name} by update: ${shown} at update ${update}`);
+      const baseline = experiments[0].curves.at(name + BASELINE, update);
+      drawPlot(canvas, lines, baseline, update, range);
     }
   }
 
@@ -69,13 +74,21 @@ export class Plots {
   }
 }
 
-function drawPlot(canvas, lines, update, range) {
+function drawPlot(canvas, lines, baseline, update, range) {
   const { context, width, height } = prepare(canvas);
   const palette = colours();
-  const [low, high] = limits(lines.flatMap(({ values }) => values.filter(Number.isFinite)));
+  const [low, high] = limits([...lines.flatMap(({ values }) => values), baseline].filter(Number.isFinite));
   const x = (value) => MARGIN.left + (value / range) * (width - MARGIN.left - MARGIN.right);
   const y = (value) => height - MARGIN.bottom - ((value - low) / (high - low)) * (height - MARGIN.top - MARGIN.bottom);
   drawTicks(context, palette, { x, y, width, height, low, high, range });
+  if (baseline !== undefined) {
+    context.strokeStyle = palette.data;
+    context.setLineDash([1, 3]);
+    context.beginPath();
+    context.moveTo(MARGIN.left, y(baseline));
+    context.lineTo(width - MARGIN.right, y(baseline));
+    context.stroke();
+  }
   context.lineWidth = 1.5;
   for (const { updates, values, index } of lines) {
     context.strokeStyle = palette.runs[index];

@@ -10,6 +10,7 @@ import { checkPoints, decodePoints, encodePoints } from "./points.js";
 
 /** Updates per second that the user can choose. */
 export const SPEEDS = { 2: "2 updates a second", 10: "10 updates a second", 60: "60 updates a second", max: "as fast as possible" };
+const SPEED = "60"; // at first
 export const PREFIXES = ["", "b."];
 const HIDDEN = ["optimal"]; // layers that are switched off at first
 const MAX_UPDATE = 1e6;
@@ -23,7 +24,7 @@ const defaults = (parameters, given = {}) => Object.fromEntries(parameters.map((
 const defaultLayers = () => new Set(LAYERS.filter((name) => !HIDDEN.includes(name)));
 
 /** A setup from its parts: {data, source, models: [{name, ...values}], layers, seed, speed}, with defaults for what is missing. */
-export function makeSetup({ data = "ring", points = [], seed = 0, speed = "max", layers, source, models }) {
+export function makeSetup({ data = "ring", points = [], seed = 0, speed = SPEED, layers, source, models }) {
   return {
     data, points, seed, speed, layers: layers ? new Set(layers) : defaultLayers(), source: defaults(findData(data).parameters, source),
     models: models.map(({ name, ...values }) => ({ name, values: defaults(findModel(name).parameters, values) })),
@@ -61,7 +62,7 @@ export function readAddress(fallback) {
   const layers = readSetting("layers", checkLayers);
   const setup = {
     data, points, seed: Number(readSetting("seed", wholeNumber(0, MAX_SEED), 0)),
-    speed: readSetting("speed", oneOf(Object.keys(SPEEDS)), "max"),
+    speed: readSetting("speed", oneOf(Object.keys(SPEEDS)), SPEED),
     layers: layers === undefined ? defaultLayers() : new Set(layers.split(",").filter((name) => name !== "none")),
     source: readParameters(findData(data).parameters, ""),
     models: chosen.map((name, index) => ({ name, values: readParameters(findModel(name).parameters, PREFIXES[index]) })),
@@ -82,7 +83,7 @@ export function writeAddress({ data, points, seed, speed, layers, source, models
     ["data", data], ["points", encodePoints(points)], ...changed(findData(data).parameters, source, ""),
     ...models.flatMap(({ name, values }, index) =>
       [[`${PREFIXES[index]}model`, name], ...changed(findModel(name).parameters, values, PREFIXES[index])]),
-    ["seed", seed || null], ["speed", speed === "max" ? null : speed],
+    ["seed", seed || null], ["speed", speed === SPEED ? null : speed],
     ["layers", isUsual ? null : [...layers].join(",") || "none"], ["at", update || null],
   ]);
 }
