@@ -38,8 +38,8 @@ export class Plots {
     if (names.join() !== [...this.#plots.keys()].join()) this.#build(names);
     const range = Math.max(1, furthest);
     for (const [name, { canvas, values }] of this.#plots) {
-      const lines = experiments.map(({ curves }, index) => ({ ...curves.get(name), index, value: curves.at(name, update) }))
-        .filter(({ updates }) => updates);
+      const lines = experiments.map(({ curves, frame }, index) =>
+        ({ ...extended(curves.get(name), frame?.finished ? furthest : 0), index, value: curves.at(name, update) })).filter(({ updates }) => updates);
       values.replaceChildren(...lines.map(({ index, value }) => make("span", { className: `run-${index}`, textContent: format(value) })));
       const shown = lines.map(({ index, value }) => `${titles[index]} ${format(value)}`).join(", ");
       canvas.setAttribute("aria-label", `${name} by update: ${shown} at update ${update}`);
@@ -74,6 +74,10 @@ export class Plots {
   }
 }
 
+/** A curve whose last value stays until update `end`. */
+const extended = (curve, end) =>
+  (curve?.updates.at(-1) < end ? { updates: [...curve.updates, end], values: [...curve.values, curve.values.at(-1)] } : curve);
+
 function drawPlot(canvas, lines, baseline, update, range) {
   const { context, width, height } = prepare(canvas);
   const palette = colours();
@@ -105,28 +109,28 @@ function drawPlot(canvas, lines, baseline, update, range) {
   context.stroke();
 }
 
-/** A polyline that skips values that are not finite. Of many values on one pixel, it draws the lowest and the highest. */
+/** A polyline that skips values that are not finite. Of many values on one pixel, it draws the lowest, the highest and the last. */
 function trace(updates, values, x, y, context) {
-  let column = null, isDown = false, low, high;
+  let column = null, low, high, last;
   const flush = () => {
-    if (high !== low) context.lineTo(column, y(low)), context.lineTo(column, y(high));
+    if (column !== null && low !== high) for (const value of [low, high, last]) context.lineTo(column, y(value));
   };
   for (let i = 0; i < updates.length; i++) {
-    const value = values[i];
+    const value = values[i], left = Math.round(x(updates[i]));
     if (!Number.isFinite(value)) {
-      isDown = false;
-      continue;
+      flush();
+      column = null;
+    } else if (left === column) {
+      [low, high, last] = [Math.min(low, value), Math.max(high, value), value];
+    } else {
+      flush();
+      if (column === null) context.moveTo(left - 0.5, y(value)); // a single value is a dot
+      context.lineTo(left, y(value));
+      column = left;
+      low = high = last = value;
     }
-    const left = Math.round(x(updates[i]));
-    if (isDown && left === column) {
-      [low, high] = [Math.min(low, value), Math.max(high, value)];
-      if (i + 1 === updates.length) flush();
-      continue;
-    }
-    if (isDown) flush(), context.lineTo(left, y(value));
-    else context.moveTo(left, y(value)), context.lineTo(left + 0.5, y(value));
-    [column, low, high, isDown] = [left, value, value, true];
   }
+  flush();
 }
 
 /** The lowest and the highest value, with a margin if they are equal. */
