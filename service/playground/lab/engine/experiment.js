@@ -18,9 +18,9 @@ const KINDS = {
 
 /** First indices of points that training does not use. */
 const REFERENCE = 2 ** 20, ANSWER = 2 ** 21;
-const REFERENCE_COUNT = 256, ANSWER_COUNT = 20000;
+const REFERENCE_COUNT = 200, ANSWER_COUNT = 20000;
 /** Samples that W1 is measured on; JS and modes use COMPARED, the same number for every model. */
-const MATCHED = 256, COMPARED = 400;
+const MATCHED = 200, COMPARED = 400;
 const MAX_STATES = 64, MAX_HISTORY = 4000;
 const PLAIN_SAMPLES = 1000;
 
