@@ -1,20 +1,23 @@
 """The live lab in a real browser; needs Debian's packages chromium and chromium-driver."""
 
+import io
 import re
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from PIL import Image
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from harness.server import ROOT
 from service.api.pages import add_pages
-from tests.service.test_playground import Page, browser, pytestmark  # noqa: F401
+from tests.service.test_playground import SCREENSHOTS, Page, browser, pytestmark  # noqa: F401
 
 QUICK = "data=ring&count=200&model=gan&hidden=32-32&batch=16"
 """An experiment whose updates take few milliseconds."""
@@ -166,25 +169,27 @@ def test_the_address_holds_the_experiment(lab: Lab) -> None:
     assert not lab.one("#notice").is_displayed()
 
 
-@pytest.mark.parametrize(
-    ("query", "notice"),
-    [
-        ("model=gam", "model=gam (not one of gaussian, kde, gmm, "),
-        ("data=rings&model=kde", "data=rings (not one of ring, grid, "),
-        ("model=gan&lr=7&batch=100", "lr=7 (not a number from 0.00001 to 0.1); batch=100 (not one of 16, 32, "),
-        ("model=kde&modes=2.5", "modes=2.5 (not a whole number from 2 to 16)"),
-        ("model=kde&lr=0.1", "lr=0.1 (not a setting of this view and model)"),
-        ("model=kde&data=drawn&points=ABC", "points=ABC (not at most 400 points of four letters, digits, - or _ each)"),
-        ("model=kde&layers=data,dots", "layers=data,dots (not none, and not a list of field, optimal, "),
-        (
-            "model=kde&at=-1&speed=3",
-            "at=-1 (not a whole number from 0 to 1000000); speed=3 (not one of 2, 10, 60, max)",
-        ),
-    ],
-)
-def test_an_address_that_is_wrong_is_reported(lab: Lab, query: str, notice: str) -> None:
-    lab.browser.get(f"{lab.url}/lab/live?{query}")
-    lab.wait(lambda: f"Ignored in the page address: {notice}" in lab.one("#notice").text, notice)
+def test_an_address_that_is_wrong_is_reported(lab: Lab) -> None:
+    wrong = {
+        "data": ("rings", "not one of ring, grid, moons, spiral, two_gaussians, drawn"),
+        "model": ("gam", "not one of gaussian, kde, gmm, pca, "),
+        "b.model": ("kde2", "not one of gaussian, kde, gmm, pca, "),
+        "lr": ("7", "not a number from 0.00001 to 0.1"),
+        "batch": ("100", "not one of 16, 32, 64, "),
+        "modes": ("2.5", "not a whole number from 2 to 16"),
+        "bandwidth": ("1", "not a setting of this view and model"),
+        "seed": ("-1", "not a whole number from 0 to 4294967295"),
+        "speed": ("3", "not one of 2, 10, 60, max"),
+        "layers": ("data,dots", "not none, and not a list of field, optimal, data, "),
+        "at": ("soon", "not a whole number from 0 to 1000000"),
+    }
+    lab.open("&".join(f"{name}={text}" for name, (text, _) in wrong.items()))
+    notice = lab.one("#notice").text
+    assert notice.startswith("Ignored in the page address: ")
+    for name, (text, problem) in wrong.items():
+        assert f"{name}={text} ({problem}" in notice
+    lab.open("data=drawn&model=kde&points=ABC")
+    assert "points=ABC (not at most 400 points of four letters, digits, - or _ each)" in lab.one("#notice").text
 
 
 def test_a_preset_is_played_with_a_description(lab: Lab) -> None:
@@ -202,21 +207,22 @@ def test_a_preset_is_played_with_a_description(lab: Lab) -> None:
 
 
 def test_two_models_train_side_by_side_in_step(lab: Lab) -> None:
-    lab.open(QUICK)
-    lab.click("#compare")
-    lab.set("#b\\.model", "kde")
-    lab.set("#b\\.model", "wgan_gp")
-    lab.wait_for_update(0)
+    lab.open(f"{QUICK}&b.model=wgan_gp&b.hidden=32-32&b.batch=16")
     lab.press("Play")
-    lab.wait_until_after(10)
-    lab.wait_for_update(lab.pause())
+    lab.wait_until_after(5)
+    update = lab.pause()
+    lab.wait_for_update(update)
     assert lab.texts(".panel h2") == ["GAN", "WGAN-GP"]
     assert len(set(lab.pictures())) == 2
-    assert [len(re.findall("GAN", text)) for text in lab.texts(".plots .values")].count(2) >= 1, "a curve of both"
+    labels = [canvas.get_attribute("aria-label") for canvas in lab.all(".plots canvas")]
+    modes = re.compile(rf"modes by update: GAN \d, WGAN-GP \d at update {update}")
+    assert [label for label in labels if modes.fullmatch(label)], labels
     lab.click("#compare")
+    lab.wait(lambda: lab.texts(".panel h2") == ["GAN"] and "b.model" not in lab.address)
+    lab.set("#model", "kde")
+    lab.click("#compare")
+    lab.wait(lambda: lab.texts(".panel h2") == ["Kernel density estimate", "GAN"])
     lab.wait_for_update(0)
-    assert lab.texts(".panel h2") == ["GAN"]
-    assert "b.model" not in lab.address
 
 
 def test_points_are_drawn_with_the_mouse_and_the_keyboard(lab: Lab) -> None:
@@ -317,6 +323,51 @@ def test_the_pages_link_to_each_other(lab: Lab) -> None:
     ):
         lab.one(selector).click()
         lab.wait(lambda title=title: lab.browser.title == title, title)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "query", "update", "phone", "dark"),
+    [
+        ("live-lab-em", "data=spiral&model=gmm&components=6&b.model=gmm&b.components=20&speed=2", 20, False, False),
+        ("live-lab-manifold", "data=spiral&model=pca&b.model=ae", 600, False, True),
+        ("live-lab-phone", "data=two_gaussians&model=gan&layers=data,samples,field,optimal,arrows", 200, True, True),
+    ],
+)
+def test_views_are_complete(lab: Lab, name: str, query: str, update: int, phone: bool, dark: bool) -> None:
+    lab.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", DARK if dark else LIGHT)
+    with lab.window(**(PHONE if phone else {"width": 1280, "height": 1000})):
+        lab.open(query, update)
+        assert lab.one(".lesson p").text, "a preset"
+        assert all(canvas.size["height"] > 50 for canvas in lab.all("canvas"))
+        assert len(lab.all(".plots canvas")) >= 3
+        lab.screenshot(name)
+    lab.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", LIGHT)
+
+
+@pytest.mark.slow
+def test_the_gan_of_the_first_preset_collapses_and_wgan_gp_does_not(lab: Lab) -> None:
+    lab.open("speed=max")
+    lab.set("#preset", "collapse")
+    lab.pause()
+    frames = []
+    with lab.window(720, 1000):
+        for update in range(0, 601, 20):
+            lab.seek(update)
+            frames.append(lab.one(".panels").screenshot_as_png)
+        label = lab.one(".plots canvas[aria-label^='modes by update']").get_attribute("aria-label")
+    gan, wgan = map(int, re.findall(r"(\d+)(?:,| at)", label))
+    assert gan <= 4
+    assert wgan >= 7
+    save_film("live-lab", frames)
+
+
+def save_film(name: str, frames: list[bytes]) -> None:
+    """Write PNGs as an animation beside the screenshots."""
+    if SCREENSHOTS:
+        first, *others = [Image.open(io.BytesIO(frame)).convert("RGB") for frame in frames]
+        target = Path(SCREENSHOTS) / f"{name}.webp"
+        first.save(target, save_all=True, append_images=others, duration=200, loop=0, quality=55, method=6)
 
 
 @pytest.mark.slow

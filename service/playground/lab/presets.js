@@ -24,20 +24,20 @@ const PRESETS = [
   {
     name: "objective", title: "Minimax or non-saturating", data: "two_gaussians", source: { distance: 5, deviation: 0.1 },
     models: [{ name: "gan", loss: "minimax", discriminator_steps: 5 }, { name: "gan", discriminator_steps: 5 }],
-    hint: "Where D(x) is near 0 (orange), log(1 − D) is flat, and the samples of the minimax generator hardly move: its first updates lag behind. "
-      + "The non-saturating objective −log D is steep there, and has the same optimum.",
+    hint: "Where D(x) is near 0 (orange), log(1 − D) is flat and −log D is steep: the minimax generator gets the weakest gradient where its samples are worst. "
+      + "Compare the share of good samples at equal updates; both objectives have the same optimum.",
   },
   {
     name: "flat", title: "Jensen-Shannon is flat where Wasserstein has a slope", data: "two_gaussians", source: { distance: 6, deviation: 0.05 },
     models: [{ name: "gan", discriminator_steps: 5 }, { name: "wgan_gp" }], layers: ["data", "samples", "field", "arrows"],
-    hint: "Samples and data hardly overlap at first, so JS stays near log 2 ≈ 0.69 while W1 falls with every move towards the data. "
-      + "The discriminator is a step with flat sides; the critic is a ramp, whose arrows reach samples at any distance.",
+    hint: "Samples and data hardly overlap at first: JS begins near its ceiling, log 2 ≈ 0.69, whatever their distance, while W1 is that distance. "
+      + "The discriminator is flat away from the data (orange); the critic slopes towards it from everywhere, so that every sample has a direction.",
   },
   {
     name: "optimum", title: "The discriminator approaches p/(p + q)", data: "two_gaussians", source: { distance: 2.4, deviation: 0.6 },
     models: [{ name: "gan" }], layers: ["data", "samples", "field", "optimal", "arrows"],
     hint: "The lines are those of the optimal D* = p/(p + q), at 0.1, 0.3, 0.5, 0.7 and 0.9; the colours are what D has learned so far. "
-      + "When the samples cover the data, both flatten to one half, and the arrows have nothing left to follow.",
+      + "As the samples cover the data, both flatten towards one half, and the loss of D rises to 2 log 2 ≈ 1.39.",
   },
   {
     name: "penalties", title: "A grid of 25 modes with R1 and R2", data: "grid", source: { deviation: 0.1 },
