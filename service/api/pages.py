@@ -1,4 +1,4 @@
-"""Pages for the browser: the playground, the lab, and the API reference."""
+"""Pages for the browser: the playground, the lab, the live lab, and the API reference."""
 
 from pathlib import Path
 
@@ -31,11 +31,12 @@ class Pages(StaticFiles):
 
 
 def add_pages(app: FastAPI, lab: Path) -> None:
-    """Add the playground at /, the lab page in the directory `lab` at /lab, and the API reference at /docs."""
+    """Add the playground at /, the lab page in `lab` at /lab, the live lab at /lab/live, the API reference at /docs."""
     app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
     app.add_api_route("/docs", api_reference, include_in_schema=False)
     app.mount("/playground", Pages(directory=PLAYGROUND))
     app.add_api_route("/", playground, include_in_schema=False, response_class=FileResponse)
+    app.add_api_route("/lab/live", live_lab, include_in_schema=False, response_class=FileResponse)
     if (lab / "index.html").is_file():
         app.mount("/lab", Pages(directory=lab, html=True))
     else:
@@ -55,7 +56,17 @@ async def api_reference() -> HTMLResponse:
 
 async def playground() -> FileResponse:
     """The playground."""
-    return FileResponse(PLAYGROUND / "index.html", headers={**SECURITY_HEADERS, "Cache-Control": "no-cache"})
+    return _page("index.html")
+
+
+async def live_lab() -> FileResponse:
+    """The live lab, whose experiments train in the browser."""
+    return _page("lab/live.html")
+
+
+def _page(name: str) -> FileResponse:
+    """A page of the playground. Browsers revalidate it each time."""
+    return FileResponse(PLAYGROUND / name, headers={**SECURITY_HEADERS, "Cache-Control": "no-cache"})
 
 
 async def no_lab() -> None:

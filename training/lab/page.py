@@ -46,12 +46,14 @@ def page(directory: Path) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Drawbridge: the lab</title>
+<link rel="icon" href="data:,">
 <link rel="stylesheet" href="{SHEET}">
 <h1>The lab</h1>
 <p>The lecture argues with pictures. Each experiment here measures one of its arguments: it trains the service's model
 families on points of the plane or on digits, with the training loop of the served weights. {held} of {len(checked)}
 numbers agree with the value that theory or a publication gives. <code>python -m training lab</code> runs all
 experiments and writes this page; <code>python -m training lab NAME</code> runs one and updates its section.</p>
+<p>The service also has a <a href="live">live lab</a>, where such models train in the browser.</p>
 <nav aria-label="Experiments"><ol>{links}</ol></nav>
 <main>
 {sections}</main>

@@ -244,7 +244,7 @@ async def test_requests_at_a_root_path_are_answered_directly(
 @module
 async def test_pages_link_to_each_other_without_leaving_the_root_path(mounted: Application) -> None:
     async with connect(mounted) as client:
-        for path in ("/", "/docs"):
+        for path in ("/", "/docs", "/lab/live"):
             page = (await client.get(path)).text
             links = re.findall(r"(?:href|src|url)\s*[=:]\s*[\"']([^\"']*)", page)
             assert links
