@@ -5,12 +5,10 @@ import json
 import multiprocessing
 import os
 import pickle
-import signal
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import torch
 from models import store
 from training import data, files
 from training.config import ConfigError
+from training.interrupts import sigint_ignored
 from training.lab import experiments, page
 from training.lab.experiment import Findings, Number, Setting
 
@@ -78,19 +77,6 @@ def completed(names: Sequence[str], setting: Setting, seeds: int | None) -> Iter
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
-
-
-@contextmanager
-def sigint_ignored() -> Iterator[None]:
-    """Ignore SIGINT within the block, and for good in processes that start in it.
-
-    Ctrl-C reaches every process of a terminal; the first one ends the others.
-    """
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
 
 
 def outcome(name: str, setting: Setting) -> Outcome:
