@@ -19,7 +19,7 @@ SERVICE = {
     "key": "make an API key",
 }
 TRAINING = {
-    "fit": "train a model; after an interruption, the same command continues",
+    "fit": "train one or several models; after an interruption, the same command continues",
     "export": "write the weights of a run for the service",
     "evaluate": "measure the quality of weights or of a running service",
     "report": "write one page that compares all weights",

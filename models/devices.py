@@ -1,8 +1,18 @@
 """The choice of a torch device by name, and the name of its hardware."""
 
+import os
+
 import torch
 
 NAMES = ("auto", "cpu", "cuda", "mps")
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+"""The environment variable with the GPUs that a process may use."""
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use; another process with one of them as VISIBLE_GPUS uses that one."""
+    listed = os.environ.get(VISIBLE_GPUS)
+    return listed.split(",") if listed else [str(number) for number in range(torch.cuda.device_count())]
 
 
 def device_name(device: torch.device) -> str:

@@ -1,6 +1,7 @@
 """Gaussian mixtures, fitted by expectation maximisation (Dempster, Laird & Rubin 1977)."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +11,8 @@ PRIOR = 0.05
 """Strength of the prior that keeps a component from collapsing onto a point. It adds to each component's scatter this
 multiple of the data's mean variance in every direction."""
 
+HELD_OUT = 10
+"""Every so many-th point is held out by `fit_held_out`."""
 TINY = 1e-12
 
 
@@ -24,7 +27,10 @@ class MixtureFit:
     cholesky: Tensor
     """[K, D, D], the lower triangles L of the covariances L L'."""
     objectives: tuple[float, ...] = ()
-    """The objective in nats after each M-step: the data's mean log-likelihood plus the prior's term; non-decreasing."""
+    """The objective in nats after each M-step: the data's mean log-likelihood plus the prior's term.
+
+    Non-decreasing, unless covariances are pooled.
+    """
 
     def log_joint(self, x: Tensor) -> Tensor:
         """log (weight_k N(x; mean_k, L_k L_k')) for x [N, D]: [N, K]."""
@@ -52,6 +58,7 @@ def fit(
     components: int,
     *,
     prior: float = PRIOR,
+    pooled: float = 0.0,
     iterations: int = 100,
     tolerance: float = 1e-4,
     seed: int = 0,
@@ -59,7 +66,9 @@ def fit(
     """Fit `components` Gaussians to x [N, D] by EM, from the initial centres of k-means++.
 
     Maximises log p(x) - scatter / 2 sum_k tr(Sigma_k^-1), where scatter is `prior` times the data's mean variance (a
-    flat inverse-Wishart prior; 0 is plain maximum likelihood). Stops if an iteration gains less than `tolerance` nats.
+    flat inverse-Wishart prior; 0 is plain maximum likelihood). Each covariance is averaged with the one within all
+    components together, as if that had been estimated from `pooled` more points of the component (an inverse-Wishart
+    prior around it). Stops if an iteration gains less than `tolerance` nats.
     """
     x = x.double()
     # Never 0: constant data would have a covariance without a Cholesky factor.
@@ -68,7 +77,7 @@ def fit(
     responsibility = torch.eye(components, dtype=torch.float64)[nearest]
     objectives: list[float] = []
     for _ in range(iterations):
-        mixture = _maximise(x, responsibility, scatter)
+        mixture = _maximise(x, responsibility, scatter, pooled)
         joint = mixture.log_joint(x)
         density = joint.logsumexp(1)
         precision = sum(float(torch.cholesky_inverse(L).trace()) for L in mixture.cholesky)
@@ -82,6 +91,22 @@ def fit(
 def fit_best(x: Tensor, candidates: tuple[int, ...]) -> MixtureFit:
     """The mixture of x [N, D] whose number of components, one of `candidates`, has the lowest BIC."""
     return min((fit(x, count) for count in candidates), key=lambda mixture: mixture.bic(x.double()))
+
+
+def fit_held_out(x: Tensor, candidates: tuple[int, ...], pooled: float) -> MixtureFit:
+    """The mixture of x [N, D] whose number of components, one of `candidates`, suits held-out points.
+
+    A tenth of the points is held out. The smallest candidate whose likelihood is within a standard error of the best is
+    chosen (Hastie, Tibshirani & Friedman 2009, section 7.10). Few points have a single Gaussian. `pooled`: see `fit`.
+    """
+    if len(x) < 2 * HELD_OUT:
+        return fit(x, 1)
+    held_out = torch.arange(len(x)) % HELD_OUT == 0
+    mixtures = [fit(x[~held_out], count, pooled=pooled, iterations=30, tolerance=0.01) for count in candidates]
+    densities = torch.stack([mixture.log_density(x[held_out].double()) for mixture in mixtures])
+    behind = densities[densities.mean(1).argmax()] - densities
+    near = behind.mean(1) <= behind.std(1) / math.sqrt(behind.shape[1])
+    return mixtures[int(near.int().argmax())]
 
 
 class Mixture(nn.Module):
@@ -122,6 +147,10 @@ class Mixture(nn.Module):
         return self.means[component] + (self.cholesky[component] * eps[:, None, :]).sum(2)
 
 
+Select = Callable[[Tensor, tuple[int, ...]], MixtureFit]
+"""Fits mixtures of several numbers of components to points [N, D], and returns one: `fit_best` or `fit_held_out`."""
+
+
 class LabelledMixture(Mixture):
     """One mixture of at most `max_components` Gaussians per class; a single one if `classes` is 0."""
 
@@ -132,14 +161,17 @@ class LabelledMixture(Mixture):
         self.owner: Tensor
         self.register_buffer("owner", torch.zeros(max(classes, 1) * max_components, dtype=torch.int64))
 
-    def fit(self, x: Tensor, label: Tensor) -> None:
-        """Fit each class's mixture to its points of x [N, size]; BIC selects 1, 2, 4, ..., max_components Gaussians."""
+    def fit(self, x: Tensor, label: Tensor, select: Select = fit_best) -> None:
+        """Fit each class's mixture to its points of x [N, size].
+
+        `select` chooses the number of Gaussians: 1, 2, 4, ..., max_components.
+        """
         parts: list[tuple[MixtureFit, float]] = []
         owners: list[int] = []
         for owner in range(max(self.classes, 1)):
             points = x[label == owner] if self.classes else x
             if len(points) > 1:
-                mixture = fit_best(points, self.candidates)
+                mixture = select(points, self.candidates)
                 parts.append((mixture, len(points) / len(x)))
                 owners += [owner] * len(mixture.weights)
         self.load_fit(_concatenate(parts))
@@ -163,16 +195,19 @@ def _log_normal(x: Tensor, mean: Tensor, cholesky: Tensor) -> Tensor:
     return -0.5 * (white.square().sum(0) + len(mean) * math.log(2 * math.pi)) - log_det
 
 
-def _maximise(x: Tensor, responsibility: Tensor, scatter: float) -> MixtureFit:
+def _maximise(x: Tensor, responsibility: Tensor, scatter: float, pooled: float) -> MixtureFit:
     """The M-step: weights, means and covariances of x [N, D] from responsibility [N, K]."""
     mass = responsibility.sum(0).clamp(min=1e-8)
     means = responsibility.T @ x / mass[:, None]
     prior = scatter * torch.eye(x.shape[1], dtype=torch.float64)
-    triangles = []
+    scatters = []
     for k in range(len(mass)):
         centred = x - means[k]
-        covariance = ((responsibility[:, k, None] * centred).T @ centred + prior) / mass[k]
-        triangles.append(torch.linalg.cholesky(covariance))
+        scatters.append((responsibility[:, k, None] * centred).T @ centred + prior)
+    if pooled:
+        within = torch.stack(scatters).sum(0) / len(x)
+        scatters = [own + pooled * within for own in scatters]
+    triangles = [torch.linalg.cholesky(own / (m + pooled)) for own, m in zip(scatters, mass, strict=True)]
     return MixtureFit(mass / mass.sum(), means, torch.stack(triangles))
 
 

@@ -5,6 +5,9 @@ Families are found by their files; each field of a family's Config and recipe be
 
 import argparse
 import dataclasses
+import functools
+import itertools
+import math
 import signal
 import sys
 import time
@@ -16,11 +19,12 @@ from typing import Any
 
 import torch
 
-from models import devices, families, parallel, store
+from models import devices, families, memory, parallel, store
 from models.base import Family
+from models.cores import available_cores
 from models.families import UnknownFamily
 from models.store import WeightsError
-from training import classifier, cost, data, docs, files, flags, report
+from training import classifier, cost, data, docs, files, flags, jobs, report
 from training.augmentation import Augmentation
 from training.checkpoint import NotFinite
 from training.config import ConfigError, RunConfig, describe
@@ -31,13 +35,16 @@ from training.interrupts import EXIT_INTERRUPTED, interrupt_exits
 from training.lab import experiments
 from training.lab import run as lab
 from training.lab.experiment import Setting
-from training.log import Log
+from training.log import LINES, Log
 from training.loop import DTYPES, Hardware, Trainer, has_closed_form, train
 from training.privacy import command as privacy
+from training.progress import Progress
 from training.samples import strip_png
 from training.usefulness import command as usefulness
 from training.usefulness.experiment import UPDATES
 
+ALL = "all"
+"""In place of families, all of them."""
 TIME_LIMIT = "time limit"
 """The reason to stop of a run that used up `--max-minutes`."""
 MODEL_PREFIX = "model_"
@@ -54,9 +61,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     An invalid flag or configuration, or a file that cannot be read or written, prints one line and returns 2. A full
     disk, or a loss that is not finite, prints one line and returns 1.
     """
+    return report_errors(lambda: run_command(parse(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run_command(args: argparse.Namespace) -> int:
+    """Run the command that `parse` found, and return its exit status."""
+    return int(args.command(args) or 0)
+
+
+def report_errors(run: Callable[[], int]) -> int:
+    """The exit status of `run`; an error that `main` lists is printed in one line."""
     try:
-        args = parser().parse_args(arguments)
-        return int(args.command(args) or 0)
+        return run()
     except (ConfigError, DataError, UnknownFamily, WeightsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -92,11 +108,42 @@ class FormerFlag(argparse.Action):
         setattr(namespace, self.dest, True)
 
 
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The arguments of one command. Those of `fit` with several families are parsed for each, into `runs`.
+
+    Raises ConfigError for a flag that one of the families does not have.
+    """
+    command, *rest = arguments or [""]
+    names = list(itertools.takewhile(lambda word: not word.startswith("-"), rest))
+    if command != "fit" or not (len(names) > 1 or names == [ALL]):
+        return parser().parse_args(arguments)
+    runs, lacking = [], dict[str, list[str]]()
+    for name in families.names() if ALL in names else dict.fromkeys(names):
+        families.get(name)  # raises UnknownFamily
+        args, unknown = parser().parse_known_args([command, name, *rest[len(names) :]])
+        runs.append(args)
+        for word in unknown:
+            lacking.setdefault(word, []).append(name)
+    if lacking:
+        word, without = next(iter(lacking.items()))
+        having = [run.family for run in runs if run.family not in without]
+        if having and word.startswith("-"):
+            raise ConfigError(
+                f"{word}: {', '.join(without)} cannot use it; name only families that can: {' '.join(having)}"
+            )
+        raise ConfigError(f"unrecognized arguments: {word}; see `drawbridge fit {names[0]} --help`")
+    return argparse.Namespace(command=run_several, runs=runs)
+
+
 def parser() -> Parser:
     """The parser of the whole command line; `fit` has one sub-command per family."""
     root = Parser(prog="python -m training", description="Train generative models, evaluate them and export them.")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
-    fit = commands.add_parser("fit", help="train a family; run the same command again to resume")
+    fit = commands.add_parser(
+        "fit",
+        help="train families; run the same command again to resume",
+        description=f"Train a family, or several at once (`fit FAMILY FAMILY --jobs 2`); `{ALL}` stands for all.",
+    )
     fitting = fit.add_subparsers(required=True, metavar="FAMILY")
     for name in families.names():
         family = families.get(name)
@@ -146,7 +193,15 @@ def add_fit_flags(command: argparse.ArgumentParser, family: type[Family]) -> Non
         "--precision", choices=tuple(DTYPES), default="f32", help="number format of the networks, by autocast"
     )
     command.add_argument("--compile", action="store_true", help="torch.compile the networks")
-    command.add_argument("--threads", type=int, help="CPU threads (default: one per core)")
+    command.add_argument(
+        "--threads", type=int, help="CPU threads (default: one per core; with --jobs, each run's share of the cores)"
+    )
+    command.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="train N families at a time, each in a process of its own (default: one per core; on GPUs, all)",
+    )
     command.add_argument("--max-minutes", type=float, help="save and stop after this time; run again to resume")
     command.add_argument(
         "--every", type=int, help="images between validations (default: one epoch, or ten batches if that is more)"
@@ -168,6 +223,8 @@ def add_fit_flags(command: argparse.ArgumentParser, family: type[Family]) -> Non
 
 def run_fit(args: argparse.Namespace) -> int:
     """Start or resume a run, as one of several processes if `torchrun` started this one."""
+    if args.jobs is not None:
+        return run_several(argparse.Namespace(runs=[args]))
     with parallel.process_group() as number:
         return fit(args, number)
 
@@ -179,22 +236,9 @@ def fit(args: argparse.Namespace, number: int) -> int:
         raise ConfigError(f"{args.family} differentiates a gradient, which torch.compile cannot; omit --compile")
     if args.threads:
         torch.set_num_threads(args.threads)
-    with interrupt_exits():  # imports scikit-learn for `digits`
-        options = flags.data_options(args)
-        dataset = data.load(args.data, args.data_root, "train", options)
-    config = RunConfig(
-        family=args.family,
-        model={field.name: getattr(args, MODEL_PREFIX + field.name) for field in dataclasses.fields(family.Config)},
-        recipe={name: getattr(args, name, default) for name, default in dataclasses.asdict(family.recipe).items()},
-        data=args.data,
-        seed=args.seed,
-        precision=args.precision,
-        revision=family.revision,
-        dataset=describe(dataset),
-        reading=options.to_json(),
-        augmentation=_augmentation(args, dataset).to_json(),
-    )
-    run = args.run or Path("runs") / args.family
+    dataset = _training_images(args)
+    config = _run_config(args, dataset)
+    run = _run_directory(args)
     trainer = build_trainer(config, dataset, Hardware(_device(args.device, number), args.compile))
     every = args.every or max(len(dataset.images), MIN_BATCHES * trainer.recipe.batch)
     if parallel.rank():  # only the first process has a time limit, prints and writes
@@ -217,6 +261,78 @@ def fit(args: argparse.Namespace, number: int) -> int:
     progress = f"{trainer.images} of {trainer.total_images} images"
     print(f"stopped ({reason}) at {progress}; everything is saved; run the same command to resume")
     return 0 if reason == TIME_LIMIT else EXIT_INTERRUPTED
+
+
+def run_several(args: argparse.Namespace) -> int:
+    """Start or resume the runs `args.runs`, each in a process of its own, and return the exit status.
+
+    They share all flags but those of their families. Where they cannot run all at once, the longest one starts first.
+    """
+    runs: list[argparse.Namespace] = args.runs
+    first = runs[0]
+    if torch.distributed.is_torchelastic_launched():
+        raise ConfigError("torchrun trains one family; omit --jobs and all families but one, or torchrun")
+    if first.run and len(runs) > 1:
+        raise ConfigError("--run: each family has a run directory of its own, runs/FAMILY; omit the flag")
+    if first.jobs is not None and first.jobs < 1:
+        raise ConfigError("--jobs: use at least 1")
+    device = _device(first.device, 0)
+    dataset = _training_images(first)  # before the processes, so that only one of them downloads or decodes it
+    at_once, threads = jobs.shares(len(runs), available_cores(), first.jobs, first.threads, on_cpu=device.type == "cpu")
+    if at_once < len(runs):
+        runs = sorted(runs, key=lambda run: _training_cost(run, dataset), reverse=True)
+    gpus = devices.visible_gpus() if device.type == "cuda" else []
+    print("\n".join(data.summary(dataset)))
+    print(f"{len(runs)} runs on {device.type}, {at_once} at a time; CPU threads of each: {threads}", flush=True)
+    queue = []
+    for number, run in enumerate(runs):
+        directory, images = _run_directory(run), math.ceil(getattr(run, "epochs", 0) * len(dataset.images))
+        main = functools.partial(run_one, argparse.Namespace(**{**vars(run), "jobs": None, "threads": threads}))
+        environment = {devices.VISIBLE_GPUS: gpus[number % len(gpus)]} if gpus else {}
+        queue.append(jobs.Job(Progress(run.family, directory, directory / LINES, images), main, environment))
+    return jobs.run_all(queue, at_once)
+
+
+def run_one(args: argparse.Namespace) -> int:
+    """Start or resume one of several runs, in its process."""
+    memory.retain_freed_memory()
+    return report_errors(lambda: run_fit(args))
+
+
+def _training_cost(args: argparse.Namespace, dataset: data.Dataset) -> float:
+    """Multiplications of the whole run; 0 for settings that are impossible, which the run reports by itself."""
+    try:
+        config = _run_config(args, dataset)
+        trainer = build_trainer(config, dataset, Hardware(torch.device("cpu")))
+    except ConfigError:
+        return 0.0
+    return cost.training_macs(trainer.family, dataset) * trainer.total_images
+
+
+def _training_images(args: argparse.Namespace) -> data.Dataset:
+    with interrupt_exits():  # imports scikit-learn for `digits`
+        return data.load(args.data, args.data_root, "train", flags.data_options(args))
+
+
+def _run_directory(args: argparse.Namespace) -> Path:
+    return args.run or Path("runs") / args.family
+
+
+def _run_config(args: argparse.Namespace, dataset: data.Dataset) -> RunConfig:
+    """The configuration of a run with these flags and images. Raises ConfigError for values that are not allowed."""
+    family = families.get(args.family)
+    return RunConfig(
+        family=args.family,
+        model={field.name: getattr(args, MODEL_PREFIX + field.name) for field in dataclasses.fields(family.Config)},
+        recipe={name: getattr(args, name, default) for name, default in dataclasses.asdict(family.recipe).items()},
+        data=args.data,
+        seed=args.seed,
+        precision=args.precision,
+        revision=family.revision,
+        dataset=describe(dataset),
+        reading=flags.data_options(args).to_json(),
+        augmentation=_augmentation(args, dataset).to_json(),
+    )
 
 
 def build_trainer(config: RunConfig, dataset: data.Dataset, hardware: Hardware) -> Trainer:

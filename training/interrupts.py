@@ -1,4 +1,4 @@
-"""Interrupts by Ctrl-C while nothing has to be saved. Imports only the standard library."""
+"""Interrupts by Ctrl-C. Imports only the standard library."""
 
 import os
 import signal
@@ -28,3 +28,16 @@ def interrupt_exits() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def sigint_ignored() -> Iterator[None]:
+    """Ignore SIGINT within the block, and for good in processes that start in it.
+
+    Ctrl-C reaches every process of a terminal; the first one ends the others.
+    """
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)

@@ -1,14 +1,14 @@
 """Independent tasks, one process per core and one thread each, so that results do not depend on the number of cores."""
 
 import multiprocessing
-import os
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
+
+from models.cores import available_cores
+from training.interrupts import sigint_ignored
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
@@ -27,7 +27,7 @@ def completed(
     exception, also KeyboardInterrupt, ends all processes and is raised here.
     """
     context = multiprocessing.get_context("spawn")
-    processes = max(1, min(os.cpu_count() or 1, len(tasks)))
+    processes = max(1, min(available_cores(), len(tasks)))
     with ProcessPoolExecutor(processes, context, _initialize, (initializer, initargs)) as pool:
         try:
             with sigint_ignored():
@@ -41,19 +41,6 @@ def completed(
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
-
-
-@contextmanager
-def sigint_ignored() -> Iterator[None]:
-    """Ignore SIGINT within the block, and for good in processes that start in it.
-
-    Ctrl-C reaches every process of a terminal; the first one ends the others.
-    """
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
 
 
 def _initialize(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:

@@ -4,17 +4,19 @@
     E: r_nk = w_k N(x_n; mu_k, Sigma_k) / p(x_n)          M: w, mu, Sigma of the points, weighted by r
                                                           (Dempster, Laird & Rubin 1977)
 
-The Bayesian information criterion selects the number of components of each digit. Images are first reduced to
-principal components; data of few dimensions is used as it is.
+The likelihood of held-out images selects the number of components of each digit. A component has few images, so that
+its covariance is averaged with that of all components (`mixture.fit_held_out`). Images are first reduced to principal
+components; data of few dimensions is used as it is.
 """
 
+import functools
 import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from models import noise
+from models import mixture, noise
 from models.base import CLOSED_FORM, About, Family, Rows
 from models.linear import projection
 from models.mixture import LabelledMixture
@@ -22,9 +24,15 @@ from models.mixture import LabelledMixture
 
 @dataclass(frozen=True)
 class GMMConfig:
-    code: int = field(default=40, metadata={"help": "principal components; 0, or no fewer than the data has: no PCA"})
-    most: int = field(default=16, metadata={"help": "maximum Gaussians per digit; candidates are 1, 2, 4, ..."})
+    code: int = field(default=64, metadata={"help": "principal components; 0, or no fewer than the data has: no PCA"})
+    most: int = field(default=32, metadata={"help": "maximum Gaussians per digit; candidates are 1, 2, 4, ..."})
     points: int = field(default=60_000, metadata={"help": "maximum number of training points"})
+    pooled: float = field(
+        default=16.0,
+        metadata={
+            "help": "points' worth of the covariance of all Gaussians in each; 0: none, and BIC selects the number"
+        },
+    )
 
 
 class GMM(Family):
@@ -33,7 +41,7 @@ class GMM(Family):
     Config = GMMConfig
     about = About(
         title="Gaussian mixture model",
-        formula="max  E log sum_k w_k N(x; mu_k, Sigma_k)  by EM, one mixture per digit, components by BIC",
+        formula="max  E log sum_k w_k N(x; mu_k, Sigma_k)  by EM, one mixture per digit, components by held-out images",
         paper="Dempster, Laird & Rubin, Maximum likelihood from incomplete data via the EM algorithm, 1977",
     )
     recipe = CLOSED_FORM
@@ -50,7 +58,9 @@ class GMM(Family):
     def fit(self, x: Tensor, label: Tensor) -> None:
         self.components.fit(x.flatten(1))
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[: self.config.points].to(x.device)
-        self.mixture.fit(self.encode(x[order], label[order]).cpu(), label[order].cpu())
+        pooled = self.config.pooled
+        select = functools.partial(mixture.fit_held_out, pooled=pooled) if pooled else mixture.fit_best
+        self.mixture.fit(self.encode(x[order], label[order]).cpu(), label[order].cpu(), select)
 
     def log_likelihood(self, x: Tensor, label: Tensor) -> Tensor:
         """The log density of the mixture of all digits; the label has no effect."""

@@ -3,7 +3,7 @@
     p(x) = 1/N sum_i N(x; x_i, h^2 I)                                   (Rosenblatt 1956; Parzen 1962)
 
 The bandwidth h maximises the likelihood of held-out points. Images are first reduced to principal components, because
-in 784 dimensions all points are far from each other. Samples have less noise than the estimate: in forty components at
+in 784 dimensions all points are far from each other. Samples have less noise than the estimate: in sixty components at
 once the full noise appears as grey around the strokes.
 
     x = x_i + s h eps,   i uniform in 1..N,   eps ~ N(0, I),   s < 1
@@ -25,11 +25,11 @@ BLOCK_SIZE = 1000
 
 @dataclass(frozen=True)
 class KDEConfig:
-    points: int = field(default=16_000, metadata={"help": "training points, each the centre of a kernel"})
-    code: int = field(default=40, metadata={"help": "principal components; 0, or no fewer than the data has: no PCA"})
+    points: int = field(default=20_000, metadata={"help": "training points, each the centre of a kernel"})
+    code: int = field(default=64, metadata={"help": "principal components; 0, or no fewer than the data has: no PCA"})
     held_out: int = field(default=2_000, metadata={"help": "points that determine the bandwidth"})
     spread: float = field(
-        default=0.7, metadata={"help": "s, the scale of the bandwidth for sampling; at 1 samples follow p"}
+        default=0.5, metadata={"help": "s, the scale of the bandwidth for sampling; at 1 samples follow p"}
     )
 
 

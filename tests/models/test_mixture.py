@@ -65,6 +65,28 @@ def test_bic_finds_the_number_of_clusters():
     assert len(mixture.fit_best(x, (1, 2, 3, 4, 6)).weights) == 3
 
 
+def test_held_out_points_find_the_number_of_clusters():
+    x, _ = clusters()
+    assert len(mixture.fit_held_out(x, (1, 2, 3, 4, 6), pooled=4).weights) == 3
+    assert len(mixture.fit_held_out(x[:19], (1, 2), pooled=4).weights) == 1
+
+
+def test_pooled_covariances_describe_new_points_better_where_a_component_has_few():
+    generator = torch.Generator().manual_seed(0)
+    shape = torch.linspace(0.1, 1, 20)
+    middle = 4 * torch.randn(8, 20, generator=generator)
+
+    def points(count):
+        return middle[torch.arange(count) % 8] + shape * torch.randn(count, 20, generator=generator)
+
+    x, new = points(8 * 30), points(2000).double()
+    alone, averaged, equal = (mixture.fit(x, 8, pooled=pooled) for pooled in (0.0, 20.0, 1e9))
+    assert float(averaged.log_density(new).mean()) > float(alone.log_density(new).mean()) + 1
+    deviations = (equal.cholesky @ equal.cholesky.mT).diagonal(dim1=1, dim2=2).sqrt()
+    torch.testing.assert_close(deviations, deviations[:1].expand(8, -1))
+    assert not torch.allclose(alone.cholesky[0], alone.cholesky[1], rtol=0.05)
+
+
 def test_a_fit_with_more_components_than_points_is_finite():
     fit = mixture.fit(torch.tensor([[0.0], [0.0], [1.0]]), 5)
     assert fit.log_density(torch.tensor([[0.5]]).double()).isfinite().all()

@@ -1,11 +1,14 @@
 """The Gaussian mixture samples the given class."""
 
+from functools import partial
+
 import pytest
 import torch
 
+from models import mixture, store
 from models.base import sample
 from models.families.gmm import GMM, GMMConfig
-from tests.conftest import assert_weights_reach
+from tests.conftest import assert_weights_reach, manifest_of
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +60,23 @@ def test_the_log_likelihood_is_the_density_of_all_classes_together(family):
     assert float(density.sum()) * 0.01**2 == pytest.approx(1, abs=1e-3)
     middle = float(density[:, 130:171].sum() * 0.01**2)  # without the two clusters of the second class
     assert middle == pytest.approx(0.7, abs=0.03)
+
+
+def test_weights_of_the_default_config_are_under_6_mb(tmp_path):
+    family = GMM(GMMConfig()).for_sampling()
+    store.save(tmp_path / "gmm", family, manifest_of(family), b"")
+    assert (tmp_path / "gmm" / store.TENSORS).stat().st_size < 6e6
+
+
+@pytest.mark.parametrize("pooled", [0.0, 16.0])
+def test_covariances_are_pooled_as_the_configuration_says(pooled):
+    x = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
+    family = GMM(GMMConfig(most=4, pooled=pooled), (2,), 0)
+    family.fit(x, torch.full((400,), -1))
+    select = partial(mixture.fit_held_out, pooled=16.0) if pooled else mixture.fit_best
+    order = torch.randperm(400, generator=torch.Generator().manual_seed(0))
+    expected = select(x[order], (1, 2, 4))
+    assert torch.equal(family.mixture.cholesky[: len(expected.weights)], expected.cholesky.float())
 
 
 def test_committed_weights_reach_their_goals():

@@ -73,7 +73,7 @@ def kernels(x: Tensor) -> KDE:
 
 def components(x: Tensor, most: int) -> Mixture:
     """The family's mixture for x [N, D], with up to `most` components, selected by BIC."""
-    family = fit(GMM, GMMConfig(code=0, most=most), points(x), CLOSED_FORM, seed=0)
+    family = fit(GMM, GMMConfig(code=0, most=most, pooled=0), points(x), CLOSED_FORM, seed=0)
     assert isinstance(family, GMM)
     return family.mixture
 
