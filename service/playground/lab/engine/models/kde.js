@@ -16,13 +16,15 @@ export class Kde {
   constructor({ bandwidth, spread, seed }, points) {
     const count = points.length / 2, heldOut = Math.min(MAX_HELD_OUT, Math.max(1, Math.floor(count / 5)));
     const order = new Noise(seed, ORDER).permutation(0, count);
-    const rows = (from, to) => Float32Array.from([...order.subarray(from, to)].flatMap((k) => [points[2 * k], points[2 * k + 1]]));
+    const rows = (from, to) =>
+      Float32Array.from([...order.subarray(from, to)].flatMap((k) => [points[2 * k], points[2 * k + 1]]));
     this.centres = rows(heldOut, heldOut + MAX_KERNELS);
     this.heldOut = rows(0, heldOut);
     this.noise = new Noise(seed, SAMPLES);
     this.spread = spread;
     const deviation = Math.max(meanDeviation(this.centres), MIN_DEVIATION);
-    this.range = bandwidth ? [Math.log(bandwidth), Math.log(bandwidth)] : [1e-3, 2].map((share) => Math.log(share * deviation));
+    const ends = bandwidth ? [bandwidth, bandwidth] : [1e-3 * deviation, 2 * deviation];
+    this.range = ends.map(Math.log);
   }
 
   get bandwidth() {
