@@ -49,12 +49,12 @@ async def livez() -> dict[str, str]:
 )
 async def readyz(
     request: Request,
-    model: Annotated[str | None, Query(description="Ask for this model alone, which is then loaded next.")] = None,
+    model: Annotated[str | None, Query(description="Ask for this model alone; if it is to be loaded, it is next.")] = None,
 ) -> JSONResponse:
     """Whether every model generates: each one in memory runs one real step now.
 
     After a start the service is ready once all models are loaded, or as many as the settings allow in memory. With
-    `model` it is ready once this one is. Weights that do not load are listed. The response is about the worker that
+    `model` it is ready once this one is, or if a request for it would load it. Weights that do not load are listed. The response is about the worker that
     serves the connection; a dead worker has no connections.
     """
     service: AppContext = request.app.state.service
@@ -63,11 +63,11 @@ async def readyz(
         ready = service.loader.started.is_set()
     else:
         asked = [find_model(service.catalog, model)]
-        ready = asked[0].runner is not None
+        ready = service.loader.state(asked[0]) != "loading"
         if not ready:
             service.loader.request(asked[0].name)
     results = await asyncio.gather(*(_health(service, one) for one in asked))
-    ready = ready and OK in results and set(results) <= {OK, "loading", "on demand"}
+    ready = ready and bool(results) and set(results) <= {OK, "loading", "on demand"}
     health = {one.name if model is None else model: result for one, result in zip(asked, results, strict=True)}
     broken = {name: why for name, why in service.catalog.broken.items() if model is None or name in health}
     body = {"status": "ready" if ready else "not ready", "models": health, "broken": broken}

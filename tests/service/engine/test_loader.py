@@ -288,7 +288,10 @@ async def test_models_beyond_the_limit_are_loaded_on_demand(root: Path) -> None:
         ready = await client.get("/readyz")
         assert ready.status_code == 200
         assert ready.json()["models"] == dict.fromkeys(NAMES, "on demand") | {"dcgan": "ok", "cgan": "ok"}
+        one = await client.get("/readyz?model=vae")
+        assert (one.status_code, one.json()["models"]) == (200, {"vae": "on demand"})
         assert (await client.get("/v2/models/vae/ready")).json()["ready"]
+        assert loaded(app) == {"dcgan", "cgan"}, "probes load nothing"
         assert (await client.get(url("cgan"))).status_code == 200
         assert (await client.get(url("vae"))).status_code == 200
         assert loaded(app) == {"cgan", "vae"}, "dcgan was not used for the longest time"
