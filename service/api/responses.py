@@ -269,8 +269,8 @@ class EventStream(ImageStream):
     """Server-sent events, which start at once and report progress.
 
     `progress`: `ahead`, images accepted earlier and not finished; `gone` of `links`, device steps done and in total;
-    `seconds`, the expected time to the end. `preview`: image `index` in its current state. A slow reader misses
-    previews and nothing else.
+    `seconds`, the expected time to the end. `preview`: image `index` in its current state, and with `guesses` as the
+    model predicts it. A slow reader misses previews and nothing else.
     """
 
     async def wait_for_first(self, ticket: Ticket) -> None:
@@ -287,7 +287,7 @@ class EventStream(ImageStream):
         seconds_per_step = (self.pending.loop.time() - self.started_at) / (self.total_steps - self.seen_steps)
         # An engine on another thread may add previews meanwhile.
         previews = [(i, ticket.previews.pop(i, None)) for i in sorted(ticket.previews)]
-        events = (streams.preview(i, image) for i, image in previews if image is not None)
+        events = (streams.preview(i, image, ticket.guesses.pop(i, None)) for i, image in previews if image is not None)
         return self._progress(ticket, seconds_per_step * self.seen_steps) + b"".join(events)
 
     def error_event(self, problem: Problem) -> bytes:

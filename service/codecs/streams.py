@@ -93,9 +93,16 @@ def event(name: str, data: dict[str, Any]) -> bytes:
     return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
 
 
-def preview(index: int, image: Images) -> bytes:
-    """Encode an event with the current state of an image [H, W] or [H, W, 3] that is not finished."""
-    return event("preview", {"index": index, "png": base64.b64encode(png(image)).decode()})
+def preview(index: int, image: Images, guess: Images | None = None) -> bytes:
+    """Encode an event with the current state of an image [H, W] or [H, W, 3] that is not finished.
+
+    `guess` is what the model predicts as the finished image.
+    """
+    pictures = {"png": image} if guess is None else {"png": image, "guess": guess}
+    return event(
+        "preview",
+        {"index": index, **{name: base64.b64encode(png(picture)).decode() for name, picture in pictures.items()}},
+    )
 
 
 def _item(contents: Contents, index: int, image: Images, label: int, error: float | None) -> dict[str, Any]:

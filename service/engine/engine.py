@@ -269,12 +269,16 @@ class Engine:
             log.error("previews failed: %r", error)
             return
         for (ticket, i), image in zip(batch, previews, strict=True):
+            guess = self.rows[ticket][i].guess
+            if guess is not None:
+                ticket.guesses[i] = guess
             ticket.previews[i] = image
             self.updated[ticket] = None
 
     def _deliver(self, ticket: Ticket, i: int, image: NDArray[Any]) -> None:
         ticket.images[i] = image
         ticket.previews.pop(i, None)
+        ticket.guesses.pop(i, None)
         ticket.remaining_images -= 1
         self.scheduler.finish(ticket, i)
         self.updated[ticket] = None

@@ -75,6 +75,8 @@ class Request(NamedTuple):
     """Seconds from acceptance to the deadline."""
     previews: bool = False
     """Whether to update `Ticket.previews` after each step."""
+    guesses: bool = False
+    """Whether to update `Ticket.guesses` with them; for families with `edits`."""
 
     @property
     def steps_per_row(self) -> int:
@@ -169,6 +171,8 @@ class Ticket:
     """The largest number of rows in a batch with a row of this request."""
     previews: dict[int, NDArray[Any]] = field(default_factory=dict)
     """The newest preview of unfinished images, by sample. The reader removes what it has read."""
+    guesses: dict[int, NDArray[Any]] = field(default_factory=dict)
+    """What the last step predicted as the final image, beside each preview."""
 
     def result(self) -> Result:
         """The finished images. Raises the EngineError that the request ended with."""

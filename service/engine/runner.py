@@ -52,6 +52,10 @@ class Row:
     """Whether the row is finished after the inversion."""
     edit: Edit | None = None
     """The image that the row starts from or completes, on the device."""
+    guesses: bool = False
+    """Whether to keep what each step predicts as the final image."""
+    guess: NDArray[np.uint8] | None = None
+    """What the last step predicted."""
     batch: Batch | None = None
     """The batch that holds its state; None before its first step."""
     index: int = 0
@@ -108,7 +112,7 @@ class Runner:
             schedule = np.concatenate((self.inversion_schedule, schedule))
         edit = None if request.edit is None else self._send_edit(request.edit)
         return [
-            Row(sample, schedule, request.guidance, request.inversion_steps, request.codes_only, edit)
+            Row(sample, schedule, request.guidance, request.inversion_steps, request.codes_only, edit, request.guesses)
             for sample in request.samples
         ]
 
@@ -324,6 +328,9 @@ class Runner:
         guidance = self._send([row.next_guidance for row in rows], np.float32)
         (state,) = self.call(_next_states, before.state, before.label, coefficients, guidance, seed, index, step)
         finished = [i for i, row in enumerate(rows) if row.step + 1 == row.total_steps]
+        guessing = [i for i, row in enumerate(rows) if row.guesses and row.step + 1 < row.total_steps]
+        if guessing:
+            self._guess(rows, guessing, before.state, state)
         completing = [i for i, row in enumerate(rows) if row.completes and row.step + 1 < row.total_steps]
         if completing:
             state = self._restore_known(rows, completing, before.state, state)
@@ -338,6 +345,19 @@ class Runner:
         for i, row in enumerate(rows):
             row.batch, row.index, row.step = after, i, row.step + 1
         return images
+
+    def _guess(self, rows: list[Row], chosen: list[int], before: Tensor, after: Tensor) -> None:
+        """Keep what a step between two states predicted as the final images of the rows at `chosen`."""
+        images, _ = self._receive(
+            *self.call(
+                _predicted_images,
+                self._stack([before[i] for i in chosen]),
+                self._stack([after[i] for i in chosen]),
+                self._send([rows[i].schedule[rows[i].step] for i in chosen], np.float32),
+            )
+        )
+        for i, image in zip(chosen, images, strict=False):  # images are padded
+            rows[i].guess = _restore_pixels(image, rows[i])
 
     def _restore_known(self, rows: list[Row], chosen: list[int], before: Tensor, after: Tensor) -> Tensor:
         """The states `after` a step, where the rows at `chosen` continue from their predicted image with what is known.
@@ -405,6 +425,11 @@ def _completed_states(
 def _decoded_images(family: Family, states: Tensor) -> Tensors:
     """Images uint8 [B, H, W], or [B, H, W, 3] in colour, and whether each was finite [B]."""
     images = family.decode(states)
+    return to_pixels(images), images.isfinite().flatten(1).all(1)
+
+
+def _predicted_images(family: Family, before: Tensor, after: Tensor, coefficients: Tensor) -> Tensors:
+    images = family.predicted(before, after, coefficients)
     return to_pixels(images), images.isfinite().flatten(1).all(1)
 
 

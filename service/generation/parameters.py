@@ -108,6 +108,10 @@ class Generate(_Sampling):
     n: int = Field(1, ge=1, description="Number of images.")
     seed: Seed | None = Field(None, description="The same seed gives the same images. Default: a random seed.")
     previews: bool = Field(False, description="With format `events`: send unfinished images and the progress.")
+    guesses: bool = Field(
+        False,
+        description="With `previews`: also send what the model predicts as the final image, from models with `edits`.",
+    )
     first: int = Field(0, ge=0, le=2**53, description="Index of the first image: n images are first .. first + n - 1.")
 
 

@@ -65,6 +65,8 @@ def plan_generation(
         )
     if parameters.previews and format_name != "events":
         raise InvalidParameter("previews: only with format=events")
+    if parameters.guesses and not (parameters.previews and model.family.edits):
+        raise InvalidParameter("guesses: only with previews=true, and from models with `edits` in GET /models")
     if len(parameters.label or parameters.digit) > max_images:
         raise InvalidParameter(f"{'label' if parameters.label else 'digit'}: at most {max_images}, one per image")
     named = labels_of(model, parameters)
@@ -174,10 +176,10 @@ def _url_parts(path: str, model: Model, query: list[tuple[str, Any]]) -> tuple[s
 def _engine_request(
     model: Model, samples: tuple[Sample, ...], options: dict[str, Any], parameters: Generate | Interpolate
 ) -> Request:
-    previews = isinstance(parameters, Generate) and parameters.previews
-    return Request(
-        model.key, samples, **options, priority=parameters.priority, timeout=parameters.timeout, previews=previews
-    )
+    request = Request(model.key, samples, **options, priority=parameters.priority, timeout=parameters.timeout)
+    if isinstance(parameters, Generate) and parameters.previews:
+        return request._replace(previews=True, guesses=parameters.guesses)
+    return request
 
 
 def _sampling_options(model: Model, parameters: Generate | Interpolate) -> tuple[dict[str, Any], list[tuple[str, Any]]]:

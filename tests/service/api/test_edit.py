@@ -183,6 +183,30 @@ async def test_event_streams_show_a_completion_in_progress(client: httpx.AsyncCl
     assert (image[KNOWN] == IMAGE[KNOWN]).all()
 
 
+@pytest.mark.parametrize("name", EDITORS)
+async def test_previews_can_show_what_the_model_predicts(client: httpx.AsyncClient, name: str) -> None:
+    query = {"model": name, "seed": 1, "steps": 4, "n": 2, "label": 4, "format": "events", "previews": True}
+    plain = content_of(await client.post("/generate", params=query)).decode()
+    assert '"guess"' not in plain
+    text = content_of(await client.post("/generate", params={**query, "guesses": True})).decode()
+    assert [line for line in text.split("\n") if '"label"' in line] == [
+        line for line in plain.split("\n") if '"label"' in line
+    ], "the images stay the same"
+    previews = [json.loads(part.split("\ndata: ")[1]) for part in text.split("\n\n") if "event: preview" in part]
+    assert len(previews) == 6
+    for preview in previews:
+        state, guess = (picture(base64.b64decode(preview[key])).astype(float) for key in ("png", "guess"))
+        assert state.shape == guess.shape == (28, 28)
+        assert not np.array_equal(state, guess)
+    inpainted = content_of(await client.post("/inpaint", params={**query, "guesses": True}, files=FILES)).decode()
+    guesses = [json.loads(line)["guess"] for line in inpainted.replace("data: ", "").split("\n") if '"guess"' in line]
+    assert all((picture(base64.b64decode(guess))[KNOWN] == IMAGE[KNOWN]).all() for guess in guesses)
+    assert guesses
+    assert "guesses: only with previews=true" in problem(await client.get(f"/generate?model={name}&guesses=1"), 422)
+    events = "format=events&previews=1&guesses=1"
+    assert "from models with `edits`" in problem(await client.get(f"/generate?model=gan&{events}"), 422)
+
+
 @pytest.mark.parametrize(
     ("path", "query", "uploads", "detail"),
     [

@@ -151,7 +151,7 @@ async def test_the_openapi_document_has_every_path_and_parameter(client: httpx.A
     parameters = {parameter["name"]: parameter for parameter in paths["/generate"]["post"]["parameters"]}
     assert parameters.keys() == {
         "model", "label", "digit", "n", "seed", "first", "format", "steps", "sampler", "prior", "guidance", "priority",
-        "timeout", "previews",
+        "timeout", "previews", "guesses",
     }  # fmt: skip
     assert all(parameter["description"] for parameter in parameters.values())
 
