@@ -52,7 +52,7 @@ def command(args: argparse.Namespace) -> int:
 
     path = args.output / f"{args.model}.json"
     store.write_atomic(path, result.to_json())
-    store.write_atomic(path.with_suffix(".png"), picture.draw(result, train.images, test.images, drawn))
+    store.write_atomic(path.with_suffix(".png"), picture.draw(result, train, test, drawn))
     lines = ("", results.heading(result), "", results.table([result]), "", results.sentence(result), "")
     print("\n".join(lines))
     print(f"{path}, {path.with_suffix('.png')}", flush=True)
