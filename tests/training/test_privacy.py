@@ -18,7 +18,7 @@ from models.pixels import to_unit
 from tests.conftest import manifest_of
 from tests.training.judging import brief, shapes
 from tests.training.test_usefulness import inline
-from training import classifier, data, draws, pool
+from training import classifier, data, docs, draws, pool
 from training.cli import main
 from training.data import Dataset
 from training.privacy import membership, picture, results
@@ -158,6 +158,22 @@ def test_results_are_read_as_they_were_written_and_make_a_picture(splits: dict[s
     assert results.read(tmp_path / "m.json") == found
     with Image.open(io.BytesIO(picture.draw(found, train, test, drawn))) as image:
         assert image.format == "PNG"
+
+
+def test_the_page_has_one_table_for_the_models_of_a_data_set(splits: dict[str, Dataset], tmp_path: Path) -> None:
+    folder = tmp_path / "privacy"
+    assert docs.privacy_section(folder) == ""
+    folder.mkdir()
+    tests = membership.tests(splits["train"].images, splits["test"].images, shapes(100, 2).images, PIXELS)
+    for name, of in (("a", "shapes"), ("b", "other"), ("c", "shapes")):
+        found = results.Results(name, "d", of, 400, 200, 100, {}, tests)
+        (folder / f"{name}.json").write_bytes(found.to_json())
+    of_shapes, of_other = docs.privacy_section(folder).split("On other")
+    assert of_shapes.startswith("On shapes: 200 of 400 training images and as many held-out ones, 100 draws:")
+    rows = [line.split("|")[1].strip() for line in of_shapes.splitlines() if line.startswith("|")]
+    assert rows[2:] == ["draws of `a`", "draws of `c`", *results.TITLES.values()]
+    assert "(privacy/c.png)" in of_shapes
+    assert "draws of `b`" in of_other
 
 
 @pytest.mark.parametrize(
