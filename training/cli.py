@@ -37,6 +37,7 @@ from training.lab import run as lab
 from training.lab.experiment import Setting
 from training.log import LINES, Log
 from training.loop import DTYPES, Hardware, Trainer, has_closed_form, train
+from training.pool import ProcessKilled
 from training.privacy import command as privacy
 from training.progress import Progress
 from training.samples import strip_png
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
     An invalid flag or configuration, or a file that cannot be read or written, prints one line and returns 2. A full
-    disk, or a loss that is not finite, prints one line and returns 1.
+    disk, a loss that is not finite, or a process that was killed, prints one line and returns 1.
     """
     return report_errors(lambda: run_command(parse(sys.argv[1:] if arguments is None else arguments)))
 
@@ -81,6 +82,9 @@ def report_errors(run: Callable[[], int]) -> int:
             f"error: {error}; checkpoints saved before are intact; start another run, with a lower --lr",
             file=sys.stderr,
         )
+        return 1
+    except ProcessKilled as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
         print(f"error: {files.explain(error)}", file=sys.stderr)

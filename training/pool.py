@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +13,10 @@ from training.interrupts import sigint_ignored
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
+
+
+class ProcessKilled(Exception):
+    """A process ended in the middle of a task; the message says what to do."""
 
 
 def completed(
@@ -24,7 +29,8 @@ def completed(
 
     Tasks start in their order. `initializer(*initargs)` runs once in each process. Arguments and results are pickled;
     tensors would go through shared memory, which containers limit, and which ends with its process, so pass arrays. An
-    exception, also KeyboardInterrupt, ends all processes and is raised here.
+    exception, also KeyboardInterrupt, ends all processes and is raised here. Raises ProcessKilled if a process ends
+    otherwise.
     """
     context = multiprocessing.get_context("spawn")
     processes = max(1, min(available_cores(), len(tasks)))
@@ -36,10 +42,14 @@ def completed(
                 }
             for future in as_completed(pending):
                 yield pending[future], future.result()
-        except BaseException:
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
                 process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise ProcessKilled(
+                    "a process was killed, most often for lack of memory; run the command again"
+                ) from None
             raise
 
 

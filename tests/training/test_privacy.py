@@ -18,7 +18,7 @@ from models.pixels import to_unit
 from tests.conftest import manifest_of
 from tests.training.judging import brief, shapes
 from tests.training.test_usefulness import inline
-from training import classifier, data, draws, pool
+from training import classifier, data, docs, draws, pool
 from training.cli import main
 from training.data import Dataset
 from training.privacy import membership, picture, results
@@ -109,7 +109,7 @@ def test_the_command_finds_a_model_that_memorizes(project: Path, capsys: pytest.
     assert found.tests[MODEL]["pixels"].recognised > 0.7
     assert (found.draws, found.compared, found.train_images, found.judge) == (800, 200, 400, {})
     with Image.open(project / "runs" / "privacy" / "copier.png") as image:
-        assert image.size == (1000, 780)
+        assert image.size == (1000, 660)
 
 
 def test_the_command_compares_features_of_the_data_s_judge(
@@ -129,23 +129,51 @@ def test_the_command_compares_features_of_the_data_s_judge(
     assert results.sentence(found) in out
 
 
-def test_a_copy_is_shown_with_the_image_that_it_copies(splits: dict[str, Dataset]) -> None:
+def test_copies_are_shown_with_the_images_that_they_copy(splits: dict[str, Dataset]) -> None:
     images = splits["train"].images
     drawn = shapes(100, 4).images.clone()
     drawn[50:62] = images[200:212]
-    pairs, distances = picture.nearest_pairs(images, drawn)
+    pairs, distances = picture.nearest_pairs(images, torch.full((400,), -1), drawn)
     assert torch.equal(pairs[:12], pairs[12:])
     assert {one.numpy().tobytes() for one in pairs[:12]} == {one.numpy().tobytes() for one in images[200:212]}
     assert distances.shape == (400,)
 
 
+def test_every_label_has_its_nearest_images_shown(splits: dict[str, Dataset]) -> None:
+    train = splits["train"]
+    drawn = torch.cat((shapes(100, 4).images, train.images[train.labels == 0]))  # label 0 alone is copied
+    pairs, distances = picture.nearest_pairs(train.images, train.labels, drawn)
+    shown = [next(i for i, image in enumerate(train.images) if torch.equal(image, one)) for one in pairs[:12]]
+    assert train.labels[shown].bincount().tolist() == [4, 4, 4]
+    for label in (1, 2):
+        of_label = (train.labels == label).nonzero()[:, 0]
+        assert int(of_label[distances[of_label].argmin()]) in shown[:3]
+
+
 def test_results_are_read_as_they_were_written_and_make_a_picture(splits: dict[str, Dataset], tmp_path: Path) -> None:
-    train, test, drawn = splits["train"].images, splits["test"].images, shapes(100, 2).images
-    found = results.Results("m", "d", "shapes", 400, 200, 100, {}, membership.tests(train, test, drawn, PIXELS))
+    train, test, drawn = splits["train"], splits["test"], shapes(100, 2).images
+    tests = membership.tests(train.images, test.images, drawn, PIXELS)
+    found = results.Results("m", "d", "shapes", 400, 200, 100, {}, tests)
     (tmp_path / "m.json").write_bytes(found.to_json())
     assert results.read(tmp_path / "m.json") == found
     with Image.open(io.BytesIO(picture.draw(found, train, test, drawn))) as image:
         assert image.format == "PNG"
+
+
+def test_the_page_has_one_table_for_the_models_of_a_data_set(splits: dict[str, Dataset], tmp_path: Path) -> None:
+    folder = tmp_path / "privacy"
+    assert docs.privacy_section(folder) == ""
+    folder.mkdir()
+    tests = membership.tests(splits["train"].images, splits["test"].images, shapes(100, 2).images, PIXELS)
+    for name, of in (("a", "shapes"), ("b", "other"), ("c", "shapes")):
+        found = results.Results(name, "d", of, 400, 200, 100, {}, tests)
+        (folder / f"{name}.json").write_bytes(found.to_json())
+    of_shapes, of_other = docs.privacy_section(folder).split("On other")
+    assert of_shapes.startswith("On shapes: 200 of 400 training images and as many held-out ones, 100 draws:")
+    rows = [line.split("|")[1].strip() for line in of_shapes.splitlines() if line.startswith("|")]
+    assert rows[2:] == ["draws of `a`", "draws of `c`", *results.TITLES.values()]
+    assert "(privacy/c.png)" in of_shapes
+    assert "draws of `b`" in of_other
 
 
 @pytest.mark.parametrize(

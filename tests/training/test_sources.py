@@ -48,6 +48,13 @@ def test_a_service_and_its_weights_give_the_same_samples(url: str, weights: Path
         assert one.requested_labels is None or torch.equal(one.requested_labels, two.requested_labels)
 
 
+def test_samples_may_begin_at_any_image(url: str, weights: Path) -> None:
+    for source in (Weights(weights), Service(url)):
+        all_, last = source.sample("ddpm", 4, 73), source.sample("ddpm", 4, 8, first=65)
+        assert difference(last, SampleSet(all_.images[65:], None)) < 0.5
+        assert torch.equal(last.requested_labels, all_.requested_labels[65:])
+
+
 def test_samples_without_a_label_are_those_of_the_label_none(url: str, weights: Path) -> None:
     local, remote = Weights(weights), Service(url)
     for name in ("ddpm", "flow", "gmm", "supervised_ae"):

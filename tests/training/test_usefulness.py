@@ -20,9 +20,10 @@ from models.families.gmm import GMM, GMMConfig
 from models.pixels import to_unit
 from tests.conftest import manifest_of
 from tests.training.judging import shapes
-from training import data, draws, pool
+from training import data, docs, draws, pool
 from training.cli import main
 from training.data import Dataset
+from training.pool import ProcessKilled, completed
 from training.sources import SampleSet, Weights
 from training.usefulness import experiment, picture, results
 from training.usefulness.experiment import BATCH, KINDS, Run
@@ -281,7 +282,37 @@ def test_other_weights_of_the_same_name_have_other_draws(project: Path) -> None:
 
 
 def test_tasks_run_in_other_processes_with_one_thread_each() -> None:
-    assert dict(pool.completed(torch.get_num_threads, {"one": (), "two": ()})) == {"one": 1, "two": 1}
+    assert dict(completed(torch.get_num_threads, {"one": (), "two": ()})) == {"one": 1, "two": 1}
+
+
+@pytest.mark.usefixtures("project")
+def test_a_killed_process_is_a_one_line_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ProcessKilled) as raised:
+        dict(completed(os._exit, {"killed": (9,)}))
+
+    def killed(*_: Any) -> None:
+        raise raised.value
+
+    monkeypatch.setattr(pool, "completed", killed)
+    assert main(["usefulness", "shapes", *FLAGS]) == 1
+    error = capsys.readouterr().err
+    assert error == "error: a process was killed, most often for lack of memory; run the command again\n"
+
+
+def test_the_page_has_the_table_the_sentences_and_the_picture_of_every_model(tmp_path: Path) -> None:
+    folder = tmp_path / "usefulness"
+    assert docs.usefulness_section(folder) == ""
+    folder.mkdir()
+    for name in ("m", "b"):
+        (folder / f"{name}.json").write_bytes(dataclasses.replace(numbers(), model=name).to_json())
+    text = docs.usefulness_section(folder)
+    assert text.index("`b` on shapes") < text.index("(usefulness/b.png)") < text.index("`m` on shapes")
+    assert results.table(numbers()) in text
+    for sentence in results.sentences(numbers()):
+        assert f"- {sentence}" in text
+    assert "with 90 draws, 3 updates of 64 images for every classifier, 3 seeds" in text
 
 
 @pytest.mark.slow

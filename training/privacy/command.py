@@ -48,11 +48,12 @@ def command(args: argparse.Namespace) -> int:
         judge={"name": judge.name, "digest": judge.digest} if judge else {},
         tests=membership.tests(train.images, test.images, drawn, spaces),
     )
-    from training.privacy import picture  # imports matplotlib, which takes a second that other commands need not spend
+    # Imported here because it imports matplotlib, which takes time that other commands need not spend.
+    from training.privacy import picture
 
     path = args.output / f"{args.model}.json"
     store.write_atomic(path, result.to_json())
-    store.write_atomic(path.with_suffix(".png"), picture.draw(result, train.images, test.images, drawn))
+    store.write_atomic(path.with_suffix(".png"), picture.draw(result, train, test, drawn))
     lines = ("", results.heading(result), "", results.table([result]), "", results.sentence(result), "")
     print("\n".join(lines))
     print(f"{path}, {path.with_suffix('.png')}", flush=True)

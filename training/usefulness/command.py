@@ -108,9 +108,8 @@ def runs(per_label: Sequence[int | None], seeds: Sequence[int], updates: int) ->
 
 def write(found: Results, directory: Path) -> None:
     """Write NAME.json and NAME.png, and print the table and the sentences."""
-    from training.usefulness import (
-        picture,
-    )  # imports matplotlib, which takes a second that other commands need not spend
+    # Imported here because it imports matplotlib, which takes time that other commands need not spend.
+    from training.usefulness import picture
 
     path = directory / f"{found.model}.json"
     store.write_atomic(path, found.to_json())
