@@ -56,8 +56,8 @@ async def readyz(
     """Whether every model generates: each one in memory runs one real step now.
 
     After a start the service is ready once all models are loaded, or as many as the settings allow in memory. With
-    `model` it is ready once this one is, or if a request for it would load it. Weights that do not load are listed. The response is about the worker that
-    serves the connection; a dead worker has no connections.
+    `model` it is ready once this one is, or if a request for it would load it. Weights that do not load are listed. The
+    response is about the worker that serves the connection; a dead worker has no connections.
     """
     service: AppContext = request.app.state.service
     if model is None:
