@@ -154,11 +154,11 @@ class Soak:
 
     def head(self) -> str:
         """Return a sentence about the run."""
-        hours = self.elapsed / 3600
-        early = f", ended after {hours:.2f}" if self.stopped or self.error else ""
+        hours, planned = f"{self.elapsed / 3600:.2f}", f"{self.seconds / 3600:.2f}"
+        duration = f"{hours} hours" if self.elapsed >= self.seconds else f"{hours} of {planned} hours"
         return (
-            f"{self.seconds / 3600:.2f} hours{early}, seed {self.seed}, {CLIENTS} clients, {WORKERS} workers; service "
-            f"and clients used {100 * self.core_share:.0f} % of one of {os.cpu_count()} cores."
+            f"{duration}, seed {self.seed}, {CLIENTS} clients, {WORKERS} workers; service and clients used "
+            f"{100 * self.core_share:.0f} % of one of {os.cpu_count()} cores."
         )
 
     def lines(self) -> list[Line]:
