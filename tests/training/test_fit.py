@@ -104,7 +104,7 @@ def test_a_resumed_run_equals_an_uninterrupted_run_to_the_bit(family, tmp_path, 
     flags = ["--epochs", "0.25", "--every", "200"]
     assert fit(family, tmp_path / "straight", *flags) == 0
     with monkeypatch.context() as patch:
-        patch.setattr("training.cli.stop_reason", lambda *_: StopAfter(2))
+        patch.setattr("training.fitting.stop_reason", lambda *_: StopAfter(2))
         assert fit(family, tmp_path / "split", *flags) != 0
     middle = weights_of(tmp_path / "split")["images"]
     assert fit(family, tmp_path / "split", *flags) == 0
@@ -118,7 +118,7 @@ def test_a_resumed_run_equals_an_uninterrupted_run_to_the_bit(family, tmp_path, 
 
 
 def test_the_log_of_a_resumed_run_has_every_line_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.cli.stop_reason", lambda *_: StopAfter(80))
+    monkeypatch.setattr("training.fitting.stop_reason", lambda *_: StopAfter(80))
     fit("gan", tmp_path / "run", "--epochs", "3")
     log = tmp_path / "run" / "log.jsonl"
     with log.open("a") as file:
@@ -372,7 +372,7 @@ def test_signals_save_the_run_and_the_resumed_run_ends_with_the_uninterrupted_ru
     [
         ("gmm", "models.mixture.fit_held_out", 1),
         ("gan", "training.loop.fixed_samples", 2),
-        ("gan", "training.cli.train", 2),
+        ("gan", "training.fitting.train", 2),
     ],
 )
 def test_ctrl_c_ends_what_runs_long_outside_the_loop(family, function, signals, tmp_path, monkeypatch, capfd):
@@ -463,7 +463,7 @@ def test_more_epochs_continue_a_run_and_end_with_the_weights_of_a_straight_run(i
     assert fit("vae", tmp_path / "straight", "--epochs", "1", *flags) == 0
     with monkeypatch.context() as patch:
         if interrupted:
-            patch.setattr("training.cli.stop_reason", lambda *_: StopAfter(5))
+            patch.setattr("training.fitting.stop_reason", lambda *_: StopAfter(5))
         assert fit("vae", tmp_path / "run", "--epochs", "0.5", *flags) == (130 if interrupted else 0)
     assert fit("vae", tmp_path / "run", "--epochs", "1", *flags) == 0
     straight, extended = weights_of(tmp_path / "straight"), weights_of(tmp_path / "run")
@@ -480,7 +480,7 @@ def test_an_extended_run_with_a_cosine_schedule_is_resumed_to_the_bit(tmp_path, 
     for name in ("straight", "split"):
         assert fit("gan", tmp_path / name, "--epochs", "0.5", *flags) == 0
     with monkeypatch.context() as patch:
-        patch.setattr("training.cli.stop_reason", lambda *_: StopAfter(5))
+        patch.setattr("training.fitting.stop_reason", lambda *_: StopAfter(5))
         assert fit("gan", tmp_path / "split", "--epochs", "1", *flags) == 130
     for name in ("straight", "split"):
         assert fit("gan", tmp_path / name, "--epochs", "1", *flags) == 0
@@ -627,7 +627,7 @@ def test_an_augmented_run_is_resumed_to_the_bit(tmp_path, monkeypatch):
     flags = ["--epochs", "0.2", "--every", "200", "--flip", "--shift", "1"]
     assert fit("gan", tmp_path / "straight", *flags) == 0
     with monkeypatch.context() as patch:
-        patch.setattr("training.cli.stop_reason", lambda *_: StopAfter(3))
+        patch.setattr("training.fitting.stop_reason", lambda *_: StopAfter(3))
         assert fit("gan", tmp_path / "split", *flags) != 0
     assert fit("gan", tmp_path / "split", *flags) == 0
     straight, split = weights_of(tmp_path / "straight"), weights_of(tmp_path / "split")
