@@ -1,6 +1,6 @@
 """The data card: where a data set comes from, what is in it, and how to load it, as JSON and as Markdown.
 
-It has no date and no path, so that the same data set has the same card.
+It has no date and not the path of the output, so that the same data set has the same card.
 """
 
 import json

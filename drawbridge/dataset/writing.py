@@ -65,7 +65,7 @@ def write(
     format.write(new, contents, *([shard_size] if format.sharded else []))
     card = {**card, "sha256": {name: one.digest() for name, one in splits.items()}}
     for path, text in _card_files(output, new, card).items():
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     new.rename(output)
     parts.remove()
 
