@@ -49,13 +49,13 @@ async def livez() -> dict[str, str]:
 )
 async def readyz(
     request: Request,
-    model: Annotated[str | None, Query(description="Ask for this model alone; if it is to be loaded, it is next.")] = None,
+    model: Annotated[str | None, Query(description="Ask for this model alone, which then loads next.")] = None,
 ) -> JSONResponse:
     """Whether every model generates: each one in memory runs one real step now.
 
     After a start the service is ready once all models are loaded, or as many as the settings allow in memory. With
-    `model` it is ready once this one is, or if a request for it would load it. Weights that do not load are listed. The response is about the worker that
-    serves the connection; a dead worker has no connections.
+    `model` it is ready once this one is, or if a request for it would load it. Weights that do not load are listed. The
+    response is about the worker that serves the connection; a dead worker has no connections.
     """
     service: AppContext = request.app.state.service
     if model is None:
