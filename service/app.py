@@ -36,7 +36,7 @@ from service.auth import keys
 from service.auth.authenticator import Authenticator
 from service.compat import open_inference, openai
 from service.engine import catalog
-from service.engine.catalog import Model
+from service.engine.catalog import Catalog, Model
 from service.engine.engine import Engine
 from service.engine.loader import ModelLoader
 from service.engine.loops import EngineLoop, EventLoopEngine, ThreadEngine
@@ -160,7 +160,7 @@ class Application(FastAPI):
         engine = Engine({}, queue_images=settings.queue_images, clock=clock, observer=self.metrics)
         kernels = f"{torch.backends.cpu.get_cpu_capability()} threads {settings.threads}"
         scope = f"{VERSION} {device.type} torch {torch.__version__} numpy {np.__version__} {kernels}"
-        service = AppContext(settings, engine, scope)
+        service = AppContext(settings, Catalog(), engine, scope)
 
         def load(name: str) -> Model:
             return catalog.load(settings.weights / name, device, self.batch_size, self.runner)

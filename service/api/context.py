@@ -25,13 +25,13 @@ class AppContext:
     """Settings, models and the engine."""
 
     settings: Settings
+    catalog: Catalog
+    """The weights that are served; whenever a model is loaded or unloaded, another catalog replaces it."""
     engine: Engine
     scope: str
     """What a seed's bytes depend on besides weights and parameters: kind of device, versions, threads."""
-    loader: ModelLoader = field(init=False)
+    loader: ModelLoader = field(init=False, repr=False)
     """Loads models into the engine."""
-    catalog: Catalog = field(default_factory=Catalog)
-    """The weights that are served; whenever a model is loaded or unloaded, another catalog replaces it."""
     parse_cache: dict[Hashable, Any] = field(default_factory=dict)
     """Parsed requests by everything but their seed, valid for this `catalog` (`service/api/parsing.py`)."""
 

@@ -49,9 +49,7 @@ async def livez() -> dict[str, str]:
 )
 async def readyz(
     request: Request,
-    model: Annotated[
-        str | None, Query(description="Ask for this model alone; if it is to be loaded, it is next.")
-    ] = None,
+    model: Annotated[str | None, Query(description="Ask for this model alone, which then loads next.")] = None,
 ) -> JSONResponse:
     """Whether every model generates: each one in memory runs one real step now.
 

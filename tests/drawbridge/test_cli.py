@@ -212,8 +212,13 @@ def test_ctrl_c_during_imports_is_one_line(module: str, command: list[str], tmp_
     assert (result.returncode, result.stderr) == (130, "interrupted\n")
 
 
-def test_the_command_imports_nothing_slow_before_it_handles_ctrl_c() -> None:
-    script = "import sys, drawbridge.cli; print({'httpx', 'numpy', 'torch'} & {*sys.modules})"
+@pytest.mark.parametrize(
+    "module",
+    ["drawbridge.cli", "drawbridge.commands.serve, service.server.supervisor"],
+    ids=["before it handles Ctrl-C", "in the supervisor"],
+)
+def test_the_command_imports_nothing_slow(module: str) -> None:
+    script = f"import sys, {module}; print({{'httpx', 'numpy', 'torch'}} & {{*sys.modules}})"
     result = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60
     )
