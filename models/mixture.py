@@ -11,8 +11,8 @@ PRIOR = 0.05
 """Strength of the prior that keeps a component from collapsing onto a point. It adds to each component's scatter this
 multiple of the data's mean variance in every direction."""
 
-HELD_OUT = 10
-"""Every so many-th point is held out by `fit_held_out`."""
+POINTS_PER_DIRECTION = 2
+"""Points per component and direction that `fit_pooled` needs."""
 TINY = 1e-12
 
 
@@ -93,20 +93,13 @@ def fit_best(x: Tensor, candidates: tuple[int, ...]) -> MixtureFit:
     return min((fit(x, count) for count in candidates), key=lambda mixture: mixture.bic(x.double()))
 
 
-def fit_held_out(x: Tensor, candidates: tuple[int, ...], pooled: float) -> MixtureFit:
-    """The mixture of x [N, D] whose number of components, one of `candidates`, suits held-out points.
+def fit_pooled(x: Tensor, candidates: tuple[int, ...], pooled: float) -> MixtureFit:
+    """The mixture of x [N, D] with as many components, of `candidates`, as leave POINTS_PER_DIRECTION * D points each.
 
-    A tenth of the points is held out. The smallest candidate whose likelihood is within a standard error of the best is
-    chosen (Hastie, Tibshirani & Friedman 2009, section 7.10). Few points have a single Gaussian. `pooled`: see `fit`.
+    Many Gaussians follow the data more closely than BIC allows, with covariances that share `pooled` points: see `fit`.
     """
-    if len(x) < 2 * HELD_OUT:
-        return fit(x, 1)
-    held_out = torch.arange(len(x)) % HELD_OUT == 0
-    mixtures = [fit(x[~held_out], count, pooled=pooled, iterations=30, tolerance=0.01) for count in candidates]
-    densities = torch.stack([mixture.log_density(x[held_out].double()) for mixture in mixtures])
-    behind = densities[densities.mean(1).argmax()] - densities
-    near = behind.mean(1) <= behind.std(1) / math.sqrt(behind.shape[1])
-    return mixtures[int(near.int().argmax())]
+    fitting = [count for count in candidates if len(x) >= count * POINTS_PER_DIRECTION * x.shape[1]]
+    return fit(x, max(fitting, default=1), pooled=pooled, iterations=30, tolerance=0.01)
 
 
 class Mixture(nn.Module):
@@ -148,7 +141,7 @@ class Mixture(nn.Module):
 
 
 Select = Callable[[Tensor, tuple[int, ...]], MixtureFit]
-"""Fits mixtures of several numbers of components to points [N, D], and returns one: `fit_best` or `fit_held_out`."""
+"""Fits mixtures of several numbers of components to points [N, D], and returns one: `fit_best` or `fit_pooled`."""
 
 
 class LabelledMixture(Mixture):

@@ -4,9 +4,10 @@
     E: r_nk = w_k N(x_n; mu_k, Sigma_k) / p(x_n)          M: w, mu, Sigma of the points, weighted by r
                                                           (Dempster, Laird & Rubin 1977)
 
-The likelihood of held-out images selects the number of components of each digit. A component has few images, so that
-its covariance is averaged with that of all components (`mixture.fit_held_out`). Images are first reduced to principal
-components; data of few dimensions is used as it is.
+Each digit has as many components as its images suffice for. A component has few images, so that its covariance is
+averaged with that of all components (`mixture.fit_pooled`). Without that average, the Bayesian information criterion
+selects the number of components. Images are first reduced to principal components; data of few dimensions is used as it
+is.
 """
 
 import functools
@@ -28,7 +29,7 @@ class GMMConfig:
     most: int = field(default=32, metadata={"help": "maximum Gaussians per digit; candidates are 1, 2, 4, ..."})
     points: int = field(default=60_000, metadata={"help": "maximum number of training points"})
     pooled: float = field(
-        default=16.0,
+        default=8.0,
         metadata={
             "help": "points' worth of the covariance of all Gaussians in each; 0: none, and BIC selects the number"
         },
@@ -41,7 +42,7 @@ class GMM(Family):
     Config = GMMConfig
     about = About(
         title="Gaussian mixture model",
-        formula="max  E log sum_k w_k N(x; mu_k, Sigma_k)  by EM, one mixture per digit, components by held-out images",
+        formula="max  E log sum_k w_k N(x; mu_k, Sigma_k)  by EM, one mixture per digit",
         paper="Dempster, Laird & Rubin, Maximum likelihood from incomplete data via the EM algorithm, 1977",
     )
     recipe = CLOSED_FORM
@@ -59,7 +60,7 @@ class GMM(Family):
         self.components.fit(x.flatten(1))
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[: self.config.points].to(x.device)
         pooled = self.config.pooled
-        select = functools.partial(mixture.fit_held_out, pooled=pooled) if pooled else mixture.fit_best
+        select = functools.partial(mixture.fit_pooled, pooled=pooled) if pooled else mixture.fit_best
         self.mixture.fit(self.encode(x[order], label[order]).cpu(), label[order].cpu(), select)
 
     def log_likelihood(self, x: Tensor, label: Tensor) -> Tensor:

@@ -65,10 +65,11 @@ def test_bic_finds_the_number_of_clusters():
     assert len(mixture.fit_best(x, (1, 2, 3, 4, 6)).weights) == 3
 
 
-def test_held_out_points_find_the_number_of_clusters():
-    x, _ = clusters()
-    assert len(mixture.fit_held_out(x, (1, 2, 3, 4, 6), pooled=4).weights) == 3
-    assert len(mixture.fit_held_out(x[:19], (1, 2), pooled=4).weights) == 1
+@pytest.mark.parametrize(("count", "components"), [(600, 8), (31, 4), (16, 4), (15, 2), (3, 1)])
+def test_pooled_mixtures_have_as_many_components_as_their_points_suffice_for(count, components):
+    fit = mixture.fit_pooled(clusters()[0][:count], (1, 2, 4, 8), pooled=4)
+    assert len(fit.weights) == components
+    assert fit.cholesky.isfinite().all()
 
 
 def test_pooled_covariances_describe_new_points_better_where_a_component_has_few():

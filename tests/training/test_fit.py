@@ -370,7 +370,7 @@ def test_signals_save_the_run_and_the_resumed_run_ends_with_the_uninterrupted_ru
 @pytest.mark.parametrize(
     ("family", "function", "signals"),
     [
-        ("gmm", "models.mixture.fit_held_out", 1),
+        ("gmm", "models.mixture.fit_pooled", 1),
         ("gan", "training.loop.fixed_samples", 2),
         ("gan", "training.fitting.train", 2),
     ],
