@@ -32,7 +32,7 @@ from training.lab.shapes import grid, moons, ring
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 REFERENCE = json.loads((Path(__file__).parent / "live_reference.json").read_text())
-SEEDS = 5
+SEEDS = 3
 """Seeds of the engine whose median is compared with that of the recorded seeds."""
 
 pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromium-driver")
@@ -441,9 +441,17 @@ def test_data_sets_are_those_of_the_lab(engine: Engine) -> None:
     assert found["part"] != found["other"]
 
 
-@pytest.mark.parametrize(
-    "case", REFERENCE["cases"], ids=lambda case: f"{case['settings']['model']}-{case['settings']['data']}"
-)
+def reference_cases() -> list[Any]:
+    """The recorded cases; the default suite takes one of each kind of training."""
+    quick = {("gan", "two_gaussians"), ("vae", "moons"), ("ddpm", "ring"), ("flow", "moons")}
+    names = [(case["settings"]["model"], case["settings"]["data"]) for case in REFERENCE["cases"]]
+    return [
+        pytest.param(case, id="-".join(name), marks=() if name in quick else (pytest.mark.slow,))
+        for name, case in zip(names, REFERENCE["cases"], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("case", reference_cases())
 def test_curves_are_those_of_the_families_within_noise(engine: Engine, case: dict[str, Any]) -> None:
     found = np.array(engine(
         """
@@ -458,9 +466,9 @@ def test_curves_are_those_of_the_families_within_noise(engine: Engine, case: dic
         case, SEEDS,
     ))  # fmt: skip
     recorded = np.array(case["w1"])
-    noise_of_median = 1.25 * recorded.std(0, ddof=1) * math.sqrt(1 / len(recorded) + 1 / SEEDS)
+    standard_error = 1.25 * recorded.std(0, ddof=1) * math.sqrt(1 / len(recorded) + 1 / SEEDS)
     difference = np.median(found, axis=0) - np.median(recorded, axis=0)
-    assert (np.abs(difference) < 3 * noise_of_median + 0.03).all(), (found, np.median(recorded, axis=0))
+    assert (np.abs(difference) < 3 * standard_error).all(), (found, np.median(recorded, axis=0))
 
 
 MODELS = ("gaussian", "kde", "gmm", "pca", "ae", "vae", "gan", "pacgan2", "wgan_gp", "r1_r2", "ddpm", "flow", "xy_game")
@@ -504,6 +512,25 @@ def test_a_seek_gives_what_a_straight_run_gives_and_frames_show_what_the_catalog
     if field:
         assert len(field["values"]) == field["size"] ** 2
         assert field["low"] <= min(field["values"]) <= max(field["values"]) <= field["high"]
+
+
+def test_few_or_equal_drawn_points_train_every_model(engine: Engine) -> None:
+    frames = engine(
+        """
+        return args[0].flatMap((model) => [[[1, 1], [2, 0], [-1, 3]], [[1, 1], [1, 1], [1, 1]]].map((points) => {
+          const given = { model, data: "drawn", points };
+          const { parameters } = m.catalog.find(m.catalog.MODELS, "model", model);
+          const trained = parameters.some(({ name }) => name === "hidden");
+          if (trained) Object.assign(given, { hidden: "32-32", batch: 16 });
+          const { samples, curves } = train(given, 3).frame();
+          return { model, numbers: [...samples, ...Object.values(curves)] };
+        }));
+        """,
+        MODELS,
+    )
+    assert len(frames) == 2 * len(MODELS)
+    for frame in frames:
+        assert all(value is not None and math.isfinite(value) for value in frame["numbers"]), frame["model"]
 
 
 def test_many_updates_keep_few_states_and_every_update_can_be_sought(engine: Engine) -> None:
@@ -654,7 +681,7 @@ def test_a_run_posts_at_most_about_thirty_frames_a_second(engine: Engine) -> Non
         return [messages.length - 1, (performance.now() - from) / 1000];
         """
     )
-    assert 3 <= frames <= 31 * seconds + 2
+    assert 1 <= frames <= 31 * seconds + 2
 
 
 def test_training_that_diverges_ends_with_one_clear_line(engine: Engine) -> None:

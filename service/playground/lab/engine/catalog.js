@@ -10,8 +10,8 @@
  */
 
 export const PLANE = 4;
-export const MAX_POINTS = 20000;
-export const MAX_SEED = 2 ** 32 - 1;
+const MAX_POINTS = 20000;
+const MAX_SEED = 2 ** 32 - 1;
 
 const number = (name, title, min, max, value, help, rest = {}) => ({
   name, title, kind: "number", min, max, default: value, help, ...rest,
@@ -51,8 +51,11 @@ export const DATA = [
   { name: "drawn", title: "Drawn points", parameters: [] },
 ];
 
-const hidden = (value, what) =>
-  choice("hidden", "Hidden layers", ["32-32", "64-64", "128-256", "64-64-64", "128-128-128", "64-64-64-64", "128-128-128-128"], value, what);
+/** The widths of hidden layers. The families have 128-256 (GANs) or 128-128-128 for points, denoisers one layer more. */
+const HIDDEN = [
+  "32-32", "64-64", "128-256", "64-64-64", "128-128-128", "64-64-64-64", "128-128-128-128",
+];
+const hidden = (value, help) => choice("hidden", "Hidden layers", HIDDEN, value, help);
 const training = (updates, lr, ema = 0) => [
   integer("updates", "Length", 100, 50000, updates, "updates after which training ends", LOG),
   number("lr", "Learning rate", 1e-5, 0.1, lr, "Adam's highest learning rate", LOG),
@@ -76,7 +79,8 @@ const ganLoss = choice(
 const discriminatorSteps = integer(
   "discriminator_steps", "Steps of D", 1, 10, 1, "updates of the discriminator per update of G"
 );
-const fieldTime = (value, help) => number("time", "Time of the arrows", 0.02, 0.98, value, help, { step: 0.02, ...VIEW });
+const fieldTime = (value, help) =>
+  number("time", "Time of the arrows", 0.02, 0.98, value, help, { step: 0.02, ...VIEW });
 
 export const MODELS = [
   { name: "gaussian", title: "Gaussian", parameters: [], shows: ["field", "components"] },
@@ -104,8 +108,8 @@ export const MODELS = [
   {
     name: "ae", title: "Auto-encoder",
     parameters: [
-      latent(1, 8), hidden("64-64-64", "units of the encoder's and of the decoder's hidden layers"), ...training(3000, 1e-3, 50000),
-      prior,
+      latent(1, 8), hidden("64-64-64", "units of the encoder's and of the decoder's hidden layers"),
+      ...training(3000, 1e-3, 50000), prior,
     ],
     shows: ["segments"],
   },
@@ -124,12 +128,16 @@ export const MODELS = [
   },
   {
     name: "gan", title: "GAN",
-    parameters: [latent(2, 100), hidden("64-64", GAN_HIDDEN), ganLoss, discriminatorSteps, ...training(4000, 1e-3), momentum],
+    parameters: [
+      latent(2, 100), hidden("64-64", GAN_HIDDEN), ganLoss, discriminatorSteps, ...training(4000, 1e-3), momentum,
+    ],
     shows: ["field", "optimal", "arrows"],
   },
   {
     name: "pacgan2", title: "PacGAN2",
-    parameters: [latent(2, 100), hidden("64-64", GAN_HIDDEN), ganLoss, discriminatorSteps, ...training(4000, 1e-3), momentum],
+    parameters: [
+      latent(2, 100), hidden("64-64", GAN_HIDDEN), ganLoss, discriminatorSteps, ...training(4000, 1e-3), momentum,
+    ],
     shows: ["field", "arrows"],
   },
   {
@@ -215,7 +223,8 @@ export function checkSettings(settings) {
   }
   for (const parameter of parameters) {
     const value = given[parameter.name] ?? parameter.default;
-    checked[parameter.name] = parameter.kind === "choice" ? checkChoice(parameter, value) : checkNumber(parameter, value);
+    const check = parameter.kind === "choice" ? checkChoice : checkNumber;
+    checked[parameter.name] = check(parameter, value);
   }
   return checked;
 }

@@ -79,7 +79,7 @@ export class Experiment {
     const fixed = Object.keys(settings).find((name) => !parameters.find((each) => each.name === name)?.view);
     if (fixed) throw new Error(`${fixed} cannot change during an experiment; start a new one`);
     this.settings = checkSettings({ ...this.settings, ...settings });
-    this.model.view(settings);
+    this.model.view?.(settings);
     this.history.clear(); // measures of samples that were taken otherwise
   }
 
@@ -89,7 +89,7 @@ export class Experiment {
     if (this.hasData) Object.assign(curves, this.measure(samples));
     this.history.set(this.update, curves);
     if (this.history.size > MAX_HISTORY) this.thinHistory();
-    const layers = this.model.layers(), frame = { update: this.update, finished: this.finished, samples, curves, ...layers };
+    const { update, finished } = this, frame = { update, finished, samples, curves, ...this.model.layers() };
     if (this.settings.model === "gan" && this.settings.data !== "drawn") {
       this.smoothedAnswer ??= measures.smoothed(this.answer);
       frame.optimal = measures.optimalField(this.smoothedAnswer, measures.smoothed(samples));
@@ -97,9 +97,10 @@ export class Experiment {
     return frame;
   }
 
-  /** Distances between samples and data; those to data points are means over MATCHED or COMPARED samples. */
+  /** Distances between samples and data: W1 of MATCHED points each, in units of the plane; others of COMPARED samples. */
   measure(samples) {
-    const compared = samples.subarray(0, 2 * COMPARED), values = {
+    const compared = samples.subarray(0, 2 * COMPARED);
+    const values = {
       W1: measures.wasserstein1(samples.subarray(0, 2 * MATCHED), this.reference), "W1 of data": this.realDistance,
       JS: measures.jensenShannon(this.answer, compared),
     };

@@ -77,7 +77,7 @@ export function histogram(points, size) {
 export const jensenShannon = (x, y) => divergence(histogram(x, JS_SIZE), histogram(y, JS_SIZE));
 
 /** JS in nats of two tables of counts. */
-export function divergence(p, q) {
+function divergence(p, q) {
   const total = (table) => table.reduce((sum, value) => sum + value, 0), totalP = total(p), totalQ = total(q);
   let sum = 0;
   for (let k = 0; k < p.length; k++) {

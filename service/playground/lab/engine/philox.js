@@ -1,5 +1,5 @@
 /**
- * Random numbers as pure functions of (seed, stream, index, step): Philox4x32-10 (Salmon et al. 2011), as models/noise.py.
+ * Random numbers as functions of (seed, stream, index, step): Philox4x32-10 (Salmon et al. 2011), as models/noise.py.
  *
  *   key     = (seed, stream)                 stream 0 gives the numbers of models/noise.py for this seed
  *   counter = (block, step, index, 0)

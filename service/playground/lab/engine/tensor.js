@@ -181,11 +181,13 @@ function multiply(A, B, C, n, k, m) {
 const fill = (rows, columns, value) => new Tensor(rows, columns, allocate(rows * columns).fill(value));
 
 /** x repeated along each dimension of size 1 to [rows, columns]. */
-export function expand(x, rows, columns) {
+function expand(x, rows, columns) {
   if (x.rows === rows && x.columns === columns) return x;
   const data = allocate(rows * columns);
   const down = x.rows === 1 ? 0 : x.columns, across = x.columns === 1 ? 0 : 1;
-  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) data[i * columns + j] = x.data[i * down + j * across];
+  for (let i = 0; i < rows; i++) {
+    for (let j = 0; j < columns; j++) data[i * columns + j] = x.data[i * down + j * across];
+  }
   return new Tensor(rows, columns, data, [x], (g) => [reduce(g, x.rows, x.columns)]);
 }
 
@@ -194,7 +196,9 @@ export function reduce(x, rows, columns) {
   if (x.rows === rows && x.columns === columns) return x;
   const sums = new Float64Array(rows * columns);
   const down = rows === 1 ? 0 : columns, across = columns === 1 ? 0 : 1;
-  for (let i = 0; i < x.rows; i++) for (let j = 0; j < x.columns; j++) sums[i * down + j * across] += x.data[i * x.columns + j];
+  for (let i = 0; i < x.rows; i++) {
+    for (let j = 0; j < x.columns; j++) sums[i * down + j * across] += x.data[i * x.columns + j];
+  }
   const data = allocate(rows * columns);
   data.set(sums);
   return new Tensor(rows, columns, data, [x], (g) => [expand(g, x.rows, x.columns)]);
@@ -208,14 +212,18 @@ export function reshape(x, rows, columns) {
 /** Columns `from` to `to` - 1 of x. */
 export function columns(x, from, to) {
   const width = to - from, data = allocate(x.rows * width);
-  for (let i = 0; i < x.rows; i++) for (let j = 0; j < width; j++) data[i * width + j] = x.data[i * x.columns + from + j];
+  for (let i = 0; i < x.rows; i++) {
+    for (let j = 0; j < width; j++) data[i * width + j] = x.data[i * x.columns + from + j];
+  }
   return new Tensor(x.rows, width, data, [x], (g) => [placed(g, x.columns, from)]);
 }
 
 /** The columns of x at `from` in a matrix of zeros with `width` columns. */
 function placed(x, width, from) {
   const data = allocate(x.rows * width).fill(0);
-  for (let i = 0; i < x.rows; i++) for (let j = 0; j < x.columns; j++) data[i * width + from + j] = x.data[i * x.columns + j];
+  for (let i = 0; i < x.rows; i++) {
+    for (let j = 0; j < x.columns; j++) data[i * width + from + j] = x.data[i * x.columns + j];
+  }
   return new Tensor(x.rows, width, data, [x], (g) => [columns(g, from, from + x.columns)]);
 }
 
@@ -266,7 +274,7 @@ export function shift(x, number) {
   return new Tensor(x.rows, x.columns, data, [x], (g) => [g]);
 }
 
-export const LEAK = 0.2;
+const LEAK = 0.2;
 
 /** x where it is positive, otherwise LEAK x. */
 export function leakyRelu(x) {

@@ -8,7 +8,7 @@
  *   {type: "pause"}
  *   {type: "step", updates}           train for so many updates, then post a frame; pauses
  *   {type: "seek", update}            go back or forward to an update, then post a frame with `history`; pauses
- *   {type: "view", settings}          change parameters that have `view: true`; posts a frame
+ *   {type: "view", settings}          change parameters that have `view: true`; posts a frame, and forgets `history`
  *
  * Messages to the page:
  *   {type: "frame", id, update, finished, samples: Float32Array(2n), data?: Float32Array(2m), curves: {name: value},
@@ -17,11 +17,11 @@
  *
  *   data         the training points, in the frame of update 0 after "start"
  *   curves       losses and measures after this update; the names are the same in all frames but that of update 0,
- *                which has no losses
+ *                which has no losses. "W1 of data" is W1 between two sets of data, about what a perfect model reaches
  *   history      {updates: Float32Array, [name]: Float32Array} of all updates that frames measured, in their order; NaN
  *                where there was no value
  *   field        {name, size, values: Float32Array(size * size), low, high, diverging} over the square [-4, 4]^2, row 0
- *                at the top (y = 4), values at the centres of the cells; name: "D(x)", "C(x)" or "density"
+ *                at the top (y = 4), values at the centres of the cells; name: such as "D(x)" or "density"
  *   optimal      the same for D* = p / (p + q), from histograms of the data and of samples that were smoothed alike; NaN
  *                where neither has points
  *   arrows       Float32Array(4k): (x, y, dx, dy), longest 0.6: the direction in which G moves samples, the score or the
@@ -50,7 +50,7 @@ let wake = null;
 channel.port1.onmessage = () => wake();
 
 /** Let waiting messages in; after `milliseconds` at the earliest. */
-const pause = (milliseconds) =>
+const nextTask = (milliseconds) =>
   new Promise((resolve) => {
     wake = resolve;
     if (milliseconds > 0) setTimeout(resolve, milliseconds);
@@ -99,7 +99,7 @@ async function work() {
   while (goal) {
     attempt(advance);
     const early = goal && reached() ? FRAME - (performance.now() - postedAt) : 0;
-    await pause(early);
+    await nextTask(early);
     attempt(deliver);
   }
   working = false;

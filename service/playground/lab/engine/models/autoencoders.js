@@ -2,7 +2,9 @@
 
 import { PLANE } from "../catalog.js";
 import { Adam, Mlp, hiddenWidths } from "../nets.js";
-import { add, columns, constant, exp, mean, reduce, scale, shift, sigmoid, softplus, square, subtract, tanh, times } from "../tensor.js";
+import {
+  add, columns, constant, exp, mean, reduce, scale, shift, sigmoid, softplus, square, subtract, tanh, times,
+} from "../tensor.js";
 import { Em } from "./mixture.js";
 import { Trained, fromPlane, toPlane } from "./trained.js";
 
@@ -42,7 +44,8 @@ class Autoencoder extends Trained {
 
   /** Lines from points to their reconstructions. */
   layers() {
-    const points = this.points.subarray(0, 2 * SHOWN), images = this.evaluate(() => toPlane(this.reconstruct(fromPlane(points))));
+    const points = this.points.subarray(0, 2 * SHOWN);
+    const images = this.evaluate(() => toPlane(this.reconstruct(fromPlane(points))));
     const segments = new Float32Array(2 * points.length);
     for (let k = 0; k < points.length; k += 2) segments.set([points[k], points[k + 1], images[k], images[k + 1]], 2 * k);
     return { segments };

@@ -1,4 +1,4 @@
-/** Diffusion and rectified flow for points: models/families/ddpm.py and flow.py with PointDenoiser of models/denoisers.py. */
+/** Diffusion and rectified flow for points: models/families/ddpm.py and flow.py with their PointDenoiser. */
 
 import { arrows, lattice } from "../measures.js";
 import { Adam, Mlp, hiddenWidths } from "../nets.js";
@@ -42,7 +42,8 @@ class Denoiser extends Trained {
   train(lr) {
     const x = this.batches.get(this.done), eps = this.randn(x.rows, 2).data;
     const [normal, uniform, kind] = [this.randn(x.rows, 1).data, this.rand(x.rows), this.rand(x.rows)];
-    const rows = Array.from({ length: x.rows }, (_, k) => this.mixing(0.8 * normal[k] - 0.8, uniform[k], kind[k] < UNIFORM_SHARE));
+    const rows = Array.from({ length: x.rows }, (_, k) =>
+      this.mixing(0.8 * normal[k] - 0.8, uniform[k], kind[k] < UNIFORM_SHARE));
     const noisy = x.data.map((value, k) => rows[k >> 1].signal * value + rows[k >> 1].noise * eps[k]);
     const predicted = this.predict(this.net, noisy, (row) => rows[row].time);
     const weights = constant(x.rows, 1, Float32Array.from(rows, ({ weight }) => weight));
@@ -80,10 +81,14 @@ export class Ddpm extends Denoiser {
   /** The chain from noise [n * 2] to data. */
   denoise(x) {
     let previous = new Float32Array(x.length);
-    diffusionSchedule(this.settings.steps, this.settings.sampler).forEach(([time, toX, toData, toPrevious, deviation], k) => {
+    const lines = diffusionSchedule(this.settings.steps, this.settings.sampler);
+    lines.forEach(([time, toX, toData, toPrevious, deviation], k) => {
       const data = this.predicted(x, time).map(clamp);
       const fresh = deviation ? this.noise.rows(0, x.length / 2, 2, k + 1) : null;
-      x = x.map((value, i) => toX * value + toData * data[i] + toPrevious * previous[i] + (fresh ? deviation * fresh[i] : 0));
+      x = x.map((value, i) => {
+        const added = fresh ? deviation * fresh[i] : 0;
+        return toX * value + toData * data[i] + toPrevious * previous[i] + added;
+      });
       previous = data;
     });
     return x.map(clamp);

@@ -1,13 +1,13 @@
 /**
- * The generative adversarial networks of models/families/gan.py, wgan_gp.py and dcgan.py, and PacGAN2 of training/lab, for
- * points. Every discriminator sees the points MAGNIFIED, as in training/lab/plane.py.
+ * The GANs of models/families/gan.py, wgan_gp.py and dcgan.py, and PacGAN2 of training/lab, for points. Every
+ * discriminator sees the points MAGNIFIED, as in training/lab/plane.py.
  */
 
 import { SIZE, arrows, lattice } from "../measures.js";
 import { Adam, Mlp, hiddenWidths } from "../nets.js";
 import {
-  add, constant, detach, gradients, logistic, mean, reduce, reshape, scale, scope, shift, softplus, sqrt, square, subtract,
-  sum, tanh, times,
+  add, constant, detach, gradients, logistic, mean, reduce, reshape, scale, scope, shift, softplus, sqrt, square,
+  subtract, sum, tanh, times,
 } from "../tensor.js";
 import { Trained, fromPlane, toPlane } from "./trained.js";
 
@@ -76,8 +76,9 @@ class Gan extends Trained {
   layers() {
     const points = this.sample(ARROWS);
     const slopes = scope(() => {
-      const x = fromPlane(points), data = fromPlane(this.points.subarray(0, 2 * ARROWS));
-      const real = constant(ARROWS, 2, Float32Array.from({ length: 2 * ARROWS }, (_, k) => data.data[k % data.data.length]));
+      const x = fromPlane(points), { data } = fromPlane(this.points.subarray(0, 2 * ARROWS));
+      const repeated = Float32Array.from({ length: 2 * ARROWS }, (_, k) => data[k % data.length]);
+      const real = constant(ARROWS, 2, repeated);
       return gradients(this.generatorLoss(real, x), [x])[0].data.slice();
     });
     return { field: this.field(), arrows: arrows(points, slopes.map((value) => -value)) };

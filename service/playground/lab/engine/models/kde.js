@@ -7,20 +7,24 @@ import { meanLogDensity } from "./mixture.js";
 const RATIO = (Math.sqrt(5) - 1) / 2;
 /** The search ends if the logarithm of the bandwidth is known so well. */
 const PRECISION = 1e-3;
+/** Of the points, so that equal points have a bandwidth. */
+const MIN_DEVIATION = 1e-2;
 const MAX_KERNELS = 1600, MAX_HELD_OUT = 400;
 
 export class Kde {
   /** A fifth of the points, at most MAX_HELD_OUT, chooses the bandwidth; the others are the kernels' centres. */
   constructor({ bandwidth, spread, seed }, points) {
-    const count = points.length / 2, heldOut = Math.min(MAX_HELD_OUT, Math.floor(count / 5));
+    const count = points.length / 2, heldOut = Math.min(MAX_HELD_OUT, Math.max(1, Math.floor(count / 5)));
     const order = new Noise(seed, ORDER).permutation(0, count);
-    const rows = (from, to) => Float32Array.from([...order.subarray(from, to)].flatMap((k) => [points[2 * k], points[2 * k + 1]]));
+    const rows = (from, to) =>
+      Float32Array.from([...order.subarray(from, to)].flatMap((k) => [points[2 * k], points[2 * k + 1]]));
     this.centres = rows(heldOut, heldOut + MAX_KERNELS);
     this.heldOut = rows(0, heldOut);
     this.noise = new Noise(seed, SAMPLES);
     this.spread = spread;
-    const deviation = meanDeviation(this.centres);
-    this.range = bandwidth ? [Math.log(bandwidth), Math.log(bandwidth)] : [1e-3, 2].map((share) => Math.log(share * deviation));
+    const deviation = Math.max(meanDeviation(this.centres), MIN_DEVIATION);
+    const ends = bandwidth ? [bandwidth, bandwidth] : [1e-3 * deviation, 2 * deviation];
+    this.range = ends.map(Math.log);
   }
 
   get bandwidth() {

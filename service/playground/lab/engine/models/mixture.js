@@ -53,8 +53,9 @@ export class Mixture {
   sample(noise, index) {
     const { count, size, means, cholesky } = this;
     const total = this.weights.reduce((sum, weight) => sum + weight, 0), eps = noise.normals(index, 0, size);
+    const choice = noise.uniform(index, CHOICE_STEP) * total;
     let k = 0, edge = this.weights[0];
-    for (const choice = noise.uniform(index, CHOICE_STEP) * total; choice >= edge && k < count - 1; ) edge += this.weights[++k];
+    while (choice >= edge && k < count - 1) edge += this.weights[++k];
     return Array.from({ length: size }, (_, i) => {
       let value = means[k * size + i];
       for (let j = 0; j <= i; j++) value += cholesky[(k * size + i) * size + j] * eps[j];
