@@ -188,8 +188,9 @@ def test_an_address_that_is_wrong_is_reported(lab: Lab) -> None:
     assert notice.startswith("Ignored in the page address: ")
     for name, (text, problem) in wrong.items():
         assert f"{name}={text} ({problem}" in notice
-    lab.open("data=drawn&model=kde&points=ABC")
-    assert "points=ABC (not at most 400 points of four letters, digits, - or _ each)" in lab.one("#notice").text
+    lab.browser.get(f"{lab.url}/lab/live?data=drawn&model=kde&points=ABC")
+    problem = "points=ABC (not at most 400 points of four letters, digits, - or _ each)"
+    lab.wait(lambda: problem in lab.one("#notice").text)
 
 
 def test_a_preset_is_played_with_a_description(lab: Lab) -> None:

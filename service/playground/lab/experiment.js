@@ -94,11 +94,12 @@ export class Experiment {
     return this.#view !== null;
   }
 
-  /** Show the current update with the changes of `setView`. */
+  /** Show the current update with the changes of `setView`; the curves begin anew, since their samples were taken otherwise. */
   applyView() {
     if (!this.#view) return Promise.resolve(this.frame);
     const settings = this.#view;
     this.#view = null;
+    this.curves = new Curves();
     return this.#request({ type: "view", settings });
   }
 

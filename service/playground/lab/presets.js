@@ -5,13 +5,13 @@ import { makeSetup, sameExperiments } from "./setup.js";
 const PRESETS = [
   {
     name: "collapse", title: "Mode collapse, and what Wasserstein does about it", data: "ring", source: { deviation: 0.15 },
-    models: [{ name: "gan", lr: 0.003, decay: "constant", momentum: 0.9 }, { name: "wgan_gp" }],
+    models: [{ name: "gan", momentum: 0.9 }, { name: "wgan_gp", momentum: 0.9 }],
     hint: "The GAN’s samples crowd on few of the eight modes, and jump to others as soon as the discriminator has caught up: compare the curves of the modes found. "
       + "The critic of WGAN-GP has a slope everywhere, which spreads its samples over the whole ring.",
   },
   {
     name: "packing", title: "Mode collapse: D that sees two samples at once", data: "ring", source: { deviation: 0.15 },
-    models: [{ name: "gan", lr: 0.003, decay: "constant", momentum: 0.9 }, { name: "pacgan2", lr: 0.003, decay: "constant", momentum: 0.9 }],
+    models: [{ name: "gan", momentum: 0.9 }, { name: "pacgan2", momentum: 0.9 }],
     hint: "One point alone does not tell that all samples are alike; two points do, and PacGAN’s discriminator judges pairs. "
       + "Compare the modes found with those of the same GAN without pairs.",
   },
@@ -40,10 +40,10 @@ const PRESETS = [
       + "As the samples cover the data, both flatten towards one half, and the loss of D rises to 2 log 2 ≈ 1.39.",
   },
   {
-    name: "penalties", title: "A grid of 25 modes with R1 and R2", data: "grid", source: { deviation: 0.1 },
-    models: [{ name: "gan" }, { name: "r1_r2" }],
+    name: "penalties", title: "Mode collapse: a relativistic loss with R1 and R2", data: "ring", source: { deviation: 0.15 },
+    models: [{ name: "gan", momentum: 0.9 }, { name: "r1_r2" }],
     hint: "The relativistic loss compares samples with data in pairs, and the penalties keep the critic’s slope small near both. "
-      + "Count the modes that each finds, and watch whether found modes are lost again.",
+      + "Compare the modes found with those of the GAN, and watch whether found modes are lost again.",
   },
   {
     name: "kernel", title: "Too narrow a kernel", data: "moons", source: { count: 200 }, speed: "2",
