@@ -59,11 +59,12 @@ def fit(
     *,
     prior: float = PRIOR,
     pooled: float = 0.0,
+    lloyd: int = 0,
     iterations: int = 100,
     tolerance: float = 1e-4,
     seed: int = 0,
 ) -> MixtureFit:
-    """Fit `components` Gaussians to x [N, D] by EM, from the initial centres of k-means++.
+    """Fit `components` Gaussians to x [N, D] by EM, from the initial centres of k-means++ and `lloyd` steps of k-means.
 
     Maximises log p(x) - scatter / 2 sum_k tr(Sigma_k^-1), where scatter is `prior` times the data's mean variance (a
     flat inverse-Wishart prior; 0 is plain maximum likelihood). Each covariance is averaged with the one within all
@@ -73,8 +74,10 @@ def fit(
     x = x.double()
     # Never 0: constant data would have a covariance without a Cholesky factor.
     scatter = max(prior * float(x.var(0).mean()), TINY)
-    nearest = torch.cdist(x, _kmeans_plus_plus(x, components, seed)).argmin(1)
-    responsibility = torch.eye(components, dtype=torch.float64)[nearest]
+    responsibility = _nearest(x, _kmeans_plus_plus(x, components, seed))
+    for _ in range(lloyd):
+        centres = responsibility.T @ x / responsibility.sum(0).clamp(min=1)[:, None]
+        responsibility = _nearest(x, centres)
     objectives: list[float] = []
     for _ in range(iterations):
         mixture = _maximise(x, responsibility, scatter, pooled)
@@ -99,7 +102,7 @@ def fit_pooled(x: Tensor, candidates: tuple[int, ...], pooled: float) -> Mixture
     Many Gaussians follow the data more closely than BIC allows, with covariances that share `pooled` points: see `fit`.
     """
     fitting = [count for count in candidates if len(x) >= count * POINTS_PER_DIRECTION * x.shape[1]]
-    return fit(x, max(fitting, default=1), pooled=pooled, iterations=30, tolerance=0.01)
+    return fit(x, max(fitting, default=1), pooled=pooled, lloyd=20, iterations=30, tolerance=0.01)
 
 
 class Mixture(nn.Module):
@@ -179,6 +182,11 @@ class LabelledMixture(Mixture):
         weights = self.weights * (label @ owned.T)
         # All weights are 0 without a label, or for a class without training data.
         return torch.where(weights.sum(1, keepdim=True) > 0, weights, self.weights)
+
+
+def _nearest(x: Tensor, centres: Tensor) -> Tensor:
+    """The nearest of centres [K, D] to each row of x [N, D], one-hot: [N, K]."""
+    return torch.eye(len(centres), dtype=torch.float64)[torch.cdist(x, centres).argmin(1)]
 
 
 def _log_normal(x: Tensor, mean: Tensor, cholesky: Tensor) -> Tensor:

@@ -72,6 +72,14 @@ def test_pooled_mixtures_have_as_many_components_as_their_points_suffice_for(cou
     assert fit.cholesky.isfinite().all()
 
 
+def test_steps_of_k_means_start_em_at_the_means_of_the_nearest_points():
+    x, _ = clusters()
+    start = mixture.fit(x, 3, iterations=1, lloyd=30, prior=0)
+    nearest = torch.cdist(x.double(), start.means).argmin(1)
+    expected = torch.stack([x[nearest == k].double().mean(0) for k in range(3)])
+    torch.testing.assert_close(start.means, expected)
+
+
 def test_pooled_covariances_describe_new_points_better_where_a_component_has_few():
     generator = torch.Generator().manual_seed(0)
     shape = torch.linspace(0.1, 1, 20)
