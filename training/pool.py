@@ -36,7 +36,7 @@ def completed(
     processes = max(1, min(os.cpu_count() or 1, len(tasks)))
     with ProcessPoolExecutor(processes, context, _initialize, (initializer, initargs)) as pool:
         try:
-            with sigint_ignored():
+            with sigint_blocked():
                 pending: dict[Future[Result], Key] = {
                     pool.submit(function, *arguments): key for key, arguments in tasks.items()
                 }
@@ -54,16 +54,19 @@ def completed(
 
 
 @contextmanager
-def sigint_ignored() -> Iterator[None]:
-    """Ignore SIGINT within the block, and for good in processes that start in it.
+def sigint_blocked() -> Iterator[None]:
+    """Let SIGINT wait until the end of the block, and never reach processes that start in it.
 
-    Ctrl-C reaches every process of a terminal; the first one ends the others.
+    Ctrl-C reaches every process of a terminal; the first one ends the others. Windows has no such mask.
     """
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 def _initialize(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
