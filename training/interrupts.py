@@ -31,13 +31,16 @@ def interrupt_exits() -> Iterator[None]:
 
 
 @contextmanager
-def sigint_ignored() -> Iterator[None]:
-    """Ignore SIGINT within the block, and for good in processes that start in it.
+def sigint_blocked() -> Iterator[None]:
+    """Let SIGINT wait until the end of the block, and never reach processes that start in it.
 
-    Ctrl-C reaches every process of a terminal; the first one ends the others.
+    Ctrl-C reaches every process of a terminal; the first one ends the others. Windows has no such mask.
     """
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)

@@ -14,7 +14,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
 
-from training.interrupts import EXIT_INTERRUPTED, sigint_ignored
+from training.interrupts import EXIT_INTERRUPTED, sigint_blocked
 from training.progress import Display, Progress, table
 
 POLL_SECONDS = 0.5
@@ -88,7 +88,7 @@ class Process:
         self._output = outputs / job.progress.name
         context = multiprocessing.get_context("spawn")
         self._process = context.Process(target=_main, args=(job, self._output))
-        with sigint_ignored():  # also in the new process, until it has left the group that Ctrl-C is sent to
+        with sigint_blocked():  # also in the new process, until it has left the group that Ctrl-C is sent to
             self._process.start()
         self.sentinel = self._process.sentinel
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from models.cores import available_cores
-from training.interrupts import sigint_ignored
+from training.interrupts import sigint_blocked
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
@@ -36,7 +36,7 @@ def completed(
     processes = max(1, min(available_cores(), len(tasks)))
     with ProcessPoolExecutor(processes, context, _initialize, (initializer, initargs)) as pool:
         try:
-            with sigint_ignored():
+            with sigint_blocked():
                 pending: dict[Future[Result], Key] = {
                     pool.submit(function, *arguments): key for key, arguments in tasks.items()
                 }

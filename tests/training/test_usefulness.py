@@ -318,7 +318,17 @@ def test_the_page_has_the_table_the_sentences_and_the_picture_of_every_model(tmp
 @pytest.mark.slow
 def test_ctrl_c_ends_the_command_with_one_line(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "training", "usefulness", "digits", "--weights", str(digits_weights(tmp_path))],
+        [
+            sys.executable,
+            "-m",
+            "training",
+            "usefulness",
+            "digits",
+            "--weights",
+            str(digits_weights(tmp_path)),
+            "--draws",
+            "100",
+        ],
         cwd=tmp_path,
         env={**environment(), "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,

@@ -124,20 +124,10 @@ def _accuracies(wanted: Sequence[Run], train: Dataset, test: Dataset, drawn: Dat
     found = {run: json.loads(path.read_text())["accuracy"] for run, path in paths.items() if path.exists()}
     missing = [run for run in wanted if run not in found]
     print(f"{len(wanted)} classifiers, of which {len(found)} are trained already", flush=True)
-    for run, accuracy in _progress(missing, (train, test, drawn)):
+    started_at = time.monotonic()
+    for done, (run, accuracy) in enumerate(_completed(missing, (train, test, drawn)), 1):
         store.write_atomic(paths[run], (json.dumps({"accuracy": accuracy}) + "\n").encode())
         found[run] = accuracy
-    return found
-
-
-def _progress(missing: Sequence[Run], inputs: tuple[Dataset, ...]) -> Iterator[tuple[Run, float]]:
-    """Yield each run with its accuracy when it has ended, after a line about it."""
-    if not missing:
-        return
-    started_at = time.monotonic()
-    arrays = [(one.name, one.images.numpy(), one.labels.numpy(), one.classes, one.digest) for one in inputs]
-    tasks = {run: (run,) for run in missing}
-    for done, (run, accuracy) in enumerate(pool.completed(_run, tasks, _receive, (arrays,)), 1):
         minutes = (time.monotonic() - started_at) / 60
         size = f", {run.per_label or 'all'} of each label" if KINDS[run.kind].real else ""
         print(
@@ -145,7 +135,13 @@ def _progress(missing: Sequence[Run], inputs: tuple[Dataset, ...]) -> Iterator[t
             f"({minutes:.1f} min, about {minutes * (len(missing) / done - 1):.0f} left)",
             flush=True,
         )
-        yield run, accuracy
+    return found
+
+
+def _completed(missing: Sequence[Run], inputs: tuple[Dataset, ...]) -> Iterator[tuple[Run, float]]:
+    """Yield each run with its accuracy when it has ended."""
+    arrays = [(one.name, one.images.numpy(), one.labels.numpy(), one.classes, one.digest) for one in inputs]
+    yield from pool.completed(_run, {run: (run,) for run in missing}, _receive, (arrays,))
 
 
 def _receive(arrays: Sequence[tuple[str, np.ndarray, np.ndarray, tuple[str, ...], str]]) -> None:
