@@ -389,10 +389,12 @@ def test_every_preset_trains_to_its_end_or_for_a_while(lab: Lab) -> None:
 
 @pytest.mark.slow
 def test_the_address_of_a_preset_is_that_preset(lab: Lab) -> None:
-    lab.open("")
+    lab.open("data=moons&model=pca")
     for name in lab.run("return [...document.querySelectorAll('#preset option')].map(({ value }) => value)")[:-1]:
+        before = {**lab.address, "at": []}
         lab.set("#preset", name)
         update = lab.pause()
+        lab.wait(lambda before=before: {**lab.address, "at": []} != before, f"the address of {name}")
         lab.wait(lambda update=update: lab.address.get("at", ["0"]) == [str(update)], name)
         lab.browser.refresh()
         lab.wait_for_update(update)
