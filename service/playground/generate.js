@@ -3,6 +3,7 @@
 import { buildUrl, getKey } from "./api.js";
 import { modelCard } from "./cards.js";
 import { countSlider, formValues, modelSelect, readModel, runForm, samplingControls, seedField } from "./controls.js";
+import { denoisingPanel } from "./denoising.js";
 import { describeLabel, labelField, labelWord, readLabel } from "./labels.js";
 import { capitalize, codeSample, fileName, make, setDownload, showView } from "./page.js";
 import { sampleGrid } from "./samples.js";
@@ -11,7 +12,8 @@ import { setAddress } from "./settings.js";
 export default function showGenerate(catalog) {
   const model = readModel(catalog, catalog.models, catalog.defaults.conditional);
   const { label } = model.takes;
-  const samples = sampleGrid(model, "Generated images");
+  const steps = model.edits ? denoisingPanel(model) : null;
+  const samples = sampleGrid(model, "Generated images", steps?.choose);
   const form = make("form", {},
     modelSelect(catalog.models, model, () => showGenerate(catalog)),
     label ? labelField(capitalize(labelWord(model)), label, readLabel(label), { any: "any" }) : null,
@@ -20,17 +22,19 @@ export default function showGenerate(catalog) {
     samplingControls(model),
     make("div", { className: "row" }, make("button", { className: "primary", textContent: "Generate" }), samples.cancel));
   const links = make("section", { className: "card", hidden: true });
-  showView(form, make("div", { className: "result" }, samples.element, links, modelCard(model)));
+  showView(form, make("div", { className: "result" }, samples.element, ...(steps ? [steps.element] : []), links, modelCard(model)));
 
   runForm(form, async (signal) => {
     const request = formValues(form);
     setAddress([["view", "generate"], ...request]);
     links.hidden = true;
+    steps?.clear();
     const count = Number(Object.fromEntries(request).n);
     const describe = (data) => (data.class === null ? `generated image ${data.index + 1}` : `generated ${describeLabel(model, data.class)}`);
     await samples.fill(signal, count, buildUrl("generate", [...request, ["previews", true]]), {}, describe);
     links.replaceChildren(...reproduceLinks(model, request));
     links.hidden = false;
+    await steps?.show(request, signal);
   });
 }
 

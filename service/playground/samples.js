@@ -6,9 +6,10 @@ import { announce, cancelTask, make, showShape } from "./page.js";
 /**
  * A grid for samples of `model`, with the progress: its `element`; the button `cancel`; `say(text)`; and
  * `fill(signal, count, address, options, describe)`, which requests events of `count` images and shows each image from
- * its first preview on. `describe(data)` is the alternative text of the image that the event has.
+ * its first preview on. `describe(data)` is the alternative text of the image that the event has. A click on an image
+ * calls `choose(index)`.
  */
-export function sampleGrid(model, title) {
+export function sampleGrid(model, title, choose) {
   const grid = make("div", { className: "grid", role: "group", "aria-label": title });
   const progress = make("progress", { value: 0, max: 1, "aria-label": "Progress" });
   const status = make("p", { className: "small", textContent: "No images generated yet." });
@@ -23,6 +24,7 @@ export function sampleGrid(model, title) {
 
   const receive = async (signal, count, address, options, describe) => {
     const cells = Array.from({ length: count }, (_, i) => make("img", { className: "pending", alt: `image ${i + 1}, in progress` }));
+    if (choose) cells.forEach((cell, i) => (cell.onclick = () => choose(i)));
     grid.replaceChildren(...cells);
     grid.className = count === 1 ? "grid single" : "grid";
     progress.value = 0;

@@ -315,6 +315,42 @@ def test_generated_images_appear_step_by_step_and_the_address_reproduces_them(pa
     page.screenshot("generate")
 
 
+def test_a_slider_shows_each_step_of_the_sampler_beside_what_the_model_predicts(page: Page) -> None:
+    page.open("view=generate&model=ddpm&label=7&n=3&seed=3&steps=12")
+    page.wait(lambda: page.loaded_images("figure img") == 2)
+    assert page.one("output[for=step]").text == "6 of 12"
+    assert page.requests()[-1].endswith("&n=1&first=0&previews=true&guesses=true")
+    state, guess = page.pixels("figure img")
+    assert roughness(guess) < roughness(state) / 2, "the image is noise still; the prediction is a digit"
+    page.screenshot("steps")
+    page.one("#step").send_keys(Keys.HOME)
+    assert page.one("output[for=step]").text == "1 of 12"
+    assert roughness(page.pixels("figure img")[0]) > roughness(state)
+    page.one("#step").send_keys(Keys.END)
+    state, guess = page.pixels("figure img")
+    assert (state == guess).all()
+    assert (state == page.pixels(".grid img")[0]).all(), "the last step is the image of the draw"
+    page.all(".grid img")[2].click()
+    page.wait(lambda: page.requests()[-1].endswith("&first=2&previews=true&guesses=true"))
+    page.wait(lambda: (page.pixels("figure img")[0] == page.pixels(".grid img")[2]).all())
+    assert page.one("output[for=denoised]").text == "3"
+    sent = len(page.requests())
+    page.click("main .card summary")
+    page.set("#seed-0", "4")
+    page.wait(lambda: page.address["seed"] == ["4"] and len(page.requests()) == sent + 1)
+    page.wait_for_status("3 images in")
+    assert not page.one("figure").is_displayed()
+    assert len(page.requests()) == sent + 1, "a closed panel requests nothing"
+    page.click("main .card summary")
+    page.wait(lambda: page.one("figure").is_displayed())
+    assert (page.pixels("figure img")[0] == page.pixels(".grid img")[2]).all()
+
+
+def roughness(image: NDArray[np.uint8]) -> float:
+    """The mean difference between neighbouring pixels."""
+    return float(np.abs(np.diff(image.astype(float))).mean())
+
+
 def test_the_form_has_the_controls_that_the_model_takes(page: Page) -> None:
     page.open("view=generate&model=gan&n=1")
     page.wait_for_status("1 image in")
@@ -717,7 +753,7 @@ def test_the_page_is_never_wider_than_the_window(page: Page) -> None:
             page.draw_seven()
             page.submit()
         if view == "generate":
-            page.wait(lambda: len(page.all("main details")) == 3)
+            page.wait(lambda: len(page.all("main details")) == 4)
         page.run("for (const panel of document.querySelectorAll('details')) panel.open = true")
         page.run("document.querySelector('#error').hidden = false;"
                  "document.querySelector('#error').textContent = 'long'.repeat(200)")  # fmt: skip
