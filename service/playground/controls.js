@@ -8,7 +8,7 @@ const LABELS = { steps: "Steps", sampler: "Sampler", prior: "Prior", guidance: "
 const MAX_STEPS = 100; // of the slider; the address may name more
 const MAX_GUIDANCE = 5;
 const MAX_IMAGES = 64;
-const MAX_SEED = 2n ** 63n - 1n;
+export const MAX_SEED = 2n ** 63n - 1n;
 const SUBMIT_DELAY = 200; // milliseconds from a change to the request
 
 /** The name of a model in the page. Two models of one family have the same title. */
@@ -86,7 +86,7 @@ export function seedField(label = "Seed", index = 0) {
   return make("div", {}, make("label", { for: id, textContent: label }), make("div", { className: "row" }, input, button));
 }
 
-const randomSeed = () => String(Math.floor(Math.random() * 2 ** 32));
+export const randomSeed = () => String(Math.floor(Math.random() * 2 ** 32));
 
 const panels = new Map();
 

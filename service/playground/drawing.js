@@ -6,8 +6,8 @@ import { make } from "./page.js";
 const SIZE = 280; // pixels
 const PEN = { lineWidth: 24, lineCap: "round", lineJoin: "round", strokeStyle: "#fff" };
 
-/** A square to draw on, white on black; it also shows a chosen image. */
-export function drawingPad(label) {
+/** A square to draw on, white on black; it also shows a chosen image: all of it, or with `isCropped` what fills the square. */
+export function drawingPad(label, { isCropped = false } = {}) {
   const canvas = make("canvas", { className: "drawing-pad", width: SIZE, height: SIZE, role: "img", "aria-label": label });
   const context = canvas.getContext("2d");
   Object.assign(context, PEN);
@@ -22,7 +22,8 @@ export function drawingPad(label) {
     file = chosen;
     const picture = await createImageBitmap(chosen).catch(() => null); // the service says what is wrong with the file
     if (!picture || file !== chosen) return;
-    const scale = SIZE / Math.max(picture.width, picture.height);
+    const scale = SIZE / Math[isCropped ? "min" : "max"](picture.width, picture.height);
+    context.imageSmoothingEnabled = picture.width > SIZE; // the pixels of an image of the model's size are seen
     const [width, height] = [picture.width * scale, picture.height * scale];
     context.drawImage(picture, (SIZE - width) / 2, (SIZE - height) / 2, width, height);
   };
@@ -62,4 +63,18 @@ export function pictureZone(text, field) {
   };
   clear();
   return { element: zone, clear, show, source: async () => file };
+}
+
+/** Call `use(file)` with each file that the user chooses in `field`, or drops on one of `targets`. */
+export function receiveFiles(field, targets, use) {
+  field.onchange = () => field.files[0] && use(field.files[0]);
+  for (const target of targets) {
+    target.ondragover = (event) => event.preventDefault();
+    target.ondrop = (event) => {
+      event.preventDefault();
+      if (!event.dataTransfer.files.length) return;
+      field.files = event.dataTransfer.files;
+      use(field.files[0]);
+    };
+  }
 }

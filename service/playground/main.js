@@ -2,6 +2,7 @@
 
 import { requestJson } from "./api.js";
 import showCompare from "./compare.js";
+import showComplete from "./complete.js";
 import showGenerate from "./generate.js";
 import showInterpolate from "./interpolate.js";
 import showLatent from "./latent.js";
@@ -9,7 +10,7 @@ import { make, showNotice, showView, withErrors } from "./page.js";
 import showReconstruct from "./reconstruct.js";
 import { addressProblems, loadAddress, oneOf, readSetting, setSetting } from "./settings.js";
 
-const VIEWS = { generate: showGenerate, interpolate: showInterpolate, latent: showLatent, reconstruct: showReconstruct, compare: showCompare };
+const VIEWS = { generate: showGenerate, interpolate: showInterpolate, latent: showLatent, reconstruct: showReconstruct, complete: showComplete, compare: showCompare };
 /** Names of views in addresses that were shared before version 0.2. */
 const OLD_NAMES = { draw: "generate", walk: "interpolate", plane: "latent", pen: "reconstruct" };
 

@@ -4,7 +4,7 @@ import { buildUrl, pngUrl, request, requestBlobUrl, requestJson } from "./api.js
 import { cost, fillCards, modelTitle } from "./cards.js";
 import { currentGroup } from "./controls.js";
 import { groupByData } from "./datasets.js";
-import { drawingPad, pictureZone } from "./drawing.js";
+import { drawingPad, pictureZone, receiveFiles } from "./drawing.js";
 import { describeLabel, labelField, labelWord, readLabel } from "./labels.js";
 import { announce, make, runTask, showNotice, showShape, showView } from "./page.js";
 import { oneOf, readSetting, setAddress, setSetting } from "./settings.js";
@@ -75,20 +75,10 @@ export default function showReconstruct(catalog) {
     if (cards.length) runTask(fill);
   };
 
-  const use = async (chosen) => {
+  receiveFiles(file, [form, result], async (chosen) => {
     await pad.show(chosen);
     form.requestSubmit();
-  };
-  file.onchange = () => file.files[0] && use(file.files[0]);
-  for (const target of [form, result]) {
-    target.ondragover = (event) => event.preventDefault();
-    target.ondrop = (event) => {
-      event.preventDefault();
-      if (!event.dataTransfer.files.length) return;
-      file.files = event.dataTransfer.files;
-      use(file.files[0]);
-    };
-  }
+  });
   clear.onclick = () => {
     pad.clear();
     file.value = "";

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
@@ -34,7 +35,7 @@ BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 SCREENSHOTS = os.environ.get("DRAWBRIDGE_SCREENSHOTS")
 """Directory for a screenshot of each view; docs/playground was written this way."""
 
-VIEWS = ("generate", "interpolate", "latent", "reconstruct", "compare")
+VIEWS = ("generate", "interpolate", "latent", "reconstruct", "complete", "compare")
 WINDOWS = ((390, 844), (768, 1024), (1280, 720))
 """Sizes of windows in CSS pixels: a phone, a tablet, a laptop."""
 
@@ -242,11 +243,28 @@ class Page:
     def unnamed_controls(self) -> list[str]:
         """The controls and images that have no name for screen readers."""
         controls: list[str] = self.run(
-            "return [...document.querySelectorAll('main :is(input, select, button, img, canvas, progress)')].filter("
+            "const controls = 'main :is(input:not([type=hidden]), select, button, img, canvas, progress)';"
+            "return [...document.querySelectorAll(controls)].filter("
             "(tag) => !tag.labels?.length && !tag.ariaLabel && !tag.textContent.trim() && !tag.hasAttribute('alt'))"
             ".map((tag) => tag.outerHTML)"
         )
         return controls
+
+    def pixels(self, selector: str) -> NDArray[np.uint8]:
+        """The images that match, once all are final; their sources are data URLs."""
+        self.wait(lambda: not self.all(".pending"))
+        sources = [image.get_attribute("src") for image in self.all(selector)]
+        files = (io.BytesIO(base64.b64decode(source.partition(",")[2])) for source in sources)
+        return np.stack([np.asarray(Image.open(file)) for file in files])
+
+    def press(self, text: str) -> None:
+        """Click the button with this text."""
+        next(button for button in self.all("button") if button.text == text).click()
+
+    def drag_mask(self, start: tuple[int, int], by: tuple[int, int]) -> None:
+        """Draw on the mask with the chosen tool, from an offset to its middle in CSS pixels."""
+        pen = ActionChains(self.browser, duration=20).move_to_element_with_offset(self.one(".mask"), *start)
+        pen.click_and_hold().move_by_offset(*by).release().perform()
 
     def enter_key(self, key: str) -> None:
         """Submit the key form, which reloads the page."""
@@ -295,6 +313,42 @@ def test_generated_images_appear_step_by_step_and_the_address_reproduces_them(pa
     link = page.one("a[download='ddpm-7.npz']").get_attribute("href")
     assert np.load(io.BytesIO(httpx.get(link).content))["labels"].tolist() == [7] * 4
     page.screenshot("generate")
+
+
+def test_a_slider_shows_each_step_of_the_sampler_beside_what_the_model_predicts(page: Page) -> None:
+    page.open("view=generate&model=ddpm&label=7&n=3&seed=3&steps=12")
+    page.wait(lambda: page.loaded_images("figure img") == 2)
+    assert page.one("output[for=step]").text == "6 of 12"
+    assert page.requests()[-1].endswith("&n=1&first=0&previews=true&guesses=true")
+    state, guess = page.pixels("figure img")
+    assert roughness(guess) < roughness(state) / 2, "the image is noise still; the prediction is a digit"
+    page.screenshot("steps")
+    page.one("#step").send_keys(Keys.HOME)
+    assert page.one("output[for=step]").text == "1 of 12"
+    assert roughness(page.pixels("figure img")[0]) > roughness(state)
+    page.one("#step").send_keys(Keys.END)
+    state, guess = page.pixels("figure img")
+    assert (state == guess).all()
+    assert (state == page.pixels(".grid img")[0]).all(), "the last step is the image of the draw"
+    page.all(".grid img")[2].click()
+    page.wait(lambda: page.requests()[-1].endswith("&first=2&previews=true&guesses=true"))
+    page.wait(lambda: (page.pixels("figure img")[0] == page.pixels(".grid img")[2]).all())
+    assert page.one("output[for=denoised]").text == "3"
+    sent = len(page.requests())
+    page.click("main .card summary")
+    page.set("#seed-0", "4")
+    page.wait(lambda: page.address["seed"] == ["4"] and len(page.requests()) == sent + 1)
+    page.wait_for_status("3 images in")
+    assert not page.one("figure").is_displayed()
+    assert len(page.requests()) == sent + 1, "a closed panel requests nothing"
+    page.click("main .card summary")
+    page.wait(lambda: page.one("figure").is_displayed())
+    assert (page.pixels("figure img")[0] == page.pixels(".grid img")[2]).all()
+
+
+def roughness(image: NDArray[np.uint8]) -> float:
+    """The mean difference between neighbouring pixels."""
+    return float(np.abs(np.diff(image.astype(float))).mean())
 
 
 def test_the_form_has_the_controls_that_the_model_takes(page: Page) -> None:
@@ -433,6 +487,86 @@ def test_the_error_of_one_model_is_shown_in_its_card(page: Page) -> None:
     page.submit()
     page.wait(lambda: page.all(".cards .fault") and page.loaded_images(".cards .large") >= 3)
     assert [card.text for card in page.all(".cards .fault")] == ["generation failed"]
+
+
+def test_a_masked_half_is_completed_in_several_ways_and_the_address_reproduces_them(page: Page) -> None:
+    page.open("view=complete&model=flow&image=3&mask=0,14,28,14&n=9&seed=1")
+    page.wait_for_status("9 images in")
+    assert not page.one("#notice").is_displayed()
+    assert page.alt_texts(".grid img") == [f"completion {i + 1}" for i in range(9)]
+    completions = page.pixels(".grid img")
+    source = httpx.get(f"{page.url}/generate?model=flow&seed=3").content
+    with Image.open(io.BytesIO(source)) as image:
+        assert all((pixels[:14] == np.asarray(image)[:14]).all() for pixels in completions), "the known half stays"
+    assert len({pixels.tobytes() for pixels in completions}) == 9
+    page.screenshot("complete")
+    page.browser.refresh()
+    page.wait_for_status("9 images in")
+    assert np.array_equal(page.pixels(".grid img"), completions)
+    page.click("input[name=label][value='2']")
+    page.wait(lambda: page.alt_texts(".grid img") == [f"completion {i + 1}: digit 2" for i in range(9)])
+    page.wait_for_status("9 images in")
+    assert page.address["label"] == ["2"]
+    sent = [path for path in page.requests() if path.startswith("inpaint")]
+    assert ["guidance=" in path for path in sent] == [False, True], "without a label, guidance costs and does nothing"
+
+
+def test_a_drawing_is_varied_as_a_whole_and_completed_where_it_is_masked(page: Page) -> None:
+    page.open("view=complete&model=flow&n=2&seed=1&steps=2&strength=0.3")
+    page.wait_for_status("There is no image yet. Draw a digit")
+    assert page.requests() == ["models", "models/flow"]
+    page.draw_seven()
+    page.one("button.primary").click()
+    page.wait(lambda: page.alt_texts(".grid img") == ["variation 1", "variation 2"])
+    assert page.one("button.primary").text == "Vary"
+    page.wait_for_status("2 images in")
+    assert "strength=0.3&seed=1&steps=2&polarity=light-on-dark" in page.requests()[-1]
+    page.press("Mask by rectangle")
+    page.drag_mask((-70, -70), (140, 70))
+    page.wait(lambda: page.alt_texts(".grid img") == ["completion 1", "completion 2"])
+    assert (page.address["mask"], page.one("button.primary").text) == (["7,7,14,7"], "Complete")
+    first = page.pixels(".grid img")[0]
+    assert not page.one("#strength").is_displayed()
+    assert "strength" not in page.address
+    page.press("Mask by pen")
+    page.drag_mask((0, 100), (0, 5))
+    page.wait(lambda: "mask" not in page.address and not (page.pixels(".grid img")[0][22:25, 13:15] == 0).all())
+    page.press("Mask lower half")
+    page.wait(lambda: page.address.get("mask") == ["0,14,28,14"])
+    page.wait_for_status("2 images in")
+    completed = page.pixels(".grid img")[0]
+    page.set("#model", "ddpm")
+    page.wait(lambda: page.address["model"] == ["ddpm"])
+    page.wait_for_status("2 images in")
+    other = page.pixels(".grid img")[0]
+    assert (other[:14] == completed[:14]).all(), "another model completes the same drawing"
+    assert not (other == completed).all()
+    assert not (first == completed).all()
+    page.press("Clear mask")
+    page.wait(lambda: page.alt_texts(".grid img") == ["variation 1", "variation 2"])
+    page.press("Clear image")
+    page.wait_for_status("There is no image yet")
+
+
+@pytest.mark.slow
+def test_a_picture_is_uploaded_masked_and_completed(picture_page: Page, tmp_path: Path) -> None:
+    page = picture_page
+    picture = Image.new("RGB", (96, 64), (200, 30, 30))
+    picture.paste((20, 40, 220), (48, 0, 96, 64))
+    picture.save(tmp_path / "two.png")
+    page.open("view=complete&model=pictures_flow&n=2&seed=1&steps=2")
+    page.wait_for_status("There is no image yet. Choose a file")
+    assert [button.text for button in page.all("[role=group] button")] == ["Mask by pen", "Mask by rectangle"]
+    page.one("#file").send_keys(str(tmp_path / "two.png"))
+    page.wait(lambda: page.alt_texts(".grid img") == ["variation 1", "variation 2"])
+    page.press("Mask lower half")
+    page.wait(lambda: page.alt_texts(".grid img") == ["completion 1", "completion 2"])
+    top = page.pixels(".grid img")[0][:16]
+    assert (top[:, :12] == (200, 30, 30)).all(), "the picture is cropped and not squeezed"
+    assert (top[:, 20:] == (20, 40, 220)).all()
+    page.press("Generate an image")
+    page.wait(lambda: "image" in page.address and page.all(".picture-zone img[alt*='generated from seed']"))
+    page.wait_for_status("2 images in")
 
 
 def test_models_are_compared_side_by_side(page: Page) -> None:
@@ -619,7 +753,7 @@ def test_the_page_is_never_wider_than_the_window(page: Page) -> None:
             page.draw_seven()
             page.submit()
         if view == "generate":
-            page.wait(lambda: len(page.all("main details")) == 3)
+            page.wait(lambda: len(page.all("main details")) == 4)
         page.run("for (const panel of document.querySelectorAll('details')) panel.open = true")
         page.run("document.querySelector('#error').hidden = false;"
                  "document.querySelector('#error').textContent = 'long'.repeat(200)")  # fmt: skip
