@@ -80,7 +80,9 @@ class Lab(Page):
 
     def press(self, label: str) -> None:
         """Click the button of the transport whose name begins with `label`."""
-        self.click(f".transport button[aria-label^='{label}']")
+        button = f".transport button[aria-label^='{label}']"
+        self.one(button)  # named so with the next frame of the screen
+        self.click(button)
 
     def seek(self, update: int) -> None:
         """Move the timeline."""
