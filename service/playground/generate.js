@@ -7,7 +7,9 @@ import { denoisingPanel } from "./denoising.js";
 import { describeLabel, labelField, labelWord, readLabel } from "./labels.js";
 import { capitalize, codeSample, fileName, make, setDownload, showView } from "./page.js";
 import { sampleGrid } from "./samples.js";
-import { setAddress } from "./settings.js";
+import { readSetting, setAddress, wholeNumber } from "./settings.js";
+
+const MAX_FIRST = 2 ** 53;
 
 export default function showGenerate(catalog) {
   const model = readModel(catalog, catalog.models, catalog.defaults.conditional);
@@ -19,6 +21,7 @@ export default function showGenerate(catalog) {
     label ? labelField(capitalize(labelWord(model)), label, readLabel(label), { any: "any" }) : null,
     countSlider("Images"),
     seedField(),
+    firstField(),
     samplingControls(model),
     make("div", { className: "row" }, make("button", { className: "primary", textContent: "Generate" }), samples.cancel));
   const links = make("section", { className: "card", hidden: true });
@@ -36,6 +39,14 @@ export default function showGenerate(catalog) {
     links.hidden = false;
     await steps?.show(request, signal);
   });
+}
+
+/** A field for the index of the first image, if the settings name one: images of large sets are named so. */
+function firstField() {
+  const first = readSetting("first", wholeNumber(0, MAX_FIRST), "");
+  if (!first) return null;
+  const input = make("input", { type: "number", id: "first", name: "first", min: 0, max: MAX_FIRST, value: first });
+  return make("div", {}, make("label", { for: "first", textContent: "Index of the first image" }), input);
 }
 
 /** Downloads and code samples that reproduce the images. */

@@ -7,8 +7,9 @@ import showGenerate from "./generate.js";
 import showInterpolate from "./interpolate.js";
 import showLatent from "./latent.js";
 import { make, showNotice, showView, withErrors } from "./page.js";
+import { nameOf, readRecipe, recipeSettings } from "./recipe.js";
 import showReconstruct from "./reconstruct.js";
-import { addressProblems, loadAddress, oneOf, readSetting, setSetting } from "./settings.js";
+import { addressProblems, loadAddress, oneOf, queryOf, readSetting, setSetting } from "./settings.js";
 
 const VIEWS = { generate: showGenerate, interpolate: showInterpolate, latent: showLatent, reconstruct: showReconstruct, complete: showComplete, compare: showCompare };
 /** Names of views in addresses that were shared before version 0.2. */
@@ -25,11 +26,21 @@ function openView(catalog) {
   withErrors(() => VIEWS[view](catalog));
 }
 
-/** Show what the page address names, and say which of its settings are wrong. */
-function openAddress(catalog) {
+/** Show what the page address names, and say which of its settings are wrong, after a `notice`. */
+function openAddress(catalog, notice = "") {
   loadAddress();
   openView(catalog);
-  showNotice(addressProblems());
+  showNotice([notice, addressProblems()].filter(Boolean).join(" "));
+}
+
+/** Draw a PNG of the service again, by the recipe in it. */
+async function openRecipe(catalog, file) {
+  const recipe = await readRecipe(file);
+  const name = nameOf(recipe.model);
+  const model = catalog.models.find((served) => served.name === name);
+  if (!model) throw new Error(`${file.name} was drawn by ${name}, which the service does not have.`);
+  history.pushState(null, "", `?${queryOf(recipeSettings(recipe))}`);
+  openAddress(catalog, model.digest === recipe.digest ? "" : `${file.name} was drawn by another version of ${name}, so these images may differ from it.`);
 }
 
 await withErrors(async () => {
@@ -46,5 +57,12 @@ await withErrors(async () => {
     document.getElementById("view").focus();
   });
   addEventListener("popstate", () => openAddress(catalog));
+  addEventListener("dragover", (event) => event.preventDefault());
+  addEventListener("drop", (event) => {
+    if (event.defaultPrevented) return; // a view that takes images has it
+    event.preventDefault();
+    const [file] = event.dataTransfer.files;
+    if (file) withErrors(() => openRecipe(catalog, file));
+  });
   openAddress(catalog);
 });

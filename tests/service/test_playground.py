@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import io
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -206,15 +207,16 @@ class Page:
         pen = ActionChains(self.browser, duration=20).move_to_element_with_offset(canvas, -50, -80).click_and_hold()
         pen.move_by_offset(100, 0).move_by_offset(-50, 80).move_by_offset(-10, 80).release().perform()
 
-    def drop(self, content: str, name: str) -> None:
-        """Drop a file, whose content is in base64, on the results."""
+    def drop(self, content: str, name: str, target: str = ".cards") -> None:
+        """Drop a file, whose content is in base64, by default on the results."""
         self.run(
             "const transfer = new DataTransfer(), bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0));"
             "transfer.items.add(new File([bytes], arguments[1]));"
             "const event = new DragEvent('drop', {dataTransfer: transfer, bubbles: true, cancelable: true});"
-            "document.querySelector('.cards').dispatchEvent(event)",
+            "document.querySelector(arguments[2]).dispatchEvent(event)",
             content,
             name,
+            target,
         )
 
     @contextmanager
@@ -349,6 +351,33 @@ def test_a_slider_shows_each_step_of_the_sampler_beside_what_the_model_predicts(
 def roughness(image: NDArray[np.uint8]) -> float:
     """The mean difference between neighbouring pixels."""
     return float(np.abs(np.diff(image.astype(float))).mean())
+
+
+def test_a_dropped_png_of_the_service_is_drawn_again(page: Page) -> None:
+    seed = 2**62 + 1
+    query = f"model=ddpm&label=7&n=3&seed={seed}&first=5&steps=3&sampler=ddim&guidance=1.2"
+    grid = httpx.get(f"{page.url}/generate?{query}").content
+    arrays = np.load(io.BytesIO(httpx.get(f"{page.url}/generate?{query}&format=npz").content))
+    page.open("view=latent&model=vae&seed=4")
+    page.wait(lambda: page.loaded_images(".latent-plane img, .large") == 2)
+    page.drop(base64.b64encode(grid).decode(), "sevens.png", "main")
+    page.wait_for_status("3 images in")
+    assert (page.pixels(".grid img") == arrays["images"]).all()
+    assert page.address == {"view": ["generate"]} | parse_qs(query)
+    assert not page.one("#notice").is_displayed()
+    old = re.sub(rb'"digest":"[0-9a-f]{8}', b'"digest":"00000000', grid)
+    page.drop(base64.b64encode(old).decode(), "old.png", "header")
+    page.wait(lambda: "old.png was drawn by another version of ddpm" in page.one("#notice").text)
+    page.drop(base64.b64encode(grid.replace(b"ddpm@", b"mdpd@")).decode(), "other.png", "header")
+    page.wait(lambda: "other.png was drawn by mdpd, which the service does not have" in page.one("#error").text)
+    page.drop(base64.b64encode(grid.replace(b'"model"', b'"motel"')).decode(), "bad.png", "header")
+    page.wait(lambda: "bad.png: the recipe is damaged" in page.one("#error").text)
+    plain = io.BytesIO()
+    Image.new("L", (28, 28)).save(plain, "png")
+    page.drop(base64.b64encode(plain.getvalue()).decode(), "plain.png", "header")
+    page.wait(lambda: "plain.png has no recipe" in page.one("#error").text)
+    page.drop(base64.b64encode(b"text").decode(), "notes.txt", "header")
+    page.wait(lambda: "notes.txt is not a PNG" in page.one("#error").text)
 
 
 def test_the_form_has_the_controls_that_the_model_takes(page: Page) -> None:
