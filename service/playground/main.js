@@ -4,6 +4,7 @@ import { requestJson } from "./api.js";
 import showCompare from "./compare.js";
 import showComplete from "./complete.js";
 import showGenerate from "./generate.js";
+import showGrid from "./grid.js";
 import showInterpolate from "./interpolate.js";
 import showLatent from "./latent.js";
 import { make, showNotice, showView, withErrors } from "./page.js";
@@ -11,7 +12,7 @@ import { nameOf, readRecipe, recipeSettings } from "./recipe.js";
 import showReconstruct from "./reconstruct.js";
 import { addressProblems, loadAddress, oneOf, queryOf, readSetting, setSetting } from "./settings.js";
 
-const VIEWS = { generate: showGenerate, interpolate: showInterpolate, latent: showLatent, reconstruct: showReconstruct, complete: showComplete, compare: showCompare };
+const VIEWS = { generate: showGenerate, interpolate: showInterpolate, latent: showLatent, reconstruct: showReconstruct, complete: showComplete, compare: showCompare, grid: showGrid };
 /** Names of views in addresses that were shared before version 0.2. */
 const OLD_NAMES = { draw: "generate", walk: "interpolate", plane: "latent", pen: "reconstruct" };
 

@@ -36,7 +36,7 @@ BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 SCREENSHOTS = os.environ.get("DRAWBRIDGE_SCREENSHOTS")
 """Directory for a screenshot of each view; docs/playground was written this way."""
 
-VIEWS = ("generate", "interpolate", "latent", "reconstruct", "complete", "compare")
+VIEWS = ("generate", "interpolate", "latent", "reconstruct", "complete", "compare", "grid")
 WINDOWS = ((390, 844), (768, 1024), (1280, 720))
 """Sizes of windows in CSS pixels: a phone, a tablet, a laptop."""
 
@@ -611,6 +611,49 @@ def test_models_are_compared_side_by_side(page: Page) -> None:
     page.screenshot("compare")
 
 
+def test_a_grid_has_one_seed_under_two_parameters_and_can_be_downloaded(page: Page, tmp_path: Path) -> None:
+    page.browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    query = "model=flow&rows=guidance&rows-values=1;+3&columns=steps&columns-values=1;+2;+4&label=7&seed=3"
+    page.open(f"view=grid&{query}")
+    page.wait_for_status("6 images")
+    assert not page.one("#notice").is_displayed()
+    assert page.address == {"view": ["grid"], "sampler": ["heun"]} | parse_qs(query)
+    assert page.alt_texts(".axes img")[:2] == ["guidance 1, 1 step", "guidance 1, 2 steps"]
+    page.press("Download PNG")
+    target = tmp_path / "flow-guidance-steps.png"
+    page.wait(target.exists)
+    with Image.open(target) as image:
+        grid = np.asarray(image.convert("L"))
+    assert grid.shape == (28 + 2 * 116, 120 + 3 * 116)
+    cell = httpx.get(f"{page.url}/generate?model=flow&label=7&seed=3&guidance=3&steps=2").content
+    assert (grid[28 + 116 : 256 : 4, 120 + 116 : 348 : 4] == np.asarray(Image.open(io.BytesIO(cell)))).all()
+    page.browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "default"})
+
+
+@pytest.mark.slow
+def test_the_axes_of_a_grid_can_be_any_two_parameters(page: Page) -> None:
+    page.open("view=grid&model=ddpm&rows=sampler&columns=seed&columns-values=5;6&steps=2&label=7")
+    page.wait_for_status("6 images")
+    assert page.alt_texts(".axes img")[-1] == "ddpm, seed 6"
+    assert not page.one("#seed-0").is_displayed()
+    page.set("#columns", "label")
+    page.wait_for_status("30 images")
+    assert page.address["columns-values"] == ["0; 1; 2; 3; 4; 5; 6; 7; 8; 9"]
+    sent = len(page.requests())
+    page.set("#columns-values", "3; 12")
+    assert page.one("#columns-problem").text == "12: no such class"
+    page.set("#columns-values", "3; 8")
+    page.wait_for_status("6 images")
+    assert len(page.requests()) == sent + 6
+    page.set("#rows", "model")
+    page.set("#rows-values", "gan; cgan")
+    page.wait(lambda: [cell.text for cell in page.all(".axes td")] == ["", "takes no label", "takes no label", "", ""])
+    page.wait(lambda: page.loaded_images(".axes img") == 2)
+    page.open("view=grid&model=gan&rows=steps&columns-values=1;x")
+    page.wait(lambda: "rows=steps (not one of model, seed)" in page.one("#notice").text)
+    assert "columns-values=1;x (1: not one of " in page.one("#notice").text
+
+
 def test_the_page_loads_nothing_from_other_hosts_and_fits_a_phone_in_dark_mode(page: Page, server: Server) -> None:
     dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
     page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
@@ -776,8 +819,8 @@ def test_the_page_is_never_wider_than_the_window(page: Page) -> None:
     queries = {"generate": "model=ddpm&steps=1&n=4", "interpolate": "model=flow&steps=1", "compare": "model=nope" * 9}
     for view in VIEWS:
         page.open(f"view={view}&{queries.get(view, '')}")
-        page.wait(lambda: page.loaded_images(".grid img:not(.pending), .strip img, .latent-plane img, .cards img")
-                  or page.all(".drawing-pad"))  # fmt: skip
+        images = ".grid img:not(.pending), .strip img, .latent-plane img, .cards img, .axes img"
+        page.wait(lambda images=images: page.loaded_images(images) or page.all(".drawing-pad"))
         if view == "reconstruct":
             page.draw_seven()
             page.submit()
