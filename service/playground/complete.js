@@ -25,6 +25,8 @@ export default function showComplete(catalog, kept = {}) {
   }
   const model = readModel(catalog, models, PREFERRED_MODEL);
   const isDrawn = model.uploads === "digit";
+  const fitsMask = kept.pixels?.length === model.width * model.height;
+  if (kept.pixels && !fitsMask) setSetting("mask", ""); // its pixels are those of an image of another size
   const pad = isDrawn ? drawingPad("Draw a digit here with a mouse, pen or finger; or choose an image below", { isCropped: true })
     : pictureZone("Drop an image here, or choose a file", "file");
   const image = make("input", { type: "hidden", name: "image", value: readSetting("image", wholeNumber(0, MAX_SEED), "") });
@@ -102,7 +104,7 @@ export default function showComplete(catalog, kept = {}) {
   };
 
   mask.setRectangle(masked.value);
-  if (!masked.value && kept.pixels?.length === model.width * model.height) mask.set(kept.pixels);
+  if (!masked.value && fitsMask) mask.set(kept.pixels);
   if (kept.source && kept.uploads === model.uploads && !image.value) pad.show(kept.source);
   runForm(form, async (signal) => {
     const isMasked = !mask.isEmpty();

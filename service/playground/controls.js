@@ -41,7 +41,7 @@ export function modelSelect(models, selected, show) {
       make("option", { value: model.name, textContent: modelLabel(model), selected: model === selected }));
     return groups.length > 1 ? [make("optgroup", { label: title }, ...options)] : options;
   }));
-  select.onchange = (event) => {
+  select.onchange = async (event) => {
     event.stopPropagation(); // from the form, which `show` replaces
     showNotice("");
     // A default value is not the user's choice: the next model has defaults of its own.
@@ -49,7 +49,7 @@ export function modelSelect(models, selected, show) {
       if (readSetting(name, () => null) === String(parameter.default)) setSettings(name, []);
     }
     setSetting("model", select.value);
-    show();
+    await show();
     document.getElementById("model").focus();
   };
   return make("div", {}, make("label", { for: "model", textContent: "Model" }), select);

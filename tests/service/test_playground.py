@@ -567,6 +567,7 @@ def test_a_drawing_is_varied_as_a_whole_and_completed_where_it_is_masked(page: P
     page.set("#model", "ddpm")
     page.wait(lambda: page.address["model"] == ["ddpm"])
     page.wait_for_status("2 images in")
+    assert page.run("return document.activeElement.id") == "model"
     other = page.pixels(".grid img")[0]
     assert (other[:14] == completed[:14]).all(), "another model completes the same drawing"
     assert not (other == completed).all()
@@ -596,6 +597,14 @@ def test_a_picture_is_uploaded_masked_and_completed(picture_page: Page, tmp_path
     page.press("Generate an image")
     page.wait(lambda: "image" in page.address and page.all(".picture-zone img[alt*='generated from seed']"))
     page.wait_for_status("2 images in")
+
+
+def test_the_mask_of_an_image_of_another_size_is_dropped(page: Page) -> None:
+    page.open("view=complete&model=flow&image=3&mask=0,14,28,14&n=1&seed=1&steps=2")
+    page.wait(lambda: page.alt_texts(".grid img") == ["completion 1"])
+    page.set("#model", "emoji")
+    page.wait(lambda: page.address["model"] == ["emoji"] and page.alt_texts(".grid img") == ["variation 1"])
+    assert (page.address["image"], "mask" in page.address) == (["3"], False)
 
 
 def test_models_are_compared_side_by_side(page: Page) -> None:
