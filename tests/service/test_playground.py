@@ -744,7 +744,7 @@ def test_chosen_sampling_settings_are_kept_and_defaults_are_those_of_the_model(p
     page.set("#model", "flow")
     page.wait(lambda: page.address["model"] == ["flow"])
     settings = {name: page.address[name] for name in ("steps", "sampler", "guidance")}
-    assert settings == {"steps": ["3"], "sampler": ["heun"], "guidance": ["1.4"]}
+    assert settings == {"steps": ["3"], "sampler": ["heun"], "guidance": ["1.2"]}
 
 
 def test_what_the_user_changes_is_redrawn(page: Page) -> None:

@@ -42,6 +42,7 @@ def until_signal(folder: Path, patient: bool = True) -> int:
 
     def on_signal(number: int, _: object) -> None:
         received.append(signal.Signals(number).name)
+        (folder / "received").touch()
         if len(received) > 1:
             raise KeyboardInterrupt
 

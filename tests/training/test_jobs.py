@@ -19,7 +19,7 @@ import torch
 from harness.server import ROOT, environment
 from models import devices
 from tests.training import runs
-from training import checkpoint, cli, jobs, progress
+from training import checkpoint, cli, fitting, jobs, progress
 from training.jobs import Job
 from training.progress import Display, Progress
 
@@ -163,11 +163,14 @@ def test_ctrl_c_in_a_terminal_reaches_every_run_once(
     assert [(tmp_path / name / "signals").read_text() for name in "ab"] == ["SIGTERM", "SIGTERM"]
 
 
-def test_a_second_ctrl_c_ends_runs_that_are_still_saving(start: Callable[[str], "subprocess.Popen[str]"]) -> None:
+def test_a_second_ctrl_c_ends_runs_that_are_still_saving(
+    start: Callable[[str], "subprocess.Popen[str]"], tmp_path: Path
+) -> None:
     process = start("impatient")
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
     assert "every run saves" in process.stderr.readline()
+    wait_for(*(tmp_path / name / "received" for name in "ab"))  # two signals at the same moment may come as one
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -264,7 +267,7 @@ def test_of_runs_that_wait_for_each_other_the_longest_is_the_first(monkeypatch: 
 
 
 def test_runs_are_dealt_to_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_device", lambda *_: torch.device("cuda", 0))
+    monkeypatch.setattr(fitting, "_device", lambda *_: torch.device("cuda", 0))
     monkeypatch.setenv(devices.VISIBLE_GPUS, "3,5")
     queue, at_once = queued(monkeypatch, "gan", "vae", "ae")
     assert [each.environment[devices.VISIBLE_GPUS] for each in queue] == ["3", "5", "3"]

@@ -88,7 +88,7 @@ export const MODELS = [
     name: "kde", title: "Kernel density estimate",
     parameters: [
       number("bandwidth", "Bandwidth", 0, 2, 0, "deviation of the kernels; 0: the likeliest for held-out points"),
-      number("spread", "Spread of samples", 0, 1, 0.7, "scale of the bandwidth for samples", VIEW),
+      number("spread", "Spread of samples", 0, 1, 0.5, "scale of the bandwidth for samples", VIEW),
     ],
     shows: ["field", "kernels"],
   },
