@@ -233,6 +233,7 @@ class Application(FastAPI):
     async def drain(self) -> None:
         """Refuse new requests, and finish accepted ones or fail them after the drain timeout."""
         self.draining = True
+        self.state.service.engine.stop()
         await self.state.service.loader.close()
         await self.engine_loop.stop(self.settings.drain_timeout)
 

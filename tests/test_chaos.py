@@ -12,13 +12,11 @@ from chaos.report import SKIPPED, summary
 from chaos.scenario import Line, Scenario, Setting
 from chaos.scenarios import overload
 
-FAST = {"disconnects"}
 MEASURES_TIME = {"network", "overload"}
 
 
 def marks(name: str) -> list[pytest.MarkDecorator]:
-    alone = [pytest.mark.alone] if name in MEASURES_TIME else []
-    return alone if name in FAST else [*alone, pytest.mark.slow]
+    return [pytest.mark.slow, pytest.mark.alone] if name in MEASURES_TIME else [pytest.mark.slow]
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in scenarios.NAMES])

@@ -58,5 +58,6 @@ def test_your_own_images(tmp_path: Path) -> None:
     assert manifest["classes"] == ["circle", "square", "triangle"]
 
 
+@pytest.mark.slow
 def test_your_own_family(tmp_path: Path) -> None:
     assert "equal: True" in run("your_own_family", tmp_path)

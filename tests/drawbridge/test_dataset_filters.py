@@ -120,7 +120,7 @@ def test_a_filtered_set_is_the_same_after_interruptions_and_without_a_service(
     monkeypatch.setattr(parts_module, "MIN_FILTERED_PART", 4)
     monkeypatch.setattr(parts_module, "PART_SIZE", 8)
     monkeypatch.setenv("DRAWBRIDGE_WEIGHTS", str(place / "weights"))
-    arguments = ["dataset", "drawings", "--per-label", "40", "--keep", "confidence>=0.3", "-o"]
+    arguments = ["dataset", "drawings", "--per-label", "160", "--keep", "confidence>=0.3", "-o"]
     for _ in range(3):
         with interrupted_after(3):
             assert main([*arguments, "interrupted.npz", "--url", drawings.url]) == 130

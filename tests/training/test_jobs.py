@@ -315,6 +315,7 @@ def test_torchrun_trains_one_family(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "torchrun trains one family" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_among_several_is_that_of_a_command_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

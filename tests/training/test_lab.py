@@ -19,7 +19,7 @@ from training.lab import experiments, page, run
 from training.lab.distances import jensen_shannon, wasserstein1, wasserstein2
 from training.lab.experiment import Findings, Number, Setting, at_least, at_most, near, reported
 
-FAST = ("xy_game", "optimal_d")
+FAST = ("xy_game",)
 
 
 @pytest.mark.parametrize(

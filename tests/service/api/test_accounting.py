@@ -283,6 +283,7 @@ def connected_worker(server: Server, connection: socket.socket) -> int:
     raise AssertionError("no worker has the connection")
 
 
+@pytest.mark.slow
 def test_a_request_that_another_worker_takes_over_is_charged_once(weights: Path, tmp_path: Path) -> None:
     file = tmp_path / "keys.toml"
     secret = keys.add(file, "lab", {"requests": "1/day", "images": "3/day", "concurrent": 1})

@@ -216,6 +216,7 @@ asyncio.run(main())
 """A worker whose device step does not end."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loop", "message"),
     [("EventLoopEngine", "Timeout (0:00:01)!"), ("ThreadEngine", "a device step has run for more than 1 s")],

@@ -366,6 +366,7 @@ def test_the_supervisor_exits_when_no_worker_can_start(idle: Server, tmp_path: P
     assert idle.process.wait(60) == 1
 
 
+@pytest.mark.slow
 def test_a_worker_that_starts_during_a_reload_reloads_once_it_is_ready(tmp_path: Path) -> None:
     messages = tmp_path / "messages"
     messages.touch()
