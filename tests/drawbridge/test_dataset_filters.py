@@ -122,7 +122,7 @@ def test_a_filtered_set_is_the_same_after_interruptions_and_without_a_service(
     monkeypatch.setenv("DRAWBRIDGE_WEIGHTS", str(place / "weights"))
     arguments = ["dataset", "drawings", "--per-label", "160", "--keep", "confidence>=0.3", "-o"]
     for _ in range(3):
-        with interrupted_after(3):
+        with interrupted_after(1):
             assert main([*arguments, "interrupted.npz", "--url", drawings.url]) == 130
     assert main([*arguments, "interrupted.npz", "--url", drawings.url]) == 0
     assert main([*arguments, "local.npz"]) == 0
