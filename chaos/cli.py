@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from chaos import scenarios
-from chaos.report import Report, show, summary, table
+from chaos.report import Report, check_place, show, summary, table
 from chaos.scenario import Line, Scenario, Setting
 from chaos.soak import cli as soak
 from training.docs import filled
@@ -60,13 +60,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     for name in args.scenarios:
         if name not in scenarios.NAMES:
             parser.error(f"no scenario is called {name}; choose from {', '.join(scenarios.NAMES)}")
-    if args.write is not None:
-        if args.scenarios:
-            parser.error("--write needs the table of all scenarios; name none")
-        try:
-            filled(args.write.read_text(), MARK, "")
-        except (OSError, ValueError) as error:
-            parser.error(f"--write: {args.write} has no place for the table: {error}")
+    if args.write is not None and args.scenarios:
+        parser.error("--write needs the table of all scenarios; name none")
+    check_place(parser, args.write, MARK)
     return args
 
 

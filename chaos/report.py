@@ -1,13 +1,25 @@
 """The report of a run: its lines as a table, and the exit status."""
 
+from argparse import ArgumentParser
 from collections.abc import Sequence
+from pathlib import Path
 
 from chaos.scenario import Line
+from training.docs import filled
 
 LOST, SKIPPED = 1, 3
 """Exit statuses. 2 is a mistake on the command line."""
 Report = list[tuple[str, list[Line]]]
 """The title of each scenario, and its lines."""
+
+
+def check_place(parser: ArgumentParser, file: Path | None, mark: str) -> None:
+    """End with an error of `parser` if `--write` named a `file` without a place for the table `mark`."""
+    if file is not None:
+        try:
+            filled(file.read_text(), mark, "")
+        except (OSError, ValueError) as error:
+            parser.error(f"--write: {file} has no place for the table: {error}")
 
 
 def summary(lines: Sequence[Line]) -> tuple[int, str]:

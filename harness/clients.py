@@ -6,11 +6,9 @@ They use httpx, so that a second HTTP implementation reads what the service send
 import asyncio
 import random
 import ssl
-import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -18,6 +16,7 @@ from itertools import pairwise
 import httpx
 import uvloop
 
+from harness.background import background
 from harness.expected import TIMEOUT, Expected, ExpectedRequest, comparable_body
 
 CORRECT, WRONG_BYTES = "correct", "wrong bytes"
@@ -150,11 +149,5 @@ def run_clients(url: str, clients: Iterable[ClientAction], running: Callable[[],
 @contextmanager
 def background_clients(url: str, clients: Iterable[ClientAction], seed: int) -> Iterator[None]:
     """Run `clients` in a thread until the block ends."""
-    stopped = threading.Event()
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(run_clients, url, clients, lambda: not stopped.is_set(), seed)
-        try:
-            yield
-        finally:
-            stopped.set()
-        running.result()
+    with background(lambda stopped: run_clients(url, clients, lambda: not stopped.is_set(), seed)):
+        yield

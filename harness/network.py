@@ -21,6 +21,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 
+from harness.background import background
+
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 CLONE_NEWNET = 0x40000000
 SERVER, CLIENT = "198.18.0.1", "198.18.0.2"
@@ -157,7 +159,7 @@ def _ip(*arguments: str) -> None:
 @contextmanager
 def _forwarding(network: Network, first: int, second: int, seed: int) -> Iterator[None]:
     """Forward packets between two TUN devices in a thread until the block ends."""
-    source, stopped = random.Random(seed), threading.Event()
+    source = random.Random(seed)
     waiting: list[tuple[float, int, int, bytes]] = []
     """When a packet arrives, its number, where it goes, and the packet: a heap."""
     numbers, newest = count(), {first: -1, second: -1}
@@ -174,7 +176,7 @@ def _forwarding(network: Network, first: int, second: int, seed: int) -> Iterato
                     due = time.monotonic() + conditions.delay + source.uniform(0, conditions.jitter)
                     heapq.heappush(waiting, (due, number, other, packet))
 
-    def forward() -> None:
+    def forward(stopped: threading.Event) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(first, selectors.EVENT_READ, second)
             selector.register(second, selectors.EVENT_READ, first)
@@ -190,10 +192,5 @@ def _forwarding(network: Network, first: int, second: int, seed: int) -> Iterato
                     network.packets = Packets(packets.forwarded + 1, packets.lost, packets.reordered + late)
                     newest[end] = max(newest[end], number)
 
-    thread = threading.Thread(target=forward, daemon=True)
-    thread.start()
-    try:
+    with background(forward):
         yield
-    finally:
-        stopped.set()
-        thread.join()

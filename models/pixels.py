@@ -23,6 +23,11 @@ def to_pixels(x: Tensor) -> Tensor:
     return to_uint8(x[:, 0] if x.shape[1] == 1 else x.movedim(1, -1))
 
 
+def channels_first(images: Tensor) -> Tensor:
+    """[B, H, W] or [B, H, W, C] -> [B, C, H, W]: the layout of models for that of pictures."""
+    return images.unsqueeze(1) if images.ndim == 3 else images.movedim(-1, 1)
+
+
 def image_grid(images: NDArray[np.uint8], columns: int | None = None) -> NDArray[np.uint8]:
     """Arrange images [n, H, W] or [n, H, W, C] row by row in one, by default nearly square; unused cells are black."""
     n, height, width, *channels = images.shape

@@ -22,8 +22,11 @@ from safetensors import SafetensorError
 
 from models import families
 from models.base import Family
+from models.directories import MANIFEST as MANIFEST
+from models.directories import SAMPLES as SAMPLES
+from models.directories import TENSORS as TENSORS
+from models.directories import list_weights as list_weights
 
-TENSORS, MANIFEST, SAMPLES = "model.safetensors", "manifest.json", "samples.png"
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 """Linux constants that `os` does not define."""
 
@@ -134,11 +137,6 @@ def annotate(directory: Path, *, metrics: dict[str, Any] | None = None, caveat: 
     )
     write_atomic(directory / MANIFEST, _to_json(manifest))
     return manifest
-
-
-def list_weights(root: Path) -> list[str]:
-    """The names of the directories under `root` that have a manifest, sorted."""
-    return sorted(path.parent.name for path in root.glob(f"[!.]*/{MANIFEST}"))
 
 
 def read_manifest(directory: Path) -> Manifest:

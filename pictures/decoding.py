@@ -70,9 +70,7 @@ def decode(
     color = None if background == CONTRAST else parse_color(background)
     data = source if isinstance(source, bytes) else source.read_bytes()
     try:
-        image = _open(data, max_pixels, grey=channels == 1)
-        factor = _reduction(image)
-        image = image.reduce(factor) if factor > 1 else image
+        image = _open_reduced(data, max_pixels, grey=channels == 1)
         if image.mode == "RGBA":
             image = _compose(image, color)
         pixels = _eight_bits(np.asarray(image)) if image.mode in ("I", "F") else np.asarray(image)
@@ -92,9 +90,7 @@ def decode_alpha(data: bytes) -> Pixels | None:
     Raises UnreadablePicture.
     """
     try:
-        image = _open(data, None, grey=False)
-        factor = _reduction(image)
-        image = image.reduce(factor) if factor > 1 else image
+        image = _open_reduced(data, None, grey=False)
         return np.asarray(image.getchannel("A")) if image.mode == "RGBA" else None
     except UnreadablePicture:
         raise
@@ -114,6 +110,13 @@ def count_pixels(data: bytes) -> int:
         raise
     except Exception as error:
         raise _reason(error) from None
+
+
+def _open_reduced(data: bytes, max_pixels: int | None, *, grey: bool) -> Image.Image:
+    """The opened picture, reduced by a whole factor if it is large."""
+    image = _open(data, max_pixels, grey=grey)
+    factor = _reduction(image)
+    return image.reduce(factor) if factor > 1 else image
 
 
 def _reason(error: Exception) -> UnreadablePicture:

@@ -1,6 +1,7 @@
 """Problems: one exception class per kind of error that a client can meet (RFC 9457)."""
 
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -37,10 +38,7 @@ class Problem(Exception):
     def raw_response(self) -> bytes:
         """A whole HTTP/1.1 response that closes its connection, for errors that no ASGI application sees."""
         body = json.dumps(self.body()).encode()
-        headers = {**self.headers, "Content-Type": MEDIA_TYPE, "Content-Length": len(body), "Connection": "close"}
-        lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        return "\r\n".join([*lines, "", ""]).encode() + body
+        return raw_head(self.status, {**self.headers, "Content-Type": MEDIA_TYPE}, len(body)) + body
 
 
 class Unauthorized(Problem):
@@ -109,6 +107,13 @@ class TimedOut(Problem):
 
 class Unavailable(Problem):
     status, kind, title = 503, "unavailable", "Unavailable"
+
+
+def raw_head(status: int, headers: Mapping[str, str], length: int) -> bytes:
+    """The line and headers of an HTTP/1.1 response with a body of `length` bytes, which closes its connection."""
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, f"Content-Length: {length}", "Connection: close", "", ""]).encode()
 
 
 def describe(error: ValidationError) -> str:

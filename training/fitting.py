@@ -25,7 +25,7 @@ from training.augmentation import Augmentation
 from training.config import ConfigError, RunConfig, describe
 from training.errors import report_errors
 from training.export import CONFIG
-from training.interrupts import EXIT_INTERRUPTED, interrupt_exits
+from training.interrupts import EXIT_INTERRUPTED, interrupt_exits, restored_handlers
 from training.log import LINES, Log
 from training.loop import DTYPES, Hardware, Trainer, has_closed_form, train
 from training.progress import Progress
@@ -90,7 +90,7 @@ def run_fit(args: argparse.Namespace) -> int:
     """Start or resume a run, as one of several processes if `torchrun` started this one."""
     if args.jobs is not None:
         return run_several(argparse.Namespace(runs=[args]))
-    with parallel.process_group() as number:
+    with parallel.process_group() as number, restored_handlers(signal.SIGINT, signal.SIGTERM):
         return fit(args, number)
 
 

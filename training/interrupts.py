@@ -31,6 +31,17 @@ def interrupt_exits() -> Iterator[None]:
 
 
 @contextmanager
+def restored_handlers(*numbers: int) -> Iterator[None]:
+    """At the end of the block, handle the signals `numbers` as before it."""
+    former = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def sigint_blocked() -> Iterator[None]:
     """Let SIGINT wait until the end of the block, and never reach processes that start in it.
 

@@ -14,7 +14,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
 
-from training.interrupts import EXIT_INTERRUPTED, sigint_blocked
+from training.interrupts import EXIT_INTERRUPTED, restored_handlers, sigint_blocked
 from training.progress import Display, Progress, table
 
 POLL_SECONDS = 0.5
@@ -97,7 +97,7 @@ class Process:
         self._process.terminate()
 
     def ended(self, *, interrupted: bool) -> bool:
-        """Update the progress, and return whether the process has ended; `interrupted`: it was told to."""
+        """Update the progress, and return whether the process has ended; `interrupted`: this one sent it a signal."""
         alive = self._process.is_alive()  # first, so that the last lines of its log are read, too
         self.progress.read()
         if alive:
@@ -127,12 +127,10 @@ def signals() -> Iterator[list[str]]:
     def on_signal(number: int, _: FrameType | None) -> None:
         received.append(signal.Signals(number).name)
 
-    former = {number: signal.signal(number, on_signal) for number in numbers}
-    try:
+    with restored_handlers(*numbers):
+        for number in numbers:
+            signal.signal(number, on_signal)
         yield received
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
 
 
 def _main(job: Job, output: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from drawbridge.client import Client, ServiceError, Unreachable
 from models import store
 from models.base import Family, sample
-from models.pixels import to_uint8
+from models.pixels import channels_first, to_uint8
 from models.store import Manifest
 from training.config import ConfigError, check_sampling_options
 
@@ -119,8 +119,7 @@ class Service:
                 for i in range(0, count, BATCH):
                     n = min(BATCH, count - i)
                     samples = client.generate(name, seed=seed, first=first + i, n=n, label=labels, **options)
-                    arrays = torch.from_numpy(samples.arrays)
-                    images.append(arrays.unsqueeze(1) if arrays.ndim == 3 else arrays.movedim(-1, 1))
+                    images.append(channels_first(torch.from_numpy(samples.arrays)))
         except (Unreachable, ServiceError) as error:
             raise self._error(error) from None
         requested = torch.arange(first, first + count) % len(labels) if labels and not unlabelled else None

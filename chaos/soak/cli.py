@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
-from chaos.report import summary, table
+from chaos.report import check_place, summary, table
 from chaos.scenario import Line
 from chaos.soak.soak import Soak
 from training.docs import filled
@@ -59,11 +59,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
             [Line(**line) for line in saved["lines"]], saved["head"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             parser.error(f"--table-of: {args.table_of} is not the summary of a soak: {error}")
-    if args.write is not None:
-        try:
-            filled(args.write.read_text(), MARK, "")
-        except (OSError, ValueError) as error:
-            parser.error(f"--write: {args.write} has no place for the table: {error}")
+    check_place(parser, args.write, MARK)
     return args
 
 

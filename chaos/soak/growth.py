@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from harness.background import background
+
 BLOCKS = 20
 """Means over which a slope is fitted. Samples that follow each other are correlated; means of blocks much less."""
 WARM_UP_SHARE = 0.1
@@ -91,9 +93,8 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 @contextmanager
 def sampled_memory(pids: dict[int, Series], start: float, interval: float) -> Iterator[None]:
     """Sample the memory of processes into their series until the block ends. `start` is in `time.monotonic()`."""
-    stopped = threading.Event()
 
-    def sample() -> None:
+    def sample(stopped: threading.Event) -> None:
         while not stopped.wait(interval):
             for pid, series in pids.items():
                 try:
@@ -103,10 +104,5 @@ def sampled_memory(pids: dict[int, Series], start: float, interval: float) -> It
                 series.times.append(time.monotonic() - start)
                 series.values.append(megabytes)
 
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
+    with background(sample):
         yield
-    finally:
-        stopped.set()
-        thread.join()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from drawbridge.dataset import DatasetError
 from drawbridge.dataset.conditions import Condition
+from models.pixels import channels_first
 from models.store import Manifest, WeightsError
 from training import classifier, metrics
 from training.classifier import Classifier
@@ -115,8 +116,7 @@ def verdicts(filters: Sequence[Filter], images: NDArray[np.uint8], label: int) -
     The first filter that drops an image is the one that counts.
     """
     result = np.zeros(len(images), np.uint8)
-    tensor = torch.from_numpy(images)
-    tensor = tensor.unsqueeze(1) if tensor.ndim == 3 else tensor.movedim(-1, 1)
+    tensor = channels_first(torch.from_numpy(images))
     for number, one in enumerate(filters, 1):
         dropped = ~one.keeps(tensor, label).numpy()
         result[dropped & (result == 0)] = number

@@ -22,6 +22,7 @@ from service.codecs.streams import Contents, StreamEncoder
 from service.engine.catalog import Model
 from service.engine.request import Result, Ticket
 from service.errors import Problem
+from service.generation.labels import NONE
 from service.generation.plan import GenerationPlan
 from service.telemetry import request_context
 from service.telemetry.request_context import RequestContext
@@ -154,7 +155,8 @@ def recipe_of(plan: GenerationPlan) -> Recipe | None:
         return None
     model = {"model": plan.model.key, "digest": plan.model.digest, "seed": plan.seed}
     options, labels = plan.recipe
-    return Recipe({**model, **options}, plan.request.samples[0].start.index, labels)
+    no_label = NONE if plan.model.classes else None
+    return Recipe({**model, **options}, plan.request.samples[0].start.index, labels, no_label)
 
 
 def image_batch(

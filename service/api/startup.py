@@ -6,10 +6,9 @@ The supervisor calls this, so it must not import torch.
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from urllib.parse import parse_qs
 
-from service.errors import UnknownModel
+from service.errors import MEDIA_TYPE, UnknownModel, raw_head
 
 END_OF_HEADERS = b"\r\n\r\n"
 
@@ -39,11 +38,8 @@ class StartupProbes:
             status, kind, body = 200, "text/plain; version=1.0.0; charset=utf-8", self.metrics()
         else:
             return None
-        headers = (
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
-            "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
-        )
-        return headers.encode() + (body if parts[0] == "GET" else b"")
+        headers = {"Content-Type": kind, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+        return raw_head(status, headers, len(body)) + (body if parts[0] == "GET" else b"")
 
     def _readyz(self, asked: list[str] | None) -> tuple[int, str, bytes]:
         names = self.names()
@@ -52,7 +48,7 @@ class StartupProbes:
             if name not in names:
                 detail = f"no model {name!r}; available models: {', '.join(names)}"
                 problem = {**UnknownModel(detail, models=list(names)).body(), "instance": "/readyz"}
-                return 404, "application/problem+json", json.dumps(problem).encode()
+                return 404, MEDIA_TYPE, json.dumps(problem).encode()
             names = [asked[-1]]
         body = {"status": "not ready", "models": dict.fromkeys(names, "loading"), "broken": {}}
         return 503, "application/json", json.dumps(body, separators=(",", ":")).encode()

@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from models.pixels import to_unit
 from pictures.decoding import Pixels, UnreadablePicture, count_pixels, decode, decode_alpha
 from pictures.fitting import fit
 from service.codecs.normalization import Polarity, light_on_dark
-from service.codecs.uploads import DECODER, NPZ, PicturePreparation, UploadBudget, decode_file
+from service.codecs.uploads import DECODER, NPZ, PicturePreparation, UploadBudget, decode_file, to_tensor
 from service.errors import InvalidParameter
 
 THRESHOLD = 128
@@ -70,8 +69,7 @@ def _read(
     if chosen is None:
         return None
     prepared, to_complete = preparation.prepare(pixels, chosen)
-    unit = to_unit(torch.from_numpy(prepared.copy()))
-    return unit[None] if unit.dim() == 2 else unit.movedim(-1, 0), torch.from_numpy(to_complete)[None]
+    return to_tensor(prepared), torch.from_numpy(to_complete)[None]
 
 
 def _mask(data: bytes, budget: UploadBudget, white: bool) -> Pixels:

@@ -13,16 +13,20 @@ KEYWORD = "drawbridge"
 class Recipe:
     """How the images of a request to /generate are made. Equal requests have equal recipes, to the byte."""
 
-    def __init__(self, parameters: dict[str, Any], first: int, labels: Sequence[str]) -> None:
-        """`parameters` has what all images share, such as `model`, `digest` and `seed`; `labels` those requested."""
-        self.parameters, self.first, self.labels = parameters, first, labels
+    def __init__(self, parameters: dict[str, Any], first: int, labels: Sequence[str], no_label: str | None) -> None:
+        """`parameters` has what all images share, such as `model`, `digest` and `seed`; `labels` those requested.
+
+        `no_label` is how requests spell that an image has no label; None if the model takes none.
+        """
+        self.parameters, self.first, self.labels, self.no_label = parameters, first, labels, no_label
 
     def of_grid(self, count: int) -> bytes:
         """The recipe of `count` images in one picture: the JSON object of a request, with the digest, in UTF-8."""
         return self._text(self.first, count, self.labels)
 
     def of_image(self, index: int, label: str | None) -> bytes:
-        """The recipe of the `index`-th image of the request, whose label is `label`; None if the model takes none."""
+        """The recipe of the `index`-th image of the request, whose label is `label`; None if it has none."""
+        label = label or self.no_label
         return self._text(self.first + index, 1, [] if label is None else [label])
 
     def _text(self, first: int, count: int, labels: Sequence[str]) -> bytes:

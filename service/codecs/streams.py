@@ -8,9 +8,6 @@ from typing import Any, Protocol
 from service.codecs.png import Images, png
 from service.codecs.recipe import Recipe
 
-NO_LABEL = "none"
-"""How requests spell that an image has no label."""
-
 
 @dataclass(frozen=True)
 class Contents:
@@ -31,7 +28,7 @@ class Contents:
         """The PNG of the `index`-th image, whose label is `label`."""
         if self.recipe is None:
             return png(image)
-        return png(image, self.recipe.of_image(index, self.class_name(label) or (NO_LABEL if self.classes else None)))
+        return png(image, self.recipe.of_image(index, self.class_name(label)))
 
     def class_name(self, label: int) -> str | None:
         """The name of a label; None for -1, no label."""

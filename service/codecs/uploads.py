@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.pixels import to_unit
+from models.pixels import channels_first, to_unit
 from pictures.decoding import (
     CONTRAST,
     FORMATS,
@@ -94,9 +94,13 @@ async def read(files: Sequence[bytes], preparation: Preparation, *, max_images: 
     for data in files:
         for pixels in await loop.run_in_executor(DECODER, decode_file, data, preparation, budget):
             prepared = await loop.run_in_executor(DECODER, preparation.prepare, pixels)
-            image = to_unit(torch.from_numpy(prepared.copy()))
-            images.append(image[None] if image.dim() == 2 else image.movedim(-1, 0))
+            images.append(to_tensor(prepared))
     return images
+
+
+def to_tensor(pixels: Pixels) -> Tensor:
+    """Pixels [H, W] or [H, W, 3] as an image [C, H, W] float32 in [-1, 1]."""
+    return channels_first(to_unit(torch.from_numpy(pixels.copy()))[None])[0]
 
 
 @dataclass

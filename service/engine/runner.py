@@ -348,7 +348,7 @@ class Runner:
 
     def _guess(self, rows: list[Row], chosen: list[int], before: Tensor, after: Tensor) -> None:
         """Keep what a step between two states predicted as the final images of the rows at `chosen`."""
-        images, _ = self._receive(
+        (images,) = self._receive(
             *self.call(
                 _predicted_images,
                 self._stack([before[i] for i in chosen]),
@@ -429,8 +429,7 @@ def _decoded_images(family: Family, states: Tensor) -> Tensors:
 
 
 def _predicted_images(family: Family, before: Tensor, after: Tensor, coefficients: Tensor) -> Tensors:
-    images = family.predicted(before, after, coefficients)
-    return to_pixels(images), images.isfinite().flatten(1).all(1)
+    return (to_pixels(family.predicted(before, after, coefficients)),)
 
 
 def _restore_pixels(image: NDArray[np.uint8], row: Row) -> NDArray[np.uint8]:

@@ -11,6 +11,7 @@ from glob import glob
 from pathlib import Path
 
 from models.cores import available_cores
+from models.directories import list_weights
 from service.api.startup import StartupProbes
 from service.server.listen import create_listeners
 from service.server.messages import ADMIN_CONNECTION, CONNECTION
@@ -57,7 +58,7 @@ def serve(
 
 def check_weights(settings: Settings) -> None:
     """Raises ValueError if there are no weights, or not those of a default model that the settings name."""
-    names = weights_names(settings.weights)
+    names = list_weights(settings.weights)
     if not names:
         raise ValueError(f"no weights in {settings.weights}; export some there, or set DRAWBRIDGE_WEIGHTS")
     for field in ("unconditional_model", "conditional_model"):
@@ -66,11 +67,6 @@ def check_weights(settings: Settings) -> None:
             available = ", ".join(names)
             missing = f"DRAWBRIDGE_{field.upper()}: no {name!r} in {settings.weights}"
             raise ValueError(f"{missing}; available models: {available}")
-
-
-def weights_names(root: Path) -> list[str]:
-    """The names of the weights directories under `root`, as `models.store.list_weights` returns them, without torch."""
-    return sorted(path.parent.name for path in root.glob("[!.]*/manifest.json"))
 
 
 def missing_support() -> str | None:
@@ -101,7 +97,7 @@ def _supervise(
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
         metrics = WorkerMetrics()
         needs_key = settings.keys is not None and admin is None
-        probes = StartupProbes(partial(weights_names, settings.weights), None if needs_key else metrics.render)
+        probes = StartupProbes(partial(list_weights, settings.weights), None if needs_key else metrics.render)
         supervisor = Supervisor(
             listeners,
             count,

@@ -3,6 +3,8 @@
 import time
 from pathlib import Path
 
+from models.directories import MANIFEST, list_weights
+
 
 class WeightsPoll:
     """Notices changed weights under `root`, at most every `interval` seconds; never with an interval of 0."""
@@ -27,10 +29,10 @@ class WeightsPoll:
     def _fingerprint(self) -> list[tuple[str, int, int]]:
         """Identifies a state of the weights by their manifests, which an export renames into place last."""
         fingerprint = []
-        for path in sorted(self.root.glob("[!.]*/manifest.json")) if self.interval else ():
+        for name in list_weights(self.root) if self.interval else ():
             try:
-                stat = path.stat()
+                stat = (self.root / name / MANIFEST).stat()
             except OSError:  # it was removed just now
                 continue
-            fingerprint.append((path.parent.name, stat.st_ino, stat.st_mtime_ns))
+            fingerprint.append((name, stat.st_ino, stat.st_mtime_ns))
         return fingerprint

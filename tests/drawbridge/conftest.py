@@ -41,9 +41,7 @@ def expected(server: Server) -> Callable[..., np.ndarray]:
 
 
 @pytest.fixture
-def interrupted_after(
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Callable[[int], AbstractContextManager[None]]]:
+def interrupted_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
     """Gives contexts in which this process gets SIGINT once, when so many parts of a data set were saved in it."""
     save = Parts.save
 
@@ -60,7 +58,4 @@ def interrupted_after(
             patch.setattr(Parts, "save", save_and_interrupt)
             yield
 
-    # Training in an earlier test may have left its own handler, and then asyncio installs none.
-    former = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield context
-    signal.signal(signal.SIGINT, former)
+    return context

@@ -350,6 +350,13 @@ def interrupt(number, run):
     return thread
 
 
+def test_a_run_leaves_the_handlers_of_signals_as_they_were(tmp_path):
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    assert fit("gan", tmp_path / "run", "--epochs", "0.1") == 0
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
 def test_signals_save_the_run_and_the_resumed_run_ends_with_the_uninterrupted_run_s_weights(tmp_path, capsys):
     straight, interrupted = tmp_path / "straight", tmp_path / "interrupted"
     flags = ["--epochs", "8"]

@@ -1,8 +1,8 @@
 // The form of the setup: data, models and their parameters, built from the catalog.
 
 import { make } from "../page.js";
-import { DATA, MODELS } from "./engine/catalog.js";
-import { checkOf, findData, findModel, makeSetup, MAX_SEED, needsData, parse, PREFIXES, words } from "./setup.js";
+import { DATA, MAX_SEED, MODELS } from "./engine/catalog.js";
+import { checkOf, findData, findModel, makeSetup, needsData, parse, PREFIXES, words } from "./setup.js";
 
 const SECOND = { gan: "wgan_gp" }; // the model that is compared with this one at first; else "gan"
 const OPEN = "Model’s parameters";

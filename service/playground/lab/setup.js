@@ -4,7 +4,7 @@
 // `source` has the data's parameters. In the address, names of the second model's parameters begin with "b.".
 
 import { loadAddress, oneOf, readSetting, setAddress, wholeNumber } from "../settings.js";
-import { DATA, MODELS } from "./engine/catalog.js";
+import { DATA, MAX_SEED, MODELS } from "./engine/catalog.js";
 import { LAYERS } from "./plane.js";
 import { checkPoints, decodePoints, encodePoints } from "./points.js";
 
@@ -14,7 +14,6 @@ const SPEED = "60"; // at first
 export const PREFIXES = ["", "b."];
 const HIDDEN = ["optimal"]; // layers that are switched off at first
 const MAX_UPDATE = 1e6;
-export const MAX_SEED = 2 ** 32 - 1;
 
 export const findData = (name) => DATA.find((data) => data.name === name);
 export const findModel = (name) => MODELS.find((model) => model.name === name);

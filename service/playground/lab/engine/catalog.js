@@ -11,7 +11,7 @@
 
 export const PLANE = 4;
 const MAX_POINTS = 20000;
-const MAX_SEED = 2 ** 32 - 1;
+export const MAX_SEED = 2 ** 32 - 1;
 
 const number = (name, title, min, max, value, help, rest = {}) => ({
   name, title, kind: "number", min, max, default: value, help, ...rest,

@@ -88,7 +88,7 @@ const HANDLERS = {
 self.onmessage = ({ data: message }) => attempt(() => {
   const handler = Object.hasOwn(HANDLERS, message.type) && HANDLERS[message.type];
   if (!handler) throw new Error(`unknown message "${message.type}"; known are ${Object.keys(HANDLERS).join(", ")}`);
-  if (!experiment && message.type !== "start") return; // it failed to start, as the page was told
+  if (!experiment && message.type !== "start") return; // the start failed, and the page has the error message
   handler(message);
   if (goal && !working) work();
 });
