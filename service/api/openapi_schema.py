@@ -45,7 +45,8 @@ def complete(schema: dict[str, Any], translations: Mapping[str, Translate]) -> d
         translate = next((found for prefix, found in translations.items() if path.startswith(f"{prefix}/")), None)
         for operation in operations.values():
             generates = "requestBody" in operation or "generate" in operation["tags"]
-            kinds = (*COMMON, *(GENERATING if generates else (errors.UnknownModel,) if "{name}" in path else ()))
+            finds_model = any(one["name"] in ("name", "model") for one in operation.get("parameters", ()))
+            kinds = (*COMMON, *(GENERATING if generates else (errors.UnknownModel,) if finds_model else ()))
             documented = {status: item for status, item in operation["responses"].items() if status != INVALID}
             operation["responses"] = {**problem_responses(kinds, translate), **documented}
     for unused in ("HTTPValidationError", "ValidationError"):

@@ -105,6 +105,7 @@ DOCUMENTED: dict[str, Any] = {
     "responses": {"200": {"content": {OCTETS: {}}}},
 }
 """OpenAPI of the routes, which read their bodies themselves."""
+NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "Loading.", "content": {"application/json": {}}}}
 
 
 @router.get("")
@@ -180,8 +181,8 @@ async def metadata(request: Request, name: str, version: str | None = None) -> d
     return {"name": name, "versions": [model.version], "platform": "drawbridge", "inputs": inputs, "outputs": outputs}
 
 
-@router.get("/models/{name}/ready")
-@router.get("/models/{name}/versions/{version}/ready")
+@router.get("/models/{name}/ready", responses=NOT_READY)
+@router.get("/models/{name}/versions/{version}/ready", responses=NOT_READY)
 async def ready(request: Request, name: str, version: str | None = None) -> JSONResponse:
     """Whether the model is in memory, or is loaded when a request needs it."""
     model = _find(request, name, version)

@@ -166,6 +166,8 @@ async def test_the_openapi_document_has_bodies_and_problems(client: httpx.AsyncC
         assert {"401", "404", "406", "413", "415", "422", "429", "503", "504"} <= operation["responses"].keys()
 
     native = await client.post("/generate?model=nope")
+    assert {"404", "503"} <= paths["/readyz"]["get"]["responses"].keys()
+    assert {"404", "503"} <= paths["/v2/models/{name}/ready"]["get"]["responses"].keys()
     documented = paths["/generate"]["post"]["responses"]["404"]["content"]
     assert list(documented) == [native.headers["content-type"]]
     assert set(document["components"]["schemas"]["Problem"]["required"]) <= native.json().keys()
