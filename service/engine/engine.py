@@ -129,7 +129,6 @@ class Engine:
             seconds = self.rates.get(model, self.rate).seconds_for(steps)
             if seconds > request.timeout:
                 raise DeadlineUnattainable(seconds, request.timeout)
-        labels = runner.labels(request)
         with self.lock:
             if self.stopping:
                 raise ShuttingDown
@@ -148,7 +147,7 @@ class Engine:
             request,
             owner,
             images=[None] * count,
-            labels=labels,
+            labels=runner.labels(request),
             remaining_images=count,
             remaining_steps=steps,
             images_ahead=images_ahead,

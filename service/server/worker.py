@@ -33,6 +33,9 @@ OVERLOAD_ACCEPT_INTERVAL = 0.05
 and a refusal costs a fraction when it follows another one, and not a step that has emptied the processor's caches."""
 NEARLY_FULL = 0.75
 """Share of the queue's bound."""
+CLOSED_REPORT_INTERVAL = 0.02
+"""Seconds from a connection's end to the report of it, which names all that ended meanwhile: the supervisor shares a
+core with a worker, and each report interrupts a step."""
 
 
 class WorkerServer(uvicorn.Server):
@@ -134,8 +137,9 @@ class WorkerServer(uvicorn.Server):
                 yield *MESSAGE.unpack(message), descriptors
 
     def _connection_closed(self, number: int) -> None:
+        if not self.closed:
+            self.loop.call_later(CLOSED_REPORT_INTERVAL, self._report_closed)
         self.closed.append(number)
-        self._report_closed()
 
     def _report_closed(self) -> None:
         """Report all closed connections, now or when the control socket can be written again."""

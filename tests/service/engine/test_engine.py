@@ -150,6 +150,17 @@ def test_a_full_queue_refuses_at_once_with_the_time_to_retry(make_engine: Callab
     assert engine.outstanding == 0
 
 
+def test_a_refusal_does_not_pay_for_sampling_labels(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(queue_images=2)
+    engine.submit(request(2))
+    monkeypatch.setattr(engine.runners["walk"], "labels", lambda _: pytest.fail("labels of a refused request"))
+    with pytest.raises(QueueFull):
+        engine.submit(request(1))
+    run(engine)
+
+
 def with_timeout(n: int, steps: int, timeout: float) -> Request:
     return request(n, steps=steps)._replace(timeout=timeout)
 
