@@ -106,7 +106,7 @@ function describe(model, { columns, rows, frames, same_run: isSameRun }) {
 function makePlayer(times, show, remember) {
   const button = make("button", { type: "button", className: "primary", textContent: "Play" });
   const input = make("input", { type: "range", id: "frame", min: 0, max: times.length - 1, "aria-label": "Updates" });
-  const ends = [times[0], times.at(-1)].map((time) => make("output", { className: "small", textContent: time.toLocaleString("en") }));
+  const end = make("span", { className: "small", textContent: counted(times.at(-1), "update") });
   let timer = null;
   const go = (number) => {
     input.value = number;
@@ -141,6 +141,6 @@ function makePlayer(times, show, remember) {
     go(Number(input.value));
   };
   input.onchange = pause;
-  const element = make("div", { className: "player card" }, button, ends[0], input, ends[1], make("span", { className: "small", textContent: "updates" }));
+  const element = make("div", { className: "player card" }, button, input, end);
   return { element, go, play };
 }

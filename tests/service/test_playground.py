@@ -672,7 +672,7 @@ def test_the_page_loads_nothing_from_other_hosts_and_fits_a_phone_in_dark_mode(p
         assert page.run("return document.documentElement.scrollWidth") == 390, "the page scrolls sideways"
         assert page.run("return getComputedStyle(document.body).backgroundColor") == "rgb(22, 25, 28)"
         assert page.bottom(".grid img") < 844, "the first results are on the screen"
-        assert len({link.location["y"] for link in page.all("nav[aria-label=Views] a")}) == 1, "the menu is one line"
+        assert len({link.location["y"] for link in page.all("nav[aria-label=Views] a")}) <= 2, "the menu is two lines"
         menu = page.one("nav[aria-label=Views]")
         assert menu.get_property("scrollWidth") <= menu.get_property("clientWidth")
         page.screenshot("phone")
