@@ -1140,3 +1140,11 @@ def draw_smiley() -> Image.Image:
         pen.ellipse((left, 150, left + 56, 240), "#2f2f2f")
     pen.chord((120, 200, 392, 420), 10, 170, "#2f2f2f")
     return picture.resize((128, 128))
+
+
+def test_the_films_of_two_committed_models_are_shown_side_by_side(page: Page) -> None:
+    page.open("view=film&model=cgan&beside=ddpm&updates=300")
+    page.one("#frame")
+    captions = ["After 300 updates, 19,200 images", "After 300 updates, 38,400 images"]
+    assert [caption.text for caption in page.all(".films .caption")] == captions
+    page.screenshot("film")
