@@ -182,6 +182,7 @@ def test_the_formulas_are_drawn_and_fit_every_window(page: Formulas, model: str)
             assert all(content <= frame or overflow == "auto" for content, frame, overflow in frames), width
     if model == "ddpm":
         page.symbol("x_θ").click()
+        page.run("document.querySelector('.formulas').scrollIntoView()")
         page.screenshot("formulas")
 
 
