@@ -5,6 +5,7 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
@@ -31,10 +32,23 @@ class Pages(StaticFiles):
         return response
 
 
+class Formulas(Pages):
+    """Pages about families, by name. A family without one gets 204: browsers log 404 as an error, and it is none."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        try:
+            return await super().get_response(path, scope)
+        except HTTPException as error:
+            if error.status_code != 404:
+                raise
+            return Response(status_code=204, headers={**SECURITY_HEADERS, "Cache-Control": "no-cache"})
+
+
 def add_pages(app: FastAPI, lab: Path) -> None:
     """Add the playground at /, the lab page in `lab` at /lab, the live lab at /lab/live, the API reference at /docs."""
     app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
     app.add_api_route("/docs", api_reference, include_in_schema=False)
+    app.mount("/playground/formulas", Formulas(directory=PLAYGROUND / "formulas"))
     app.mount("/playground", Pages(directory=PLAYGROUND))
     app.add_api_route("/", playground, include_in_schema=False, response_class=FileResponse)
     app.add_api_route("/lab/live", live_lab, include_in_schema=False, response_class=FileResponse)

@@ -4,6 +4,7 @@ import { buildUrl, getKey } from "./api.js";
 import { modelCard } from "./cards.js";
 import { countSlider, formValues, modelSelect, readModel, runForm, samplingControls, seedField } from "./controls.js";
 import { denoisingPanel } from "./denoising.js";
+import { formulasPanel, formulasSetting } from "./formulas.js";
 import { describeLabel, labelField, labelWord, readLabel } from "./labels.js";
 import { capitalize, codeSample, fileName, make, setDownload, showView } from "./page.js";
 import { sampleGrid } from "./samples.js";
@@ -25,11 +26,11 @@ export default function showGenerate(catalog) {
     samplingControls(model),
     make("div", { className: "row" }, make("button", { className: "primary", textContent: "Generate" }), samples.cancel));
   const links = make("section", { className: "card", hidden: true });
-  showView(form, make("div", { className: "result" }, samples.element, ...(steps ? [steps.element] : []), links, modelCard(model)));
+  showView(form, make("div", { className: "result" }, samples.element, ...(steps ? [steps.element] : []), links, formulasPanel(model), modelCard(model)));
 
   runForm(form, async (signal) => {
     const request = formValues(form);
-    setAddress([["view", "generate"], ...request]);
+    setAddress([["view", "generate"], ...request, formulasSetting()]);
     links.hidden = true;
     steps?.clear();
     const count = Number(Object.fromEntries(request).n);

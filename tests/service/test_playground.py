@@ -834,7 +834,7 @@ def test_the_page_is_never_wider_than_the_window(page: Page) -> None:
             page.draw_seven()
             page.submit()
         if view == "generate":
-            page.wait(lambda: len(page.all("main details")) == 4)
+            page.wait(lambda: page.all("main pre") and page.all(".formulas article"), "code samples and formulas")
         page.run("for (const panel of document.querySelectorAll('details')) panel.open = true")
         page.run("document.querySelector('#error').hidden = false;"
                  "document.querySelector('#error').textContent = 'long'.repeat(200)")  # fmt: skip
