@@ -178,7 +178,7 @@ class NearestIndex:
     def search(self, image: Tensor, count: int, cancelled: threading.Event | None = None) -> list[Neighbour]:
         """The `count` training images nearest to an image [C, H, W] uint8, nearest first; by number where equally near.
 
-        Raises CancelledError if it was `cancelled` meanwhile, and NearestError if the file has been damaged since it was
+        Raises CancelledError if it was `cancelled` meanwhile, and NearestError if the file was damaged since it was
         opened.
         """
         point = points(image[None])

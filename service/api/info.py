@@ -55,7 +55,8 @@ async def readyz(
 
     After a start the service is ready once all models are loaded, or as many as the settings allow in memory. With
     `model` it is ready once this one is, or if a request for it would load it. Weights that do not load are listed, and
-    so are damaged indexes of training images. The response is about the worker that serves the connection; a dead worker has no connections.
+    so are damaged indexes of training images. The response is about the worker that serves the connection; a dead
+    worker has no connections.
     """
     service: AppContext = request.app.state.service
     if model is None:
