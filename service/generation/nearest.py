@@ -122,4 +122,4 @@ def sentence(index: NearestIndex, image: Tensor, nearest: Neighbour) -> str:
     found = f"it is nearer to training image {nearest.number} than {nearer}"
     if nearest.distance <= index.card.near:
         return f"Perhaps copied: {found}. Of images that are no copies, 1 % are as near."
-    return f"Not copied: {found}."
+    return f"Not copied: {found}; a copy is nearer than 99 % of them."
