@@ -19,15 +19,15 @@ from PIL import Image
 from torch import Tensor
 
 from drawbridge import AsyncClient, Client
-from harness.server import Server
 from models import nearest, store
 from models.pixels import to_pixels, to_unit
 from service.app import Application, create_app
 from service.generation.nearest import MAX_SEARCHES
+from service.server.weights_poll import WeightsPoll
 from service.settings import Settings
 from tests.conftest import CLASSES, manifest_of, small
 from tests.service.conftest import asgi_client, http_scope, picture, problem
-from tests.serving import serving, wait_for
+from tests.service.listening import listen
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -327,30 +327,25 @@ async def test_reloads_find_new_indexes_and_keep_those_whose_file_is_damaged(
             assert (await client.post("/generate?model=cgan")).status_code == 200
 
 
-@pytest.fixture(scope="module")
-def server(root: Path) -> Iterator[Server]:
-    with serving(root, weights_poll_interval=0.2) as running:
-        yield running
-
-
-async def test_both_clients_find_the_nearest_images(server: Server) -> None:
+async def test_both_clients_find_the_nearest_images(app: Application) -> None:
     image = DIGIT_IMAGES[77, 0].numpy()
-    with Client(server.url) as client:
-        found = client.nearest("cgan", image, n=2)
-        assert (found.copied, found.nearer_than, len(found.neighbours)) == (True, 1, 2)
-        assert found.sentence.startswith("Copied: it equals training image 77")
-        first = found.neighbours[0]
-        assert (first.index, first.label, first.class_name, first.distance) == (77, 7, "7", 0)
-        assert np.array_equal(picture(first.png), image)
-        assert found.dataset["attribution"] == "nobody, CC0"
-    async with AsyncClient(server.url) as client:
-        assert await client.nearest("cgan", file_of(DIGIT_IMAGES[77]), n=2, polarity=None) == found
+    async with listen(app) as port:
+        url = f"http://127.0.0.1:{port}"
+        with Client(url) as client:
+            found = await asyncio.to_thread(client.nearest, "cgan", image, n=2)
+        async with AsyncClient(url) as client:
+            assert await client.nearest("cgan", file_of(DIGIT_IMAGES[77]), n=2, polarity=None) == found
+    assert (found.copied, found.nearer_than, len(found.neighbours)) == (True, 1, 2)
+    assert found.sentence.startswith("Copied: it equals training image 77")
+    first = found.neighbours[0]
+    assert (first.index, first.label, first.class_name, first.distance) == (77, 7, "7", 0)
+    assert np.array_equal(picture(first.png), image)
+    assert found.dataset["attribution"] == "nobody, CC0"
 
 
-async def test_a_service_that_polls_finds_a_new_index(server: Server, root: Path) -> None:
-    def has_index() -> bool:
-        return bool(httpx.get(f"{server.url}/models/other").json()["nearest"])
-
-    assert not has_index()
-    store.write_atomic(nearest.path(root, "other", "f" * 64), index_of(DIGIT_IMAGES, "f" * 64, tuple("0123456789")))
-    wait_for(has_index)
+async def test_polling_notices_a_new_index(tmp_path: Path) -> None:
+    poll = WeightsPoll(tmp_path, 1e-9)
+    assert not poll.changed()
+    nearest.path(tmp_path, "other", DIGITS).touch()
+    assert not poll.changed(), "a change counts once two polls see it"
+    assert poll.changed()
