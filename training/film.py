@@ -25,11 +25,13 @@ FRAMES = "film"
 ROWS = 4
 """Of samples in a frame."""
 MAX_COLUMNS = 12
+"""Of samples in a frame; a family with more classes than that has 10."""
 LEADING_DIGITS = "12357"
+"""Of the numbers of updates that have a frame."""
 FITTED = 4096
-"""Training images from which a frame's closed form is estimated: all would take longer than the training between."""
-QUALITY = 40
-"""Of the WebP image: a film of digits takes 3 to 5 KB a frame."""
+"""At most so many images estimate the closed form of a frame: all would take longer than the updates between frames."""
+QUALITY = 50
+"""Of the WebP image: a frame of 40 digits takes 3 to 9 KB, the more noise the more."""
 MAX_SIDE = 16383
 """Pixels of a WebP image."""
 FRAME_SECONDS, LAST_FRAME_SECONDS = 0.4, 2.0
@@ -63,7 +65,7 @@ def frame_png(family: Family, device: torch.device) -> bytes:
 
 
 def assemble(run: Path, family: Family, recipe: Recipe, images: int, *, same_run: bool) -> Film | None:
-    """The film of the run in `run`, up to the weights of `family` after `images` images; None if it has no frames.
+    """The film of a run, up to the weights of `family` after `images` images; None if it has no frames.
 
     `same_run` says whether the run made these weights.
     """
@@ -90,8 +92,8 @@ def assemble(run: Path, family: Family, recipe: Recipe, images: int, *, same_run
 def add(run: Path, directory: Path) -> Film:
     """Write the film of `run` beside the weights in `directory`, which another run by the same recipe made.
 
-    Raises ConfigError if the run has no frames, or another family, configuration, recipe or data set than the weights;
-    its epochs may differ. Raises WeightsError if there are no weights.
+    Raises ConfigError if the run has no frames, or another family, configuration, recipe or data set than the weights,
+    except for its epochs. Raises WeightsError if there are no weights.
     """
     config = RunConfig.read(run / CONFIG)
     family, manifest = store.load(directory)
@@ -131,21 +133,29 @@ def animation(directory: Path, scale: int = 2) -> bytes:
 
 
 def _require_same_recipe(config: RunConfig, run: Path, manifest: Manifest, directory: Path) -> None:
+    """Raise ConfigError, which names all differences, if `run` was not trained by the recipe of the weights."""
+    training, new_fields = manifest.training, vars(type(config.model_config())())  # that older weights lack
     ours = {
-        "another family": (config.family, manifest.family),
-        "another configuration": (_filled(config.model, config), _filled(manifest.config, config)),
-        "another recipe": tuple({**recipe, "epochs": 0, "betas": list(recipe["betas"])} for recipe in (
-            config.recipe, manifest.training["recipe"])),
-        "other images": (config.dataset.get("digest"), manifest.dataset["digest"]),
+        "family": config.family, "revision": config.revision, "precision": config.precision,
+        "images": config.dataset.get("digest"), "augmentation": config.augmentation,
+        **{f"model.{name}": value for name, value in {**new_fields, **config.model}.items()},
+        **{f"recipe.{name}": value for name, value in config.recipe.items()},
     }  # fmt: skip
-    for what, (here, there) in ours.items():
-        if here != there:
-            raise ConfigError(f"{run} has {what} than {directory}: {here}, not {there}; train one like it")
-
-
-def _filled(fields: dict[str, object], config: RunConfig) -> dict[str, object]:
-    """A family's configuration with the fields that it lacks because they are newer."""
-    return {**vars(type(config.model_config())()), **fields}
+    theirs = {
+        "family": manifest.family, "revision": manifest.revision, "precision": training["precision"],
+        "images": manifest.dataset["digest"], "augmentation": manifest.dataset.get("augmentation", {}),
+        **{f"model.{name}": value for name, value in {**new_fields, **manifest.config}.items()},
+        **{f"recipe.{name}": value for name, value in training["recipe"].items()},
+    }  # fmt: skip
+    changed = [
+        f"{name}: {ours.get(name)}, not {theirs.get(name)}"
+        for name in sorted(ours.keys() | theirs.keys())
+        if name != "recipe.epochs" and ours.get(name) != theirs.get(name)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{run} has another recipe than {directory} ({'; '.join(changed)}); use a run by the same one"
+        )
 
 
 def _columns(family: Family) -> int:

@@ -292,9 +292,9 @@ def draw_frame(trainer: Trainer, log: Log) -> None:
     Changes neither the trainer nor the global random state. A closed form is estimated from `film.FITTED` images.
     """
     checkpoint.require_finite(trainer.average.state_dict())
-    family, device = copy.deepcopy(trainer.average), trainer.hardware.device
-    images, labels = trainer.data.images[: film.FITTED], trainer.data.labels[: film.FITTED]
-    family.fit(to_unit(images).to(device), labels.to(device))
+    family, device, data = copy.deepcopy(trainer.average), trainer.hardware.device, trainer.data
+    some = slice(None, None, math.ceil(len(data.images) / film.FITTED))  # of all classes, also where these are in order
+    family.fit(to_unit(data.images[some]).to(device), data.labels[some].to(device))
     log.frame(trainer.updates, film.frame_png(family, device))
 
 

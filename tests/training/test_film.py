@@ -85,6 +85,16 @@ def test_frames_change_nothing_in_the_run(family, tmp_path, monkeypatch):
     assert torch.equal(filmed["random"]["cpu"], plain["random"]["cpu"])
 
 
+def test_a_frame_estimates_its_closed_form_from_images_of_all_classes(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(film, "FITTED", 7)
+    monkeypatch.setattr("models.families.ae.Autoencoder.fit", lambda *arguments: seen.append(arguments[2].tolist()))
+    monkeypatch.setattr("training.loop.validate", lambda *_: None)
+    flags = ["--data", str(pictures(tmp_path / "pictures")), "--held-out", "0", "--epochs", "1", "--batch", "12"]
+    assert main(["fit", "ae", "--run", str(tmp_path / "run"), "--device", "cpu", *flags]) == 0
+    assert seen == [[0, 1, 2, 3, 4, 5]]
+
+
 def test_an_iteration_of_several_batches_is_one_update(tmp_path):
     assert fit("wgan_gp", tmp_path / "run", "--epochs", "1.1") == 0
     assert list(frames_of(tmp_path / "run")) == [0, 10]
@@ -178,9 +188,10 @@ def test_film_writes_another_runs_film_beside_weights_of_the_same_recipe(run, tm
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
-        (["--lr", "0.5"], "another recipe"),
-        (["--latent", "7"], "another configuration"),
-        (["--size", "8x12"], "other images"),
+        (["--lr", "0.5"], "(recipe.lr: 0.5, not 0.0002)"),
+        (["--latent", "7"], "(model.latent: 7, not 100)"),
+        (["--size", "8x12"], "(images: "),
+        (["--shift", "1"], "(augmentation: {'shift': 1}, not {})"),
     ],
 )
 def test_film_refuses_a_run_of_another_recipe(run, tmp_path, capsys, flags, problem):
