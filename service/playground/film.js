@@ -61,7 +61,7 @@ function besideSelect(models, selected, show) {
  */
 function makeScreen(model) {
   const canvas = make("canvas", { role: "img", "aria-label": `Samples of ${model.name}` });
-  const caption = make("p", { className: "caption" });
+  const caption = make("p", { className: "moment" });
   const note = make("p", { className: "small" });
   const element = make("section", { className: "card" }, modelTitle(model), canvas, caption, note);
   const screen = { element, times: [] };

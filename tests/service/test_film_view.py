@@ -66,7 +66,7 @@ def greys(page: Page) -> list[int]:
 
 
 def captions(page: Page) -> list[str]:
-    return [caption.text for caption in page.all(".films .caption")]
+    return [caption.text for caption in page.all(".films .moment")]
 
 
 @contextmanager
@@ -175,6 +175,14 @@ def test_the_menu_leads_to_the_films_and_every_control_has_a_name(page: Page) ->
     assert [option.get_attribute("value") for option in page.all("#model option")] == ["cgan", "gan"]
     page.open("view=film&model=pca")
     assert "model=pca (no such model in this view)" in page.one("#notice").text
+
+
+def test_a_presented_film_still_plays_and_fits_the_window(page: Page) -> None:
+    page.open("view=film&model=cgan&updates=0&present=1")
+    page.one("#frame")
+    assert page.bottom(".player") <= page.run("return innerHeight")
+    page.press("Play")
+    page.wait(lambda: greys(page)[0] > 10)
 
 
 def test_a_film_fits_the_window_of_a_phone(page: Page) -> None:

@@ -1148,5 +1148,5 @@ def test_the_films_of_two_committed_models_are_shown_side_by_side(page: Page) ->
     page.open("view=film&model=cgan&beside=ddpm&updates=300")
     page.one("#frame")
     captions = ["After 300 updates, 19,200 images", "After 300 updates, 38,400 images"]
-    assert [caption.text for caption in page.all(".films .caption")] == captions
+    assert [caption.text for caption in page.all(".films .moment")] == captions
     page.screenshot("film")
