@@ -2,16 +2,18 @@
 
     python -m benchmarks classroom [--pages 30] [--seconds 30]
 
-- Each page is a window of one Chromium with the playground and the model `cgan`. About every two seconds, it chooses
-  another digit or a random seed, and gets 16 images.
+- Each page is a window, as large as a phone's, of one Chromium with the playground and the model `cgan`. About every
+  two seconds, it chooses another digit or a random seed, and gets 16 images.
 - A first picture is timed from the navigation, with an empty cache; a draw from the click. Both end with the frame of
   the screen after all images are there. The pages measure this themselves.
-- The same requests at the same pace from the load generator: a draw without a browser.
+- The same from the load generator, without browsers: thirty clients that request at once what a page requests until its
+  first picture, one after the other; and clients that draw at the pace of the pages.
 - The processor time of the browsers and of the service, because they share the machine.
 """
 
 import argparse
 import asyncio
+import itertools
 import os
 import random
 import shutil
@@ -22,12 +24,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from harness.clients import for_seconds, run_clients
+from harness.load import run_load
 from harness.server import run_service
 
 ADDRESS = "view=generate&model=cgan&label=7&n=16&seed=3"
@@ -36,8 +40,8 @@ PAUSE = 2.0
 OPENINGS = 5
 """How often one page alone is opened."""
 TIMEOUT = 60
-ARGUMENTS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage",
-             "--disable-background-networking", "--disable-backgrounding-occluded-windows",
+ARGUMENTS = ("--headless=new", "--window-size=390,844", "--no-sandbox", "--disable-gpu", "--no-first-run",
+             "--disable-dev-shm-usage", "--disable-background-networking", "--disable-backgrounding-occluded-windows",
              "--disable-renderer-backgrounding", "--disable-background-timer-throttling")  # fmt: skip
 
 SCRIPT = """
@@ -97,15 +101,19 @@ class Pages:
         while len(browser.window_handles) < count:
             browser.switch_to.new_window("window")
         for _ in self.windows():
-            browser.execute_cdp_cmd("Network.enable", {})
-            browser.execute_cdp_cmd("Network.setCacheDisabled", {"cacheDisabled": True})  # each as on its own device
             browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": SCRIPT})
 
     def open(self, address: str) -> list[float]:
         """Open the address in all windows at once. Returns the milliseconds to the first picture of each."""
         for _ in self.windows():
+            self.browser.execute_cdp_cmd("Network.enable", {})
+            self.browser.execute_cdp_cmd("Network.setCacheDisabled", {"cacheDisabled": True})  # as on its own device
+        for _ in self.windows():
             self.browser.get(address)
-        return self.results("firstPicture")
+        times = self.results("firstPicture")
+        for _ in self.windows():
+            self.browser.execute_cdp_cmd("Network.disable", {})  # to report each request would slow the draws down
+        return times
 
     def draw(self, seconds: float) -> list[float]:
         """Let all pages draw at the same time. Returns the milliseconds of each draw."""
@@ -123,11 +131,29 @@ class Pages:
         script = f"const done = arguments[0]; (async () => done(await {promise}))()"
         return [self.browser.execute_async_script(script) for _ in self.windows()]
 
+    def requests(self) -> list[str]:
+        """The paths that the first page has requested, in their order."""
+        names = self.results("Promise.resolve(performance.getEntriesByType('resource').map(({ name }) => name))")[0]
+        parts = [urlsplit(name) for name in names if name.startswith("http")]
+        return ["/", *(f"{part.path}?{part.query}".removesuffix("?") for part in parts)]
+
     def windows(self) -> Iterator[None]:
         """Turn to one window after another."""
         for handle in self.browser.window_handles:
             self.browser.switch_to.window(handle)
             yield
+
+
+def open_without_browsers(url: str, paths: Sequence[str], clients: int) -> list[float]:
+    """The milliseconds in which each of `clients`, all at once, gets the responses at all paths."""
+    sent = [
+        f"GET {path.replace('previews=true', 'format=json')} HTTP/1.1\r\nHost: drawbridge\r\n\r\n".encode()
+        for path in paths
+    ]
+    results = run_load(url, [itertools.cycle(sent).__next__ for _ in range(clients)], seconds=5, warm=0)
+    if any(result.failed or len(result.latencies) < len(paths) for result in results):
+        raise SystemExit("a client did not get all responses")
+    return [1000 * sum(result.latencies[: len(paths)]) for result in results]
 
 
 def draw_without_browsers(url: str, clients: int, seconds: float) -> list[float]:
@@ -189,6 +215,7 @@ def main() -> None:
         with chromium() as browser:
             one = Pages(browser, 1)
             print_row("first picture, one page", [took for _ in range(OPENINGS) for took in one.open(address)])
+            paths = one.requests()
             print_row("draw, one page", one.draw(args.seconds))
         with chromium() as browser:
             pages = Pages(browser, args.pages)
@@ -199,7 +226,9 @@ def main() -> None:
             print_row(f"draw, {args.pages} pages", pages.draw(args.seconds))
             seconds = time.monotonic() - start
             cores = {name: (processor_seconds(processes[name]) - before[name]) / seconds for name in processes}
-        print_row(f"draw, {args.pages} clients without a browser", draw_without_browsers(url, args.pages, args.seconds))
+        alone = f"{args.pages} clients without a browser"
+        print_row(f"first picture, {alone}", open_without_browsers(url, paths, args.pages))
+        print_row(f"draw, {alone}", draw_without_browsers(url, args.pages, args.seconds))
     print("cores in use during the draws of all pages: " + ", ".join(f"{n} {used:.2f}" for n, used in cores.items()))
 
 
