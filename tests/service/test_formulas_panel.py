@@ -151,9 +151,11 @@ def test_the_mouse_explains_a_symbol_for_as_long_as_it_is_over_it(page: Formulas
     page.symbol("h").click()
     move(page.symbol("ε", section=3)).perform()
     assert page.lines[2].startswith("ε: noise")
+    assert page.chosen == ["Sampling", "Sampling", "Algorithm", "Algorithm"]
     move(page.one("h1")).perform()
     assert page.lines[2] == ""
     assert page.lines[0].startswith("h: bandwidth"), "the focus is there"
+    assert page.chosen == ["Density", "Bandwidth", "Bandwidth", "Sampling", "Algorithm", "Algorithm"]
 
 
 @pytest.mark.parametrize("model", ["ddpm", "vae", "wgan_gp"])
