@@ -4,8 +4,9 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -51,6 +52,7 @@ def add_pages(app: FastAPI, lab: Path) -> None:
     app.mount("/playground", Pages(directory=PLAYGROUND))
     app.add_api_route("/", playground, include_in_schema=False, response_class=FileResponse)
     app.add_api_route("/lab/live", live_lab, include_in_schema=False, response_class=FileResponse)
+    app.add_api_route("/lab/live/", live_lab_without_slash, include_in_schema=False)
     if (lab / "index.html").is_file():
         app.mount("/lab", Pages(directory=lab, html=True))
     else:
@@ -76,6 +78,11 @@ async def playground() -> FileResponse:
 async def live_lab() -> FileResponse:
     """The live lab, whose experiments train in the browser."""
     return _page("lab/live.html")
+
+
+async def live_lab_without_slash(request: Request) -> RedirectResponse:
+    """To the live lab, whose links are relative."""
+    return RedirectResponse(f"../live?{request.url.query}" if request.url.query else "../live")
 
 
 def _page(name: str) -> FileResponse:
