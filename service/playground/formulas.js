@@ -2,7 +2,7 @@
 
 import { request } from "./api.js";
 import { make, withErrors } from "./page.js";
-import { oneOf, readSetting, setAddress, setSettings } from "./settings.js";
+import { oneOf, readSetting, setSettings } from "./settings.js";
 
 const SETTING = "formulas";
 const OPEN = "open";
@@ -14,15 +14,14 @@ const pages = new Map();
 /** Whether the panel is open, as a pair for the page address. */
 export const formulasSetting = () => [SETTING, readSetting(SETTING, oneOf([OPEN]))];
 
-/** A collapsed panel about the family of `model`. It stays hidden if there is no file formulas/FAMILY.html. */
-export function formulasPanel(model) {
+/** A collapsed panel about the family of `model`, hidden if there is no file formulas/FAMILY.html. `onToggle` shows its setting. */
+export function formulasPanel(model, onToggle) {
   const open = formulasSetting()[1] === OPEN;
   const panel = make("details", { className: "card formulas", hidden: true, open }, make("summary", { textContent: "How it works" }));
   panel.addEventListener("toggle", () => {
     if (!panel.isConnected || panel.hidden) return;
     setSettings(SETTING, panel.open ? [OPEN] : []);
-    const others = [...new URLSearchParams(location.search)].filter(([name]) => name !== SETTING);
-    setAddress([...others, formulasSetting()]);
+    onToggle();
   });
   withErrors(async () => {
     const page = new DOMParser().parseFromString(await loadPage(model.family), "text/html").querySelector("article");
