@@ -49,7 +49,7 @@ function explainSymbols(page) {
   const meanings = new Map([...list.querySelectorAll("dt")].map((term) => [term.dataset.symbol, [term, term.nextElementSibling]]));
   list.remove();
   for (const formula of page.querySelectorAll("math[display=block]")) {
-    const frame = make("div", { className: "scroll" });
+    const frame = make("div", { className: "frame" });
     formula.replaceWith(frame);
     frame.append(formula);
   }
@@ -70,8 +70,10 @@ function explainSymbols(page) {
   listen("focusout", () => (focused = null));
   listen("pointerover", ({ target, pointerType }) => (hovered = pointerType === "mouse" ? symbolAt(target) : null));
   listen("pointerleave", () => (hovered = null));
-  listen("keydown", ({ key }) => {
-    if (key === "Escape") hovered = focused = null;
+  listen("keydown", (event) => {
+    if (event.key !== "Escape" || !(hovered ?? focused)) return;
+    event.stopPropagation(); // the presentation goes on
+    hovered = focused = null;
   });
 }
 
