@@ -9,7 +9,7 @@ const MAX_STEPS = 100; // of the slider; the address may name more
 const MAX_GUIDANCE = 5;
 const MAX_IMAGES = 64;
 export const MAX_SEED = 2n ** 63n - 1n;
-const SUBMIT_DELAY = 200; // milliseconds from a change to the request
+const SUBMIT_INTERVAL = 200; // milliseconds between requests, at least: a key that is held changes a setting more often
 
 /** The name of a model in the page. Two models of one family have the same title. */
 export const modelLabel = (model) => `${model.name}: ${model.title}`;
@@ -116,10 +116,11 @@ export function samplingControls(model) {
 
 /** Run `task(signal)` when the user submits the form or changes a setting in it, which is remembered, and now. */
 export function runForm(form, task) {
-  let timer = null;
+  let timer = null, submittedAt = -Infinity;
   form.onsubmit = (event) => {
     event.preventDefault();
     clearTimeout(timer);
+    submittedAt = performance.now();
     runTask(task);
   };
   form.onchange = ({ target }) => {
@@ -129,7 +130,7 @@ export function runForm(form, task) {
     if (target.type === "checkbox") setSettings(setting, new FormData(form).getAll(setting));
     else if (target.checkValidity()) setSetting(setting, target.value, index);
     clearTimeout(timer);
-    timer = setTimeout(() => form.isConnected && form.requestSubmit(), SUBMIT_DELAY);
+    timer = setTimeout(() => form.isConnected && form.requestSubmit(), submittedAt + SUBMIT_INTERVAL - performance.now());
   };
   form.requestSubmit();
 }

@@ -4,6 +4,7 @@ import { buildUrl, getKey } from "./api.js";
 import { modelCard } from "./cards.js";
 import { countSlider, formValues, modelSelect, readModel, runForm, samplingControls, seedField } from "./controls.js";
 import { denoisingPanel } from "./denoising.js";
+import { formulasPanel, formulasSetting } from "./formulas.js";
 import { describeLabel, labelField, labelWord, readLabel } from "./labels.js";
 import { nearestPanel } from "./nearest.js";
 import { capitalize, codeSample, fileName, make, setDownload, showView } from "./page.js";
@@ -18,7 +19,7 @@ export default function showGenerate(catalog) {
   const steps = model.edits ? denoisingPanel(model) : null;
   const samples = sampleGrid(model, "Generated images", (index) => panels.forEach((panel) => panel.choose(index)));
   let request = [];
-  const showAddress = () => setAddress([["view", "generate"], ...request, ["nearest", nearest?.chosen()]]);
+  const showAddress = () => setAddress([["view", "generate"], ...request, ["nearest", nearest?.chosen()], formulasSetting()]);
   const nearest = model.nearest ? nearestPanel(model, samples.source, showAddress) : null;
   const panels = [steps, nearest].filter(Boolean);
   const form = make("form", {},
@@ -30,7 +31,7 @@ export default function showGenerate(catalog) {
     samplingControls(model),
     make("div", { className: "row" }, make("button", { className: "primary", textContent: "Generate" }), samples.cancel));
   const links = make("section", { className: "card", hidden: true });
-  showView(form, make("div", { className: "result" }, samples.element, ...panels.map(({ element }) => element), links, modelCard(model)));
+  showView(form, make("div", { className: "result" }, samples.element, ...panels.map(({ element }) => element), links, formulasPanel(model), modelCard(model)));
 
   runForm(form, async (signal) => {
     request = formValues(form);

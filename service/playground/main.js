@@ -8,6 +8,7 @@ import showGrid from "./grid.js";
 import showInterpolate from "./interpolate.js";
 import showLatent from "./latent.js";
 import { make, showNotice, showView, withErrors } from "./page.js";
+import { addPresentation, readPresentation } from "./present.js";
 import { nameOf, readRecipe, recipeSettings } from "./recipe.js";
 import showReconstruct from "./reconstruct.js";
 import { addressProblems, loadAddress, oneOf, queryOf, readSetting, setSetting } from "./settings.js";
@@ -30,6 +31,7 @@ function openView(catalog) {
 /** Show what the page address names, and say which of its settings are wrong, after a `notice`. */
 function openAddress(catalog, notice = "") {
   loadAddress();
+  readPresentation();
   openView(catalog);
   showNotice([notice, addressProblems()].filter(Boolean).join(" "));
 }
@@ -44,6 +46,7 @@ async function openRecipe(catalog, file) {
   openAddress(catalog, model.digest === recipe.digest ? "" : `${file.name} was drawn by another version of ${name}, so these images may differ from it.`);
 }
 
+addPresentation();
 await withErrors(async () => {
   const catalog = await requestJson("models");
   if (!catalog.models.length) return showView(make("p", { textContent: "The service has no models." }));

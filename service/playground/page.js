@@ -106,14 +106,30 @@ export function setDownload(link, address) {
   } : null;
 }
 
+/** Copy a text, and say so on the button for a moment. */
+export async function copyText(text, button) {
+  const { textContent } = button;
+  if (navigator.clipboard) await navigator.clipboard.writeText(text);
+  else copySelection(text, button);
+  announce("Copied");
+  button.textContent = "Copied";
+  setTimeout(() => (button.textContent = textContent), 1500);
+}
+
+/** Copy a text as browsers do without a clipboard: pages of plain HTTP have none, such as those of a class. */
+function copySelection(text, button) {
+  const field = make("textarea", { value: text, className: "visually-hidden" });
+  button.after(field); // and not elsewhere: behind a dialog nothing can be selected
+  field.select();
+  const isCopied = document.execCommand("copy");
+  field.remove();
+  button.focus();
+  if (!isCopied) throw new Error("The browser does not let the page copy. Select the text, and copy it.");
+}
+
 /** A collapsed code sample with a button that copies it. */
 export function codeSample(title, text) {
   const button = make("button", { type: "button", textContent: `Copy ${title}` });
-  button.onclick = async () => {
-    await navigator.clipboard.writeText(text);
-    announce(`${title} copied`);
-    button.textContent = "Copied";
-    setTimeout(() => (button.textContent = `Copy ${title}`), 1500);
-  };
+  button.onclick = () => withErrors(() => copyText(text, button));
   return make("details", {}, make("summary", { textContent: title }), make("pre", { textContent: text }), button);
 }

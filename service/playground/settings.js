@@ -7,6 +7,9 @@ let unread = new Set();
 /** What is wrong with settings of the address. */
 let problems = [];
 
+/** Settings that are not of a view, and hold in all of them. */
+const PAGE_SETTINGS = ["present"];
+
 /** Names of settings in addresses that were shared when the classes were digits. */
 const OLD_NAMES = { digit: "label" };
 
@@ -57,8 +60,16 @@ export function addressProblems() {
 export const queryOf = (params) =>
   new URLSearchParams(params.filter(([, value]) => value !== undefined && value !== null && value !== ""));
 
-/** Write `params` into the page address, so that it can be shared. */
-export const setAddress = (params) => history.replaceState(null, "", `?${queryOf(params)}`);
+/** Write `params` of the view into the page address, so that it can be shared. Settings of the page stay in it. */
+export function setAddress(params) {
+  const kept = PAGE_SETTINGS.map((name) => [name, settings.get(name)?.[0]]);
+  history.replaceState(null, "", `?${queryOf([...params, ...kept])}`);
+  dispatchEvent(new Event("addresschange"));
+}
+
+/** The query of the page address without the settings of the page. */
+export const viewParams = () =>
+  new URLSearchParams([...new URLSearchParams(location.search)].filter(([name]) => !PAGE_SETTINGS.includes(name)));
 
 // Checks return what is wrong with a text, or null.
 

@@ -1,6 +1,7 @@
 // The live lab: experiments that train in the browser, beside their settings, curves and a timeline.
 
 import { make, showNotice, showView } from "../page.js";
+import { addPresentation, readPresentation } from "../present.js";
 import { addressProblems } from "../settings.js";
 import { onColourChange } from "./colours.js";
 import { setupForm } from "./form.js";
@@ -16,7 +17,9 @@ import { Transport } from "./transport.js";
 const MIN_POINTS = 3;
 const ADDRESS_DELAY = 500; // milliseconds: browsers limit how often a page may write its address
 
+addPresentation();
 const address = readAddress(presets[0].setup);
+readPresentation();
 let { setup } = address;
 
 const player = new Player({ onChange: redraw, onError: (error, index) => panels[index].showFault(error.message) });
