@@ -9,10 +9,12 @@ with Client("http://127.0.0.1:8000") as client:
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
-__all__ = ["AsyncClient", "Client", "Event", "Samples", "ServiceError", "Unreachable", "read_recipe"]
+__all__ = [
+    "AsyncClient", "Client", "Event", "Nearest", "Neighbour", "Samples", "ServiceError", "Unreachable", "read_recipe",
+]  # fmt: skip
 
 if TYPE_CHECKING:
-    from drawbridge.client import AsyncClient, Client, Event, Samples, ServiceError, Unreachable
+    from drawbridge.client import AsyncClient, Client, Event, Nearest, Neighbour, Samples, ServiceError, Unreachable
     from drawbridge.recipe import read_recipe
 else:
 

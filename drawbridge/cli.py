@@ -21,6 +21,7 @@ SERVICE = {
 TRAINING = {
     "fit": "train one or several models; after an interruption, the same command continues",
     "export": "write the weights of a run for the service",
+    "nearest": "write the index by which a service shows the training images nearest to a draw",
     "evaluate": "measure the quality of weights or of a running service",
     "report": "write one page that compares all weights",
     "lab": "run the lecture's experiments and write a page about them",

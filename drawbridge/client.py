@@ -9,6 +9,7 @@
         for event in client.stream("ddpm", label=3, previews=True): ...
         client.inpaint("ddpm", "half.png", "mask.png", n=9)
         client.vary("flow", sevens.arrays[0], strength=0.6)
+        client.nearest("cgan", sevens.arrays[0]).sentence   # "Not copied: ..."
 
 AsyncClient has the same methods as coroutines. Statuses 429 and 503 and failed connections are retried, after the delay
 in Retry-After where the response has one. A request without a seed gets a random one before the first attempt, so every
@@ -137,6 +138,35 @@ class Event:
         return np.asarray(Image.open(io.BytesIO(self.png)))
 
 
+@dataclass(frozen=True)
+class Neighbour:
+    """A training image near to another image."""
+
+    index: int
+    """Its place in the training images, from 0."""
+    label: int
+    """The number of its class; -1 if it has none."""
+    class_name: str | None
+    distance: float
+    png: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The training images nearest to an image, and whether it is a copy of one."""
+
+    copied: bool
+    """Whether it is a training image, or as near to one as the nearest 1 % of the held-out images."""
+    sentence: str
+    """The same in words."""
+    nearer_than: float
+    """The share of held-out images that are farther from their nearest training image."""
+    neighbours: tuple[Neighbour, ...]
+    """Nearest first."""
+    dataset: dict[str, Any]
+    """`name`, `digest`, number of `images`, and `attribution` of the training images."""
+
+
 Outcome = httpx.Response | httpx.TransportError
 """How an attempt to send a request ends."""
 
@@ -217,6 +247,15 @@ def _edited_samples(response: httpx.Response) -> Samples:
     return Samples(response.content, int(headers["x-seed"]), headers["x-model-digest"], "")
 
 
+def _nearest(response: httpx.Response) -> Nearest:
+    fields = response.json()
+    neighbours = tuple(
+        Neighbour(one["index"], one["label"], one["class"], one["distance"], b64decode(one["png"]))
+        for one in fields["neighbours"]
+    )
+    return Nearest(fields["copied"], fields["sentence"], fields["nearer_than"], neighbours, fields["dataset"])
+
+
 class _EventParser:
     """Parses the lines of a stream of server-sent events."""
 
@@ -259,6 +298,12 @@ def _edit_request(
 ) -> dict[str, Any]:
     files = {name: (name, _picture_file(picture)) for name, picture in pictures.items() if picture is not None}
     return {"method": "POST", "url": path, "data": _values(model, parameters, format), "files": files}
+
+
+def _nearest_request(model: str, image: Picture, parameters: dict[str, Any]) -> dict[str, Any]:
+    values = {name: _json_value(value) for name, value in parameters.items() if value is not None}
+    files = {"image": ("image", _picture_file(image))}
+    return {"method": "POST", "url": "/nearest", "data": {"model": model, **values}, "files": files}
 
 
 def _values(model: str | None, parameters: dict[str, Any], format: str) -> dict[str, Any]:
@@ -379,6 +424,13 @@ class Client:
         """Generate variations of `image`, the farther from it the larger `strength` is; `parameters` as of /vary."""
         return _parse(self._send(_edit_request("/vary", model, {"image": image}, parameters, format)), _edited_samples)
 
+    def nearest(self, model: str, image: Picture, **parameters: Any) -> Nearest:
+        """Find the training images of `model` nearest to `image`, and whether it is a copy of one.
+
+        The service needs their index. `parameters` are those of /nearest.
+        """
+        return _parse(self._send(_nearest_request(model, image, parameters)), _nearest)
+
     def stream(self, model: str | None = None, **parameters: Any) -> Iterator[Event]:
         """Generate samples and yield events meanwhile; with `previews=True` also unfinished images."""
         parser = _EventParser()
@@ -457,6 +509,10 @@ class AsyncClient:
         """As Client.vary."""
         request = _edit_request("/vary", model, {"image": image}, parameters, format)
         return _parse(await self._send(request), _edited_samples)
+
+    async def nearest(self, model: str, image: Picture, **parameters: Any) -> Nearest:
+        """As Client.nearest."""
+        return _parse(await self._send(_nearest_request(model, image, parameters)), _nearest)
 
     async def stream(self, model: str | None = None, **parameters: Any) -> AsyncIterator[Event]:
         """As Client.stream."""

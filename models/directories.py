@@ -1,10 +1,17 @@
-"""The files of a weights directory, and the directories that there are. Imports no torch, for the supervisor."""
+"""The files of the weights directory: those of each model, and the indexes. Imports no torch, for the supervisor."""
 
 from pathlib import Path
 
 TENSORS, MANIFEST, SAMPLES = "model.safetensors", "manifest.json", "samples.png"
+NEAREST = ".nearest"
+"""The suffix of an index of a data set's training images (`models/nearest.py`)."""
 
 
 def list_weights(root: Path) -> list[str]:
     """The names of the directories under `root` that have a manifest, sorted."""
     return sorted(path.parent.name for path in root.glob(f"[!.]*/{MANIFEST}"))
+
+
+def list_indexes(root: Path) -> list[Path]:
+    """The files under `root` with an index of training images, sorted."""
+    return sorted(path for path in root.glob(f"[!.]*{NEAREST}") if path.is_file())

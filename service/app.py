@@ -27,7 +27,7 @@ from models.base import Family
 from models.devices import choose_device
 from models.store import WeightsError
 from service import VERSION, errors
-from service.api import edit, encode, generate, info, openapi_schema
+from service.api import edit, encode, generate, info, nearest, openapi_schema
 from service.api.context import AppContext
 from service.api.limits import check_content_length, limited
 from service.api.pages import add_pages
@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 
 COMPAT_APIS = (openai, open_inference)
 """Routes of other systems' APIs, which have error formats of their own."""
-ROUTES = (generate, edit, encode, info, *COMPAT_APIS)
+ROUTES = (generate, edit, encode, nearest, info, *COMPAT_APIS)
 
 MAX_BATCH_SIZE = {"cpu": 16, "cuda": 128, "mps": 128}
 """Default rows per device step. On a CPU a row costs less the more there are (`python -m benchmarks engine`), but a new
@@ -139,6 +139,7 @@ class Application(FastAPI):
         self.engine_loop: EngineLoop = EventLoopEngine(engine) if self.device.type == "cpu" else ThreadEngine(engine)
         await self.engine_loop.start()
         gc.freeze()  # everything that exists now stays; the garbage collector need not visit it again
+        await asyncio.to_thread(service.nearest.scan)
         await service.loader.start((self.settings.unconditional_model, self.settings.conditional_model))
         loading = asyncio.create_task(self._finish_loading(service.loader))
         if not self.serve_early:
@@ -148,6 +149,7 @@ class Application(FastAPI):
         await self.drain()
         self.flush_telemetry()
         service.loader.thread.shutdown()
+        service.nearest.thread.shutdown(cancel_futures=True)
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)
 
@@ -201,12 +203,13 @@ class Application(FastAPI):
             service: AppContext = self.state.service
             before = {model.key for model in service.catalog.models.values()}
             await service.loader.reload()
-            new = service.catalog
+            await asyncio.to_thread(service.nearest.scan)
+            new, broken = service.catalog, (*service.catalog.broken, *service.nearest.broken)
             added = sorted(model.key for model in new.models.values() if model.key not in before)
             if self.authenticator is not None and self.settings.keys is not None:
                 self._reload_keys(self.authenticator, self.settings.keys)
-            self.metrics.reloads["broken" if new.broken else "done"].inc()
-            log.info("reloaded weights: new %s; broken %s", ", ".join(added) or "none", ", ".join(new.broken) or "none")
+            self.metrics.reloads["broken" if broken else "done"].inc()
+            log.info("reloaded weights: new %s; broken %s", ", ".join(added) or "none", ", ".join(broken) or "none")
 
     def _reload_keys(self, authenticator: Authenticator, path: Path) -> None:
         try:

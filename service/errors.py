@@ -49,6 +49,10 @@ class UnknownModel(Problem):
     status, kind, title = 404, "unknown-model", "No such model"
 
 
+class NoIndex(Problem):
+    status, kind, title = 404, "no-index", "No index of the training images"
+
+
 class NotFound(Problem):
     status, kind, title = 404, "not-found", "Not found"
 

@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 import drawbridge
 from harness.server import ROOT, Server, environment, run_server
 from models import store
+from models.directories import NEAREST
 
 pytestmark = pytest.mark.slow
 
@@ -35,9 +36,9 @@ with Client(sys.argv[1]) as client:
 
 
 def files(directory: str) -> set[str]:
-    """The files below a directory of the checkout, relative to the checkout."""
+    """The files below a directory of the checkout, relative to the checkout, without those that git ignores there."""
     paths = (path for path in (ROOT / directory).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return {str(path.relative_to(ROOT)) for path in paths}
+    return {str(path.relative_to(ROOT)) for path in paths if path.suffix != NEAREST}
 
 
 def hatchling(directory: Path, target: str, output: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from models import families, store
-from training import classifier, data, docs, flags, report
+from training import classifier, data, docs, flags, nearest, report
 from training.config import ConfigError
 from training.errors import report_errors
 from training.evaluation import evaluate
@@ -102,6 +102,7 @@ def parser() -> Parser:
         add_fit_flags(command, family)
         command.set_defaults(command=run_fit, family=name)
     add_export(commands.add_parser("export", help="write a run's weights for the service"))
+    add_nearest(commands.add_parser("nearest", help="write the index by which a service shows nearest training images"))
     add_evaluate(commands.add_parser("evaluate", help="measure the quality of exported weights"))
     strip = commands.add_parser("strip", help="write a picture of a run's progress: the first row of every sample grid")
     strip.add_argument("run", type=Path, help="directory of the run")
@@ -142,6 +143,18 @@ def add_export(command: argparse.ArgumentParser) -> None:
     command.add_argument("--attribution", default="", help="source and licence of the training images")
     add_sampling_flags(command, "for requests that name none")
     command.set_defaults(command=run_export)
+
+
+def add_nearest(command: argparse.ArgumentParser) -> None:
+    """Add the flags of `nearest`."""
+    command.add_argument("model", metavar="MODEL", help="name of weights; all models of their data share the index")
+    command.add_argument("--weights", type=Path, default=Path("weights"), help="directory of all weights")
+    command.add_argument("--data", help="the data of the weights, where it is not at the path of their training")
+    command.add_argument("--data-root", type=Path)
+    command.add_argument(
+        "--attribution", help="source and licence of the training images (default: what the manifest says)"
+    )
+    command.set_defaults(command=nearest.command)
 
 
 def run_strip(args: argparse.Namespace) -> None:

@@ -112,8 +112,8 @@ TENSOR = st.fixed_dictionaries(
      "shape": st.lists(st.integers(-1, 2**66), max_size=9) | st.just([1])},
     optional={"data": JSON, "parameters": st.fixed_dictionaries({"binary_data_size": st.integers(-1, 99)}) | JSON},
 )  # fmt: skip
-PATHS = (*("/generate",) * 4, "/interpolate", "/encode", "/reconstruct", "/decode", "/v1/images/generations",
-         "/v2/models/cgan/infer")  # fmt: skip
+PATHS = (*("/generate",) * 4, "/interpolate", "/encode", "/reconstruct", "/decode", "/inpaint", "/vary",
+         "/v1/images/generations", "/v1/images/edits", "/v2/models/cgan/infer")  # fmt: skip
 CONTENT_TYPE = st.sampled_from(
     [*["application/json"] * 5, *["multipart/form-data; boundary=x"] * 3, "application/x-www-form-urlencoded", "",
      "text/plain", "multipart/form-data; boundary=x; charset=undefined", "multipart/form-data"]
@@ -145,7 +145,7 @@ def forms(draw: st.DrawFn) -> bytes:
     """Multipart bodies that are complete or nearly complete, with valid, damaged and random files."""
     body = b""
     for _ in range(draw(st.integers(0, 4))):
-        name = draw(NAMES | st.just("image"))
+        name = draw(NAMES | st.sampled_from(["image", "image", "mask"]))
         content = draw(VALUES.map(str.encode) | st.binary(max_size=99) | damaged_files())
         file = draw(st.sampled_from(["", '; filename="a"', '; filename="../../a\\"', "; filename*=utf-8''%ff"]))
         body += f'--x\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode() + content + b"\r\n"

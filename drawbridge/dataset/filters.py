@@ -11,13 +11,14 @@ from torch import Tensor
 
 from drawbridge.dataset import DatasetError
 from drawbridge.dataset.conditions import Condition
+from models.nearest import points
 from models.pixels import channels_first
 from models.store import Manifest, WeightsError
 from training import classifier, metrics
 from training.classifier import Classifier
 from training.config import ConfigError
 from training.evaluation.inputs import load_data
-from training.evaluation.nearest import Nearest, points
+from training.evaluation.nearest import Nearest
 from training.figures import short_name
 
 JUDGE = "select"

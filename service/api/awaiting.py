@@ -1,12 +1,15 @@
 """Waiting for the engine while watching whether the client is still connected."""
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import Executor
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HTTPRequest
 
 from service.engine.engine import Engine
 from service.engine.request import Request, Ticket
@@ -14,6 +17,7 @@ from service.errors import Problem
 from service.generation.pending import PendingGeneration
 from service.telemetry.request_context import RequestContext
 
+T = TypeVar("T")
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 WATCH_AFTER = 0.05
@@ -105,8 +109,34 @@ class AwaitedGeneration(PendingGeneration):
             self.update.set_result(None)
 
     async def _await_disconnect(self) -> None:
-        with suppress(Problem):  # about a body that nothing reads
-            while (await self.receive())["type"] != "http.disconnect":
-                pass
-            self.disconnected = True
-            self._on_update()
+        await await_disconnect(self.receive)
+        self.disconnected = True
+        self._on_update()
+
+
+async def on_thread(http: HTTPRequest, executor: Executor, function: Callable[[threading.Event], T]) -> T:
+    """The result of `function` on a thread of `executor`. Raises ClientDisconnect once the client disconnects.
+
+    `function` gets an event that is set when nothing waits for its result any more.
+    """
+    cancelled, loop = threading.Event(), asyncio.get_running_loop()
+    work = loop.run_in_executor(executor, function, cancelled)
+    watcher = loop.create_task(await_disconnect(http.receive))
+    try:
+        await asyncio.wait((work, watcher), return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientDisconnect
+        return work.result()
+    finally:
+        cancelled.set()
+        work.cancel()
+        watcher.cancel()
+
+
+async def await_disconnect(receive: Receive) -> None:
+    """Wait until the client has disconnected; for ever where a body that nothing reads is refused."""
+    with suppress(Problem):
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        return
+    await asyncio.Event().wait()

@@ -14,6 +14,7 @@ from service.engine.catalog import Catalog, Model
 from service.engine.engine import Engine
 from service.engine.loader import ModelLoader
 from service.engine.request import DeadlineExceeded, EngineError, Request, Ticket
+from service.generation.nearest import NearestImages
 from service.generation.pending import to_problem
 from service.generation.selection import find_model
 from service.settings import Settings
@@ -32,11 +33,14 @@ class AppContext:
     """What a seed's bytes depend on besides weights and parameters: kind of device, versions, threads."""
     loader: ModelLoader = field(init=False, repr=False)
     """Loads models into the engine."""
+    nearest: NearestImages = field(init=False, repr=False)
+    """Finds training images."""
     parse_cache: dict[Hashable, Any] = field(default_factory=dict)
     """Parsed requests by everything but their seed, valid for this `catalog` (`service/api/parsing.py`)."""
 
     def __post_init__(self) -> None:
         self.disconnects = DisconnectMonitor()
+        self.nearest = NearestImages(self.settings.weights, self.settings.threads)
 
     def serve(self, catalog: Catalog) -> None:
         """Serve the weights of `catalog` from now on."""

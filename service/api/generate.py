@@ -13,7 +13,7 @@ from service.api.responses import respond
 from service.api.uploading import read_images
 from service.codecs import formats
 from service.codecs.formats import ANIMATION_FORMATS, IMAGE_FORMATS, Format
-from service.errors import InvalidParameter
+from service.errors import InvalidParameter, Problem
 from service.generation.codes import encode_endpoints, with_endpoint_codes
 from service.generation.parameters import Generate, Interpolate
 from service.generation.plan import plan_interpolation
@@ -31,9 +31,14 @@ def documented(
     *,
     body: bool = True,
     uploads: Mapping[str, bool] = MappingProxyType({}),
+    problems: Sequence[type[Problem]] = (),
 ) -> dict[str, Any]:
-    """OpenAPI of a route that reads its parameters itself; `body` and `uploads` say what it takes besides the query."""
+    """OpenAPI of a route that reads its parameters itself; `body` and `uploads` say what it takes besides the query.
+
+    `problems` are those of a status for which this route has others than most.
+    """
     responses = {"200": {"description": "As requested.", "content": {format_.media_type: {} for format_ in formats}}}
+    responses |= openapi_schema.problem_responses(problems, None)
     extra = {"parameters": openapi_schema.queries(schema), "responses": responses}
     if body:
         extra["requestBody"] = openapi_schema.body(schema, uploads)

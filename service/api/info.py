@@ -54,8 +54,9 @@ async def readyz(
     """Whether every model generates: each one in memory runs one real step now.
 
     After a start the service is ready once all models are loaded, or as many as the settings allow in memory. With
-    `model` it is ready once this one is, or if a request for it would load it. Weights that do not load are listed. The
-    response is about the worker that serves the connection; a dead worker has no connections.
+    `model` it is ready once this one is, or if a request for it would load it. Weights that do not load are listed, and
+    so are damaged indexes of training images. The response is about the worker that serves the connection; a dead
+    worker has no connections.
     """
     service: AppContext = request.app.state.service
     if model is None:
@@ -70,6 +71,7 @@ async def readyz(
     ready = ready and bool(results) and set(results) <= {OK, "loading", "on demand"}
     health = {one.name if model is None else model: result for one, result in zip(asked, results, strict=True)}
     broken = {name: why for name, why in service.catalog.broken.items() if model is None or name in health}
+    broken |= service.nearest.broken if model is None else {}
     body = {"status": "ready" if ready else "not ready", "models": health, "broken": broken}
     return JSONResponse(body, status_code=200 if ready else 503, headers={"Cache-Control": "no-store"})
 
@@ -93,7 +95,7 @@ def _describe_all(service: AppContext) -> list[dict[str, Any]]:
 
 
 def _describe(service: AppContext, model: Model) -> dict[str, Any]:
-    return {**model.describe(), "state": service.loader.state(model)}
+    return {**model.describe(), "state": service.loader.state(model), "nearest": service.nearest.has(model)}
 
 
 async def _health(service: AppContext, model: Model) -> str:

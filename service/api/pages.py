@@ -4,7 +4,9 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -30,13 +32,27 @@ class Pages(StaticFiles):
         return response
 
 
+class Formulas(Pages):
+    """Pages about families, by name. A family without one gets 204: browsers log 404 as an error, and it is none."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        try:
+            return await super().get_response(path, scope)
+        except HTTPException as error:
+            if error.status_code != 404:
+                raise
+            return Response(status_code=204, headers={**SECURITY_HEADERS, "Cache-Control": "no-cache"})
+
+
 def add_pages(app: FastAPI, lab: Path) -> None:
     """Add the playground at /, the lab page in `lab` at /lab, the live lab at /lab/live, the API reference at /docs."""
     app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
     app.add_api_route("/docs", api_reference, include_in_schema=False)
+    app.mount("/playground/formulas", Formulas(directory=PLAYGROUND / "formulas"))
     app.mount("/playground", Pages(directory=PLAYGROUND))
     app.add_api_route("/", playground, include_in_schema=False, response_class=FileResponse)
     app.add_api_route("/lab/live", live_lab, include_in_schema=False, response_class=FileResponse)
+    app.add_api_route("/lab/live/", live_lab_without_slash, include_in_schema=False)
     if (lab / "index.html").is_file():
         app.mount("/lab", Pages(directory=lab, html=True))
     else:
@@ -62,6 +78,11 @@ async def playground() -> FileResponse:
 async def live_lab() -> FileResponse:
     """The live lab, whose experiments train in the browser."""
     return _page("lab/live.html")
+
+
+async def live_lab_without_slash(request: Request) -> RedirectResponse:
+    """To the live lab, whose links are relative."""
+    return RedirectResponse(f"../live?{request.url.query}" if request.url.query else "../live")
 
 
 def _page(name: str) -> FileResponse:

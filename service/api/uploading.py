@@ -8,12 +8,16 @@ from service.codecs.masks import MaskedPreparation
 from service.codecs.uploads import DigitPreparation, PicturePreparation, Preparation
 from service.engine.catalog import Model
 from service.errors import InvalidParameter
-from service.generation.parameters import Encode, Interpolate, Vary
+from service.generation.parameters import Encode, Interpolate, Nearest, Vary
 from service.settings import Settings
 
 
 async def read_images(
-    files: list[bytes], model: Model, parameters: Encode | Interpolate | Vary, settings: Settings, max_images: int
+    files: list[bytes],
+    model: Model,
+    parameters: Encode | Interpolate | Nearest | Vary,
+    settings: Settings,
+    max_images: int,
 ) -> list[Tensor]:
     """At most `max_images` uploads as images [C, H, W] float32 in [-1, 1] of the model's shape.
 
@@ -38,7 +42,7 @@ async def read_masked_image(
     return await masks.read(images[0], only_mask, preparation, max_pixels=settings.max_pixels, white=white)
 
 
-def _preparation(model: Model, parameters: Encode | Interpolate | Vary) -> Preparation:
+def _preparation(model: Model, parameters: Encode | Interpolate | Nearest | Vary) -> Preparation:
     """What the model's manifest says about uploads. Raises InvalidParameter for a polarity that it does not take."""
     if model.manifest.uploads == "digit":
         return DigitPreparation(parameters.polarity)
@@ -53,7 +57,7 @@ def _masked_preparation(model: Model, parameters: Vary) -> MaskedPreparation:
     return MaskedPreparation(_picture_preparation(model, parameters))
 
 
-def _picture_preparation(model: Model, parameters: Encode | Interpolate | Vary) -> PicturePreparation:
+def _picture_preparation(model: Model, parameters: Encode | Interpolate | Nearest | Vary) -> PicturePreparation:
     if parameters.polarity != "auto":
         raise InvalidParameter(f"polarity: only for models of digits; {model.name} takes pictures as they are")
     manifest = model.manifest

@@ -161,6 +161,14 @@ class Encode(Parameters):
     format: str | None = Field(None, description="Format of the response; takes precedence over the Accept header.")
 
 
+class Nearest(Parameters):
+    """Parameters of /nearest, beside the uploaded image."""
+
+    model: str = Field(description="Name of weights whose training images are searched (`nearest` in GET /models).")
+    n: int = Field(5, ge=1, le=100, description="Number of training images to return.")
+    polarity: Polarity = "auto"
+
+
 class Decode(Parameters):
     """Parameters of /decode."""
 

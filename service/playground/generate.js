@@ -4,7 +4,9 @@ import { buildUrl, getKey } from "./api.js";
 import { modelCard } from "./cards.js";
 import { countSlider, formValues, modelSelect, readModel, runForm, samplingControls, seedField } from "./controls.js";
 import { denoisingPanel } from "./denoising.js";
+import { formulasPanel, formulasSetting } from "./formulas.js";
 import { describeLabel, labelField, labelWord, readLabel } from "./labels.js";
+import { nearestPanel } from "./nearest.js";
 import { capitalize, codeSample, fileName, make, setDownload, showView } from "./page.js";
 import { sampleGrid } from "./samples.js";
 import { readSetting, setAddress, wholeNumber } from "./settings.js";
@@ -15,7 +17,11 @@ export default function showGenerate(catalog) {
   const model = readModel(catalog, catalog.models, catalog.defaults.conditional);
   const { label } = model.takes;
   const steps = model.edits ? denoisingPanel(model) : null;
-  const samples = sampleGrid(model, "Generated images", steps?.choose);
+  const samples = sampleGrid(model, "Generated images", (index) => panels.forEach((panel) => panel.choose(index)));
+  let request = [];
+  const showAddress = () => setAddress([["view", "generate"], ...request, ["nearest", nearest?.chosen()], formulasSetting()]);
+  const nearest = model.nearest ? nearestPanel(model, samples.source, showAddress) : null;
+  const panels = [steps, nearest].filter(Boolean);
   const form = make("form", {},
     modelSelect(catalog.models, model, () => showGenerate(catalog)),
     label ? labelField(capitalize(labelWord(model)), label, readLabel(label), { any: "any" }) : null,
@@ -25,19 +31,19 @@ export default function showGenerate(catalog) {
     samplingControls(model),
     make("div", { className: "row" }, make("button", { className: "primary", textContent: "Generate" }), samples.cancel));
   const links = make("section", { className: "card", hidden: true });
-  showView(form, make("div", { className: "result" }, samples.element, ...(steps ? [steps.element] : []), links, modelCard(model)));
+  showView(form, make("div", { className: "result" }, samples.element, ...panels.map(({ element }) => element), links, formulasPanel(model, showAddress), modelCard(model)));
 
   runForm(form, async (signal) => {
-    const request = formValues(form);
-    setAddress([["view", "generate"], ...request]);
+    request = formValues(form);
+    showAddress();
     links.hidden = true;
-    steps?.clear();
+    panels.forEach((panel) => panel.clear());
     const count = Number(Object.fromEntries(request).n);
     const describe = (data) => (data.class === null ? `generated image ${data.index + 1}` : `generated ${describeLabel(model, data.class)}`);
     await samples.fill(signal, count, buildUrl("generate", [...request, ["previews", true]]), {}, describe);
     links.replaceChildren(...reproduceLinks(model, request));
     links.hidden = false;
-    await steps?.show(request, signal);
+    await Promise.all([steps?.show(request, signal), nearest?.show(count)]);
   });
 }
 

@@ -98,13 +98,15 @@ function showCaption() {
     `${NAMELESS.includes(name) ? "" : `${name} `}${params.getAll(name).join(" → ")}`).join(" · ");
 }
 
-/** Set the largest size of an image with which the window shows the whole page. */
+/** Set the largest size of an image with which the window shows the whole page, without the formulas, which may be below it. */
 function fit() {
   const fits = (size) => {
     root.style.setProperty("--size", `${size}px`);
     const boxes = [root, ...document.querySelectorAll(".scroll")];
     return root.scrollHeight <= innerHeight && boxes.every(({ scrollWidth, clientWidth }) => scrollWidth <= clientWidth);
   };
+  const { scrollTop } = root;
+  root.classList.add("fitting");
   root.style.overflow = "hidden"; // a scroll bar from one size would narrow the page of the next
   let [low, high] = [SMALLEST, Math.max(innerWidth, innerHeight)];
   while (low < high) {
@@ -114,4 +116,6 @@ function fit() {
   }
   fits(low);
   root.style.overflow = "";
+  root.classList.remove("fitting");
+  root.scrollTop = scrollTop; // it was bounded by the page without the formulas
 }

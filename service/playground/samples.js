@@ -4,10 +4,10 @@ import { pngUrl, streamEvents } from "./api.js";
 import { announce, cancelTask, make, showShape } from "./page.js";
 
 /**
- * A grid for samples of `model`, with the progress: its `element`; the button `cancel`; `say(text)`; and
- * `fill(signal, count, address, options, describe)`, which requests events of `count` images and shows each image from
- * its first preview on. `describe(data)` is the alternative text of the image that the event has. A click on an image
- * calls `choose(index)`.
+ * A grid for samples of `model`, with the progress: its `element`; the button `cancel`; `say(text)`; `source(index)`, the
+ * data URL of an image; and `fill(signal, count, address, options, describe)`, which requests events of `count` images
+ * and shows each image from its first preview on. `describe(data)` is the alternative text of the image that the event
+ * has. A click on an image calls `choose(index)`.
  */
 export function sampleGrid(model, title, choose) {
   const grid = make("div", { className: "grid", role: "group", "aria-label": title });
@@ -58,5 +58,6 @@ export function sampleGrid(model, title, choose) {
       if (!signal.aborted) cancel.disabled = true;
     }
   };
-  return { element: make("section", { className: "card" }, grid, progress, status), cancel, say, fill };
+  const source = (index) => grid.children[index].src;
+  return { element: make("section", { className: "card" }, grid, progress, status), cancel, say, source, fill };
 }

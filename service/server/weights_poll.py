@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from models.directories import MANIFEST, list_weights
+from models.directories import MANIFEST, list_indexes, list_weights
 
 
 class WeightsPoll:
@@ -27,12 +27,15 @@ class WeightsPoll:
         return self.last_seen == before and self.last_seen != self.loaded
 
     def _fingerprint(self) -> list[tuple[str, int, int]]:
-        """Identifies a state of the weights by their manifests, which an export renames into place last."""
+        """Identifies a state of the weights by the files that are renamed into place last: manifests and indexes."""
         fingerprint = []
-        for name in list_weights(self.root) if self.interval else ():
+        for path in self._files() if self.interval else ():
             try:
-                stat = (self.root / name / MANIFEST).stat()
+                stat = path.stat()
             except OSError:  # it was removed just now
                 continue
-            fingerprint.append((name, stat.st_ino, stat.st_mtime_ns))
+            fingerprint.append((str(path), stat.st_ino, stat.st_mtime_ns))
         return fingerprint
+
+    def _files(self) -> list[Path]:
+        return [*(self.root / name / MANIFEST for name in list_weights(self.root)), *list_indexes(self.root)]

@@ -478,7 +478,7 @@ MODELS = ("gaussian", "kde", "gmm", "pca", "ae", "vae", "gan", "pacgan2", "wgan_
 def test_a_seek_gives_what_a_straight_run_gives_and_frames_show_what_the_catalog_says(
     engine: Engine, model: str
 ) -> None:
-    straight, again, sought, shows, history = engine(
+    straight, again, sought, shows = engine(
         """
         const entry = m.catalog.find(m.catalog.MODELS, "model", args[0]);
         const given = { model: args[0], data: "moons", count: 300, seed: 2 };
@@ -494,7 +494,7 @@ def test_a_seek_gives_what_a_straight_run_gives_and_frames_show_what_the_catalog
         seek(made, 12);
         seek(made, 3);
         const sought = seek(made, 7);
-        return [frame, train(given, 7).frame(), sought, entry.shows, made.historyTable()];
+        return [frame, train(given, 7).frame(), sought, entry.shows];
         """,
         model,
     )
@@ -503,11 +503,6 @@ def test_a_seek_gives_what_a_straight_run_gives_and_frames_show_what_the_catalog
     assert ("optimal" in straight) == ("optimal" in shows)
     assert all(np.isfinite(value) for value in straight["curves"].values())
     assert all(np.isfinite(straight["samples"]))
-    assert straight["update"] in history["updates"]
-    assert history["updates"] == sorted(history["updates"])
-    at = history["updates"].index(straight["update"])
-    for name, value in straight["curves"].items():
-        assert history[name][at] == pytest.approx(value, rel=1e-6, abs=1e-6)
     field = straight.get("field")
     if field:
         assert len(field["values"]) == field["size"] ** 2
@@ -603,85 +598,42 @@ def test_defaults_of_the_catalog_are_valid_and_no_name_is_used_twice(engine: Eng
     assert all(len(each) == len(set(each)) for model in names for each in model)
 
 
-WORKER = """
-const worker = new Worker(`${base}worker.js`, { type: "module" }), messages = [];
-let waiting = null;
-worker.onmessage = ({ data }) => { messages.push(data); waiting?.(); };
-worker.onerror = (event) => { messages.push({ type: "error", message: `worker: ${event.message}` }); waiting?.(); };
-const until = async (condition) => {
-  while (!messages.some(condition)) await new Promise((resolve) => { waiting = resolve; });
-  return messages.find(condition);
-};
-const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
-"""
-
-
-def test_the_worker_runs_an_experiment_by_messages(engine: Engine) -> None:
+def test_the_worker_answers_each_message(engine: Engine) -> None:
     found = engine(
-        WORKER
-        + """
+        """
+        const worker = new Worker(`${base}worker.js`, { type: "module" });
+        const send = (message) => new Promise((resolve) => {
+          worker.onmessage = ({ data }) => resolve(data);
+          worker.onerror = (event) => resolve({ type: "error", message: `worker: ${event.message}` });
+          worker.postMessage(message);
+        });
         const settings = { model: "gan", data: "ring", count: 500, hidden: "32-32", batch: 16, updates: 200, seed: 4 };
-        worker.postMessage({ type: "start", id: "a", settings });
-        const first = await until(({ update }) => update === 0);
-        worker.postMessage({ type: "step", updates: 3 });
-        const third = await until(({ update }) => update === 3);
-        worker.postMessage({ type: "run", updatesPerFrame: 5 });
-        await until(({ update }) => update >= 18);
-        worker.postMessage({ type: "pause" });
-        await sleep(300);
-        const paused = messages.length;
-        await sleep(300);
-        const later = messages.length;
-        worker.postMessage({ type: "run", updatesPerFrame: 50 });
-        const last = await until(({ finished }) => finished);
-        worker.postMessage({ type: "seek", update: 3 });
-        const back = await until(({ history }) => history);
-        worker.postMessage({ type: "start", id: "b", settings: { ...settings, lr: 7 } });
-        const wrong = await until(({ id }) => id === "b");
-        worker.postMessage({ type: "start", id: "c", settings: { model: "kde", count: 100, bandwidth: 0.3 } });
-        await until(({ id }) => id === "c");
-        worker.postMessage({ type: "view", settings: { spread: 0 } });
-        await until((message) => message.id === "c" && message !== messages.find(({ id }) => id === "c"));
-        const kernel = messages.filter(({ id }) => id === "c").at(-1);
-        worker.postMessage({ type: "view", settings: { bandwidth: 1 } });
-        const fixed = await until(({ id, type }) => id === "c" && type === "error");
-        worker.postMessage({ type: "dance" });
-        const unknown = await until(({ message }) => message?.includes("dance"));
+        const early = await send({ type: "step", updates: 1 });
+        const first = await send({ type: "start", settings });
+        const third = await send({ type: "step", updates: 3 });
+        const last = await send({ type: "step", updates: 500 });
+        const back = await send({ type: "seek", update: 3 });
+        const wrong = await send({ type: "start", settings: { ...settings, lr: 7 } });
+        await send({ type: "start", settings: { model: "kde", count: 100, bandwidth: 0.3 } });
+        const kernel = await send({ type: "view", settings: { spread: 0 } });
+        const fixed = await send({ type: "view", settings: { bandwidth: 1 } });
+        const unknown = await send({ type: "dance" });
         worker.terminate();
-        const updates = messages.filter(({ id, type }) => id === "a" && type === "frame").map(({ update }) => update);
-        return { first, third, paused, later, last, back, wrong, kernel, fixed, unknown, updates };
+        return { early, first, third, last, back, wrong, kernel, fixed, unknown };
         """
     )
-    first, third, back = found["first"], found["third"], found["back"]
-    assert {"type", "id", "update", "finished", "samples", "data", "curves", "field", "optimal", "arrows"} == set(first)
-    assert (first["type"], first["id"], first["finished"], len(first["data"])) == ("frame", "a", False, 1000)
-    assert found["updates"][:5] == [0, 3, 8, 13, 18]
-    assert found["paused"] == found["later"]
-    assert (found["last"]["update"], found["last"]["finished"]) == (200, True)
-    assert back["samples"] == third["samples"]
-    assert back["curves"] == third["curves"]
-    assert back["history"]["updates"] == sorted({0, 3, *found["updates"]})
-    assert found["wrong"] == {"type": "error", "id": "b", "message": "lr must be a number from 0.00001 to 0.1; it is 7"}
+    first, third, last, back = found["first"], found["third"], found["last"], found["back"]
+    assert found["early"] == {"type": "error", "message": "no experiment has started"}
+    assert {"type", "update", "finished", "samples", "data", "curves", "field", "optimal", "arrows"} == set(first)
+    assert (first["type"], first["update"], first["finished"], len(first["data"])) == ("frame", 0, False, 1000)
+    assert (third["update"], third["finished"]) == (3, False)
+    assert (last["update"], last["finished"]) == (200, True)
+    assert back == third
+    assert found["wrong"] == {"type": "error", "message": "lr must be a number from 0.00001 to 0.1; it is 7"}
     centres = {tuple(point) for point in points(found["kernel"]["kernels"]["centres"]).tolist()}
     assert {tuple(point) for point in points(found["kernel"]["samples"]).tolist()} <= centres
     assert found["fixed"]["message"] == "bandwidth cannot change during an experiment; start a new one"
-    assert found["unknown"]["message"].startswith('unknown message "dance"; known are start, run')
-
-
-def test_a_run_posts_at_most_about_thirty_frames_a_second(engine: Engine) -> None:
-    frames, seconds = engine(
-        WORKER
-        + """
-        worker.postMessage({ type: "start", id: 1, settings: { model: "xy_game", updates: 5000 } });
-        await until(({ update }) => update === 0);
-        const from = performance.now();
-        worker.postMessage({ type: "run", updatesPerFrame: 1 });
-        await sleep(1000);
-        worker.terminate();
-        return [messages.length - 1, (performance.now() - from) / 1000];
-        """
-    )
-    assert 1 <= frames <= 31 * seconds + 2
+    assert found["unknown"]["message"] == 'unknown message "dance"; known are start, step, seek, view'
 
 
 def test_training_that_diverges_ends_with_one_clear_line(engine: Engine) -> None:

@@ -52,6 +52,9 @@ async def test_the_live_lab_is_served_with_and_without_a_lab_page(tmp_path, weig
         for link in links:
             if link.endswith((".css", ".js")):
                 assert (await client.get(str(page.url.join(link)))).status_code == 200, link
+        with_slash = await client.get("/lab/live/?model=gan&at=3")
+        assert with_slash.url == page.url
+        assert with_slash.text == page.text
 
 
 @pytest.mark.asyncio

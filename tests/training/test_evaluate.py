@@ -17,6 +17,7 @@ from models.base import Family, Range, Rows
 from models.families.gan import GAN, GANConfig
 from models.families.gmm import GMM, GMMConfig
 from models.families.pca import PCA, PCAConfig
+from models.nearest import points
 from models.pixels import to_unit
 from models.store import Manifest
 from tests.conftest import manifest_of
@@ -550,8 +551,8 @@ def test_a_copy_is_shown_above_the_image_that_it_copies(splits: dict[str, Datase
 
 
 def test_large_images_are_compared_at_32_pixels() -> None:
-    assert nearest.points(torch.zeros(2, 3, 48, 64, dtype=torch.uint8)).shape == (2, 3 * 24 * 32)
-    assert nearest.points(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).shape == (2, 784)
+    assert points(torch.zeros(2, 3, 48, 64, dtype=torch.uint8)).shape == (2, 3 * 24 * 32)
+    assert points(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).shape == (2, 784)
 
 
 def test_few_test_images_and_fewer_samples_than_classes_are_refused(

@@ -21,10 +21,14 @@ NO_JUDGE = "none"
 
 
 def load_data(name: str, manifest: Manifest, given: str | None, root: Path | None) -> tuple[Dataset, Dataset]:
+    """The training and test images of weights `name`, as `load_splits` finds them, in the order of `comparable`."""
+    return comparable(*load_splits(name, manifest, given, root))
+
+
+def load_splits(name: str, manifest: Manifest, given: str | None, root: Path | None) -> tuple[Dataset, Dataset]:
     """The training and test images of weights `name`, from the path `given` or where they were in training.
 
-    Those of other data than MNIST are shuffled, because folders have them by class. Raises ConfigError if they are not
-    the images of the manifest.
+    Raises ConfigError if they are not the images of the manifest.
     """
     path, options = given or manifest.dataset["name"], _reading(manifest)
     try:
@@ -36,6 +40,14 @@ def load_data(name: str, manifest: Manifest, given: str | None, root: Path | Non
         raise ConfigError(f"{path} holds other images than {name} was trained on; name those with --data")
     if len(test.images) < MIN_TEST_IMAGES:
         raise ConfigError(f"{path} has {len(test.images)} test images; evaluation needs {MIN_TEST_IMAGES}")
+    return train, test
+
+
+def comparable(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
+    """The splits in an order in which the first images stand for all.
+
+    Those of other data than MNIST are shuffled, because folders have them by class.
+    """
     return (train, test) if train.digest == MNIST else (_shuffled(train), _shuffled(test))
 
 

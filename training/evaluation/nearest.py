@@ -2,15 +2,12 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from models.nearest import points
 from training import metrics
-from training.sources import BATCH
 
 COMPARED = 1000
 """Samples, and test images, that are compared with all training images."""
-COMPARED_SIZE = 32
-"""Pixels of a side to which larger images are reduced before that."""
 COPYING = 0.05
 """A model copies if this share of its samples is nearer to training images than 99 % of the test images are."""
 PAIRS = 40
@@ -47,15 +44,3 @@ class Nearest:
         chosen = torch.cat((distances.argsort()[: PAIRS // 2], torch.arange(PAIRS // 2)))
         rows = zip(samples[chosen].split(10), self.train[index[chosen]].split(10), strict=True)
         return torch.cat([images for pair in rows for images in pair])
-
-
-def points(images: Tensor) -> Tensor:
-    """Images [N, C, H, W] uint8 as points [N, D], sides above 32 pixels reduced by averaging.
-
-    Larger images would cost more time and memory, and differ in details that do not make them other pictures.
-    """
-    factor = -(-max(images.shape[2:]) // COMPARED_SIZE)
-    if factor == 1:
-        return images.flatten(1).float()
-    parts = [F.avg_pool2d(part.float(), factor, ceil_mode=True).flatten(1) for part in images.split(BATCH)]
-    return torch.cat(parts)

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.nearest import points
 from training import metrics
-from training.evaluation import nearest
 
 MOST = 10_000
 """Members, and held-out images, that are compared."""
@@ -43,7 +43,7 @@ class Membership:
 
 def pixels(images: Tensor) -> Tensor:
     """The space of pixels; larger images are reduced to 32 pixels a side."""
-    return nearest.points(images)
+    return points(images)
 
 
 def compared(train: Tensor, test: Tensor) -> int:

@@ -64,7 +64,7 @@ export class Experiment {
   #request(message) {
     return new Promise((resolve, reject) => {
       this.#answer = { resolve, reject };
-      this.#worker.postMessage({ ...message, id: 1 });
+      this.#worker.postMessage(message);
     });
   }
 

@@ -51,6 +51,7 @@ POST_ROUTES = (
     "/encode",
     "/decode",
     "/reconstruct",
+    "/nearest",
     "/inpaint",
     "/vary",
     "/v1/images/generations",

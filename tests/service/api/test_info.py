@@ -144,7 +144,7 @@ async def test_the_api_reference_loads_nothing_from_other_hosts(client: httpx.As
 
 async def test_the_openapi_document_has_every_path_and_parameter(client: httpx.AsyncClient) -> None:
     paths = (await client.get("/openapi.json")).json()["paths"]
-    images = {"/decode", "/encode", "/generate", "/inpaint", "/interpolate", "/reconstruct", "/vary"}
+    images = {"/decode", "/encode", "/generate", "/inpaint", "/interpolate", "/nearest", "/reconstruct", "/vary"}
     native = {path for path in paths if not path.startswith(("/v1", "/v2"))}
     assert native == images | {"/livez", "/metrics", "/models", "/models/{name}", "/readyz"}
     assert {"/v1/images/generations", "/v2/models/{name}/infer"} <= set(paths)

@@ -9,6 +9,7 @@ KINDS = {
     "bad-request": 400,
     "unauthorized": 401,
     "unknown-model": 404,
+    "no-index": 404,
     "not-found": 404,
     "method-not-allowed": 405,
     "not-acceptable": 406,

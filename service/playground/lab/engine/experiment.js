@@ -21,7 +21,7 @@ const REFERENCE = 2 ** 20, ANSWER = 2 ** 21;
 const REFERENCE_COUNT = 200, ANSWER_COUNT = 20000;
 /** Samples that W1 is measured on; JS and modes use COMPARED, the same number for every model. */
 const MATCHED = 200, COMPARED = 400;
-const MAX_STATES = 64, MAX_HISTORY = 4000;
+const MAX_STATES = 64;
 const PLAIN_SAMPLES = 1000;
 
 export class Experiment {
@@ -43,7 +43,6 @@ export class Experiment {
     this.update = 0;
     this.states = new Map([[0, this.model.state()]]);
     this.interval = 1;
-    this.history = new Map();
   }
 
   get finished() {
@@ -80,15 +79,12 @@ export class Experiment {
     if (fixed) throw new Error(`${fixed} cannot change during an experiment; start a new one`);
     this.settings = checkSettings({ ...this.settings, ...settings });
     this.model.view?.(settings);
-    this.history.clear(); // measures of samples that were taken otherwise
   }
 
-  /** What the page shows of this update; also kept for `historyTable`. */
+  /** What the page shows of this update. */
   frame() {
     const samples = this.model.sample(this.sampleCount), curves = { ...this.model.curves(this.reference) };
     if (this.hasData) Object.assign(curves, this.measure(samples));
-    this.history.set(this.update, curves);
-    if (this.history.size > MAX_HISTORY) this.thinHistory();
     const { update, finished } = this, frame = { update, finished, samples, curves, ...this.model.layers() };
     if (this.settings.model === "gan" && this.settings.data !== "drawn") {
       this.smoothedAnswer ??= measures.smoothed(this.answer);
@@ -107,19 +103,5 @@ export class Experiment {
     if (!this.centres) return values;
     const { modes, good } = measures.modesFound(compared, this.centres, this.settings.deviation);
     return { ...values, modes, "good samples": good };
-  }
-
-  thinHistory() {
-    const updates = [...this.history.keys()].sort((a, b) => a - b);
-    for (let k = 1; k < updates.length - 1; k += 2) this.history.delete(updates[k]);
-  }
-
-  /** {updates, [name]: values} of all frames so far, in the order of their updates; NaN where there was no value. */
-  historyTable() {
-    const updates = [...this.history.keys()].sort((a, b) => a - b);
-    const names = new Set(updates.flatMap((update) => Object.keys(this.history.get(update))));
-    const table = { updates: Float32Array.from(updates) };
-    for (const name of names) table[name] = Float32Array.from(updates, (update) => this.history.get(update)[name] ?? NaN);
-    return table;
   }
 }
