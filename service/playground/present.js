@@ -39,13 +39,17 @@ export function addPresentation() {
 
 /** Follow the page's setting, after the address is loaded. */
 export function readPresentation() {
-  show(readSetting(SETTING, oneOf([ON])) === ON);
+  const on = readSetting(SETTING, oneOf([ON])) === ON;
+  setSetting(SETTING, on ? ON : ""); // a wrong value is not kept
+  show(on);
 }
 
 function onKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest(TYPED) || document.querySelector("dialog:modal")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog:modal")) return;
   const key = event.key.toLowerCase();
-  if (key === "p" || (key === "escape" && isPresenting())) toggle();
+  if (key === "escape" && isPresenting()) toggle();
+  if (event.target.closest(TYPED)) return;
+  if (key === "p") toggle();
   else if (key === "q") toggleShare();
 }
 
@@ -83,7 +87,7 @@ function label(button, icon, name, key) {
   svg.setAttribute("viewBox", "0 0 16 16");
   svg.innerHTML = `<path d="${ICONS[icon]}"/>`;
   button.replaceChildren(svg);
-  button.ariaLabel = name;
+  button.setAttribute("aria-label", name);
   button.title = `${name} (${key})`;
 }
 
