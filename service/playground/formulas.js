@@ -2,7 +2,7 @@
 
 import { request } from "./api.js";
 import { make, withErrors } from "./page.js";
-import { oneOf, readSetting, setAddress, setSettings } from "./settings.js";
+import { oneOf, readSetting, setSettings } from "./settings.js";
 
 const SETTING = "formulas";
 const OPEN = "open";
@@ -14,15 +14,14 @@ const pages = new Map();
 /** Whether the panel is open, as a pair for the page address. */
 export const formulasSetting = () => [SETTING, readSetting(SETTING, oneOf([OPEN]))];
 
-/** A collapsed panel about the family of `model`. It stays hidden if there is no file formulas/FAMILY.html. */
-export function formulasPanel(model) {
+/** A collapsed panel about the family of `model`, hidden if there is no file formulas/FAMILY.html. `onToggle` shows its setting. */
+export function formulasPanel(model, onToggle) {
   const open = formulasSetting()[1] === OPEN;
   const panel = make("details", { className: "card formulas", hidden: true, open }, make("summary", { textContent: "How it works" }));
   panel.addEventListener("toggle", () => {
     if (!panel.isConnected || panel.hidden) return;
     setSettings(SETTING, panel.open ? [OPEN] : []);
-    const others = [...new URLSearchParams(location.search)].filter(([name]) => name !== SETTING);
-    setAddress([...others, formulasSetting()]);
+    onToggle();
   });
   withErrors(async () => {
     const page = new DOMParser().parseFromString(await loadPage(model.family), "text/html").querySelector("article");
@@ -44,60 +43,70 @@ function loadPage(family) {
   return pages.get(family);
 }
 
-/** Take the list of meanings from the page, and show the meaning of a symbol below its formula when it is chosen. */
+/** Take the list of meanings from the page, and explain the symbol that is under the mouse or has the focus, below its formula. */
 function explainSymbols(page) {
   const list = page.querySelector("dl");
-  const meanings = new Map([...list.querySelectorAll("dt")].map((term) => [term.dataset.symbol, term]));
+  const meanings = new Map([...list.querySelectorAll("dt")].map((term) => [term.dataset.symbol, [term, term.nextElementSibling]]));
   list.remove();
-  const symbols = [...page.querySelectorAll("[data-symbol]")];
-  const mark = (name) => symbols.forEach((symbol) => symbol.classList.toggle("chosen", symbol.dataset.symbol === name));
   for (const formula of page.querySelectorAll("math[display=block]")) {
-    const frame = make("div", { className: "scroll" });
+    const frame = make("div", { className: "frame" });
     formula.replaceWith(frame);
     frame.append(formula);
   }
-  page.querySelectorAll("section").forEach((section, index) => explainSection(section, meanings, mark, index ? "" : HINT));
+  const sections = [...page.querySelectorAll("section")].map((section, index) => moveByKeys(section, meanings, index ? "" : HINT));
+
+  const symbolAt = (target) => target.closest("[data-symbol]");
+  let hovered = null, focused = null;
+  const update = () => {
+    const name = (hovered ?? focused)?.dataset.symbol;
+    for (const symbol of page.querySelectorAll("[data-symbol]")) symbol.classList.toggle("chosen", symbol.dataset.symbol === name);
+    for (const { section, explain } of sections) explain([hovered, focused].find((symbol) => section.contains(symbol)));
+  };
+  const listen = (type, react) => page.addEventListener(type, (event) => {
+    react(event);
+    update();
+  });
+  listen("focusin", ({ target }) => (focused = symbolAt(target)));
+  listen("focusout", () => (focused = null));
+  listen("pointerover", ({ target, pointerType }) => (hovered = pointerType === "mouse" ? symbolAt(target) : null));
+  listen("pointerleave", () => (hovered = null));
+  listen("keydown", (event) => {
+    if (event.key !== "Escape" || !(hovered ?? focused)) return;
+    event.stopPropagation(); // the presentation goes on
+    hovered = focused = null;
+  });
 }
 
-/** Let the symbols of a section be chosen by mouse, touch and keyboard. The tabulator stops at one, arrow keys reach the others. */
-function explainSection(section, meanings, mark, hint) {
+/**
+ * Let the tabulator stop at one symbol of a section, and arrow keys and touches choose another. The result is the `section`,
+ * and `explain(symbol)`, which shows the meaning of a symbol, or without one the hint, in a line at its end.
+ */
+function moveByKeys(section, meanings, hint) {
   const symbols = [...section.querySelectorAll("[data-symbol]")];
   const line = make("p", { className: "meaning small", "aria-live": "polite", textContent: hint });
   section.append(line);
-  let shown = null;
-  const show = (symbol) => {
-    const name = symbol?.dataset.symbol;
-    if (name === shown) return;
-    shown = name;
-    mark(name);
-    const term = meanings.get(name);
-    line.classList.toggle("small", !term);
-    line.replaceChildren(...(term ? [...term.cloneNode(true).childNodes, ": ", ...term.nextElementSibling.cloneNode(true).childNodes] : [hint]));
-  };
-  const focused = () => symbols.find((symbol) => symbol === document.activeElement);
   const stopAt = (chosen) => symbols.forEach((symbol) => (symbol.tabIndex = symbol === chosen ? 0 : -1));
   stopAt(symbols[0]);
-
-  section.addEventListener("focusin", ({ target }) => {
-    if (!symbols.includes(target)) return;
-    stopAt(target);
-    show(target);
-  });
-  section.addEventListener("focusout", () => show(undefined));
-  section.addEventListener("pointerover", ({ target, pointerType }) => {
-    if (pointerType === "mouse") show(target.closest("[data-symbol]") ?? focused());
-  });
-  section.addEventListener("pointerleave", () => show(focused()));
+  section.addEventListener("focusin", ({ target }) => symbols.includes(target) && stopAt(target));
   section.addEventListener("click", (event) => nearest(symbols, event)?.focus());
   section.addEventListener("keydown", (event) => {
-    const index = symbols.indexOf(document.activeElement);
-    const steps = { ArrowRight: index + 1, ArrowLeft: index - 1, Home: 0, End: symbols.length - 1 };
-    if (event.key === "Escape") show(undefined);
-    else if (index >= 0 && event.key in steps) {
-      event.preventDefault();
-      symbols[steps[event.key]]?.focus();
-    }
+    const index = symbols.indexOf(event.target);
+    const places = { ArrowRight: index + 1, ArrowLeft: index - 1, Home: 0, End: symbols.length - 1 };
+    if (index < 0 || !(event.key in places)) return;
+    event.preventDefault();
+    symbols[places[event.key]]?.focus();
   });
+
+  let shown;
+  const explain = (symbol) => {
+    const name = symbol?.dataset.symbol;
+    if (name === shown) return; // screen readers would read it again
+    shown = name;
+    const [term, meaning] = (meanings.get(name) ?? []).map((element) => [...element.cloneNode(true).childNodes]);
+    line.classList.toggle("small", !term);
+    line.replaceChildren(...(term ? [...term, ": ", ...meaning] : [hint]));
+  };
+  return { section, explain };
 }
 
 /** The symbol at a touch or click, or the nearest one within REACH: symbols are smaller than fingers. */

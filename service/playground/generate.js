@@ -31,7 +31,7 @@ export default function showGenerate(catalog) {
     samplingControls(model),
     make("div", { className: "row" }, make("button", { className: "primary", textContent: "Generate" }), samples.cancel));
   const links = make("section", { className: "card", hidden: true });
-  showView(form, make("div", { className: "result" }, samples.element, ...panels.map(({ element }) => element), links, formulasPanel(model), modelCard(model)));
+  showView(form, make("div", { className: "result" }, samples.element, ...panels.map(({ element }) => element), links, formulasPanel(model, showAddress), modelCard(model)));
 
   runForm(form, async (signal) => {
     request = formValues(form);

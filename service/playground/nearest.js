@@ -60,11 +60,7 @@ export function nearestPanel(model, sourceOf, changed) {
     remember();
     load();
   };
-  image.onchange = (event) => {
-    event.stopPropagation();
-    change();
-  };
-  element.ontoggle = change;
+  image.onchange = element.ontoggle = change;
 
   const clear = () => {
     running.abort();

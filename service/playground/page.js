@@ -108,12 +108,12 @@ export function setDownload(link, address) {
 
 /** Copy a text, and say so on the button for a moment. */
 export async function copyText(text, button) {
-  const { textContent } = button;
+  button.dataset.name ??= button.textContent;
   if (navigator.clipboard) await navigator.clipboard.writeText(text);
   else copySelection(text, button);
   announce("Copied");
   button.textContent = "Copied";
-  setTimeout(() => (button.textContent = textContent), 1500);
+  setTimeout(() => (button.textContent = button.dataset.name), 1500);
 }
 
 /** Copy a text as browsers do without a clipboard: pages of plain HTTP have none, such as those of a class. */

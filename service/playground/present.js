@@ -39,13 +39,17 @@ export function addPresentation() {
 
 /** Follow the page's setting, after the address is loaded. */
 export function readPresentation() {
-  show(readSetting(SETTING, oneOf([ON])) === ON);
+  const on = readSetting(SETTING, oneOf([ON])) === ON;
+  setSetting(SETTING, on ? ON : ""); // a wrong value is not kept
+  show(on);
 }
 
 function onKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest(TYPED) || document.querySelector("dialog:modal")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog:modal")) return;
   const key = event.key.toLowerCase();
-  if (key === "p" || (key === "escape" && isPresenting())) toggle();
+  if (key === "escape" && isPresenting()) toggle();
+  if (event.target.closest(TYPED)) return;
+  if (key === "p") toggle();
   else if (key === "q") toggleShare();
 }
 
@@ -83,7 +87,7 @@ function label(button, icon, name, key) {
   svg.setAttribute("viewBox", "0 0 16 16");
   svg.innerHTML = `<path d="${ICONS[icon]}"/>`;
   button.replaceChildren(svg);
-  button.ariaLabel = name;
+  button.setAttribute("aria-label", name);
   button.title = `${name} (${key})`;
 }
 
@@ -94,13 +98,15 @@ function showCaption() {
     `${NAMELESS.includes(name) ? "" : `${name} `}${params.getAll(name).join(" → ")}`).join(" · ");
 }
 
-/** Set the largest size of an image with which the window shows the whole page. */
+/** Set the largest size of an image with which the window shows the whole page, without the formulas, which may be below it. */
 function fit() {
   const fits = (size) => {
     root.style.setProperty("--size", `${size}px`);
     const boxes = [root, ...document.querySelectorAll(".scroll")];
     return root.scrollHeight <= innerHeight && boxes.every(({ scrollWidth, clientWidth }) => scrollWidth <= clientWidth);
   };
+  const { scrollTop } = root;
+  root.classList.add("fitting");
   root.style.overflow = "hidden"; // a scroll bar from one size would narrow the page of the next
   let [low, high] = [SMALLEST, Math.max(innerWidth, innerHeight)];
   while (low < high) {
@@ -110,4 +116,6 @@ function fit() {
   }
   fits(low);
   root.style.overflow = "";
+  root.classList.remove("fitting");
+  root.scrollTop = scrollTop; // it was bounded by the page without the formulas
 }

@@ -6,7 +6,7 @@ import { viewParams } from "./settings.js";
 const QUIET_ZONE = 4; // light modules around the code; scanners need them
 const LOOPBACK = /^(localhost|.+\.localhost|127(\.\d+){3}|\[::1\])$/;
 
-/** The address of the view, without presentation mode: who follows it gets the controls. */
+/** The address of the view, without presentation mode, so that it opens with the controls. */
 const sharedAddress = () => `${location.origin}${location.pathname}${viewParams().size ? `?${viewParams()}` : ""}`;
 
 /** Draw the QR code of `text` on a canvas, with one pixel per module. Returns false if no QR code holds so long a text. */

@@ -118,11 +118,6 @@ def test_the_share_of_held_out_images_that_are_farther(tmp_path: Path) -> None:
     assert {distance: index.farther_share(distance) for distance in shares} == shares
 
 
-def test_the_same_images_give_the_same_file(images: Tensor, index: NearestIndex, tmp_path: Path) -> None:
-    write(tmp_path / "again.nearest", images)
-    assert (tmp_path / "again.nearest").read_bytes() == index.path.read_bytes()
-
-
 def test_the_file_is_named_by_its_data_and_is_no_model(index: NearestIndex, tmp_path: Path) -> None:
     path = nearest.path(tmp_path, "my own/pictures", DIGEST)
     assert path == tmp_path / "my-own-pictures-0123456789ab.nearest"

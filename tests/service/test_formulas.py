@@ -99,7 +99,8 @@ def test_every_symbol_has_one_meaning_and_every_meaning_is_of_a_symbol(name: str
 def test_the_files_the_lecture_the_experiments_and_the_papers_exist(name: str) -> None:
     page = page_of(name)
     (footer,) = page.iter("footer")
-    *files, lecture = [text_of(code) for code in footer.iter("code")]
+    *files, lecture, command = [text_of(code) for code in footer.iter("code")]
+    assert command == f"drawbridge fit {name}"
     assert files[0] == f"models/families/{name}.py"
     assert all((ROOT / file).is_file() for file in files)
     step, title = re.search(r"Lecture: step (\d+), ([^.]*), in ", text_of(footer)).groups()
@@ -123,6 +124,7 @@ def test_the_files_the_lecture_the_experiments_and_the_papers_exist(name: str) -
         ("kde", "scale of the noise, {spread} by default"),
         ("kde", "first {code} principal components"),
         ("gmm", "first {code} principal components"),
+        ("gmm", "a class has at most {most}"),
         ("pca", "{code} numbers that describe an image by default"),
         ("pca", "of an image has {code} numbers"),
         *((name, "{latent} numbers that describe an image") for name in ("ae", "supervised_ae", "swae", "vae")),

@@ -125,6 +125,28 @@ def test_the_arrow_keys_move_between_the_symbols_of_a_formula_and_escape_closes_
     assert page.focused == "x", "a formula keeps its place"
 
 
+def test_a_presentation_shows_the_panel_and_ends_with_the_second_escape(page: Formulas) -> None:
+    page.open(f"{QUERY.format('kde')}&present=1")
+    page.wait(lambda: page.loaded_images(".grid img") == 1)
+    width = page.one(".grid img").size["width"]
+    page.open(f"{QUERY.format('kde')}&formulas=open&present=1")
+    page.wait(lambda: page.loaded_images(".grid img") == 1 and page.all(f"{PANEL} math"))
+    page.wait(lambda: page.one(".grid img").size["width"] == width, "an image as large as without the panel")
+    symbol = page.symbol("h")
+    assert symbol.is_displayed()
+    position = page.run("return scrollY")
+    assert position > 100, "the formulas are below the window"
+    symbol.click()
+    page.run("dispatchEvent(new Event('resize'))")
+    assert page.run("return scrollY") == position, "images of another size do not move the page"
+    assert page.lines[0].startswith("h: bandwidth")
+    ActionChains(page.browser).send_keys(Keys.ESCAPE).perform()
+    assert (page.lines[0], page.address["present"]) == ("", ["1"])
+    ActionChains(page.browser).send_keys(Keys.ESCAPE).perform()
+    page.wait(lambda: "present" not in page.address)
+    assert page.address["formulas"] == ["open"]
+
+
 def test_a_symbol_is_explained_by_a_touch_beside_it_and_marked_wherever_it_occurs(page: Formulas) -> None:
     page.open_panel("kde")
     symbol = page.symbol("h")
@@ -151,9 +173,11 @@ def test_the_mouse_explains_a_symbol_for_as_long_as_it_is_over_it(page: Formulas
     page.symbol("h").click()
     move(page.symbol("ε", section=3)).perform()
     assert page.lines[2].startswith("ε: noise")
+    assert page.chosen == ["Sampling", "Sampling", "Algorithm", "Algorithm"]
     move(page.one("h1")).perform()
     assert page.lines[2] == ""
     assert page.lines[0].startswith("h: bandwidth"), "the focus is there"
+    assert page.chosen == ["Density", "Bandwidth", "Bandwidth", "Sampling", "Algorithm", "Algorithm"]
 
 
 @pytest.mark.parametrize("model", ["ddpm", "vae", "wgan_gp"])
@@ -176,7 +200,7 @@ def test_the_formulas_are_drawn_and_fit_every_window(page: Formulas, model: str)
         with page.window(width, height):
             assert page.run("return document.documentElement.scrollWidth <= innerWidth"), width
             frames = page.run(
-                "return [...document.querySelectorAll('.formulas .scroll')].map((frame) =>"
+                "return [...document.querySelectorAll('.formulas .frame')].map((frame) =>"
                 "[frame.scrollWidth, frame.clientWidth, getComputedStyle(frame).overflowX])"
             )
             assert all(content <= frame or overflow == "auto" for content, frame, overflow in frames), width

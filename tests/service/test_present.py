@@ -202,7 +202,9 @@ def test_the_qr_code_holds_the_address_of_the_view(shown: PresentedPage) -> None
     shown.wait(lambda: shown.visible("#share"))
     copy = shown.one("#share button")
     copy.click()
+    copy.click()
     shown.wait(lambda: copy.text == "Copied")
+    shown.wait(lambda: copy.text == "Copy address")
     shown.one("#share button + button").click()
     shown.run("document.querySelector('main').append(document.createElement('textarea'))")
     shown.one("main > textarea").send_keys(Keys.CONTROL, "v")
@@ -278,6 +280,7 @@ def test_a_wrong_presentation_is_reported(shown: PresentedPage) -> None:
     shown.wait_for_status("16 images in")
     assert shown.one("#notice").text == "Ignored in the page address: present=yes (not one of 1)."
     assert shown.visible(SETTINGS)
+    assert "present" not in shown.address
 
 
 def test_the_live_lab_is_presented_with_its_player(shown: PresentedPage) -> None:
