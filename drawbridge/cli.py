@@ -27,6 +27,7 @@ TRAINING = {
     "lab": "run the lecture's experiments and write a page about them",
     "docs": "write the pages that are generated from families and manifests",
     "strip": "make one image of how a run's samples changed during training",
+    "film": "write the film of a run beside weights, or a film as an animation",
     "caveat": "note in the manifest what is wrong with a model's samples",
     "judge": "train a classifier that evaluation uses",
     "usefulness": "test whether a model's draws help to train a classifier",

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 TENSORS, MANIFEST, SAMPLES = "model.safetensors", "manifest.json", "samples.png"
+FILM, SPRITE = "film.json", "film.webp"
+"""Of weights whose training was filmed."""
 NEAREST = ".nearest"
 """The suffix of an index of a data set's training images (`models/nearest.py`)."""
 

@@ -1,4 +1,4 @@
-"""Weights on disk: `weights/<name>/` with `model.safetensors`, `manifest.json` and `samples.png`.
+"""Weights on disk: `weights/<name>/` with `model.safetensors`, `manifest.json` and `samples.png`, and mostly a film.
 
 `save` writes a complete directory first and then renames it into place, so a directory with a manifest is complete.
 Nothing is pickled. `load` verifies the digest of the tensors' file before it uses any of it.
@@ -26,6 +26,7 @@ from models.directories import MANIFEST as MANIFEST
 from models.directories import SAMPLES as SAMPLES
 from models.directories import TENSORS as TENSORS
 from models.directories import list_weights as list_weights
+from models.film import Film
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 """Linux constants that `os` does not define."""
@@ -77,7 +78,7 @@ class Manifest:
         )
 
 
-def save(directory: Path, family: Family, manifest: Manifest, samples: bytes) -> Manifest:
+def save(directory: Path, family: Family, manifest: Manifest, samples: bytes, film: Film | None = None) -> Manifest:
     """Write `family`, after `for_sampling`, to `directory`, replacing an earlier one, and return its manifest."""
     tensors = {name: tensor.contiguous() for name, tensor in family.state_dict().items()}
     data = safetensors.torch.save(tensors, metadata={"identity": manifest.identity()})
@@ -91,6 +92,8 @@ def save(directory: Path, family: Family, manifest: Manifest, samples: bytes) ->
     new.mkdir(parents=True)
     write_atomic(new / TENSORS, data)
     write_atomic(new / SAMPLES, samples)
+    for name, content in film.files(manifest.digest).items() if film is not None else ():
+        write_atomic(new / name, content)
     write_atomic(new / MANIFEST, _to_json(manifest))
     if directory.exists():
         swap_directories(new, directory)

@@ -27,7 +27,7 @@ from models.base import Family
 from models.devices import choose_device
 from models.store import WeightsError
 from service import VERSION, errors
-from service.api import edit, encode, generate, info, nearest, openapi_schema
+from service.api import edit, encode, films, generate, info, nearest, openapi_schema
 from service.api.context import AppContext
 from service.api.limits import check_content_length, limited
 from service.api.pages import add_pages
@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 
 COMPAT_APIS = (openai, open_inference)
 """Routes of other systems' APIs, which have error formats of their own."""
-ROUTES = (generate, edit, encode, nearest, info, *COMPAT_APIS)
+ROUTES = (generate, edit, encode, nearest, info, films, *COMPAT_APIS)
 
 MAX_BATCH_SIZE = {"cpu": 16, "cuda": 128, "mps": 128}
 """Default rows per device step. On a CPU a row costs less the more there are (`python -m benchmarks engine`), but a new

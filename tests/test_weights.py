@@ -1,15 +1,19 @@
 """The committed weights: complete, and consistent with their manifests. Each family's own test has its goals."""
 
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from models import families, store
+from models import families, film, store
 from training import classifier, data, metrics, sources
+from training.film import frame_png
 
 ROOT = Path(__file__).parent.parent / "weights"
+CPU = torch.device("cpu")
 WORST = ROOT.parent / "docs" / "worst"
 NAMES = store.list_weights(ROOT)
 DATA = {
@@ -88,6 +92,29 @@ def test_the_lecture_s_gan_was_trained_for_200_epochs_and_its_grids_are_committe
     assert manifest.training["images_seen"] == 200 * 60_000
     with Image.open(ROOT.parent / "docs" / "gan-epochs.png") as picture:
         assert picture.size == (10 * 28, 20 * 28)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if families.get(store.read_manifest(ROOT / name).family).recipe.epochs]
+)
+def test_weights_of_neural_families_have_a_film_that_ends_with_their_own_samples(name):
+    family, manifest = store.load(ROOT / name)
+    shown = film.read(ROOT / name, manifest.digest)
+    assert not shown.same_run, "the weights are older than films"
+    updates = [frame["updates"] for frame in shown.frames]
+    assert updates[:7] == [0, 10, 20, 30, 50, 70, 100]
+    assert updates == sorted(updates)
+    assert shown.frames[-1]["images"] == manifest.training["images_seen"]
+    height, width = manifest.data_shape[1:]
+    assert (shown.width, shown.height) == ((len(manifest.classes) or 10) * width, 4 * height)
+    with Image.open(io.BytesIO(shown.image)) as sheet, Image.open(io.BytesIO(frame_png(family, CPU))) as own:
+        frames = np.asarray(sheet.convert("RGB")).astype(int).reshape(len(updates), shown.height, shown.width, 3)
+        errors = np.abs(frames - np.asarray(own.convert("RGB"))).mean((1, 2, 3))
+    assert errors[-1] < errors[:-1].min() / 2  # the film is lossy
+
+
+def test_all_films_together_are_small():
+    assert 500_000 < sum(path.stat().st_size for path in ROOT.glob("*/film.*")) < 2_000_000
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from models import families, store
-from training import classifier, data, docs, flags, nearest, report
+from models.directories import SPRITE
+from training import classifier, data, docs, film, flags, nearest, report
 from training.config import ConfigError
 from training.errors import report_errors
 from training.evaluation import evaluate
@@ -109,6 +110,7 @@ def parser() -> Parser:
     strip.add_argument("output", type=Path, help="PNG file to write")
     strip.add_argument("--every", type=int, default=1, help="use every N-th grid (default: 1)")
     strip.set_defaults(command=run_strip)
+    add_film(commands.add_parser("film", help="write the film of a run beside weights, or a film as an animation"))
     caveat = commands.add_parser("caveat", help="write known defects of the samples into the manifest")
     caveat.add_argument("name", help="name of the weights")
     caveat.add_argument("text", help="the defects, as a person saw them in the samples")
@@ -166,6 +168,28 @@ def run_strip(args: argparse.Namespace) -> None:
         raise ConfigError(f"{args.run} has fewer than {args.every} grids; train longer")
     store.write_atomic(args.output, strip_png(grids))
     print(f"{args.output}: {len(grids)} rows")
+
+
+def add_film(command: argparse.ArgumentParser) -> None:
+    """Add the flags of `film`."""
+    command.add_argument("name", help="name of the weights")
+    command.add_argument("--weights", type=Path, default=Path("weights"), help="directory of all weights")
+    command.add_argument("--run", type=Path, help="write the film of this run, of the same recipe, beside the weights")
+    command.add_argument("--animation", type=Path, metavar="FILE", help="write the film as an animated WebP")
+    command.set_defaults(command=run_film)
+
+
+def run_film(args: argparse.Namespace) -> None:
+    """Write the film of a run beside weights, and a film as an animation."""
+    directory = args.weights / args.name
+    if args.run is None and args.animation is None:
+        raise ConfigError("name a --run to film the weights, or an --animation to write")
+    if args.run is not None:
+        filmed = film.add(args.run, directory)
+        print(f"{directory / SPRITE}: {len(filmed.frames)} frames, {len(filmed.image):,} bytes")
+    if args.animation is not None:
+        store.write_atomic(args.animation, film.animation(directory))
+        print(args.animation)
 
 
 def run_caveat(directory: Path, text: str) -> None:

@@ -9,6 +9,9 @@ from models import families, store
 from models.base import Family, Recipe
 from training.data import Dataset
 
+CONFIG = "config.json"
+"""The file of a run's configuration."""
+
 
 class ConfigError(Exception):
     """A configuration or a flag is invalid; the message says what to change."""

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from models import families, store
+from models import families, film, store
+from models.directories import FILM
+from models.film import Film
 from models.store import Manifest
 from training.figures import PROPERTIES, UNLABELLED, Group, figure, groups
 from training.privacy import results as privacy
@@ -34,6 +36,8 @@ def command() -> None:
 def pages(root: Path) -> dict[Path, str]:
     """The text of every generated file of the project at `root`."""
     manifests = {name: store.read_manifest(root / "weights" / name) for name in store.list_weights(root / "weights")}
+    filmed = [name for name in manifests if (root / "weights" / name / FILM).exists()]
+    films = {name: film.read(root / "weights" / name, manifests[name].digest) for name in filmed}
     with_picture = [name for name in manifests if (root / "docs" / "worst" / f"{name}.png").exists()]
     measured = groups(manifests)
     tables = [text for group in measured for text in (group.heading, figure_table(group), class_table(group)) if text]
@@ -41,7 +45,7 @@ def pages(root: Path) -> dict[Path, str]:
     of_quality = filled(quality.read_text(), MODELS, _joined(*tables, worst_table(with_picture)))
     of_quality = filled(of_quality, USEFULNESS, usefulness_section(quality.parent / USEFULNESS))
     return {
-        root / "docs" / "models.md": page(manifests),
+        root / "docs" / "models.md": page(manifests, films),
         readme: filled(readme.read_text(), MODELS, _joined(*(_joined(g.heading, model_table(g)) for g in measured))),
         quality: filled(of_quality, PRIVACY, privacy_section(quality.parent / PRIVACY)),
         lecture: with_code(lecture.read_text(), root),
@@ -142,8 +146,8 @@ def worst_table(names: Sequence[str]) -> str:
     return "\n".join(["| worst samples of | | | |", "|---|---|---|---|", *(f"| {pair} |" for pair in pairs)])
 
 
-def page(manifests: dict[str, Manifest]) -> str:
-    """docs/models.md: all families, each with its objective, samples and figures."""
+def page(manifests: dict[str, Manifest], films: dict[str, Film]) -> str:
+    """docs/models.md: all families, each with its objective, samples, figures and film."""
     parts = [
         "# Models",
         "Generated from the families and the manifests by `python -m training docs`. MNIST-CNN-FD is the Frechet "
@@ -157,7 +161,18 @@ def page(manifests: dict[str, Manifest]) -> str:
             if manifest.family == name:
                 group = Group({weights: manifest})
                 parts += [f"![Samples of {weights}](../weights/{weights}/samples.png)", _card(weights, manifest, group)]
+                parts += [film_line(weights, films[weights])] if weights in films else []
     return "\n\n".join(parts) + "\n"
+
+
+def film_line(weights: str, film: Film) -> str:
+    """What a film shows: a model's samples during training, at how many points and until when."""
+    *frames, _ = film.frames
+    whose = "its training" if film.same_run else "another run by the same recipe"
+    return (
+        f"How it learned: [film.webp](../weights/{weights}/film.webp) shows the same samples at {len(frames)} points "
+        f"of {whose}, from 0 to {frames[-1]['updates']:,} updates, and those of these weights."
+    )
 
 
 def default_options(manifest: Manifest) -> list[str]:

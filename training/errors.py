@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 
 from models.families import UnknownFamily
+from models.film import FilmError
 from models.store import WeightsError
 from training import files
 from training.checkpoint import NotFinite
@@ -20,7 +21,7 @@ def report_errors(run: Callable[[], int]) -> int:
     """
     try:
         return run()
-    except (ConfigError, DataError, UnknownFamily, WeightsError) as error:
+    except (ConfigError, DataError, UnknownFamily, WeightsError, FilmError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except NotFinite as error:

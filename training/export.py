@@ -1,4 +1,4 @@
-"""Export of a run to `weights/<name>/`: the weights that the service loads, and a manifest of their origin."""
+"""Export of a run to `weights/<name>/`: the weights that the service loads, a manifest of their origin, a film."""
 
 import dataclasses
 import datetime
@@ -12,14 +12,13 @@ import torch
 from models import families, store
 from models.pixels import to_unit
 from models.store import Manifest
-from training import checkpoint, data, files
+from training import checkpoint, data, files, film
 from training.checkpoint import NotFinite
-from training.config import ConfigError, RunConfig, check_sampling_options, describe
+from training.config import CONFIG, ConfigError, RunConfig, check_sampling_options, describe
 from training.log import curves
 from training.loop import has_closed_form, load_tensors
 from training.samples import fixed_samples, grid_png
 
-CONFIG = "config.json"
 READING = ("resize", "background", "held_out", "skip_unreadable")
 """How the images were read, in a manifest's `dataset`, besides their size and channels: with these the same digest."""
 UPLOADS = ("digit", "picture")
@@ -95,7 +94,8 @@ def export(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     samples = fixed_samples(family, torch.device("cpu"), 100, **manifest.defaults)
-    return store.save(directory, family, manifest, grid_png(samples))
+    filmed = film.assemble(run, family, config.training_recipe(), state["images"], same_run=True)
+    return store.save(directory, family, manifest, grid_png(samples), filmed)
 
 
 def _dataset(config: RunConfig, state: dict[str, Any]) -> dict[str, Any]:

@@ -22,9 +22,8 @@ from models.base import Family
 from models.cores import available_cores
 from training import cost, data, flags, jobs
 from training.augmentation import Augmentation
-from training.config import ConfigError, RunConfig, describe
+from training.config import CONFIG, ConfigError, RunConfig, describe
 from training.errors import report_errors
-from training.export import CONFIG
 from training.interrupts import EXIT_INTERRUPTED, interrupt_exits, restored_handlers
 from training.log import LINES, Log
 from training.loop import DTYPES, Hardware, Trainer, has_closed_form, train

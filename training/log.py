@@ -15,7 +15,7 @@ from torch.utils.tensorboard.summary import scalar
 from tqdm import tqdm
 
 from models import store
-from training import files
+from training import files, film
 from training.checkpoint import NotFinite
 
 LINES = "log.jsonl"
@@ -29,6 +29,7 @@ class Log:
         self.sums: dict[str, Tensor] = {}
         self.count, self.written = 0, 0
         files.require_writable(run / "grids")
+        files.require_writable(run / film.FRAMES)
         self.board = TensorBoardWriter(run / "tensorboard")
         self.bar = tqdm(
             total=total_images,
@@ -84,6 +85,10 @@ class Log:
         self._write(images, {"sample_distance": score})
         if png is not None:
             store.write_atomic(self.run / "grids" / f"{images:010d}.png", png)
+
+    def frame(self, updates: int, png: bytes) -> None:
+        """Write a frame of the run's film."""
+        store.write_atomic(self.run / film.FRAMES / f"{updates:010d}.png", png)
 
     def _write(self, images: int, scalars: dict[str, float]) -> None:
         # JSON has no numbers for infinity and NaN.

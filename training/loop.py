@@ -15,7 +15,7 @@ from models import parallel
 from models.base import Family, Recipe
 from models.devices import device_name
 from models.pixels import to_unit
-from training import checkpoint
+from training import checkpoint, film
 from training.augmentation import Augmentation
 from training.config import ConfigError, RunConfig
 from training.data import Dataset, InfiniteSampler
@@ -88,6 +88,11 @@ class Trainer:
     def images_seen(self) -> int:
         """Images that training has used, each counted every time."""
         return self.images if self.total_images else len(self.data.images)
+
+    @property
+    def updates(self) -> int:
+        """Iterations so far, each an update of every player."""
+        return self.images // film.images_per_update(self.family, self.recipe)
 
     def fit(self) -> None:
         """Run the averaged family's closed-form estimation, if it has one (`Family.fit`)."""
@@ -241,6 +246,8 @@ def train(trainer: Trainer, run: Path, log: Log | None, every: int, stop: Callab
         validate(trainer, run, log)
         trainer.seconds = time.monotonic() - started_at
         checkpoint.save(latest, trainer.state_dict())
+    if log is not None and trainer.total_images and not trainer.images:
+        draw_frame(trainer, log)
     parallel.broadcast_(list(trainer.family.state_dict().values()))
     reason = None
     saved_at = time.monotonic()
@@ -253,6 +260,8 @@ def train(trainer: Trainer, run: Path, log: Log | None, every: int, stop: Callab
         if log is None:
             continue
         log.progress(trainer.images, terms)
+        if film.is_due(trainer.updates):
+            draw_frame(trainer, log)
         due = trainer.images // every > before // every or trainer.images >= trainer.total_images
         if not (due or reason or time.monotonic() - saved_at > 120):
             continue
@@ -275,6 +284,18 @@ def validate(trainer: Trainer, run: Path, log: Log) -> None:
     if score < trainer.best:
         trainer.best = score
         checkpoint.save(run / checkpoint.BEST, trainer.state_dict())
+
+
+def draw_frame(trainer: Trainer, log: Log) -> None:
+    """Write the film's frame of the averaged weights. Raises NotFinite if they are not finite.
+
+    Changes neither the trainer nor the global random state. A closed form is estimated from `film.FITTED` images.
+    """
+    checkpoint.require_finite(trainer.average.state_dict())
+    family, device, data = copy.deepcopy(trainer.average), trainer.hardware.device, trainer.data
+    some = slice(None, None, math.ceil(len(data.images) / film.FITTED))  # of all classes, also where these are in order
+    family.fit(to_unit(data.images[some]).to(device), data.labels[some].to(device))
+    log.frame(trainer.updates, film.frame_png(family, device))
 
 
 def _term_name(player: str, name: str) -> str:

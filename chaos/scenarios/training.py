@@ -33,8 +33,8 @@ from chaos.scenario import Line, Setting
 from models import store
 from training import checkpoint
 from training.cli import main
-from training.config import RunConfig
-from training.export import CONFIG, export
+from training.config import CONFIG, RunConfig
+from training.export import export
 from training.log import LINES
 
 FORKS = multiprocessing.get_context("forkserver")

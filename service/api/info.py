@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from models.store import WeightsError
 from service.api.context import AppContext
+from service.api.films import film_digest
 from service.engine.catalog import Model
 from service.engine.request import EngineError, Sample, StartState
 from service.engine.request import Request as EngineRequest
@@ -35,7 +36,8 @@ async def model(request: Request, name: str) -> dict[str, Any]:
     """One model and its manifest: where the weights come from and how good they are."""
     service: AppContext = request.app.state.service
     found = find_model(service.catalog, name)
-    return {**_describe(service, found), "manifest": dataclasses.asdict(found.manifest)}
+    described = await asyncio.to_thread(_describe, service, found)
+    return {**described, "manifest": dataclasses.asdict(found.manifest)}
 
 
 @router.get("/livez", tags=["health"])
@@ -95,7 +97,12 @@ def _describe_all(service: AppContext) -> list[dict[str, Any]]:
 
 
 def _describe(service: AppContext, model: Model) -> dict[str, Any]:
-    return {**model.describe(), "state": service.loader.state(model), "nearest": service.nearest.has(model)}
+    return {
+        **model.describe(),
+        "state": service.loader.state(model),
+        "nearest": service.nearest.has(model),
+        "film": film_digest(service.settings.weights, model),
+    }
 
 
 async def _health(service: AppContext, model: Model) -> str:

@@ -116,7 +116,7 @@ def reproduce_headers(
     if plan.reproducible:
         headers.append((b"content-location", (context.root + plan.location).encode()))
     if context.method in ("GET", "HEAD") and deterministic and format_ is not EVENTS:  # events also tell the time
-        policy = _cache_policy(plan, context)
+        policy = cache_policy(context, immutable=plan.immutable)
         etag = plan.etag(f"{scope} {format_.name} {format_.revision}{context.root}")
         headers += (b"etag", etag.encode()), (b"cache-control", policy.encode())
     else:
@@ -126,12 +126,13 @@ def reproduce_headers(
 
 def cache_control(request: Request, plan: GenerationPlan, *, deterministic: bool) -> str:
     """The Cache-Control header of a response to GET."""
-    return _cache_policy(plan, request_context.of(request)) if deterministic else "no-store"
+    return cache_policy(request_context.of(request), immutable=plan.immutable) if deterministic else "no-store"
 
 
-def _cache_policy(plan: GenerationPlan, context: RequestContext) -> str:
+def cache_policy(context: RequestContext, *, immutable: bool) -> str:
+    """The Cache-Control header of a response that may be kept, for ever if its URL stands for these bytes alone."""
     visibility = "public" if context.lease is None else "private"  # a shared cache must not bypass keys
-    return f"{visibility}, {IMMUTABLE if plan.immutable else REVALIDATE}"
+    return f"{visibility}, {IMMUTABLE if immutable else REVALIDATE}"
 
 
 def is_not_modified(scope: Scope, headers: Headers) -> bool:

@@ -3,6 +3,7 @@
 import { requestJson } from "./api.js";
 import showCompare from "./compare.js";
 import showComplete from "./complete.js";
+import showFilm from "./film.js";
 import showGenerate from "./generate.js";
 import showGrid from "./grid.js";
 import showInterpolate from "./interpolate.js";
@@ -13,7 +14,7 @@ import { nameOf, readRecipe, recipeSettings } from "./recipe.js";
 import showReconstruct from "./reconstruct.js";
 import { addressProblems, loadAddress, oneOf, queryOf, readSetting, setSetting } from "./settings.js";
 
-const VIEWS = { generate: showGenerate, interpolate: showInterpolate, latent: showLatent, reconstruct: showReconstruct, complete: showComplete, compare: showCompare, grid: showGrid };
+const VIEWS = { generate: showGenerate, interpolate: showInterpolate, latent: showLatent, reconstruct: showReconstruct, complete: showComplete, compare: showCompare, grid: showGrid, film: showFilm };
 /** Names of views in addresses that were shared before version 0.2. */
 const OLD_NAMES = { draw: "generate", walk: "interpolate", plane: "latent", pen: "reconstruct" };
 

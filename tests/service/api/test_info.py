@@ -146,7 +146,8 @@ async def test_the_openapi_document_has_every_path_and_parameter(client: httpx.A
     paths = (await client.get("/openapi.json")).json()["paths"]
     images = {"/decode", "/encode", "/generate", "/inpaint", "/interpolate", "/nearest", "/reconstruct", "/vary"}
     native = {path for path in paths if not path.startswith(("/v1", "/v2"))}
-    assert native == images | {"/livez", "/metrics", "/models", "/models/{name}", "/readyz"}
+    films = {"/models/{name}/film", "/models/{name}/film.webp"}
+    assert native == images | films | {"/livez", "/metrics", "/models", "/models/{name}", "/readyz"}
     assert {"/v1/images/generations", "/v2/models/{name}/infer"} <= set(paths)
     parameters = {parameter["name"]: parameter for parameter in paths["/generate"]["post"]["parameters"]}
     assert parameters.keys() == {
