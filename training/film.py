@@ -120,7 +120,10 @@ def animation(directory: Path, scale: int = 2) -> bytes:
         picture = Image.new("RGB", (width, height + CAPTION))
         cut = sheet.crop((left, top, left + film.width, top + film.height))
         picture.paste(cut.resize((width, height), Image.Resampling.NEAREST))
-        text = f"after {frame['updates']:,} updates, {frame['images']:,} images"
+        is_of_weights = i == len(film.frames) - 1 and not film.same_run
+        text = (
+            f"{'the weights, ' if is_of_weights else ''}after {frame['updates']:,} updates, {frame['images']:,} images"
+        )
         ImageDraw.Draw(picture).text((8, height + 5), text, "white", ImageFont.load_default(16))
         pictures.append(picture)
     seconds = [FRAME_SECONDS] * (len(pictures) - 1) + [LAST_FRAME_SECONDS]

@@ -174,7 +174,7 @@ def test_the_menu_leads_to_the_films_and_every_control_has_a_name(page: Page) ->
     assert page.unnamed_controls() == []
     assert [option.get_attribute("value") for option in page.all("#model option")] == ["cgan", "gan"]
     page.open("view=film&model=pca")
-    assert "model=pca (no such model in this view)" in page.one("#notice").text
+    page.wait(lambda: "model=pca (no such model in this view)" in page.one("#notice").text)
 
 
 def test_a_presented_film_still_plays_and_fits_the_window(page: Page) -> None:
