@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from models import families, store
 from models.base import Family
+from models.cores import available_cores
 from models.store import Manifest
 
 # The tests run in one process per core, so more threads would only wait for each other.
@@ -32,6 +33,9 @@ CLASSES = ("pizza", "ice cream", "çay", "Zebra", "zebra")
 """Names of classes that are no digits: with a space, with another letter, alike but for case."""
 MANY_CLASSES = (*(f"kind {i}" for i in range(30)), "salt & pepper", "none")
 """More classes than an error lists, one of them with the name for no label."""
+
+MAX_PROCESSES = 4
+"""Of a test run."""
 
 LOCKS = Path(__file__).parent / "conftest.py", Path(__file__).parent / "__init__.py"
 """Files to lock: the first for running a test, the second for starting one."""
@@ -58,6 +62,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "ddpm": {"width": 16},
 }
 """Configurations that make a family fast; a family that is not listed is tested with its defaults."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: tests often wait for a service or a browser to start."""
+    return min(MAX_PROCESSES, available_cores() + 1)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -112,6 +112,7 @@ def test_the_keyboard_scrubs_and_the_address_follows(page: Page) -> None:
     assert captions(page) == ["After 0 updates, 0 images"]
 
 
+@pytest.mark.slow
 def test_a_film_plays_to_its_end_and_again(page: Page) -> None:
     page.open("view=film&model=cgan")
     page.wait(lambda: page.one(".player button").text == "Pause", "it plays when the view opens")
@@ -129,6 +130,7 @@ def test_a_film_plays_to_its_end_and_again(page: Page) -> None:
     assert greys(page) == stood
 
 
+@pytest.mark.slow
 def test_with_reduced_motion_a_film_waits_for_its_button(page: Page) -> None:
     with media(page, "prefers-reduced-motion", "reduce"):
         page.open("view=film&model=cgan")
@@ -139,6 +141,7 @@ def test_with_reduced_motion_a_film_waits_for_its_button(page: Page) -> None:
         page.wait(lambda: greys(page)[0] > 10)
 
 
+@pytest.mark.slow
 def test_two_films_play_side_by_side_by_their_updates(page: Page) -> None:
     page.open("view=film&model=cgan&updates=100")
     page.one("#frame")
@@ -166,6 +169,7 @@ def test_the_image_is_fetched_by_its_digest(page: Page) -> None:
     assert image == f"models/cgan/film.webp?digest={film_of('cgan').digest}"
 
 
+@pytest.mark.slow
 def test_the_menu_leads_to_the_films_and_every_control_has_a_name(page: Page) -> None:
     page.open("view=generate&model=cgan&n=1&seed=1")
     page.wait_for_status("1 image in")
@@ -177,6 +181,7 @@ def test_the_menu_leads_to_the_films_and_every_control_has_a_name(page: Page) ->
     page.wait(lambda: "model=pca (no such model in this view)" in page.one("#notice").text)
 
 
+@pytest.mark.slow
 def test_a_presented_film_still_plays_and_fits_the_window(page: Page) -> None:
     page.open("view=film&model=cgan&updates=0&present=1")
     page.one("#frame")
@@ -185,6 +190,7 @@ def test_a_presented_film_still_plays_and_fits_the_window(page: Page) -> None:
     page.wait(lambda: greys(page)[0] > 10)
 
 
+@pytest.mark.slow
 def test_a_film_fits_the_window_of_a_phone(page: Page) -> None:
     with page.window(**PHONE):
         page.open("view=film&model=cgan&beside=gan&updates=100")

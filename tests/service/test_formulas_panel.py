@@ -98,6 +98,7 @@ def test_the_panel_begins_closed_and_the_address_remembers_that_it_is_open(page:
     page.wait(lambda: "formulas=wide (not one of open)" in page.one("#notice").text)
 
 
+@pytest.mark.slow
 def test_the_arrow_keys_move_between_the_symbols_of_a_formula_and_escape_closes_the_meaning(page: Formulas) -> None:
     page.open_panel("kde")
     assert page.one(f"{PANEL} .meaning").text.startswith("Touch a symbol")
@@ -125,6 +126,7 @@ def test_the_arrow_keys_move_between_the_symbols_of_a_formula_and_escape_closes_
     assert page.focused == "x", "a formula keeps its place"
 
 
+@pytest.mark.slow
 def test_a_presentation_shows_the_panel_and_ends_with_the_second_escape(page: Formulas) -> None:
     page.open(f"{QUERY.format('kde')}&present=1")
     page.wait(lambda: page.loaded_images(".grid img") == 1)
@@ -147,6 +149,7 @@ def test_a_presentation_shows_the_panel_and_ends_with_the_second_escape(page: Fo
     assert page.address["formulas"] == ["open"]
 
 
+@pytest.mark.slow
 def test_a_symbol_is_explained_by_a_touch_beside_it_and_marked_wherever_it_occurs(page: Formulas) -> None:
     page.open_panel("kde")
     symbol = page.symbol("h")
@@ -180,6 +183,7 @@ def test_the_mouse_explains_a_symbol_for_as_long_as_it_is_over_it(page: Formulas
     assert page.chosen == ["Density", "Bandwidth", "Bandwidth", "Sampling", "Algorithm", "Algorithm"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["ddpm", "vae", "wgan_gp"])
 def test_the_formulas_are_drawn_and_fit_every_window(page: Formulas, model: str) -> None:
     page.open_panel(model)

@@ -135,6 +135,7 @@ def test_a_presentation_shows_the_results_of_a_view_large_and_without_controls(
         shown.wait(shown.is_whole, "the whole page in a smaller window")
 
 
+@pytest.mark.slow
 def test_a_digit_can_be_drawn_while_presenting(shown: PresentedPage, encoders: dict[str, bool]) -> None:  # noqa: F811
     shown.open("view=reconstruct&present=1")
     shown.draw_seven()
@@ -174,6 +175,7 @@ def test_keys_and_a_button_present_and_the_caption_says_what_is_shown(shown: Pre
     assert shown.visible(SETTINGS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refusal", ["() => Promise.reject(new TypeError('denied'))", "undefined"])
 def test_a_browser_without_full_screen_presents_in_its_window(shown: PresentedPage, refusal: str) -> None:
     shown.open(GENERATED)
@@ -211,6 +213,7 @@ def test_the_qr_code_holds_the_address_of_the_view(shown: PresentedPage) -> None
     assert shown.one("main > textarea").get_property("value") == address
 
 
+@pytest.mark.slow
 def test_the_code_samples_are_copied_without_the_clipboard_of_secure_pages(shown: PresentedPage) -> None:
     shown.open(GENERATED)
     shown.wait_for_status("16 images in")
@@ -224,6 +227,7 @@ def test_the_code_samples_are_copied_without_the_clipboard_of_secure_pages(shown
     assert shown.one("main > textarea").get_property("value") == sample.text
 
 
+@pytest.mark.slow
 def test_in_a_presentation_the_code_stays_in_a_corner_and_follows_the_address(shown: PresentedPage) -> None:
     address = full(f"{shown.url}/?{GENERATED}")
     shown.browser.get(f"{address}&present=1")
@@ -259,6 +263,7 @@ def test_the_address_of_this_machine_alone_names_the_command_for_a_class(page: P
     assert "drawbridge serve --class" in message
 
 
+@pytest.mark.slow
 def test_an_address_too_long_for_a_qr_code_can_be_copied(shown: PresentedPage) -> None:
     shown.open(f"view=reconstruct&x={'a' * 2500}")
     shown.wait(lambda: shown.all(".drawing-pad"))
@@ -275,6 +280,7 @@ def test_an_address_too_long_for_a_qr_code_can_be_copied(shown: PresentedPage) -
     assert "too long" not in shown.one("#share").text
 
 
+@pytest.mark.slow
 def test_a_wrong_presentation_is_reported(shown: PresentedPage) -> None:
     shown.open(f"{GENERATED}&present=yes")
     shown.wait_for_status("16 images in")
@@ -283,6 +289,7 @@ def test_a_wrong_presentation_is_reported(shown: PresentedPage) -> None:
     assert "present" not in shown.address
 
 
+@pytest.mark.slow
 def test_the_live_lab_is_presented_with_its_player(shown: PresentedPage) -> None:
     shown.browser.get(
         f"{shown.url}/lab/live?data=ring&count=200&model=gan&b.model=gan&b.hidden=32-32&hidden=32-32&present=1"

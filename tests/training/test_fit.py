@@ -463,6 +463,7 @@ def picture_folder(folder, count=40):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_few_validation_samples")
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_more_epochs_continue_a_run_and_end_with_the_weights_of_a_straight_run(interrupted, tmp_path, monkeypatch):

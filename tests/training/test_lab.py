@@ -130,6 +130,7 @@ def test_the_data_set_may_be_in_another_spelling(monkeypatch):
     assert [setting.data for setting in settings] == ["digits", "digits", "fashion-mnist"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_all_processes_and_is_one_line():
     process = subprocess.Popen(
         [sys.executable, "-m", "training", "lab", "density", "diffusion_2d", "--quick"],
