@@ -744,7 +744,7 @@ def test_a_change_of_model_or_view_keeps_the_experiment_and_redraws(page: Page) 
 def test_chosen_sampling_settings_are_kept_and_defaults_are_those_of_the_model(page: Page) -> None:
     page.open("view=generate&model=ddpm&n=1&seed=1&steps=3")
     page.wait_for_status("1 image in")
-    assert page.address["guidance"] == ["1.6"]
+    assert page.address["guidance"] == ["1.4"]
     page.set("#model", "flow")
     page.wait(lambda: page.address["model"] == ["flow"])
     settings = {name: page.address[name] for name in ("steps", "sampler", "guidance")}
@@ -1145,8 +1145,8 @@ def draw_smiley() -> Image.Image:
 
 
 def test_the_films_of_two_committed_models_are_shown_side_by_side(page: Page) -> None:
-    page.open("view=film&model=cgan&beside=ddpm&updates=300")
+    page.open("view=film&model=cgan&beside=ddpm&updates=200")
     page.one("#frame")
-    captions = ["After 300 updates, 19,200 images", "After 300 updates, 38,400 images"]
+    captions = ["After 200 updates, 12,800 images", "After 200 updates, 51,200 images"]
     assert [caption.text for caption in page.all(".films .moment")] == captions
     page.screenshot("film")
