@@ -344,7 +344,7 @@ def test_views_are_complete(lab: Lab, name: str, query: str, update: int, phone:
     with lab.window(**(PHONE if phone else {"width": 1280, "height": 1000})):
         lab.open(query, update)
         assert lab.one(".lesson p").text, "a preset"
-        assert all(canvas.size["height"] > 50 for canvas in lab.all("canvas"))
+        assert all(canvas.size["height"] > 50 for canvas in lab.all("main canvas"))
         assert len(lab.all(".plots canvas")) >= 3
         lab.screenshot(name)
     lab.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", LIGHT)

@@ -590,7 +590,7 @@ def test_a_picture_is_uploaded_masked_and_completed(picture_page: Page, tmp_path
     picture.save(tmp_path / "two.png")
     page.open("view=complete&model=pictures_flow&n=2&seed=1&steps=2")
     page.wait_for_status("There is no image yet. Choose a file")
-    assert [button.text for button in page.all("[role=group] button")] == ["Mask by pen", "Mask by rectangle"]
+    assert [button.text for button in page.all("[aria-label=Tool] button")] == ["Mask by pen", "Mask by rectangle"]
     page.one("#file").send_keys(str(tmp_path / "two.png"))
     page.wait(lambda: page.alt_texts(".grid img") == ["variation 1", "variation 2"])
     page.press("Mask lower half")
