@@ -16,23 +16,22 @@ import asyncio
 import itertools
 import os
 import random
-import shutil
 import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 
+from harness.browser import INSTALLED, chromium
 from harness.clients import for_seconds, run_clients
 from harness.load import run_load
-from harness.server import run_service
+from harness.server import cpu_seconds, run_service
 
 ADDRESS = "view=generate&model=cgan&label=7&n=16&seed=3"
 PAUSE = 2.0
@@ -40,9 +39,8 @@ PAUSE = 2.0
 OPENINGS = 5
 """How often one page alone is opened."""
 TIMEOUT = 60
-ARGUMENTS = ("--headless=new", "--window-size=390,844", "--no-sandbox", "--disable-gpu", "--no-first-run",
-             "--disable-dev-shm-usage", "--disable-background-networking", "--disable-backgrounding-occluded-windows",
-             "--disable-renderer-backgrounding", "--disable-background-timer-throttling")  # fmt: skip
+ARGUMENTS = ("--window-size=390,844", "--disable-backgrounding-occluded-windows", "--disable-renderer-backgrounding",
+             "--disable-background-timer-throttling")  # fmt: skip
 
 SCRIPT = """
 const frame = () => new Promise(requestAnimationFrame);
@@ -76,21 +74,9 @@ window.firstPicture = shown(null).then(() => performance.now());
 """What every page runs before its own scripts. Times are milliseconds, since the navigation or since a click."""
 
 
-@contextmanager
-def chromium() -> Iterator[webdriver.Chrome]:
+def awake_chromium() -> AbstractContextManager[webdriver.Chrome]:
     """A Chromium whose windows are all as awake as one in front."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
-    options.page_load_strategy = "none"
-    for argument in ARGUMENTS:
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
-    driver.set_script_timeout(TIMEOUT)
-    try:
-        yield driver
-    finally:
-        driver.quit()
+    return chromium(*ARGUMENTS, load_strategy="none", logs=("browser",), script_timeout=TIMEOUT)
 
 
 class Pages:
@@ -176,21 +162,17 @@ def draw_without_browsers(url: str, clients: int, seconds: float) -> list[float]
     return times
 
 
-def processor_seconds(pid: int) -> float:
-    """Seconds that a process and its descendants have run on processors."""
-    parents, ticks = dict[int, int](), dict[int, int]()
+def descendants(pid: int) -> list[int]:
+    """A process, and all that it and they have started; a thread of any of them may have."""
+    parents = dict[int, int]()
     for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended
-            continue
-        process = int(path.parent.name)
-        parents[process], ticks[process] = int(fields[1]), int(fields[11]) + int(fields[12])
+        with suppress(OSError):  # it has ended
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
 
     def descends(process: int) -> bool:
         return process == pid or (process in parents and descends(parents[process]))
 
-    return sum(ticks[process] for process in ticks if descends(process)) / os.sysconf("SC_CLK_TCK")
+    return [process for process in parents if descends(process)]
 
 
 def print_row(name: str, times: Sequence[float]) -> None:
@@ -205,27 +187,27 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=30)
     parser.add_argument("--seconds", type=float, default=30.0)
     args = parser.parse_args()
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+    if not INSTALLED:
         print("error: chromium is not installed; Debian's packages are chromium and chromium-driver", file=sys.stderr)
         raise SystemExit(2)
     print(f"{os.cpu_count()} cores, load average of the last minute {os.getloadavg()[0]:.1f}")
     print(f"{'milliseconds':44}{'p50':>9}{'p95':>9}{'most':>9}{'number':>9}")
     with run_service(device="cpu", allow_anonymous="true") as (url, pid):
         address = f"{url}/?{ADDRESS}"
-        with chromium() as browser:
+        with awake_chromium() as browser:
             one = Pages(browser, 1)
             print_row("first picture, one page", [took for _ in range(OPENINGS) for took in one.open(address)])
             paths = one.requests()
             print_row("draw, one page", one.draw(args.seconds))
-        with chromium() as browser:
+        with awake_chromium() as browser:
             pages = Pages(browser, args.pages)
             print_row(f"first picture, {args.pages} pages at once", pages.open(address))
             processes = {"the service": pid, "the browser": browser.service.process.pid}
-            before = {name: processor_seconds(process) for name, process in processes.items()}
+            before = {name: cpu_seconds(descendants(process)) for name, process in processes.items()}
             start = time.monotonic()
             print_row(f"draw, {args.pages} pages", pages.draw(args.seconds))
             seconds = time.monotonic() - start
-            cores = {name: (processor_seconds(processes[name]) - before[name]) / seconds for name in processes}
+            cores = {name: (cpu_seconds(descendants(processes[name])) - before[name]) / seconds for name in processes}
         alone = f"{args.pages} clients without a browser"
         print_row(f"first picture, {alone}", open_without_browsers(url, paths, args.pages))
         print_row(f"draw, {alone}", draw_without_browsers(url, args.pages, args.seconds))

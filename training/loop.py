@@ -95,11 +95,8 @@ class Trainer:
         return self.images // film.images_per_update(self.family, self.recipe)
 
     def fit(self) -> None:
-        """Run the averaged family's closed-form estimation, if it has one (`Family.fit`)."""
-        if has_closed_form(type(self.average)):
-            self.average.fit(
-                to_unit(self.data.images).to(self.hardware.device), self.data.labels.to(self.hardware.device)
-            )
+        """Run the averaged family's closed-form estimation, if it has one."""
+        estimate_closed_form(self.average, self.data, self.hardware.device)
         self.fitted_at = self.images
 
     def train_step(self) -> dict[str, Tensor]:
@@ -210,6 +207,12 @@ def has_closed_form(family: type[Family]) -> bool:
     return family.fit is not Family.fit
 
 
+def estimate_closed_form(family: Family, data: Dataset, device: torch.device, some: slice = slice(None)) -> None:
+    """Run the closed-form estimation of `family` (`Family.fit`), if it has one, on `some` of the images."""
+    if has_closed_form(type(family)):
+        family.fit(to_unit(data.images[some]).to(device), data.labels[some].to(device))
+
+
 def load_tensors(family: Family, tensors: dict[str, Tensor]) -> None:
     """Load the tensors of a checkpoint. Raises ConfigError if the family has other ones."""
     try:
@@ -294,7 +297,7 @@ def draw_frame(trainer: Trainer, log: Log) -> None:
     checkpoint.require_finite(trainer.average.state_dict())
     family, device, data = copy.deepcopy(trainer.average), trainer.hardware.device, trainer.data
     some = slice(None, None, math.ceil(len(data.images) / film.FITTED))  # of all classes, also where these are in order
-    family.fit(to_unit(data.images[some]).to(device), data.labels[some].to(device))
+    estimate_closed_form(family, data, device, some)
     log.frame(trainer.updates, film.frame_png(family, device))
 
 

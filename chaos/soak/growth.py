@@ -4,8 +4,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,16 +78,6 @@ class Series:
 def resident_megabytes(pid: int) -> float:
     """Return the resident memory of a process, pages that it shares included."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MEGABYTE
-
-
-def cpu_seconds(pids: Iterable[int]) -> float:
-    """Return the processor time that processes, and children that they have waited for, have used."""
-    ticks = 0
-    for pid in pids:
-        with suppress(OSError):  # it has ended, and counts with its parent
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += sum(map(int, fields[11:15]))
-    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

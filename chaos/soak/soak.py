@@ -14,12 +14,12 @@ import httpx
 from chaos.accounting import WORKERS
 from chaos.scenario import Line
 from chaos.soak.faults import FLOODED, Faults
-from chaos.soak.growth import Series, cpu_seconds, sampled_memory
+from chaos.soak.growth import Series, sampled_memory
 from chaos.soak.traffic import HANG_UP_SECONDS, MODELS, REPLACED, Traffic, known_responses, soak_requests
 from harness.clients import background_clients
 from harness.connections import LIMITS
 from harness.expected import TIMEOUT, Expected, ExpectedRequest
-from harness.server import SERVICE, Server, environment, run_server
+from harness.server import SERVICE, Server, cpu_seconds, environment, run_server
 from harness.weights import copy_weights, perturb_weights
 
 CLIENTS = 12

@@ -104,22 +104,18 @@ def search(index: NearestIndex, image: Tensor, count: int, cancelled: threading.
         neighbours = index.search(image, count, cancelled)
     except NearestError as error:
         raise NoIndex(str(error)) from None
-    first = neighbours[0]
-    return Found(
-        neighbours,
-        index.farther_share(first.distance),
-        first.distance <= index.card.near,
-        sentence(index, image, first),
-    )
+    nearest = neighbours[0]
+    share, copied = index.farther_share(nearest.distance), nearest.distance <= index.card.near
+    return Found(neighbours, share, copied, _sentence(image, nearest, len(index.held_out), share, copied))
 
 
-def sentence(index: NearestIndex, image: Tensor, nearest: Neighbour) -> str:
+def _sentence(image: Tensor, nearest: Neighbour, held_out: int, share: float, copied: bool) -> str:
     """Whether an image is a copy of the training image that is nearest to it."""
     if torch.equal(nearest.image, image):
         return f"Copied: it equals training image {nearest.number} in every pixel."
-    share, count = index.farther_share(nearest.distance), f"{len(index.held_out):,} held-out images"
+    count = f"{held_out:,} held-out images"
     nearer = f"all {count} are to theirs" if share == 1 else f"{100 * share:.3g} % of {count} are to theirs"
     found = f"it is nearer to training image {nearest.number} than {nearer}"
-    if nearest.distance <= index.card.near:
+    if copied:
         return f"Perhaps copied: {found}. Of images that are no copies, 1 % are as near."
     return f"Not copied: {found}; a copy is nearer than 99 % of them."

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 import uvicorn
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from harness.browser import INSTALLED, chromium
 from models import mixture, noise
 from models.base import sample
 from models.families.ddpm import DDPM, DDPMConfig
@@ -30,12 +28,11 @@ from training.lab.experiments import xy_game
 from training.lab.live_reference import PLANE
 from training.lab.shapes import grid, moons, ring
 
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 REFERENCE = json.loads((Path(__file__).parent / "live_reference.json").read_text())
 SEEDS = 3
 """Seeds of the engine whose median is compared with that of the recorded seeds."""
 
-pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromium-driver")
+pytestmark = pytest.mark.skipif(not INSTALLED, reason="needs chromium and chromium-driver")
 
 Engine = Callable[..., Any]
 """Runs the body of an async function in the browser and returns its JSON value.
@@ -79,15 +76,8 @@ def url() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER or ""
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage",
-                     "--disable-background-networking"):  # fmt: skip
-        options.add_argument(argument)
-    driver = webdriver.Chrome(options, Service(DRIVER))
-    driver.set_script_timeout(120)
-    yield driver
-    driver.quit()
+    with chromium(script_timeout=120) as driver:
+        yield driver
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from benchmarks.classroom import ADDRESS, Pages, chromium
+from benchmarks.classroom import ADDRESS, Pages, awake_chromium
 from harness.server import Server
 from tests.service.test_playground import pytestmark
 from tests.service.test_present import server
@@ -28,7 +28,7 @@ def images(server: Server, seed: int) -> list[str]:
 
 @pytest.mark.parametrize("count", [4, pytest.param(30, marks=pytest.mark.slow)])
 def test_pages_that_draw_at_once_show_the_images_of_their_seeds(server: Server, count: int) -> None:
-    with chromium() as browser:
+    with awake_chromium() as browser:
         pages = Pages(browser, count)
         pages.open(f"{server.url}/?{ADDRESS}")
         assert pages.results(IMAGES) == [images(server, 3)] * count

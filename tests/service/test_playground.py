@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,21 +17,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.wait import WebDriverWait
 
+from harness.browser import INSTALLED, chromium
 from harness.server import ROOT, Server
 from models import store
 from service.auth import keys
 from tests.conftest import manifest_of, small
 from tests.serving import serving
 
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 SCREENSHOTS = os.environ.get("DRAWBRIDGE_SCREENSHOTS")
 """Directory for a screenshot of each view; docs/playground was written this way."""
 
@@ -43,7 +40,7 @@ VIEWS = ("generate", "interpolate", "latent", "reconstruct", "complete", "compar
 WINDOWS = ((390, 844), (768, 1024), (1280, 720))
 """Sizes of windows in CSS pixels: a phone, a tablet, a laptop."""
 
-pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromium-driver")
+pytestmark = pytest.mark.skipif(not INSTALLED, reason="needs chromium and chromium-driver")
 
 
 @pytest.fixture(scope="module")
@@ -106,16 +103,9 @@ def encoders(server: Server) -> dict[str, bool]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER or ""
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--window-size=1280,1000",
-                     "--disable-dev-shm-usage", "--disable-background-networking",
-                     f"--host-resolver-rules=MAP {HOST} 127.0.0.1"):  # fmt: skip
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, Service(DRIVER))
-    yield driver
-    driver.quit()
+    arguments = "--window-size=1280,1000", f"--host-resolver-rules=MAP {HOST} 127.0.0.1"
+    with chromium(*arguments, logs=("browser", "performance")) as driver:
+        yield driver
 
 
 @pytest.fixture
