@@ -27,7 +27,7 @@ def write(file: Path, images: Tensor, held_out: Tensor | None = None) -> Nearest
     """Write the index of images whose labels count to 3 and again."""
     labels = torch.arange(len(images)) % 3
     held_out = torch.arange(100.0) if held_out is None else held_out
-    about = {"name": "smooth", "digest": DIGEST, "classes": ("a", "b", "c"), "attribution": "by nobody"}
+    about = {"name": "smooth", "digest": DIGEST, "classes": ("a", "b", "c"), "attribution": "by the tests"}
     file.write_bytes(nearest.build(images, labels, held_out, 1.0, **about))
     return NearestIndex(file)
 
@@ -133,7 +133,7 @@ def test_a_damaged_file_is_refused_with_what_to_do(index: NearestIndex, tmp_path
     start = nearest._data_start(content)
     flipped = [bytearray(content) for _ in range(4)]
     for place, copy in zip(
-        (start + 5, start + 8000, len(content) - 1, content.index(b"by nobody")), flipped, strict=True
+        (start + 5, start + 8000, len(content) - 1, content.index(b"by the tests")), flipped, strict=True
     ):
         copy[place] ^= 1
     broken = [b"", b"text", content[:3], content[:-1], content[: start - 9], content + b"more", *map(bytes, flipped)]

@@ -48,7 +48,7 @@ def index_of(images: Tensor, digest: str, classes: tuple[str, ...], labels: Tens
     """The file of an index with held-out distances 1000 to 1990, of which at most 1000 is near."""
     labels = torch.arange(len(images)) % len(classes) if labels is None else labels
     held_out = torch.arange(1000.0, 2000, 10)
-    about = {"name": "random", "digest": digest, "classes": classes, "attribution": "nobody, CC0"}
+    about = {"name": "random", "digest": digest, "classes": classes, "attribution": "the tests, CC0"}
     return nearest.build(images, labels, held_out, 1000.0, **about)
 
 
@@ -132,7 +132,7 @@ async def test_a_training_image_is_found_with_its_number_its_label_and_its_pixel
         pixels = picture(base64.b64decode(one["png"]))
         assert np.array_equal(pixels, to_pixels(to_unit(images[one["index"]][None]))[0].numpy())
     assert body["dataset"] | {"digest": ""} == {
-        "name": "random", "digest": "", "images": 300, "attribution": "nobody, CC0",
+        "name": "random", "digest": "", "images": 300, "attribution": "the tests, CC0",
     }  # fmt: skip
     assert body["model"] == name
     assert body["digest"] == (await client.get(f"/models/{name}")).json()["digest"]
@@ -340,7 +340,7 @@ async def test_both_clients_find_the_nearest_images(app: Application) -> None:
     first = found.neighbours[0]
     assert (first.index, first.label, first.class_name, first.distance) == (77, 7, "7", 0)
     assert np.array_equal(picture(first.png), image)
-    assert found.dataset["attribution"] == "nobody, CC0"
+    assert found.dataset["attribution"] == "the tests, CC0"
 
 
 async def test_polling_notices_a_new_index(tmp_path: Path) -> None:
