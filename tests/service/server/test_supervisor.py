@@ -18,6 +18,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from harness.scraping import metric_value, parse_metrics
 from harness.server import Server, environment, run_server
@@ -192,16 +193,22 @@ def test_a_response_that_has_started_is_cut_off_with_its_worker(server: Server) 
 
 @pytest.mark.slow
 def test_an_upload_survives_its_worker(server: Server) -> None:
-    upload = io.BytesIO()  # so many images that the request lasts while the test looks for its worker
-    np.savez(upload, images=np.random.default_rng(0).integers(0, 256, (16, 300, 300), np.uint8))
-    form = {"files": {"image": ("noise.npz", upload.getvalue())}, "params": {"model": "ddpm", "format": "npz"}}
-    expected = httpx.post(f"{server.url}/reconstruct", **form, timeout=60).content
+    picture, buffer = np.zeros((28, 28), np.uint8), io.BytesIO()
+    picture[4:24, 12:16] = 255
+    Image.fromarray(picture).save(buffer, "PNG")
+    # So many steps that the request lasts while the test looks for its worker.
+    form = {
+        "files": {"image": ("one.png", buffer.getvalue())},
+        "params": {"model": "ddpm", "seed": 1, "n": 8, "steps": 500, "strength": 1},
+    }
+    expected = httpx.post(f"{server.url}/vary", **form, timeout=60)
+    assert expected.status_code == 200, expected.text
     with ThreadPoolExecutor(1) as pool:
-        response = pool.submit(httpx.post, f"{server.url}/reconstruct", **form, timeout=60)
+        response = pool.submit(httpx.post, f"{server.url}/vary", **form, timeout=60)
         pid = wait_for_connection(server)
         time.sleep(0.05)
         kill(server, pid)
-        assert response.result().content == expected
+        assert response.result().content == expected.content
 
 
 @pytest.mark.slow
