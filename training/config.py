@@ -41,6 +41,8 @@ class RunConfig:
     """How the images are read: the fields of `training.data.Options` that are not the default."""
     augmentation: dict[str, Any] = field(default_factory=dict)
     """The fields of `training.augmentation.Augmentation` that are not off."""
+    start: dict[str, Any] = field(default_factory=dict)
+    """`family` and `digest` of the weights that the run started from; empty for random ones."""
     extended_from: tuple[float, ...] = ()
     """The former values of `recipe["epochs"]`, if it was raised."""
 

@@ -84,6 +84,7 @@ def export(
             "precision": config.precision,
             "seed": config.seed,
             "recipe": dataclasses.asdict(config.training_recipe()),
+            **({"start": config.start} if config.start else {}),
             **({"extended_from": list(config.extended_from)} if config.extended_from else {}),
             "curves": curves(run),
         },

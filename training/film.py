@@ -140,13 +140,14 @@ def _require_same_recipe(config: RunConfig, run: Path, manifest: Manifest, direc
     training, new_fields = manifest.training, vars(type(config.model_config())())  # that older weights lack
     ours = {
         "family": config.family, "revision": config.revision, "precision": config.precision,
-        "images": config.dataset.get("digest"), "augmentation": config.augmentation,
+        "images": config.dataset.get("digest"), "augmentation": config.augmentation, "start": config.start,
         **{f"model.{name}": value for name, value in {**new_fields, **config.model}.items()},
         **{f"recipe.{name}": value for name, value in config.recipe.items()},
     }  # fmt: skip
     theirs = {
         "family": manifest.family, "revision": manifest.revision, "precision": training["precision"],
         "images": manifest.dataset["digest"], "augmentation": manifest.dataset.get("augmentation", {}),
+        "start": training.get("start", {}),
         **{f"model.{name}": value for name, value in {**new_fields, **manifest.config}.items()},
         **{f"recipe.{name}": value for name, value in training["recipe"].items()},
     }  # fmt: skip

@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 
-from models import devices, families, memory, parallel
+from models import devices, families, memory, parallel, store
 from models.base import Family
 from models.cores import available_cores
+from models.store import Manifest
 from training import cost, data, flags, jobs
 from training.augmentation import Augmentation
 from training.config import CONFIG, ConfigError, RunConfig, describe
@@ -28,6 +29,7 @@ from training.interrupts import EXIT_INTERRUPTED, interrupt_exits, restored_hand
 from training.log import LINES, Log
 from training.loop import DTYPES, Hardware, Trainer, has_closed_form, train
 from training.progress import Progress
+from training.start import describe as describe_start
 
 TIME_LIMIT = "time limit"
 """The reason to stop of a run that used up `--max-minutes`."""
@@ -81,6 +83,9 @@ def add_fit_flags(command: argparse.ArgumentParser, family: type[Family]) -> Non
     augmenting.add_argument("--flip", action="store_true", help="mirror half of the images, left to right")
     augmenting.add_argument("--shift", type=int, default=0, help="move images by up to so many pixels (default: 0)")
     recipe = command.add_argument_group("recipe")
+    recipe.add_argument(
+        "--start", type=Path, metavar="DIRECTORY", help="weights whose tensors of the same names are the initial ones"
+    )
     for field in dataclasses.fields(family.recipe):
         _add_field(recipe, field, getattr(family.recipe, field.name))
 
@@ -101,9 +106,10 @@ def fit(args: argparse.Namespace, number: int) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     dataset = _training_images(args)
-    config = _run_config(args, dataset)
+    start = _start(args)
+    config = _run_config(args, dataset, start)
     run = _run_directory(args)
-    trainer = build_trainer(config, dataset, Hardware(_device(args.device, number), args.compile))
+    trainer = build_trainer(config, dataset, Hardware(_device(args.device, number), args.compile), start)
     every = args.every or max(len(dataset.images), MIN_BATCHES * trainer.recipe.batch)
     if parallel.rank():  # only the first process has a time limit, prints and writes
         train(trainer, run, None, every, stop_reason(trainer, None))
@@ -166,7 +172,7 @@ def run_one(args: argparse.Namespace) -> int:
 def _training_cost(args: argparse.Namespace, dataset: data.Dataset) -> float:
     """Multiplications of the whole run; 0 for settings that are impossible, which the run reports by itself."""
     try:
-        config = _run_config(args, dataset)
+        config = _run_config(args, dataset, None)
         trainer = build_trainer(config, dataset, Hardware(torch.device("cpu")))
     except ConfigError:
         return 0.0
@@ -182,7 +188,13 @@ def _run_directory(args: argparse.Namespace) -> Path:
     return args.run or Path("runs") / args.family
 
 
-def _run_config(args: argparse.Namespace, dataset: data.Dataset) -> RunConfig:
+def _start(args: argparse.Namespace) -> tuple[Family, Manifest] | None:
+    """The weights that `--start` names, and their manifest. Raises WeightsError if they cannot be used."""
+    path: Path | None = getattr(args, "start", None)
+    return None if path is None else store.load(path)
+
+
+def _run_config(args: argparse.Namespace, dataset: data.Dataset, start: tuple[Family, Manifest] | None) -> RunConfig:
     """The configuration of a run with these flags and images. Raises ConfigError for values that are not allowed."""
     family = families.get(args.family)
     return RunConfig(
@@ -196,10 +208,13 @@ def _run_config(args: argparse.Namespace, dataset: data.Dataset) -> RunConfig:
         dataset=describe(dataset),
         reading=flags.data_options(args).to_json(),
         augmentation=_augmentation(args, dataset).to_json(),
+        start=describe_start(start[1]) if start else {},
     )
 
 
-def build_trainer(config: RunConfig, dataset: data.Dataset, hardware: Hardware) -> Trainer:
+def build_trainer(
+    config: RunConfig, dataset: data.Dataset, hardware: Hardware, start: tuple[Family, Manifest] | None = None
+) -> Trainer:
     """The trainer of a run. Raises ConfigError if its settings, or so few images, are impossible."""
     family = families.get(config.family)
     if has_closed_form(family) and len(dataset.images) < MIN_ESTIMATED:
@@ -216,7 +231,7 @@ def build_trainer(config: RunConfig, dataset: data.Dataset, hardware: Hardware) 
         if batch % parallel.size():
             raise ConfigError(f"--batch: {parallel.size()} processes share each batch; use a multiple of that")
     try:
-        return Trainer.from_config(config, dataset, hardware)
+        return Trainer.from_config(config, dataset, hardware, start)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"cannot build {config.family} with these settings: {' '.join(str(error).split())}") from None
 
