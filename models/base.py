@@ -103,6 +103,9 @@ class Family(nn.Module):
     """The players of the training game, each the name of a submodule; empty if `self` is the only player."""
     training_only: ClassVar[tuple[str, ...]] = ()
     """Submodules that only training needs; saved and served weights omit them."""
+    starts: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+    """For a run that starts from another family's weights: the submodules that get those of a submodule of it. One that
+    is not listed gets those of the same name."""
     conditional: ClassVar[bool] = False
     unconditional: ClassVar[bool] = True
     """Whether a row without a label (zeros) is a sample of the whole distribution."""

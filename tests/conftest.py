@@ -55,6 +55,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "dcgan": {"generator_width": 8, "discriminator_width": 8},
     "wgan_gp": {"generator_width": 8, "critic_width": 8},
     "flow": {"width": 16},
+    "meanflow": {"width": 16},
     "ae": {"width": 8},
     "swae": {"width": 8},
     "supervised_ae": {"width": 8, "most": 2},

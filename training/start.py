@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from models.base import Family
 from models.store import Manifest
@@ -29,13 +30,15 @@ def copy_weights(family: Family, source: Family, manifest: Manifest, classes: tu
         raise ConfigError(f"--start: the weights of {name} are of data of another shape, or of other classes")
     tensors = family.state_dict()
     for key, value in source.state_dict().items():
-        whole = tensors.get(key)
-        if (
-            whole is None
-            or whole.dim() != value.dim()
-            or any(a < b for a, b in zip(whole.shape, value.shape, strict=True))
-        ):
-            raise ConfigError(
-                f"--start: {key} of the weights of {name} does not fit into {family.name} with these settings"
-            )
-        whole[tuple(slice(size) for size in value.shape)] = value
+        net, _, rest = key.partition(".")
+        for target in family.starts.get(net, (net,)):
+            whole = tensors.get(f"{target}.{rest}")
+            if whole is None or not _fits(value, whole):
+                raise ConfigError(
+                    f"--start: {key} of the weights of {name} does not fit into {family.name} with these settings"
+                )
+            whole[tuple(slice(size) for size in value.shape)] = value
+
+
+def _fits(part: Tensor, whole: Tensor) -> bool:
+    return part.dim() == whole.dim() and all(a <= b for a, b in zip(part.shape, whole.shape, strict=True))

@@ -29,6 +29,7 @@ TINY = {
     "acgan": ["--generator-width", "8", "--discriminator-width", "8", "--batch", "32"],
     "dcgan": ["--generator-width", "8", "--discriminator-width", "8", "--batch", "32"],
     "flow": ["--width", "8", "--batch", "32"],
+    "meanflow": ["--width", "8", "--batch", "32"],
     "gan": ["--batch", "32"],
     "wgan_gp": ["--generator-width", "8", "--critic-width", "8", "--batch", "32"],
     "cgan": ["--generator-width", "8", "--discriminator-width", "8", "--batch", "32"],
