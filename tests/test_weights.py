@@ -100,7 +100,7 @@ def test_the_lecture_s_gan_was_trained_for_200_epochs_and_its_grids_are_committe
 def test_weights_of_neural_families_have_a_film_that_ends_with_their_own_samples(name):
     family, manifest = store.load(ROOT / name)
     shown = film.read(ROOT / name, manifest.digest)
-    assert not shown.same_run, "the weights are older than films"
+    assert shown.same_run == (name == "meanflow"), "the other weights are older than films"
     updates = [frame["updates"] for frame in shown.frames]
     assert updates[:7] == [0, 10, 20, 30, 50, 70, 100]
     assert updates == sorted(updates)
@@ -110,7 +110,8 @@ def test_weights_of_neural_families_have_a_film_that_ends_with_their_own_samples
     with Image.open(io.BytesIO(shown.image)) as sheet, Image.open(io.BytesIO(frame_png(family, CPU))) as own:
         frames = np.asarray(sheet.convert("RGB")).astype(int).reshape(len(updates), shown.height, shown.width, 3)
         errors = np.abs(frames - np.asarray(own.convert("RGB"))).mean((1, 2, 3))
-    assert errors[-1] < errors[:-1].min() / 2  # the film is lossy
+    # The film is lossy. In the run of the weights the frame before the last is of nearly the same weights.
+    assert errors[-1] < errors[:-1].min() / (1 if shown.same_run else 2)
 
 
 def test_all_films_together_are_small():

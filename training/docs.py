@@ -194,6 +194,8 @@ def _card(name: str, manifest: Manifest, group: Group) -> str:
         f"Weights `{name}`: {manifest.parameters:,} parameters; {training['images_seen']:,} images of "
         f"{group.data} seen in training, {training['seconds'] / 60:.0f} minutes on {device}."
     ]
+    if start := training.get("start"):
+        lines.append(f"The training started from weights of {start['family']}, SHA-256 {start['digest'][:12]}.")
     if manifest.defaults:
         lines.append("Defaults: " + ", ".join(default_options(manifest)) + ".")
     columns = group.main_columns

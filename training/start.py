@@ -19,15 +19,18 @@ def describe(manifest: Manifest) -> dict[str, Any]:
 def copy_weights(family: Family, source: Family, manifest: Manifest, classes: tuple[str, ...]) -> None:
     """Give the tensors of `family` the values of those that have the same names in `source`, described by `manifest`.
 
-    A tensor that is larger in `family`, as that of a layer with more inputs, gets them as its first rows and columns.
-    All other numbers keep their initial values. `classes` are the names of the labels of `family`.
+    A layer that has more inputs in `family` gets them for the first ones. All other numbers keep their initial values.
+    `classes` are the names of the labels of `family`.
 
     Raises ConfigError if the data have another shape or other classes, if a tensor of `source` does not fit, or if
     `family` lacks one.
     """
-    name = manifest.family
-    if (manifest.data_shape, manifest.classes) != (family.data_shape, classes if family.classes else ()):
-        raise ConfigError(f"--start: the weights of {name} are of data of another shape, or of other classes")
+    name, names = manifest.family, classes if family.classes else ()
+    if (manifest.data_shape, manifest.classes) != (family.data_shape, names):
+        raise ConfigError(
+            f"--start: the weights of {name} are of data of another shape or with other classes: "
+            f"{_described(manifest.data_shape, manifest.classes)}; this run has {_described(family.data_shape, names)}"
+        )
     tensors = family.state_dict()
     for key, value in source.state_dict().items():
         net, _, rest = key.partition(".")
@@ -37,8 +40,16 @@ def copy_weights(family: Family, source: Family, manifest: Manifest, classes: tu
                 raise ConfigError(
                     f"--start: {key} of the weights of {name} does not fit into {family.name} with these settings"
                 )
-            whole[tuple(slice(size) for size in value.shape)] = value
+            (whole[:, : value.shape[1]] if value.dim() > 1 else whole).copy_(value)
 
 
 def _fits(part: Tensor, whole: Tensor) -> bool:
-    return part.dim() == whole.dim() and all(a <= b for a, b in zip(part.shape, whole.shape, strict=True))
+    """Whether the shapes are equal, or `whole` has more inputs, along its second axis."""
+    if part.dim() < 2 or part.dim() != whole.dim():
+        return part.shape == whole.shape
+    others = [shape[:1] + shape[2:] for shape in (part.shape, whole.shape)]
+    return others[0] == others[1] and part.shape[1] <= whole.shape[1]
+
+
+def _described(shape: tuple[int, ...], classes: tuple[str, ...]) -> str:
+    return f"{'x'.join(map(str, shape))}, {len(classes)} classes"

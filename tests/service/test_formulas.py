@@ -9,7 +9,7 @@ import pytest
 
 from harness.server import ROOT
 from models import families, prior
-from models.families import ddpm, flow
+from models.families import ddpm, flow, meanflow
 from service.api.pages import PLAYGROUND
 from service.app import create_app
 from service.settings import Settings
@@ -137,6 +137,8 @@ def test_the_files_the_lecture_the_experiments_and_the_papers_exist(name: str) -
         ("ddpm", f"max(1−ᾱt,{ddpm.MIN_SIGMA**2:.2f})"),
         ("ddpm", "to {timesteps}, almost pure noise"),
         ("flow", f"max(1−t,{flow.MIN_REMAINING_TIME})"),
+        ("meanflow", "guidance scale, {guidance} by default"),
+        ("meanflow", f"in {meanflow.PATH_STEPS} steps of equal length"),
         ("gan", "{latent} by default"),
         *((name, "{latent} by default") for name in ("dcgan", "wgan_gp", "cgan", "acgan")),
         *((name, "truncation, {truncation} by default") for name in ("dcgan", "wgan_gp", "cgan", "acgan")),
@@ -152,7 +154,9 @@ def test_numbers_are_those_of_the_code(name: str, text: str) -> None:
 
 
 def test_numbers_in_words_are_those_of_the_code() -> None:
-    for name in ("ddpm", "flow"):
+    assert meanflow.WHOLE_SHARE == 3 / 4
+    assert "three times in four the whole one" in text_of(page_of("meanflow"))
+    for name in ("ddpm", "flow", "meanflow"):
         assert config_of(name).drop_label == 1 / 10
         assert "Forget one class in ten" in text_of(page_of(name))
     assert config_of("wgan_gp").critic_steps == 5

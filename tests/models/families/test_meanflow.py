@@ -65,7 +65,7 @@ def test_one_step_samples_a_gaussian_and_more_steps_end_at_the_same_images(meanf
     x = samples(meanflow, 1)
     assert float(x.mean()) == pytest.approx(MEAN, abs=0.01)
     assert float(x.std()) == pytest.approx(STD, rel=0.05)
-    for steps in (2, 3, 16):
+    for steps in (2, 3, 8):
         torch.testing.assert_close(samples(meanflow, steps), x, atol=1e-4, rtol=0)
 
 
@@ -122,7 +122,7 @@ def test_exact_nets_have_the_least_loss():
         for shift in (-0.2, 0.0, 0.2):
             family = family_of(Gaussian())
             learning = Gaussian()
-            learning.mean = lambda label, shift=shift: MEAN + shift
+            learning.mean = lambda _, shift=shift: MEAN + shift
             if player == "velocity":
                 family.velocity = learning
             else:

@@ -9,6 +9,7 @@ NAMES = (
     "pca_to_ae",
     "latent",
     "diffusion_2d",
+    "one_step",
     "xy_game",
     "gan_field",
     "optimal_d",
