@@ -40,7 +40,8 @@ def measure(setting: Setting) -> Findings:
     dataset = points(TARGET.sample(POINTS, setting.seed))
     epochs = iterations(1000 if setting.quick else 4000, BATCH, dataset)
     recipe = Recipe(epochs, BATCH, 3e-3, ema=40 * BATCH, cosine=True)
-    clouds, distances = {}, {}
+    clouds: dict[tuple[str, int], Tensor] = {}
+    distances: dict[tuple[str, int], float] = {}
     for name, (kind, config) in KINDS.items():
         family = fit(kind, config, dataset, recipe, setting.seed)
         clouds |= {(name, steps): drawn(family, cloud, steps) for steps in STEPS}
@@ -92,7 +93,7 @@ def draw(findings: Sequence[Findings]) -> list[Picture]:
     clouds = Picture(
         "one_step.png",
         "Samples of the same noise. One step of flow leads all of it to the mean; one step of MeanFlow leads it to the "
-        "eight Gaussians.",
+        "ring.",
         plots.png(fig),
     )
     fig, panel = plots.figure(width=5.6, height=4.3)
