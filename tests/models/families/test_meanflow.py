@@ -178,3 +178,9 @@ def test_started_from_the_weights_of_flow_both_nets_have_its_velocity():
     torch.testing.assert_close(family.velocity(x, time, label), expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(family.predict(x, time, torch.zeros(4), label), expected, atol=1e-4, rtol=0)
     assert (family.predict(x, time, torch.ones(4), label) - expected).abs().mean() > 0.1, "the interval has an effect"
+
+
+def test_committed_weights_reach_their_goals():
+    assert_weights_reach(
+        "meanflow", mnist_cnn_fd=0.12, precision=0.87, recall=0.65, coverage=0.8, accuracy=0.98, worst_digit=0.95
+    )
