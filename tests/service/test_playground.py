@@ -31,7 +31,7 @@ from tests.conftest import manifest_of, small
 from tests.serving import serving
 
 SCREENSHOTS = os.environ.get("DRAWBRIDGE_SCREENSHOTS")
-"""Directory for a screenshot of each view; docs/playground was written this way."""
+"""Directory for screenshots, and for the films of `test_screencasts.py`; docs/playground was written this way."""
 
 HOST = "drawbridge.test"
 """Another name of this machine for the browser, whose pages may do less than those of localhost."""
@@ -308,7 +308,6 @@ def test_generated_images_appear_step_by_step_and_the_address_reproduces_them(pa
     assert page.one(".grid img").get_attribute("src") == first
     link = page.one("a[download='ddpm-7.npz']").get_attribute("href")
     assert np.load(io.BytesIO(httpx.get(link).content))["labels"].tolist() == [7] * 4
-    page.screenshot("generate")
 
 
 def test_a_slider_shows_each_step_of_the_sampler_beside_what_the_model_predicts(page: Page) -> None:
@@ -318,7 +317,6 @@ def test_a_slider_shows_each_step_of_the_sampler_beside_what_the_model_predicts(
     assert page.requests()[-1].endswith("&n=1&first=0&previews=true&guesses=true")
     state, guess = page.pixels("figure img")
     assert roughness(guess) < roughness(state) / 2, "the image is noise still; the prediction is a digit"
-    page.screenshot("steps")
     page.one("#step").send_keys(Keys.HOME)
     assert page.one("output[for=step]").text == "1 of 12"
     assert roughness(page.pixels("figure img")[0]) > roughness(state)
@@ -419,7 +417,6 @@ def test_the_slider_shows_every_frame_of_an_interpolation(page: Page) -> None:
     assert page.one(".large").get_attribute("src") != start
     gif = page.one("a[download='cgan-3-8.gif']").get_attribute("href")
     assert httpx.get(gif).content[:3] == b"GIF"
-    page.screenshot("interpolate")
 
 
 def test_every_point_of_the_latent_plane_is_decoded(page: Page) -> None:
@@ -433,7 +430,6 @@ def test_every_point_of_the_latent_plane_is_decoded(page: Page) -> None:
     for _ in range(4):
         pad.send_keys(Keys.ARROW_LEFT)
     page.wait(lambda: page.one(".large").get_attribute("src") != moved)
-    page.screenshot("latent")
 
 
 def test_a_drawn_digit_takes_one_request_per_encoder_and_a_second_digit_one_more_each(
@@ -522,7 +518,6 @@ def test_a_masked_half_is_completed_in_several_ways_and_the_address_reproduces_t
     with Image.open(io.BytesIO(source)) as image:
         assert all((pixels[:14] == np.asarray(image)[:14]).all() for pixels in completions), "the known half stays"
     assert len({pixels.tobytes() for pixels in completions}) == 9
-    page.screenshot("complete")
     page.browser.refresh()
     page.wait_for_status("9 images in")
     assert np.array_equal(page.pixels(".grid img"), completions)
@@ -611,7 +606,6 @@ def test_models_are_compared_side_by_side(page: Page) -> None:
     assert page.address["models"] == ["cgan", "gan", "pca"]
     page.click("input[name=models][value=flow]")
     page.wait(lambda: page.loaded_images(".cards img") == 4)
-    page.screenshot("compare")
 
 
 def test_a_grid_has_one_seed_under_two_parameters_and_can_be_downloaded(page: Page, tmp_path: Path) -> None:
