@@ -616,6 +616,15 @@ def test_a_grid_has_one_seed_under_two_parameters_and_can_be_downloaded(page: Pa
     assert not page.one("#notice").is_displayed()
     assert page.address == {"view": ["grid"], "sampler": ["heun"]} | parse_qs(query)
     assert page.alt_texts(".axes img")[:2] == ["guidance 1, 1 step", "guidance 1, 2 steps"]
+    heights = page.run(
+        "const row = document.querySelector('.axes').rows[2].cloneNode(true);"
+        "for (const cell of row.querySelectorAll('td')) { cell.replaceChildren(); cell.className = 'waiting'; }"
+        "document.querySelector('.axes').append(row);"
+        "const heights = [...document.querySelector('.axes').rows].slice(1).map(({ offsetHeight }) => offsetHeight);"
+        "row.remove();"
+        "return heights"
+    )
+    assert max(heights) - min(heights) <= 1, "the table does not move while its images arrive"
     page.press("Download PNG")
     target = tmp_path / "flow-guidance-steps.png"
     page.wait(target.exists)
@@ -670,6 +679,20 @@ def test_the_page_loads_nothing_from_other_hosts_and_fits_a_phone_in_dark_mode(p
     policy = httpx.get(server.url).headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
+
+
+def test_the_buttons_of_the_page_are_beside_the_links_to_other_pages_at_every_width(page: Page) -> None:
+    page.open("view=film&model=cgan&updates=0")
+    page.one(".page-tools button")
+    for width in range(360, 1480, 20):
+        with page.window(width, 800, mobile=width < 500):
+            links, *buttons = page.run(
+                "return [...document.querySelectorAll('nav:last-of-type, .page-tools button')].map((element) => {"
+                "  const { left, right, top, bottom } = element.getBoundingClientRect();"
+                "  return [left, right, (top + bottom) / 2]; })"
+            )
+            assert all(left >= links[1] and abs(middle - links[2]) < 8 for left, _, middle in buttons), width
+            assert buttons[-1][1] > width - 40, width
 
 
 def test_the_keyboard_opens_every_view_and_every_control_has_a_name(page: Page) -> None:
@@ -1099,22 +1122,17 @@ def test_emoji_are_generated_uploaded_and_compared_by_the_names_of_their_classes
     page.open("view=generate&model=emoji&label=food&n=16&seed=3")
     page.wait_for_status("16 images in")
     assert page.alt_texts(".grid img") == ["generated “food”"] * 16
-    page.screenshot("emoji-generate")
     page.open("view=interpolate&model=emoji&label=smileys&label=food&seed=5")
     page.wait_for_interpolation()
     page.open("view=latent&model=emoji&seed=4")
     page.wait(lambda: page.loaded_images(".latent-plane img, .large") == 2)
-    page.screenshot("emoji-latent")
     draw_smiley().save(tmp_path / "smiley.png")
     page.open("view=reconstruct&data=emoji&to=food")
     page.one("#file").send_keys(str(tmp_path / "smiley.png"))
     page.wait(lambda: page.loaded_images(".cards .strip"))
-    page.screenshot("emoji-reconstruct")
     page.open("view=compare&models=emoji&models=flow&label=food&n=9&seed=2")
     page.wait(lambda: page.loaded_images(".cards img") == 2)
     assert page.one(".cards .note").text == "Has no class food: images of any class."
-    with page.window(1280, 1700):
-        page.screenshot("emoji-compare")
 
 
 def draw_smiley() -> Image.Image:
@@ -1133,4 +1151,3 @@ def test_the_films_of_two_committed_models_are_shown_side_by_side(page: Page) ->
     page.one("#frame")
     captions = ["After 200 updates, 12,800 images", "After 200 updates, 51,200 images"]
     assert [caption.text for caption in page.all(".films .moment")] == captions
-    page.screenshot("film")
