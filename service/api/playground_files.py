@@ -2,18 +2,15 @@
 
 A page refers to its files as `playground/VERSION/NAME`, where VERSION is a digest of all files. Scripts refer to each
 other by relative addresses, which then have the version too. So browsers keep these files without asking again, and get
-the new ones when a file has changed. A page also lists the modules that its script imports, so that browsers request
-them at once and not one level of imports after the other.
+the new ones when a file has changed.
 """
 
 import gzip
 import hashlib
 import re
-from collections.abc import Mapping
 from functools import cached_property
 from mimetypes import guess_type
 from pathlib import Path
-from posixpath import dirname, join, normpath
 
 from fastapi import Response
 from starlette.types import Scope
@@ -24,11 +21,8 @@ PAGES = {"/": "index.html", "/lab/live": "lab/live.html"}
 """The pages' files by path."""
 VERSION = re.compile(r"^[0-9a-f]{16}/")
 """A version at the start of an address below /playground/."""
-IMPORT = re.compile(r'^(?:import|export)\b[^;"]*"(\.[^"]+)"', re.MULTILINE)
-"""An import of a file; its group is the address."""
-SCRIPT = re.compile(r'(?=<script type="module" src="((?:\.\./)?playground/)([^"]+)")')
-"""The place before a page's script; its groups are the address of the playground and the script's name."""
 LINK = re.compile(r'(?<=")((?:\.\./)?playground/)')
+"""The part of a page's link that the version follows."""
 ABOUT_CONTENT = (b"content-encoding", b"content-length", b"content-type")
 """Headers that a response without content does not have."""
 SECURITY_HEADERS = {
@@ -108,7 +102,7 @@ class PlaygroundFiles:
             for name, content in contents.items()
         }
         for path, name in PAGES.items():
-            self.files[path] = File(name, _page(name, contents, version), "no-cache")
+            self.files[path] = File(name, LINK.sub(rf"\g<1>{version}/", contents[name].decode()).encode(), "no-cache")
 
 
 def accepts_gzip(scope: Scope) -> bool:
@@ -120,25 +114,3 @@ def accepts_gzip(scope: Scope) -> bool:
                 if coding == b"gzip":
                     return bool(weight.strip(b"0.")) or not weight
     return False
-
-
-def _page(name: str, contents: Mapping[str, bytes], version: str) -> bytes:
-    """A page, with the version in its addresses, and a list of the modules that its script imports."""
-
-    def preloads(script: re.Match[str]) -> str:
-        return "".join(
-            f'<link rel="modulepreload" href="{script[1]}{module}">\n' for module in imports(script[2], contents)
-        )
-
-    return LINK.sub(rf"\g<1>{version}/", SCRIPT.sub(preloads, contents[name].decode())).encode()
-
-
-def imports(script: str, contents: Mapping[str, bytes]) -> list[str]:
-    """The names of the modules that a script and its imports import, those next to the script first."""
-    found = [script]
-    for name in found:
-        for address in IMPORT.findall(contents[name].decode()):
-            module = normpath(join(dirname(name), address))
-            if module in contents and module not in found:
-                found.append(module)
-    return found[1:]

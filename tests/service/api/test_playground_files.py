@@ -1,7 +1,6 @@
 """The playground's files: their addresses, headers and compression, and how changes appear."""
 
 import gzip
-import os
 import re
 import shutil
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from service.api.direct import DirectCall
 from service.api.pages import PLAYGROUND
-from service.api.playground_files import PAGES, PlaygroundFiles, accepts_gzip, imports
+from service.api.playground_files import PAGES, PlaygroundFiles, accepts_gzip
 from service.app import Application
 from tests.service.conftest import asgi_client
 from tests.service.listening import listen
@@ -55,7 +54,7 @@ async def test_browsers_keep_what_a_page_loads_and_revalidate_the_page(
         page = await client.get(path)
         assert page.headers["cache-control"] == "no-cache"
         links = [link for link in re.findall(r'(?:href|src)="([^"]+)"', page.text) if "playground/" in link]
-        assert len(links) > 15
+        assert len(links) >= 3
         for link in links:
             response = await client.get(str(page.url.join(link)))
             assert response.headers["cache-control"] == "public, max-age=31536000, immutable", link
@@ -74,31 +73,6 @@ async def test_other_addresses_of_a_file_are_revalidated(app: Application) -> No
     assert (await client.get("/playground/0000/main.js")).status_code == 404
     assert (await client.get(f"/playground/{'0' * 16}/nothing.js")).status_code == 404
     assert (await client.post(script_of((await client.get("/")).text))).status_code == 405
-
-
-@pytest.mark.parametrize("path", PAGES)
-def test_a_page_lists_each_module_that_its_script_imports_once(path: str) -> None:
-    page = text(PlaygroundFiles(PLAYGROUND), path)
-    listed = re.findall(r'<link rel="modulepreload" href="(?:\.\./)?playground/[0-9a-f]{16}/([^"]+)"', page)
-    script = re.sub(r"^/playground/[0-9a-f]{16}/", "", script_of(page))
-    imported, unread = set[str](), [script]
-    while unread:
-        module = PLAYGROUND / unread.pop()
-        for address in re.findall(r'\bfrom "([^"]+)"|^import "([^"]+)"', module.read_text(), re.MULTILINE):
-            found = os.path.normpath(module.parent / "".join(address))
-            if found not in imported:
-                imported.add(found)
-                unread.append(os.path.relpath(found, PLAYGROUND))
-    assert sorted(listed) == sorted(os.path.relpath(found, PLAYGROUND) for found in imported)
-
-
-def test_an_import_may_span_lines_and_export_again() -> None:
-    contents = {
-        "a.js": b'import {\n  x,\n  y,\n} from "./b/c.js";\nexport { z } from "./d.js";\nimport "./e.js";\n',
-        "b/c.js": b'import { d } from "../d.js";\nconst path = "./f.js";\n// import { g } from "./g.js";\n',
-        **dict.fromkeys(("d.js", "e.js", "f.js", "g.js"), b""),
-    }
-    assert imports("a.js", contents) == ["b/c.js", "d.js", "e.js"]
 
 
 # -- changes -----------------------------------------------------------------------------------------------------------
