@@ -14,7 +14,7 @@ from selenium.webdriver.common.keys import Keys
 
 from harness.server import ROOT
 from service.api.pages import add_pages
-from tests.service.test_playground import SCREENSHOTS, Page, browser, pytestmark  # noqa: F401
+from tests.service.test_playground import Page, browser, pytestmark  # noqa: F401
 
 QUICK = "data=ring&count=200&model=gan&hidden=32-32&batch=16"
 """An experiment whose updates take few milliseconds."""

@@ -24,7 +24,7 @@ pytestmark = [needs_chromium, pytest.mark.slow]
 
 WIDTH, HEIGHT, SCALE = 1080, 700, 5 / 6
 """CSS pixels of the window, and pixels of the film for each."""
-END = 1500
+END = 2000
 """Milliseconds that the last frame is shown for."""
 
 
@@ -228,6 +228,6 @@ def test_lab(film: Film) -> None:
     page.wait(lambda: page.run("return scrollY > 0"))
     film.hold(1000)
     page.run("document.querySelector('img[src=\"gan_field.webp\"]').scrollIntoView({ block: 'center' })")
-    end = time.monotonic() + 4
+    end = time.monotonic() + 3
     film.watch(lambda: time.monotonic() > end)
     film.end()
