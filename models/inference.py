@@ -54,7 +54,7 @@ class FlatUNet:
         """Modulations [sum(widths)] by the bytes of time and label."""
 
     def __call__(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
-        parts = iter(self._modulate(time, label)[:, :, None, None].split(self.widths, dim=1))
+        parts = iter(self.modulate(time, label)[:, :, None, None].split(self.widths, dim=1))
         modulations = zip(parts, parts, strict=True)  # scale and shift of each block
         h = self.stem(F.pixel_unshuffle(x, self.patch))
         skips = []
@@ -70,7 +70,7 @@ class FlatUNet:
                 h = self.grow[k - 1](h)
         return F.pixel_shuffle(self.head_conv(F.silu(self.head_norm(h), inplace=True)), self.patch)
 
-    def _modulate(self, time: Tensor, label: Tensor) -> Tensor:
+    def modulate(self, time: Tensor, label: Tensor) -> Tensor:
         """The modulations [B, sum(widths)], in which 1 is added to each scale."""
         keys = [row.tobytes() for row in torch.cat((time[:, None], label), dim=1).numpy()]
         if len(self.kept) > MAX_MODULATIONS:
@@ -85,7 +85,7 @@ class FlatUNet:
         return torch.stack([self.kept[key] for key in keys])
 
     def _new_modulations(self, time: Tensor, label: Tensor) -> Tensor:
-        """`_modulate`, from nothing."""
+        """`modulate`, computed anew."""
         angle = time[:, None] * self.frequencies
         embedding = F.silu(self.time(torch.cat((angle.cos(), angle.sin()), dim=1)) + self.label(label))
         modulations: Tensor = self.modulations(embedding)
