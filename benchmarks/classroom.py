@@ -130,8 +130,11 @@ class Pages:
             yield
 
 
-def open_without_browsers(url: str, paths: Sequence[str], clients: int) -> list[float]:
-    """The milliseconds in which each of `clients`, all at once, gets the responses at all paths."""
+def open_without_browsers(url: str, paths: Sequence[str], clients: int) -> tuple[list[float], float]:
+    """The milliseconds in which each of `clients`, all at once, gets the responses at all paths.
+
+    The clients go on for a while. The second value is how many times they got all responses, together.
+    """
     sent = [
         f"GET {path.replace('previews=true', 'format=json')} HTTP/1.1\r\nHost: drawbridge\r\n\r\n".encode()
         for path in paths
@@ -139,7 +142,8 @@ def open_without_browsers(url: str, paths: Sequence[str], clients: int) -> list[
     results = run_load(url, [itertools.cycle(sent).__next__ for _ in range(clients)], seconds=5, warm=0)
     if any(result.failed or len(result.latencies) < len(paths) for result in results):
         raise SystemExit("a client did not get all responses")
-    return [1000 * sum(result.latencies[: len(paths)]) for result in results]
+    times = [1000 * sum(result.latencies[: len(paths)]) for result in results]
+    return times, sum(len(result.latencies) for result in results) / len(paths)
 
 
 def draw_without_browsers(url: str, clients: int, seconds: float) -> list[float]:
@@ -209,8 +213,12 @@ def main() -> None:
             seconds = time.monotonic() - start
             cores = {name: (cpu_seconds(descendants(processes[name])) - before[name]) / seconds for name in processes}
         alone = f"{args.pages} clients without a browser"
-        print_row(f"first picture, {alone}", open_without_browsers(url, paths, args.pages))
+        spent = cpu_seconds(descendants(pid))
+        times, openings = open_without_browsers(url, paths, args.pages)
+        spent = cpu_seconds(descendants(pid)) - spent
+        print_row(f"first picture, {alone}", times)
         print_row(f"draw, {alone}", draw_without_browsers(url, args.pages, args.seconds))
+    print(f"milliseconds of a core in the service per opening of the page: {1000 * spent / openings:.1f}")
     print("cores in use during the draws of all pages: " + ", ".join(f"{n} {used:.2f}" for n, used in cores.items()))
 
 

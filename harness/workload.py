@@ -7,8 +7,9 @@ from functools import cache
 import torch
 
 from harness.weights import WEIGHTS
-from models import batch_invariant, memory, store
+from models import memory, store
 from models.base import Family, sample
+from models.inference import prepare_for_cpu
 from models.nets import fold_norms
 from models.pixels import to_pixels
 from service.codecs.png import png
@@ -29,7 +30,7 @@ def model(name: str) -> Family:
 def prepared_model(name: str) -> Family:
     """Return `model(name)` with this service's own CPU optimisations: prepacked weights and retained memory."""
     memory.retain_freed_memory()
-    batch_invariant.prepack_weights(model(name))
+    prepare_for_cpu(model(name))
     return model(name)
 
 

@@ -118,6 +118,9 @@ class Family(nn.Module):
     """The name of the request parameter that selects the sampler."""
     guidance: Range[float] | None = None
     """The guidance scales that it takes; None if the family has no guidance."""
+    joint_guidance: int = 0
+    """The most rows of which a step evaluates the net with and without labels at once, as a batch of twice the size.
+    The bits are those of two passes if the net is batch-invariant, which a service proves before it sets this."""
     encodes: ClassVar[bool] = False
     """Whether the family implements `encode`."""
     inversion: Mapping[str, Any] = MappingProxyType({})

@@ -114,7 +114,7 @@ class UNet(Foldable):
         for k, size in enumerate(self.heights):
             if k:
                 shrink = batch_invariant.Conv2d(widths[k - 1], widths[k], 4, stride=2, padding=1)
-                self.add_module(self._between("shrink", k), shrink)
+                self.add_module(self.between("shrink", k), shrink)
             self.add_module(f"down_{size}", AdaGNResBlock(widths[k], widths[k], embedding))
         self.attention = Attention(widths[-1])
         self.middle = AdaGNResBlock(widths[-1], widths[-1], embedding)
@@ -122,7 +122,7 @@ class UNet(Foldable):
             self.add_module(f"up_{size}", AdaGNResBlock(2 * widths[k], widths[k], embedding))
             if k:
                 grow = nn.ConvTranspose2d(widths[k], widths[k - 1], 4, stride=2, padding=1)
-                self.add_module(self._between("grow", k), grow)
+                self.add_module(self.between("grow", k), grow)
         self.head = nn.Sequential(
             nn.GroupNorm(8, width), nn.SiLU(), batch_invariant.Conv2d(width, values * self.patch**2, 3, padding=1)
         )
@@ -136,17 +136,17 @@ class UNet(Foldable):
         skips = []
         for k, size in enumerate(self.heights):
             if k:
-                h = getattr(self, self._between("shrink", k))(h)
+                h = getattr(self, self.between("shrink", k))(h)
             h = getattr(self, f"down_{size}")(h, next(modulations))
             skips.append(h)
         h = self.middle(self.attention(h), next(modulations))
         for k, size in reversed(list(enumerate(self.heights))):
             h = getattr(self, f"up_{size}")(torch.cat((h, skips[k]), dim=1), next(modulations))
             if k:
-                h = getattr(self, self._between("grow", k))(h)
+                h = getattr(self, self.between("grow", k))(h)
         return F.pixel_shuffle(self.head(h), self.patch)
 
-    def _between(self, kind: str, halved: int) -> str:
+    def between(self, kind: str, halved: int) -> str:
         """The name of the layer, `shrink` or `grow`, to or from the size after `halved` halvings."""
         return kind if halved == len(self.heights) - 1 else f"{kind}_{self.heights[halved]}"
 
@@ -155,16 +155,16 @@ class UNet(Foldable):
         angle = time[:, None] * self.frequencies  # [B, width]
         embedding = F.silu(self.time(torch.cat((angle.cos(), angle.sin()), dim=1)) + self.label(label))
         if self.modulations is None:
-            return [block.affine(embedding) for block in self._blocks()]
-        return list(self.modulations(embedding).split([block.affine.out_features for block in self._blocks()], dim=1))
+            return [block.affine(embedding) for block in self.blocks()]
+        return list(self.modulations(embedding).split([block.affine.out_features for block in self.blocks()], dim=1))
 
-    def _blocks(self) -> list[AdaGNResBlock]:
+    def blocks(self) -> list[AdaGNResBlock]:
         """All blocks in the order of `forward`."""
         return [module for module in self.children() if isinstance(module, AdaGNResBlock)]
 
     def fold(self) -> None:
         """Merge the `affine` layers of all blocks."""
-        affines = [block.affine for block in self._blocks()]
+        affines = [block.affine for block in self.blocks()]
         self.modulations = batch_invariant.Linear(
             affines[0].in_features, sum(affine.out_features for affine in affines)
         )
@@ -187,17 +187,24 @@ class PointDenoiser(nn.Module):
         return self.net(torch.cat((x, angle.cos(), angle.sin(), label), dim=1))
 
 
-def guided(net: UNet | PointDenoiser, x: Tensor, time: Tensor, label: Tensor, guidance: Tensor) -> Tensor:
+def guided(
+    net: UNet | PointDenoiser, x: Tensor, time: Tensor, label: Tensor, guidance: Tensor, joint_rows: int = 0
+) -> Tensor:
     """Classifier-free guidance: net(no label) + guidance (net(label) - net(no label)), for guidance [B].
 
     Equation 6 of Ho & Salimans 2022 with guidance = 1 + w. On a CPU the second pass runs only if the guidance of a row
-    is not 1, on a GPU always. A single pass over twice the rows would round differently, so the guidance of one row
-    would change another row's bits.
+    is not 1, on a GPU always. Up to `joint_rows` rows, both passes are one over twice the rows: small batches cost more
+    per row. Where the net is not batch-invariant, a joint pass rounds differently, and the guidance of one row would
+    change another row's bits.
     """
-    labelled = net(x, time, label)
     if not any_set(guidance != 1):
-        return labelled
-    unlabelled = net(x, time, torch.zeros_like(label))
+        return net(x, time, label)
+    no_label = torch.zeros_like(label)
+    if len(x) <= joint_rows:
+        both = net(torch.cat((x, x)), torch.cat((time, time)), torch.cat((label, no_label)))
+        labelled, unlabelled = both.chunk(2)
+    else:
+        labelled, unlabelled = net(x, time, label), net(x, time, no_label)
     scale = guidance.view(-1, *[1] * (x.dim() - 1))
     return torch.where(scale == 1, labelled, unlabelled + scale * (labelled - unlabelled))
 

@@ -32,6 +32,7 @@ from service.api.context import AppContext
 from service.api.limits import check_content_length, limited
 from service.api.pages import add_pages
 from service.api.parsing import refuse_get_body
+from service.api.playground_files import PlaygroundFiles
 from service.auth import keys
 from service.auth.authenticator import Authenticator
 from service.compat import open_inference, openai
@@ -83,7 +84,7 @@ def create_app(
     app = Application(settings, device, authenticator, only, runner, serve_early=serve_early)
     for routes in ROUTES:
         app.include_router(routes.router)
-    add_pages(app, settings.lab)
+    app.pages = add_pages(app, settings.lab)
     for kind in (Problem, HTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, on_error)
     return app
@@ -100,6 +101,9 @@ class Application(FastAPI):
 
     FastAPI routes requests. This class adds what every request needs: limits, authorization, headers, telemetry.
     """
+
+    pages: PlaygroundFiles
+    """Files that a DirectCall can respond with."""
 
     def __init__(
         self,

@@ -101,8 +101,8 @@ def test_the_server_names_no_route() -> None:
         ], path
 
 
-def test_models_need_only_torch_numpy_and_safetensors() -> None:
-    allowed = {"torch", "numpy", "safetensors", "models", *sys.stdlib_module_names}
+def test_models_need_few_libraries() -> None:
+    allowed = {"torch", "numpy", "safetensors", "filelock", "models", *sys.stdlib_module_names}
     for path in files("models"):
         assert not {name.partition(".")[0] for name in imports(path)} - allowed, path
         assert not any(name.startswith(("torch.optim", "time")) for name in imports(path)), path

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from models.families import UnknownFamily
 from models.film import FilmError
+from models.locks import Locked
 from models.store import WeightsError
 from training import files
 from training.checkpoint import NotFinite
@@ -23,6 +24,9 @@ def report_errors(run: Callable[[], int]) -> int:
         return run()
     except (ConfigError, DataError, UnknownFamily, WeightsError, FilmError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Locked as error:
+        print(f"error: {error}; wait until it ends, or name another --run", file=sys.stderr)
         return 2
     except NotFinite as error:
         print(

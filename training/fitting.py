@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from models import devices, families, memory, parallel, store
+from models import devices, families, locks, memory, parallel, store
 from models.base import Family
 from models.cores import available_cores
 from models.store import Manifest
@@ -114,16 +114,17 @@ def fit(args: argparse.Namespace, number: int) -> int:
     if parallel.rank():  # only the first process has a time limit, prints and writes
         train(trainer, run, None, every, stop_reason(trainer, None))
         return 0
-    config.save_or_verify(run / CONFIG)
-    print((run / CONFIG).read_text(), end="")
-    lines = [
-        *data.summary(dataset),
-        cost.describe(trainer.family, dataset),
-        f"device: {trainer.hardware.device}; run: {run}",
-    ]
-    print("\n".join(lines), flush=True)
-    with Log(run, trainer.total_images, interval=max(2048, trainer.recipe.batch)) as log:
-        reason = train(trainer, run, log, every, stop_reason(trainer, args.max_minutes))
+    with locks.locked(run):
+        config.save_or_verify(run / CONFIG)
+        print((run / CONFIG).read_text(), end="")
+        lines = [
+            *data.summary(dataset),
+            cost.describe(trainer.family, dataset),
+            f"device: {trainer.hardware.device}; run: {run}",
+        ]
+        print("\n".join(lines), flush=True)
+        with Log(run, trainer.total_images, interval=max(2048, trainer.recipe.batch)) as log:
+            reason = train(trainer, run, log, every, stop_reason(trainer, args.max_minutes))
     if reason is None:
         minutes = trainer.seconds / 60
         print(f"done: {trainer.images_seen} images in {minutes:.1f} min; next: python -m training export {run}")

@@ -45,13 +45,19 @@ def restored_handlers(*numbers: int) -> Iterator[None]:
 def sigint_blocked() -> Iterator[None]:
     """Let SIGINT wait until the end of the block, and never reach processes that start in it.
 
-    Ctrl-C reaches every process of a terminal; the first one ends the others. Windows has no such mask.
+    Ctrl-C reaches every process of a terminal; the first one ends the others. New processes inherit the mask, which
+    Windows does not have. The mask alone would not do for this process: another thread may receive the signal, and
+    Python then interrupts the main thread.
     """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    received: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    has_mask = hasattr(signal, "pthread_sigmask")
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if has_mask else set()
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+        if has_mask:
+            signal.pthread_sigmask(signal.SIG_SETMASK, former)
+        signal.signal(signal.SIGINT, handler)
+        if received:
+            signal.raise_signal(signal.SIGINT)

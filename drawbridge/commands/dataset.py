@@ -34,6 +34,8 @@ def main(arguments: Sequence[str]) -> int:
             job.write()
         except KeyboardInterrupt:
             return job.interrupted()
+        finally:
+            job.close()
     except DatasetError as error:
         raise UsageError(str(error)) from None
     return 0
@@ -115,6 +117,11 @@ class Job:
         for one in filters:
             print(_report(one, self.classes, sum(drawn)), file=sys.stderr)
         print(f"{flags.output}: {parts.count} images of {flags.model}, seed {flags.seed}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Let another command continue with the parts that are left."""
+        if self.parts is not None:
+            self.parts.close()
 
     def interrupted(self) -> int:
         """Print what is saved. Returns the exit status. Raises KeyboardInterrupt if nothing was drawn yet."""
@@ -202,6 +209,9 @@ class Job:
         parts = Parts(folder, wanted, filtered=bool(filters), max_tries=flags.max_tries)
         settings = {"model": flags.model, "digest": self.model["digest"], "seed": flags.seed, **flags.sampling}
         parts.begin({**settings, "counts": self.counts, "filters": filters})
+        if flags.output.exists():  # another command wrote it since the flags were read
+            parts.remove()
+            raise DatasetError(f"{flags.output} exists already; remove it, or name another output")
         return parts
 
 

@@ -9,6 +9,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drawbridge.dataset import DatasetError
+from models.locks import Locked, locked
 
 PART_SIZE = 128
 """Images in a part, which is one request: what the strictest service takes (`drawbridge serve --class`)."""
@@ -109,15 +111,19 @@ class Parts:
 
     def __init__(self, folder: Path, wanted: Sequence[int], filtered: bool = False, max_tries: int = 1) -> None:
         self.folder, self.wanted = folder, wanted
+        self._lock = ExitStack()
         self.classes = [ClassParts(label, count, filtered, max_tries) for label, count in enumerate(wanted)]
 
     def begin(self, description: dict[str, Any]) -> None:
-        """Create the directory, or continue with its parts.
+        """Create the directory, or continue with its parts; other processes cannot, until `close` or `remove`.
 
-        Raises DatasetError if they have another description, and ImpossibleClass.
+        Raises DatasetError if another process draws them or if they have another description, and ImpossibleClass.
         """
         text = json.dumps({**description, "part": PART_SIZE}, indent=1) + "\n"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.enter_context(locked(self.folder))
+        except Locked as error:
+            raise DatasetError(f"{error}; wait until it ends, or name another output") from None
         file = self.folder / DESCRIPTION_FILE
         if file.exists() and file.read_text() != text:
             raise DatasetError(f"{self.folder} is of a data set with other settings; remove it, or name another output")
@@ -185,8 +191,13 @@ class Parts:
         drawn = int(np.flatnonzero(verdicts == 0)[one.wanted - 1]) + 1 if one.wanted else 0
         return drawn, np.bincount(verdicts[:drawn], minlength=filters + 1)[1:].tolist()
 
+    def close(self) -> None:
+        """Let another process continue with the parts."""
+        self._lock.close()
+
     def remove(self) -> None:
         """Delete all parts."""
+        self.close()
         shutil.rmtree(self.folder)
 
     def _kept_images(self, one: ClassParts) -> Iterator[NDArray[np.uint8]]:

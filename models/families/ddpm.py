@@ -111,7 +111,7 @@ class DDPM(Family):
         )
         x, previous_x_0 = rows.state.chunk(2, dim=1)
         x_t = input_x * x + input_previous * previous_x_0
-        x_0 = guided(self.unet, x_t, time.flatten(), rows.label, rows.guidance).clamp(-1, 1)
+        x_0 = guided(self.unet, x_t, time.flatten(), rows.label, rows.guidance, self.joint_guidance).clamp(-1, 1)
         state = to_x * x + to_x_0 * x_0 + to_previous * previous_x_0
         if any_set(noise_std):
             state = state + noise_std * noise.normal(rows.seed, rows.index, rows.step, self.data_shape)

@@ -84,7 +84,7 @@ class Flow(Family):
     def step(self, rows: Rows) -> Tensor:
         time, state_step, from_state, memory_step = coefficient_columns(rows.coefficients, rows.state)
         x, memory = rows.state.chunk(2, dim=1)
-        predicted = guided(self.unet, x, time.flatten(), rows.label, rows.guidance).clamp(-1, 1)
+        predicted = guided(self.unet, x, time.flatten(), rows.label, rows.guidance, self.joint_guidance).clamp(-1, 1)
         velocity = (predicted - x) / (1 - time)
         base = torch.lerp(memory, x, from_state)
         return torch.cat((base + state_step * velocity, base + memory_step * velocity), dim=1)

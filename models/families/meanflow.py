@@ -3,9 +3,9 @@
     u(x_s, s, e, y) = 1 / (e - s) * integral from s to e of v(x_t, t, y) dt          (Geng et al. 2025, equation 3)
 
 Time runs from noise at 0 to data at 1, as in `flow`. Two nets learn: `velocity` learns v by the loss of `flow`, and
-`unet` learns u from paths that follow v. The paper gets u from its derivative instead (equation 6), in ten times the
-images; a path has no such noise, as in the distillation of Luhman & Luhman (2021, arXiv 2101.02388). v has
-classifier-free guidance, so that sampling with u needs none. Only `unet` is exported.
+`unet` learns u from paths that follow v, as in the distillation of Luhman & Luhman (2021, arXiv 2101.02388). The paper
+gets u from its derivative and the noisy velocity of one image instead (equation 6); the end of a path has no noise. v
+has classifier-free guidance, so that sampling with u needs none. Only `unet` is exported.
 
 `unet` predicts x_u = x_s + (1 - s) u: for e = 1 the end of the path, for e = s the image that flow predicts. So both
 nets can start from the weights of `flow` (`fit --start`); with `fixed_velocity` only `unet` goes on learning.

@@ -1,7 +1,8 @@
 """Requests answered straight from the HTTP parser, without ASGI's tasks and messages.
 
-Those cost more than everything else in a request for one small image. A DirectCall runs the same functions as the ASGI
-route of /generate: parsing, planning, headers, encoding. Only the waiting differs: the engine calls back.
+Those cost more than everything else in a request for one small image or for a file of the playground. A DirectCall runs
+the same functions as the ASGI routes: parsing, planning, headers, encoding. Only the waiting differs: the engine calls
+back.
 """
 
 from collections.abc import Awaitable, Callable
@@ -12,6 +13,7 @@ from fastapi import Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.parsing import ParsedRequest, is_form, parse_generate
+from service.api.playground_files import PAGES, PlaygroundFiles
 from service.api.responses import (
     MAX_INLINE_IMAGES,
     Headers,
@@ -46,6 +48,7 @@ class Host(Protocol):
     """What a DirectCall needs of the application (`service/app.py`)."""
 
     draining: bool
+    pages: PlaygroundFiles
 
     @property
     def state(self) -> Any:
@@ -71,14 +74,17 @@ class Host(Protocol):
         """Let an endpoint answer, over ASGI, a request that is authorized already."""
 
 
-def is_direct(scope: Scope) -> bool:
+def is_direct(app: Host, scope: Scope) -> bool:
     """Whether a DirectCall can answer a request with these headers."""
     path = scope["path"].removeprefix(scope["root_path"])
-    return (scope["method"], path) in ROUTES and not is_form(scope)
+    if (scope["method"], path) in ROUTES:
+        return not is_form(scope)
+    has_body = any(name == b"content-length" for name, _ in scope["headers"])
+    return scope["method"] == "GET" and path in app.pages and not has_body
 
 
 class DirectCall:
-    """One complete request to /generate."""
+    """One complete request to /generate, or for a file of the playground."""
 
     def __init__(self, app: Host, scope: Scope, body: bytes, transport: DirectTransport) -> None:
         self.app, self.scope, self.body, self.transport = app, scope, body, transport
@@ -86,11 +92,16 @@ class DirectCall:
 
     def start(self) -> None:
         """Authorize, parse and submit the request, or respond at once."""
-        self.context = request_context.begin(self.scope)
-        self.context.route = self.context.path
+        self.context = context = request_context.begin(self.scope)
+        file = self.app.pages.find(context.path)
+        if file is None or context.path in PAGES:
+            context.route = context.path
         try:
-            self.app.authorize(self.scope, self.context)
-            self._submit(parse_generate(self.app.state.service, self.scope, self.body))
+            self.app.authorize(self.scope, context)
+            if file is not None:
+                self._respond(file.respond(self.scope))
+            else:
+                self._submit(parse_generate(self.app.state.service, self.scope, self.body))
         except Exception as error:
             self._fail(error)
 

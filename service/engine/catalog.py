@@ -14,7 +14,7 @@ import torch
 
 from models import store
 from models.base import Family
-from models.batch_invariant import prepack_weights
+from models.inference import prepare_for_cpu
 from models.nets import fold_norms
 from models.store import Manifest, WeightsError
 from service.engine.runner import Runner
@@ -274,7 +274,7 @@ def load(
     family, manifest = store.load(directory, device)
     fold_norms(family)
     if device.type == "cpu":
-        prepack_weights(family)
+        prepare_for_cpu(family)
     runner, started_at = runner_type(family, device, batch_size(family)), time.perf_counter()
     try:
         runner.warm_up()

@@ -200,19 +200,34 @@ class Runner:
             if all(torch.equal(few, many[:size]) for few, many in zip(self._probe(size), expected, strict=True))
         ] + [largest]
         self.proven_sizes = self.sizes
+        if self.device.type == "cpu" and self.family.guidance is not None:
+            self._prove_joint_guidance()
 
-    def _probe(self, size: int) -> list[Tensor]:
-        """The results of `size` probe rows in one batch.
+    def _prove_joint_guidance(self) -> None:
+        """Let the family join both passes of guidance for as many rows as this gives the same bits.
+
+        A joint pass is of twice the rows, and at most of the largest size, which the memory suffices for.
+        """
+        expected = self._probe(self.proven_sizes[-1], guided_rows=0)[0]
+        for size in self.proven_sizes:
+            proven, self.family.joint_guidance = self.family.joint_guidance, size
+            if 2 * size > len(expected) or not torch.equal(self._probe(size, guided_rows=0)[0], expected[:size]):
+                self.family.joint_guidance = proven
+                break
+        self.sizes = self.proven_sizes
+
+    def _probe(self, size: int, guided_rows: int = 1) -> list[Tensor]:
+        """The results of `size` probe rows in one batch. Even rows (0) or odd rows (1) have guidance.
 
         Their states after the first step, these states as images, and the codes of the images for a family that encodes
         in a single pass.
         """
         family, self.sizes = self.family, [size]
         schedules = [self.schedule(family.steps.minimum, sampler) for sampler in family.samplers or (None,)]
-        scales = (1.0,) if family.guidance is None else (1.0, family.guidance.default)
+        scale = 1.0 if family.guidance is None else family.guidance.default
         starts = [StartState(i, i, i % family.classes if family.classes else -1) for i in range(size)]
         rows = [
-            Row(Sample(start), schedules[i // 2 % len(schedules)], scales[i % len(scales)])
+            Row(Sample(start), schedules[i // 2 % len(schedules)], scale if i % 2 == guided_rows else 1.0)
             for i, start in enumerate(starts)
         ]
         self.advance(rows)

@@ -227,7 +227,7 @@ class HttpProtocol(HttpToolsProtocol):
                 direct = False
             elif name == b"content-length":
                 direct = direct and int(value) <= MAX_DIRECT_BODY
-        if not (direct and is_direct(scope)):
+        if not (direct and is_direct(self.application, scope)):
             super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
         elif cycle.more_body:
             self.delayed = cycle

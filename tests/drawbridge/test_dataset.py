@@ -13,6 +13,7 @@ from drawbridge.cli import main
 from drawbridge.client import Client
 from drawbridge.dataset.parts import IMAGES_PER_CLASS, Parts
 from harness.server import Server
+from models.locks import locked
 from tests.conftest import CLASSES
 from training import data
 
@@ -203,6 +204,17 @@ def test_a_data_set_with_other_settings_is_not_continued(server: Server, capsys:
     Parts(Path("x.npz.parts"), [1] * 10).begin({"model": "cgan"})
     assert main(["dataset", "cgan", "--per-digit", "10", "-o", "x.npz", "--url", server.url]) == 2
     assert "is of a data set with other settings" in capsys.readouterr().err
+
+
+def test_two_commands_do_not_write_one_data_set(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["dataset", "cgan", "--per-digit", "1", "-o", "x.npz", "--url", server.url]
+    with locked(Path("x.npz.parts")):
+        assert main(arguments) == 2
+    message = "another process writes into x.npz.parts; wait until it ends, or name another output"
+    assert message in capsys.readouterr().err
+    assert not Path("x.npz").exists()
+    assert main(arguments) == 0
+    assert [path.name for path in Path().glob("x.npz*") if "card" not in path.name] == ["x.npz"]
 
 
 def test_idx_holds_grey_images_only(named_server: Server, capsys: pytest.CaptureFixture[str]) -> None:

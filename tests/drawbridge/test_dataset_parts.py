@@ -163,6 +163,7 @@ def test_the_images_are_the_first_that_are_kept_and_drops_count_until_then(tmp_p
 
 def test_a_damaged_part_is_drawn_again(tmp_path: Path) -> None:
     parts = saved(tmp_path / "p", 4, [[0, 0], [0, 0]])
+    parts.close()
     path = tmp_path / "p" / "00000-0000001.part"
     whole = path.read_bytes()
     for damaged in (b"", whole[:50], whole[:-1], whole + b"x", b"\0" * len(whole)):
@@ -172,6 +173,7 @@ def test_a_damaged_part_is_drawn_again(tmp_path: Path) -> None:
         again.begin({})
         assert not again.finished
         assert again.take() == again.classes[0].part(1)
+        again.close()
     assert parts.finished
 
 

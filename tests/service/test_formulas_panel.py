@@ -208,10 +208,6 @@ def test_the_formulas_are_drawn_and_fit_every_window(page: Formulas, model: str)
                 "[frame.scrollWidth, frame.clientWidth, getComputedStyle(frame).overflowX])"
             )
             assert all(content <= frame or overflow == "auto" for content, frame, overflow in frames), width
-    if model == "ddpm":
-        page.symbol("x_θ").click()
-        page.run("document.querySelector('.formulas').scrollIntoView()")
-        page.screenshot("formulas")
 
 
 def test_a_family_without_a_page_has_no_panel_and_no_error(page: Formulas) -> None:

@@ -31,7 +31,7 @@ from tests.conftest import manifest_of, small
 from tests.serving import serving
 
 SCREENSHOTS = os.environ.get("DRAWBRIDGE_SCREENSHOTS")
-"""Directory for a screenshot of each view; docs/playground was written this way."""
+"""Directory for screenshots, and for the films of `test_screencasts.py`; docs/playground was written this way."""
 
 HOST = "drawbridge.test"
 """Another name of this machine for the browser, whose pages may do less than those of localhost."""
@@ -308,7 +308,6 @@ def test_generated_images_appear_step_by_step_and_the_address_reproduces_them(pa
     assert page.one(".grid img").get_attribute("src") == first
     link = page.one("a[download='ddpm-7.npz']").get_attribute("href")
     assert np.load(io.BytesIO(httpx.get(link).content))["labels"].tolist() == [7] * 4
-    page.screenshot("generate")
 
 
 def test_a_slider_shows_each_step_of_the_sampler_beside_what_the_model_predicts(page: Page) -> None:
@@ -318,7 +317,6 @@ def test_a_slider_shows_each_step_of_the_sampler_beside_what_the_model_predicts(
     assert page.requests()[-1].endswith("&n=1&first=0&previews=true&guesses=true")
     state, guess = page.pixels("figure img")
     assert roughness(guess) < roughness(state) / 2, "the image is noise still; the prediction is a digit"
-    page.screenshot("steps")
     page.one("#step").send_keys(Keys.HOME)
     assert page.one("output[for=step]").text == "1 of 12"
     assert roughness(page.pixels("figure img")[0]) > roughness(state)
@@ -419,7 +417,6 @@ def test_the_slider_shows_every_frame_of_an_interpolation(page: Page) -> None:
     assert page.one(".large").get_attribute("src") != start
     gif = page.one("a[download='cgan-3-8.gif']").get_attribute("href")
     assert httpx.get(gif).content[:3] == b"GIF"
-    page.screenshot("interpolate")
 
 
 def test_every_point_of_the_latent_plane_is_decoded(page: Page) -> None:
@@ -433,7 +430,6 @@ def test_every_point_of_the_latent_plane_is_decoded(page: Page) -> None:
     for _ in range(4):
         pad.send_keys(Keys.ARROW_LEFT)
     page.wait(lambda: page.one(".large").get_attribute("src") != moved)
-    page.screenshot("latent")
 
 
 def test_a_drawn_digit_takes_one_request_per_encoder_and_a_second_digit_one_more_each(
@@ -522,7 +518,6 @@ def test_a_masked_half_is_completed_in_several_ways_and_the_address_reproduces_t
     with Image.open(io.BytesIO(source)) as image:
         assert all((pixels[:14] == np.asarray(image)[:14]).all() for pixels in completions), "the known half stays"
     assert len({pixels.tobytes() for pixels in completions}) == 9
-    page.screenshot("complete")
     page.browser.refresh()
     page.wait_for_status("9 images in")
     assert np.array_equal(page.pixels(".grid img"), completions)
@@ -611,7 +606,6 @@ def test_models_are_compared_side_by_side(page: Page) -> None:
     assert page.address["models"] == ["cgan", "gan", "pca"]
     page.click("input[name=models][value=flow]")
     page.wait(lambda: page.loaded_images(".cards img") == 4)
-    page.screenshot("compare")
 
 
 def test_a_grid_has_one_seed_under_two_parameters_and_can_be_downloaded(page: Page, tmp_path: Path) -> None:
@@ -622,6 +616,15 @@ def test_a_grid_has_one_seed_under_two_parameters_and_can_be_downloaded(page: Pa
     assert not page.one("#notice").is_displayed()
     assert page.address == {"view": ["grid"], "sampler": ["heun"]} | parse_qs(query)
     assert page.alt_texts(".axes img")[:2] == ["guidance 1, 1 step", "guidance 1, 2 steps"]
+    heights = page.run(
+        "const row = document.querySelector('.axes').rows[2].cloneNode(true);"
+        "for (const cell of row.querySelectorAll('td')) { cell.replaceChildren(); cell.className = 'waiting'; }"
+        "document.querySelector('.axes').append(row);"
+        "const heights = [...document.querySelector('.axes').rows].slice(1).map(({ offsetHeight }) => offsetHeight);"
+        "row.remove();"
+        "return heights"
+    )
+    assert max(heights) - min(heights) <= 1, "the table does not move while its images arrive"
     page.press("Download PNG")
     target = tmp_path / "flow-guidance-steps.png"
     page.wait(target.exists)
@@ -676,6 +679,20 @@ def test_the_page_loads_nothing_from_other_hosts_and_fits_a_phone_in_dark_mode(p
     policy = httpx.get(server.url).headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
+
+
+def test_the_buttons_of_the_page_are_beside_the_links_to_other_pages_at_every_width(page: Page) -> None:
+    page.open("view=film&model=cgan&updates=0")
+    page.one(".page-tools button")
+    for width in range(360, 1480, 20):
+        with page.window(width, 800, mobile=width < 500):
+            links, *buttons = page.run(
+                "return [...document.querySelectorAll('nav:last-of-type, .page-tools button')].map((element) => {"
+                "  const { left, right, top, bottom } = element.getBoundingClientRect();"
+                "  return [left, right, (top + bottom) / 2]; })"
+            )
+            assert all(left >= links[1] and abs(middle - links[2]) < 8 for left, _, middle in buttons), width
+            assert buttons[-1][1] > width - 40, width
 
 
 def test_the_keyboard_opens_every_view_and_every_control_has_a_name(page: Page) -> None:
@@ -1105,22 +1122,17 @@ def test_emoji_are_generated_uploaded_and_compared_by_the_names_of_their_classes
     page.open("view=generate&model=emoji&label=food&n=16&seed=3")
     page.wait_for_status("16 images in")
     assert page.alt_texts(".grid img") == ["generated “food”"] * 16
-    page.screenshot("emoji-generate")
     page.open("view=interpolate&model=emoji&label=smileys&label=food&seed=5")
     page.wait_for_interpolation()
     page.open("view=latent&model=emoji&seed=4")
     page.wait(lambda: page.loaded_images(".latent-plane img, .large") == 2)
-    page.screenshot("emoji-latent")
     draw_smiley().save(tmp_path / "smiley.png")
     page.open("view=reconstruct&data=emoji&to=food")
     page.one("#file").send_keys(str(tmp_path / "smiley.png"))
     page.wait(lambda: page.loaded_images(".cards .strip"))
-    page.screenshot("emoji-reconstruct")
     page.open("view=compare&models=emoji&models=flow&label=food&n=9&seed=2")
     page.wait(lambda: page.loaded_images(".cards img") == 2)
     assert page.one(".cards .note").text == "Has no class food: images of any class."
-    with page.window(1280, 1700):
-        page.screenshot("emoji-compare")
 
 
 def draw_smiley() -> Image.Image:
@@ -1139,4 +1151,3 @@ def test_the_films_of_two_committed_models_are_shown_side_by_side(page: Page) ->
     page.one("#frame")
     captions = ["After 200 updates, 12,800 images", "After 200 updates, 51,200 images"]
     assert [caption.text for caption in page.all(".films .moment")] == captions
-    page.screenshot("film")

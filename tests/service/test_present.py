@@ -238,7 +238,6 @@ def test_in_a_presentation_the_code_stays_in_a_corner_and_follows_the_address(sh
     shown.wait(shown.is_whole)
     code, grid = shown.one("#share").rect, shown.one(".grid").rect
     assert grid["x"] + grid["width"] <= code["x"], "the code covers no image"
-    shown.screenshot("present")
     other = address.replace("seed=3", "seed=4")
     shown.set("#seed-0", other.rpartition("=")[2])
     shown.wait(lambda: shown.shared_address() == other and holds(shown.modules(), other))

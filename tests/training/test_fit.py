@@ -18,6 +18,7 @@ from PIL import Image
 from drawbridge.cli import main as drawbridge_main
 from harness.server import ROOT, environment
 from models import families, store
+from models.locks import locked
 from tests.training.disk import file_size_limit
 from training import checkpoint, data
 from training.cli import main, parser, sampling_options
@@ -174,6 +175,15 @@ def test_the_error_for_a_changed_configuration_names_the_difference(tmp_path, ca
     assert fit("gan", tmp_path / "run", "--epochs", "0.1", "--lr", "0.5") == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "recipe.lr: started with 0.0002, now 0.5" in error
+
+
+def test_two_processes_do_not_train_one_run(tmp_path, capsys):
+    run = tmp_path / "run"
+    with locked(run):
+        assert fit("gan", run, "--epochs", "0.1") == 2
+    assert f"another process writes into {run}; wait until it ends, or name another --run" in capsys.readouterr().err
+    assert [path.name for path in run.iterdir()] == [".lock"]
+    assert fit("gan", run, "--epochs", "0.1") == 0
 
 
 def test_a_run_of_another_revision_is_neither_resumed_nor_exported(tmp_path, capsys):

@@ -32,6 +32,31 @@ def runner(request: pytest.FixtureRequest) -> Runner:
     return warm_runner(request.param)
 
 
+@pytest.mark.parametrize("name", MULTI_STEP)
+def test_small_batches_join_both_passes_of_guidance_with_the_same_bytes(name: str) -> None:
+    runner = warm_runner(name)
+    joint_rows = runner.family.joint_guidance
+    assert joint_rows == max(size for size in runner.sizes if 2 * size <= 16)
+    samples = [Sample(StartState(5, i, i)) for i in range(9)]
+    images = [generate(runner, samples[:n], 3, guidance=1.7) for n in (1, 2, joint_rows, 9)]
+    runner.family.joint_guidance = 0
+    assert images == [generate(runner, samples[:n], 3, guidance=1.7) for n in (1, 2, joint_rows, 9)]
+
+
+def test_passes_that_give_other_bits_together_are_not_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Runner(small("flow").for_sampling(), CPU, 16)
+    forward = runner.family.unet.forward
+
+    def rounds_otherwise(x: torch.Tensor, time: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        labelled = label.any(1)
+        return forward(x, time, label) * (1 + 1e-6 * (labelled.any() and not labelled.all()))
+
+    monkeypatch.setattr(runner.family.unet, "forward", rounds_otherwise)
+    runner.warm_up()
+    assert runner.family.joint_guidance == 0
+    assert len(runner.sizes) > 1
+
+
 def generate(runner: Runner, samples: list[Sample], steps: int, guidance: float = 1.0, **options: Any) -> list[bytes]:
     """The images of `samples`, generated in one batch."""
     request = Request("m", tuple(samples), steps, guidance=guidance, **options)
