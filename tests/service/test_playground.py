@@ -296,7 +296,7 @@ class Page:
 
 
 def test_generated_images_appear_step_by_step_and_the_address_reproduces_them(page: Page) -> None:
-    page.open("view=generate&model=ddpm&label=7&n=4&seed=3&steps=20")
+    page.open("view=generate&model=ddpm&label=7&n=4&seed=3&steps=150")
     page.wait(lambda: page.loaded_images(".grid img.pending"), "previews")
     page.wait_for_status("4 images in")
     assert page.loaded_images(".grid img:not(.pending)") == 4
