@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from service.auth.authenticator import release_worker
-from service.errors import Unavailable
+from service.errors import POISON_REQUEST, Unavailable
 from service.server.journal import Journal
 from service.server.listen import address
 from service.server.messages import ADMIN_CONNECTION, CLOSED, CONNECTION, DRAIN, READY, RELOAD
@@ -37,7 +37,6 @@ from service.server.worker_process import WORKER_COMMAND, Connection, WorkerMetr
 log = logging.getLogger(__name__)
 
 SHUTTING_DOWN = "the service is shutting down; try another instance, or retry in a moment"
-POISON_REQUEST = "two workers crashed while running this request; it is not retried"
 RESERVED_DESCRIPTORS = 128
 """Descriptors that are not used for connections, each of which takes two."""
 ACCEPT_BACKOFF = 0.02
