@@ -21,7 +21,8 @@ from service.engine.catalog import Catalog, Model
 from service.engine.engine import Engine
 from service.engine.loader import ModelLoader
 from service.engine.request import DeadlineExceeded, EngineError, ModelUnloaded, Request, Ticket, noop
-from service.engine.wire import FrameReader, Plain, RunningRequests, build, pack_error, unpack_request
+from service.engine.running import RunningRequests
+from service.engine.wire import FrameReader, Plain, build, pack_error, unpack_request
 
 log = logging.getLogger(__name__)
 

@@ -38,7 +38,8 @@ from service.engine.request import (
     Ticket,
     noop,
 )
-from service.engine.wire import FrameReader, Message, Plain, RunningRequests, build, pack_request, unpack_error
+from service.engine.running import RunningRequests
+from service.engine.wire import FrameReader, Message, Plain, build, pack_request, unpack_error
 
 log = logging.getLogger(__name__)
 

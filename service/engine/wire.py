@@ -11,10 +11,8 @@ A socket takes no longer than shared memory for images of 784 bytes. For 16 of 4
 import asyncio
 import hashlib
 import marshal
-import mmap
 import struct
 import sys
-from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -38,8 +36,6 @@ from service.engine.request import (
 )
 
 LENGTHS = struct.Struct("<II")
-MAX_RUNNING = 4096
-"""Requests that `RunningRequests` holds, as many as a batch has rows at most."""
 
 Message = tuple[Any, ...]
 Plain = Any
@@ -168,38 +164,3 @@ def unpack_error(plain: Plain) -> EngineError:
     """The error of `pack_error`."""
     error: EngineError = getattr(requests, plain[0])(*plain[1:])
     return error
-
-
-# -- suspects ----------------------------------------------------------------------------------------------------------
-
-
-class RunningRequests:
-    """Memory that outlives an engine process: the numbers of the requests in its device step, or in its hands.
-
-    If the process dies, one of them may be why.
-    """
-
-    SIZE = 8 * (2 + MAX_RUNNING)
-
-    def __init__(self, file: int) -> None:
-        """Map the memory behind a descriptor. Its first number is a request being submitted, the second a count."""
-        self.memory = mmap.mmap(file, self.SIZE)
-
-    def set_submitted(self, number: int) -> None:
-        """A request is being submitted; 0: none."""
-        self.memory[:8] = number.to_bytes(8, sys.byteorder)
-
-    def set_running(self, numbers: Iterable[int]) -> None:
-        """The step that is about to run has rows of these requests."""
-        values = array("Q", numbers)
-        data = array("Q", [len(values)]).tobytes() + values.tobytes()
-        self.memory[8 : 8 + len(data)] = data
-
-    def read(self) -> set[int]:
-        """The numbers of all of them."""
-        submitted, count, *running = array("Q", self.memory[:])
-        return {submitted, *running[:count]} - {0}
-
-    def close(self) -> None:
-        """Unmap the memory."""
-        self.memory.close()

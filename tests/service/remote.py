@@ -14,8 +14,8 @@ from service.engine.catalog import Catalog
 from service.engine.engine import EngineObserver
 from service.engine.host import Client, EngineHost
 from service.engine.remote import RemoteEngine
+from service.engine.running import SIZE, RunningRequests
 from service.engine.setup import create_engine, create_loop
-from service.engine.wire import RunningRequests
 from service.settings import Settings
 
 
@@ -29,7 +29,7 @@ class EngineSide:
             host.serve(catalog)
 
         self.file = os.memfd_create("running")
-        os.ftruncate(self.file, RunningRequests.SIZE)
+        os.ftruncate(self.file, SIZE)
         device = torch.device("cpu")
         self.engine, self.loader, scope = create_engine(settings, device, EngineObserver(), serve)
         self.host = host = EngineHost(self.engine, self.loader, scope, RunningRequests(self.file))

@@ -18,7 +18,8 @@ from service.engine.request import (
     ShuttingDown,
     StartState,
 )
-from service.engine.wire import RunningRequests, pack_error, pack_frame, pack_request, unpack_error, unpack_request
+from service.engine.running import SIZE, RunningRequests
+from service.engine.wire import pack_error, pack_frame, pack_request, unpack_error, unpack_request
 
 
 def test_requests_survive_the_wire() -> None:
@@ -54,7 +55,7 @@ def test_errors_survive_the_wire(error: EngineError) -> None:
 
 def test_the_running_requests_can_be_read_after_the_process(tmp_path: Path) -> None:
     with (tmp_path / "running").open("w+b") as file:
-        file.truncate(RunningRequests.SIZE)
+        file.truncate(SIZE)
         writer, reader = RunningRequests(file.fileno()), RunningRequests(file.fileno())
         writer.set_running({1 << 40, 5, 6})
         writer.set_submitted(7)
