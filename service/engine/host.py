@@ -363,6 +363,7 @@ def _pack_update(hosted: Hosted, arrays: list[NDArray[Any]]) -> Plain:
             arrays += [np.ascontiguousarray(image) for image in (preview, guess) if image is not None]
     times = (ticket.started_at, ticket.finished_at, ticket.max_batch_seen, ticket.remaining_steps)
     if outcome:
+        ticket.on_update = noop  # it refers to `hosted`, which refers to the ticket
         del hosted.client.requests[hosted.number]
     error = None if ticket.error is None or not outcome else pack_error(ticket.error)
     size = sum(values.nbytes for values in arrays[first:])

@@ -133,6 +133,11 @@ class Link(FrameReader):
         if sent.confirm:
             self.post("confirm", sent.number)
 
+    def cancel(self, sent: Sent) -> None:
+        """Let the engine forget a request."""
+        self.requests.pop(sent.number, None)
+        self.post("cancel", sent.number)
+
     def on_frame(self, head: Plain, body: memoryview) -> None:
         """The first frame is the other end's build, which it checks too."""
         if not self.matches:
@@ -198,6 +203,8 @@ class RemoteEngine:
         """All requests that have not ended, with the engine that has each; None: it waits for one."""
         self.connected = asyncio.Event()
         """Set once there was an engine."""
+        self.images = 0
+        """Images of these requests."""
         self.stopping = False
         self.replayed: Callable[[int], None] = lambda _: None
         """Called with the number of requests that are sent again after an engine died."""
@@ -208,20 +215,21 @@ class RemoteEngine:
     @property
     def outstanding(self) -> int:
         """Images of requests that are accepted and have not ended, of all HTTP processes."""
-        return sum(link.outstanding for link in self.links) if self.links else self._waiting_images()
+        return sum(link.outstanding for link in self.links) if self.links else self.images
 
     def submit(self, request: Request, on_update: Callable[[], None] = noop, owner: str = "") -> Ticket:
         """Send `request` of `owner` and return its ticket, which ends as `refused` if the engine refuses it.
 
-        Raises ModelUnloaded, ShuttingDown, and QueueFull if there is no engine and no room to wait.
+        Raises ModelUnloaded, ShuttingDown, and QueueFull if this process alone has as much as the engine may have.
         """
         model, count = self.loader.catalog.versions.get(request.model), len(request.samples)
         if self.stopping:
             raise ShuttingDown
         if model is None:
             raise ModelUnloaded
-        if not self.links and self._waiting_images() + count > self.queue_images:
-            raise QueueFull(RESTART_SECONDS)
+        if self.images + count > self.queue_images:
+            raise QueueFull(max(1, math.ceil(self.seconds_behind())) if self.links else RESTART_SECONDS)
+        self.images += count
         ticket = Ticket(
             request,
             owner,
@@ -251,8 +259,7 @@ class RemoteEngine:
         if sent is not None:
             self.end(sent, "cancelled", None)
             if link is not None:
-                link.requests.pop(sent.number, None)
-                link.post("cancel", sent.number)
+                link.cancel(sent)
 
     def seconds_behind(self) -> float:
         """The seconds until the engine with the least work should have finished all accepted requests."""
@@ -265,6 +272,7 @@ class RemoteEngine:
     def end(self, sent: Sent, outcome: str, error: EngineError | None) -> None:
         """End a request; every request ends here."""
         del self.requests[sent.ticket]
+        self.images -= len(sent.ticket.images)
         sent.ticket.error, sent.ticket.outcome = error, outcome
 
     def end_late(self, sent: Sent) -> None:
@@ -279,20 +287,21 @@ class RemoteEngine:
         self.requests[sent.ticket] = sent, link
         if link is not None:
             link.submit(sent)
-            return
-        sent.waited = True
-        if sent.ticket.request.timeout is not None:
+        else:
+            sent.waited = True
+        if sent.ticket.request.timeout is not None and (link is None or sent.crashes):
             delay = max(0.0, sent.ticket.deadline - self.clock())
             asyncio.get_running_loop().call_later(delay, self._expire, sent)
 
     def _expire(self, sent: Sent) -> None:
-        """End a request whose deadline has passed while it waited for an engine."""
-        if self.requests.get(sent.ticket) == (sent, None):
-            self.end_late(sent)
-            notify([sent.ticket])
-
-    def _waiting_images(self) -> int:
-        return sum(len(ticket.images) for ticket, (_, link) in self.requests.items() if link is None)
+        """End a request whose deadline has passed while it waited for an engine, or as a suspect for others."""
+        known, link = self.requests.get(sent.ticket, (None, None))
+        if known is None or (link is not None and not sent.crashes):
+            return
+        self.end_late(sent)
+        if link is not None:
+            link.cancel(sent)
+        notify([sent.ticket])
 
     # -- engines -------------------------------------------------------------------------------------------------------
 

@@ -97,7 +97,7 @@ def main(control: str, index: str, count: str, running: str, *, runner: type[Run
     settings = Settings()
     queue_share = -(-settings.queue_images // int(count))
     settings = settings.model_copy(update={"queue_images": max(settings.max_images, queue_share)})
-    logs.configure(settings)
+    logs.configure(settings, process=f"engine {index}")
     device = choose_device(settings.device, int(index))
     job = run(settings, device, socket.socket(fileno=int(control)), RunningRequests(int(running)), runner)
     with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as event_loop:

@@ -215,7 +215,7 @@ def test_the_queue_is_bounded_over_all_processes(root: Path) -> None:
         run_server(SERVICE, settings_of(root, queue_images=64, max_images=60)) as server,
         ThreadPoolExecutor(4) as pool,
     ):
-        long = f"{server.url}/generate?model=ddpm&steps=1000&n=60&format=npz&seed=1"
+        long = f"{server.url}/generate?model=ddpm&steps=100&n=60&format=npz&seed=1"
         accepted = pool.submit(httpx.get, long, timeout=120)
         wait_for_accepted(server)
         statuses = [httpx.get(f"{server.url}/generate?model=gan&n=8&seed=1", timeout=60).status_code for _ in range(6)]

@@ -5,6 +5,7 @@ starts processes.
 """
 
 import asyncio
+import gc
 import io
 import re
 import shutil
@@ -21,13 +22,10 @@ from PIL import Image
 
 from harness.scraping import metric_value, parse_metrics
 from models import families
-from service.app import Application
-from service.engine.remote import RemoteEngine
-from service.engine.request import (
-    Request,
-    Sample,
-    StartState,
-)
+from service.app import TELEMETRY_FLUSH_SECONDS, Application
+from service.engine.host import Hosted
+from service.engine.remote import RemoteEngine, Sent
+from service.engine.request import Request, Sample, StartState, Ticket
 from service.settings import Settings
 from tests.service.conftest import asgi_client, problem
 from tests.service.engine.test_reload import replace_weights
@@ -227,6 +225,20 @@ async def test_a_disconnect_frees_the_batch_slots(side: EngineSide, clients: Any
     assert side.engine.ended["cancelled"] == cancelled + 2
 
 
+async def test_finished_requests_leave_no_reference_cycles(remote: Application) -> None:
+    async with listening(remote) as url:
+        gc.collect()
+        gc.disable()
+        try:
+            async with httpx.AsyncClient(base_url=url) as client:
+                for seed in range(4):
+                    assert (await client.get(f"/generate?model=gan&seed={seed}")).status_code == 200
+            await asyncio.sleep(2 * TELEMETRY_FLUSH_SECONDS)  # the log holds the requests until then
+            assert not [found for found in gc.get_objects() if isinstance(found, Ticket | Hosted | Sent)]
+        finally:
+            gc.enable()
+
+
 async def test_owners_and_priorities_reach_the_engine(side: EngineSide, remote: Application) -> None:
     service = remote.state.service
     model = service.catalog.models["gan"]
@@ -269,15 +281,15 @@ async def test_an_engine_that_dies_loses_no_request(few: Settings) -> None:
         await until(app.state.service.loader.started.is_set)
         remote: RemoteEngine = app.state.service.engine
         urls = [
-            "/generate?model=ddpm&steps=60&seed=1",
-            "/generate?model=ddpm&steps=40&n=30&seed=2&format=zip",
-            "/generate?model=ddpm&steps=60&n=3&seed=3&format=npz&timeout=60",
+            "/generate?model=ddpm&steps=30&seed=1",
+            "/generate?model=ddpm&steps=12&n=20&seed=2&format=zip",
+            "/generate?model=ddpm&steps=30&n=3&seed=3&format=npz&timeout=60",
         ]
         expected = [await client.get(url) for url in urls]
         pending = [asyncio.create_task(client.get(url)) for url in urls]
 
         def zip_has_begun() -> bool:
-            return any(0 < len(sent.missing) < 30 == len(sent.ticket.images) for sent, _ in remote.requests.values())
+            return any(0 < len(sent.missing) < 20 == len(sent.ticket.images) for sent, _ in remote.requests.values())
 
         await until(zip_has_begun)
         await first.die()
@@ -300,6 +312,7 @@ async def test_a_request_waits_for_an_engine_until_its_deadline(few: Settings) -
         await until(app.state.service.loader.started.is_set)
         await side.die()
         problem(await client.get("/generate?model=gan&timeout=0.2"), 504, "too-late")
+        assert not app.state.service.engine.images
         cancelled = asyncio.create_task(client.get("/generate?model=gan&n=64&format=npz"))
         full = [asyncio.create_task(client.get("/generate?model=gan&n=64&format=npz")) for _ in range(2)]
         await asyncio.sleep(0.05)
@@ -324,6 +337,7 @@ async def test_a_request_that_kills_two_engines_fails_alone(few: Settings) -> No
             make_mortal(side, 4711, dying)
         poison = asyncio.create_task(client.get("/generate?model=ddpm&steps=30&seed=4711"))
         others = [asyncio.create_task(client.get(url)) for url in urls]
+        late = asyncio.create_task(client.get("/generate?model=ddpm&steps=900&seed=5&timeout=0.8"))
         for side in sides[1:]:
             await until(lambda: not remote.links)
             await side.connect(remote)
@@ -332,6 +346,7 @@ async def test_a_request_that_kills_two_engines_fails_alone(few: Settings) -> No
         detail = problem(await poison, 503, "unavailable")
         assert detail == "two workers crashed while running this request; it is not retried"
         assert dying == sides[:2]
+        problem(await late, 504, "too-late")
 
 
 def make_mortal(side: EngineSide, seed: int, dying: list[EngineSide]) -> None:
