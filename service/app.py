@@ -24,7 +24,7 @@ from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
 from models.base import Family
-from models.devices import choose_device
+from models.devices import arithmetic, choose_device
 from models.store import WeightsError
 from service import VERSION, errors
 from service.api import edit, encode, films, generate, info, nearest, openapi_schema
@@ -164,7 +164,7 @@ class Application(FastAPI):
             torch.set_num_threads(settings.threads)
         clock = time.perf_counter
         engine = Engine({}, queue_images=settings.queue_images, clock=clock, observer=self.metrics)
-        kernels = f"{torch.backends.cpu.get_cpu_capability()} threads {settings.threads}"
+        kernels = arithmetic(device, settings.threads)
         scope = f"{VERSION} {device.type} torch {torch.__version__} numpy {np.__version__} {kernels}"
         service = AppContext(settings, Catalog(), engine, scope)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from models import noise
 from models.base import Family, Rows
+from models.devices import use_reproducible_kernels
 from models.pixels import to_pixels
 from service.engine.graphs import CudaGraphs, Tensors, cuda_recorder
 from service.engine.interpolation import slerp
@@ -26,6 +27,10 @@ from service.engine.request import ANY_LABEL, Edit, Request, Sample, StartState
 
 class BatchTooLarge(Exception):
     """The device has no memory for a batch of this size."""
+
+
+class RecordingsDiffer(Exception):
+    """Two recordings of the same functions gave different bits."""
 
 
 @dataclass(eq=False, slots=True)
@@ -90,10 +95,13 @@ class Runner:
 
     def __init__(self, family: Family, device: torch.device, max_batch_size: int) -> None:
         self.family, self.device, self.max_batch_size = family, device, max_batch_size
-        self.call = (
-            CudaGraphs(family, cuda_recorder(device)) if device.type == "cuda" else partial(_call_eagerly, family)
-        )
+        self.call: CudaGraphs | Callable[..., Tensors] = partial(_call_eagerly, family)
         """Calls `_initial_states`, `_next_states` or `_decoded_images`."""
+        if device.type == "cuda":
+            use_reproducible_kernels()
+            self.call = CudaGraphs(family, cuda_recorder(device))
+        self.joint_guidance = 0
+        """`Rows.joint_guidance` of each step."""
         self.sizes = batch_sizes(max_batch_size, fine=device.type == "cpu")
         """The sizes that batches are padded to. The largest is the limit of the device's memory."""
         self.proven_sizes = self.sizes
@@ -181,38 +189,47 @@ class Runner:
         """Find the batch-invariant sizes: those whose results equal the results of the largest size.
 
         The probes are different rows with different schedules, one of each sampler, with and without guidance. They
-        also trigger all compilation and allocation of a first call.
+        also trigger all compilation and allocation of a first call. Recordings of a size must give equal bits when they
+        are made again, as they are after a restart. Raises RecordingsDiffer if those of no size do.
         """
         sizes = list(self.sizes)
         while True:
             try:
                 expected = self._probe(sizes[-1])
+                if not self._recordings_agree(expected):
+                    raise RecordingsDiffer(f"recordings of {sizes[-1]} rows give other bits when they are made again")
                 break
-            except BatchTooLarge:
+            except (BatchTooLarge, RecordingsDiffer):
                 if len(sizes) == 1:
                     raise
             sizes.pop()
         self.fingerprint = hashlib.sha256(b"".join(part.cpu().numpy().tobytes() for part in expected)).hexdigest()
-        largest = sizes.pop()
-        self.sizes = [
-            size
-            for size in sizes
-            if all(torch.equal(few, many[:size]) for few, many in zip(self._probe(size), expected, strict=True))
-        ] + [largest]
-        self.proven_sizes = self.sizes
+        proven = [sizes.pop()]
+        for size in reversed(sizes):
+            results = self._probe(size)
+            if _equal(results, [part[:size] for part in expected]) and self._recordings_agree(results):
+                proven.insert(0, size)
+        self.sizes = self.proven_sizes = proven
         if self.device.type == "cpu" and self.family.guidance is not None:
             self._prove_joint_guidance()
 
+    def _recordings_agree(self, results: list[Tensor]) -> bool:
+        """Whether recordings that are made again give the `results` of a probe; True without recordings."""
+        if not isinstance(self.call, CudaGraphs):
+            return True
+        with self.call.record_again():
+            return _equal(self._probe(len(results[0])), results)
+
     def _prove_joint_guidance(self) -> None:
-        """Let the family join both passes of guidance for as many rows as this gives the same bits.
+        """Let steps join both passes of guidance for as many rows as this gives the same bits.
 
         A joint pass is of twice the rows, and at most of the largest size, which the memory suffices for.
         """
         expected = self._probe(self.proven_sizes[-1], guided_rows=0)[0]
         for size in self.proven_sizes:
-            proven, self.family.joint_guidance = self.family.joint_guidance, size
+            proven, self.joint_guidance = self.joint_guidance, size
             if 2 * size > len(expected) or not torch.equal(self._probe(size, guided_rows=0)[0], expected[:size]):
-                self.family.joint_guidance = proven
+                self.joint_guidance = proven
                 break
         self.sizes = self.proven_sizes
 
@@ -341,7 +358,9 @@ class Runner:
         seed, index, step = self._send([row.noise_key for row in rows], np.int64).unbind(1)
         coefficients = self._send([row.schedule[row.step] for row in rows], np.float32)
         guidance = self._send([row.next_guidance for row in rows], np.float32)
-        (state,) = self.call(_next_states, before.state, before.label, coefficients, guidance, seed, index, step)
+        numbers = coefficients, guidance, seed, index, step
+        joint = self.joint_guidance
+        (state,) = self.call(_next_states, before.state, before.label, *numbers, joint_guidance=joint)
         finished = [i for i, row in enumerate(rows) if row.step + 1 == row.total_steps]
         guessing = [i for i, row in enumerate(rows) if row.guesses and row.step + 1 < row.total_steps]
         if guessing:
@@ -410,17 +429,23 @@ class Runner:
         return list(images[: len(indices)])
 
 
-def _call_eagerly(family: Family, function: Callable[..., Tensors], *inputs: Tensor) -> Tensors:
-    return function(family, *inputs)
+def _call_eagerly(family: Family, function: Callable[..., Tensors], *inputs: Tensor, **options: Any) -> Tensors:
+    return function(family, *inputs, **options)
+
+
+def _equal(some: list[Tensor], others: list[Tensor]) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(some, others, strict=True))
 
 
 def _initial_states(family: Family, *inputs: Tensor) -> Tensors:
     return (family.initial_state(*inputs),)
 
 
-def _next_states(family: Family, *inputs: Tensor) -> Tensors:
-    """`inputs` are the fields of Rows."""
-    return (family.step(Rows(*inputs)),)
+def _next_states(family: Family, *inputs: Tensor, joint_guidance: int) -> Tensors:
+    """`inputs` are the tensors of Rows, in order."""
+    state, label, coefficients, guidance, seed, index, step = inputs
+    rows = Rows(state, label, coefficients, guidance, seed, index, step, joint_guidance=joint_guidance)
+    return (family.step(rows),)
 
 
 def _noised_states(
