@@ -56,10 +56,11 @@ COMPAT_APIS = (openai, open_inference)
 """Routes of other systems' APIs, which have error formats of their own."""
 ROUTES = (generate, edit, encode, nearest, info, films, *COMPAT_APIS)
 
-MAX_BATCH_SIZE = {"cpu": 16, "cuda": 128, "mps": 128}
+MAX_BATCH_SIZE = {"cpu": 16, "cuda": 512, "mps": 128}
 """Default rows per device step. On a CPU a row costs less the more there are (`python -m benchmarks engine`), but a new
-request waits for the running step. The GPU's numbers are unmeasured."""
-MAX_BATCH_SIZE_SINGLE_STEP = {"cpu": 32, "cuda": 128, "mps": 128}
+request waits for the running step. On a GPU they run in tiles (`slot_runner.TILE_ROWS`): more rows per step save work
+of the host. The numbers of GPUs are unmeasured."""
+MAX_BATCH_SIZE_SINGLE_STEP = {"cpu": 32, "cuda": 512, "mps": 128}
 """The same for models that sample in one step, whose steps are short."""
 
 TELEMETRY_FLUSH_SECONDS = 0.02

@@ -11,20 +11,10 @@ from service.engine.graphs import CudaGraphs, Record, Tensors, cuda_recorder
 from service.engine.request import Request, Sample, StartState
 from service.engine.runner import RecordingsDiffer, Runner, batch_sizes
 from tests.conftest import small
+from tests.service.engine.imitation import imitate_recorder
 
 CPU = torch.device("cpu")
 GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"))
-
-
-def imitate_recorder(function: Callable[[], Tensors]) -> tuple[Callable[[], Any], Tensors]:
-    """Like a graph: each replay reads the recorded inputs and writes to the recorded outputs."""
-    outputs = function()
-
-    def replay() -> None:
-        for output, x in zip(outputs, function(), strict=True):
-            output.copy_(x)
-
-    return replay, outputs
 
 
 @pytest.fixture(params=["cpu", GPU])
@@ -147,3 +137,18 @@ def test_a_model_whose_recordings_all_differ_does_not_start() -> None:
     runner.call = CudaGraphs(runner.family, Unreliable(1))
     with pytest.raises(RecordingsDiffer, match="recordings of 1 rows give other bits when they are made again"):
         runner.warm_up()
+
+
+def test_recordings_are_made_with_example_inputs(record: Record, device: torch.device) -> None:
+    """A function that changes its subject runs once per call, although a recording runs it, too."""
+    counts = torch.zeros(3, dtype=torch.int64, device=device)
+    call = CudaGraphs(counts, record, example=lambda at: torch.full_like(at, 2))
+    at = torch.tensor([1], device=device)
+    for _ in range(3):
+        call(count, at)
+    assert counts[:2].tolist() == [0, 3]
+
+
+def count(counts: torch.Tensor, at: torch.Tensor) -> Tensors:
+    counts[at] = counts[at] + 1
+    return ()
