@@ -21,7 +21,7 @@ from torch import Tensor
 from models import noise, parallel
 from models.base import About, Family, Range, Recipe, Rows, Terms
 from models.denoisers import PATCH_HELP, denoiser, guided
-from models.losses import UNIFORM_SHARE, sample_log_snr
+from models.losses import column, flow_loss, mix_times, sample_log_snr, velocity_errors
 from models.nets import LEVELS_HELP
 
 PATH_STEPS = 5
@@ -30,8 +30,6 @@ WHOLE_SHARE = 0.75
 """Share of a batch's intervals that are the whole path from noise to data, which one step needs."""
 MIN_SPAN = 1 / 16
 """The shortest interval in training; sampling has intervals of at least twice that."""
-MIN_REMAINING_TIME = 0.25
-"""The lower bound on 1 - t in the losses, as in `flow`."""
 HUBER = 0.03
 """Errors of u longer than this count by their length, not its square, because a few paths are hard to learn. It is the
 paper's adaptive weight with p = 0.5, and the loss of Song & Dhariwal (2023, arXiv 2310.14189)."""
@@ -93,18 +91,14 @@ class MeanFlow(Family):
         eps = parallel.randn(*x.shape, device=device)
         uniform = parallel.rand(count, device=device)
         if player == "velocity":
-            noisy = sample_log_snr(count, device).sigmoid()
-            time = torch.where(parallel.rand(count, device=device) < UNIFORM_SHARE, uniform, noisy)
-            predicted, target = self.velocity(torch.lerp(eps, x, _column(time, x)), time, hot), x
-        else:
-            length = MIN_SPAN + (1 - MIN_SPAN) * parallel.rand(count, device=device)
-            span = torch.where(parallel.rand(count, device=device) < WHOLE_SHARE, 1.0, length)
-            time = (1 - span) * uniform
-            state = torch.lerp(eps, x, _column(time, x))
-            predicted, target = self.predict(state, time, span, hot), self.path_target(state, time, span, hot)
-        errors = ((predicted - target) / (1 - _column(time, x)).clamp(min=MIN_REMAINING_TIME)).square()
-        if player == "velocity":
-            return {"loss": errors.mean()}
+            time = mix_times(sample_log_snr(count, device).sigmoid(), uniform)
+            return {"loss": flow_loss(self.velocity, x, eps, time, hot)}
+        length = MIN_SPAN + (1 - MIN_SPAN) * parallel.rand(count, device=device)
+        span = torch.where(parallel.rand(count, device=device) < WHOLE_SHARE, 1.0, length)
+        time = (1 - span) * uniform
+        state = torch.lerp(eps, x, column(time, x))
+        target = self.path_target(state, time, span, hot)
+        errors = velocity_errors(self.predict(state, time, span, hot), target, time)
         return {"loss": (errors.flatten(1).mean(1) + HUBER**2).sqrt().mean()}
 
     @torch.no_grad()
@@ -112,14 +106,14 @@ class MeanFlow(Family):
         """x_u of states x at `time` [B], by a path over intervals of length `span` [B] that follows v."""
         state, step = x, span / PATH_STEPS
         for k in range(PATH_STEPS):
-            state = state + _column(step, x) * self._guided_velocity(state, time + k * step, label)
-        return x + _column((1 - time) / span, x) * (state - x)
+            state = state + column(step, x) * self._guided_velocity(state, time + k * step, label)
+        return x + column((1 - time) / span, x) * (state - x)
 
     def _guided_velocity(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
         """v with classifier-free guidance."""
         scale = torch.full_like(time, self.config.guidance)
         predicted = guided(self.velocity, x, time, label, scale).clamp(-1, 1)
-        return (predicted - x) / (1 - _column(time, x))
+        return (predicted - x) / (1 - column(time, x))
 
     def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, coefficients: Tensor) -> Tensor:
         return noise.initial(seed, index, self.data_shape)
@@ -127,13 +121,8 @@ class MeanFlow(Family):
     def step(self, rows: Rows) -> Tensor:
         time, span = rows.coefficients.unbind(1)
         predicted = self.predict(rows.state, time, span, rows.label).clamp(-1, 1)
-        return torch.lerp(rows.state, predicted, _column(span / (1 - time), predicted))
+        return torch.lerp(rows.state, predicted, column(span / (1 - time), predicted))
 
     def schedule(self, steps: int, sampler: str | None = None) -> Tensor:
         """The start and the length of each step's interval, [steps, 2]; all have the same length."""
         return torch.tensor([[k / steps, 1 / steps] for k in range(steps)])
-
-
-def _column(values: Tensor, x: Tensor) -> Tensor:
-    """Numbers [B] in the shape that multiplies x [B, ...]."""
-    return values.view(-1, *[1] * (x.dim() - 1))

@@ -6,7 +6,8 @@ from torch import nn
 
 from models import store
 from models.base import sample
-from models.families.meanflow import MIN_REMAINING_TIME, MIN_SPAN, PATH_STEPS, MeanFlow, MeanFlowConfig
+from models.families.meanflow import MIN_SPAN, PATH_STEPS, MeanFlow, MeanFlowConfig
+from models.losses import MIN_REMAINING_TIME
 from tests.conftest import WEIGHTS, assert_weights_reach
 from training.start import copy_weights
 
