@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import batch_invariant
+from models.base import Rows
 from models.nets import MLP, Foldable, halvings, is_image
 
 MAX_GROWTH = 4
@@ -185,6 +186,13 @@ class PointDenoiser(nn.Module):
     def forward(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
         angle = time[:, None] * self.frequencies
         return self.net(torch.cat((x, angle.cos(), angle.sin(), label), dim=1))
+
+
+def guided_rows(net: UNet | PointDenoiser, x: Tensor, time: Tensor, rows: Rows) -> Tensor:
+    """`guided` with the labels and guidance scales of `rows`, for noisy data x [B, ...] at time [B]."""
+    if not rows.guided:
+        return net(x, time, rows.label)
+    return guided(net, x, time, rows.label, rows.guidance, rows.joint_guidance)
 
 
 def guided(
