@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,13 @@ from models import parallel
 from models.base import Family, Recipe
 from models.devices import device_name
 from models.pixels import to_unit
-from models.store import Manifest
 from training import checkpoint, film
 from training.augmentation import Augmentation
 from training.config import ConfigError, RunConfig
 from training.data import Dataset, InfiniteSampler
 from training.log import Log
 from training.samples import distance, fixed_samples, grid_png
-from training.start import copy_weights
+from training.start import Start, copy_weights
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
@@ -73,15 +72,15 @@ class Trainer:
 
     @classmethod
     def from_config(
-        cls, config: RunConfig, data: Dataset, hardware: Hardware, start: tuple[Family, Manifest] | None = None
+        cls, config: RunConfig, data: Dataset, hardware: Hardware, starts: Sequence[Start] = ()
     ) -> "Trainer":
-        """The trainer of a new run with this configuration; its seed and `start` decide the initial weights.
+        """The trainer of a new run with this configuration; its seed and `starts` decide the initial weights.
 
-        Raises ConfigError if the weights of `start` do not fit.
+        Raises ConfigError if the weights of `starts` do not fit.
         """
         torch.manual_seed(config.seed)
         family, recipe = config.new_family(), config.training_recipe()
-        if start is not None:
+        for start in starts:
             copy_weights(family, *start, data.classes)
         augmentation = Augmentation(**config.augmentation) if config.augmentation else None
         return cls(

@@ -22,7 +22,7 @@ from torch import Tensor
 from models import noise, parallel
 from models.base import About, Family, Range, Recipe, Rows, Terms, coefficient_columns
 from models.denoisers import PATCH_HELP, any_set, denoiser, guided_rows
-from models.losses import UNIFORM_SHARE, sample_log_snr
+from models.losses import mix_times, sample_log_snr
 from models.nets import LEVELS_HELP
 
 MIN_SIGMA = 0.3
@@ -94,8 +94,7 @@ class DDPM(Family):
         angle = torch.exp(-sample_log_snr(count, device)).atan()
         first, last = ANGLES
         noisy = ((angle - first) / (last - first) * (total - 1)).round().long().clamp(0, total - 1)
-        uniform = parallel.randint(total, count, device)
-        return torch.where(parallel.rand(count, device=device) < UNIFORM_SHARE, uniform, noisy)
+        return mix_times(noisy, parallel.randint(total, count, device))
 
     def diffuse(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x_t of q(x_t | x_0 = x) for t [B] in 0..T-1 and eps ~ N(0, I) with the shape of x."""

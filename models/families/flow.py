@@ -20,11 +20,9 @@ from torch import Tensor
 from models import noise, parallel
 from models.base import About, Family, Range, Recipe, Rows, Terms, coefficient_columns
 from models.denoisers import PATCH_HELP, denoiser, guided_rows
-from models.losses import UNIFORM_SHARE, sample_log_snr
+from models.losses import flow_loss, mix_times, sample_log_snr
 from models.nets import LEVELS_HELP
 
-MIN_REMAINING_TIME = 0.25
-"""The lower bound on 1 - t in the loss. Below it the nearly clean times outweigh all others."""
 INVERSION_STEPS = 40
 
 
@@ -67,15 +65,10 @@ class Flow(Family):
             self.guidance = None
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
-        noisy = sample_log_snr(len(x), x.device).sigmoid()
-        uniform = parallel.rand(len(x), device=x.device)
-        t = torch.where(parallel.rand(len(x), device=x.device) < UNIFORM_SHARE, uniform, noisy)
+        t = mix_times(sample_log_snr(len(x), x.device).sigmoid(), parallel.rand(len(x), device=x.device))
         eps = parallel.randn(*x.shape, device=x.device)
         kept = parallel.rand(len(x), device=x.device) >= self.config.drop_label
-        time = t.view(-1, *[1] * (x.dim() - 1))
-        predicted = self.unet(torch.lerp(eps, x, time), t, self.one_hot(label) * kept[:, None])
-        # Predicted and true velocity share x_t, so their difference is that of the images over 1 - t.
-        return {"loss": ((predicted - x) / (1 - time).clamp(min=MIN_REMAINING_TIME)).square().mean()}
+        return {"loss": flow_loss(self.unet, x, eps, t, self.one_hot(label) * kept[:, None])}
 
     def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, coefficients: Tensor) -> Tensor:
         x = noise.initial(seed, index, self.data_shape)
