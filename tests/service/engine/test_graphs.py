@@ -14,7 +14,7 @@ from tests.conftest import small
 from tests.service.engine.imitation import imitate_recorder
 
 CPU = torch.device("cpu")
-GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"))
+GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 
 
 @pytest.fixture(params=["cpu", GPU])
