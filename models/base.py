@@ -129,8 +129,6 @@ class Family(nn.Module):
     """What `log_likelihood` gives: a lower bound of log p(x), the log density of the codes, or "" for nothing."""
     revision: ClassVar[int] = 1
     """Incremented when the same tensors and config give other images. Weights of another revision do not load."""
-    compiles: ClassVar[bool] = True
-    """Whether training may `torch.compile` the nets; False where a loss differentiates a gradient."""
 
     def __init__(self, config: Any, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__()
