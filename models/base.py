@@ -217,7 +217,8 @@ class Family(nn.Module):
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         """Named terms of `player`'s objective on data x [B, *data_shape] and label [B] int64 (-1: unknown).
 
-        Randomness comes from torch's global generator, whose state is part of training's checkpoints.
+        Randomness comes from torch's global generator, whose state is part of training's checkpoints. Neither branches
+        nor sizes depend on values of tensors, and no tensor comes from the host, so that a GPU can record it.
         """
         raise NotImplementedError
 
