@@ -21,7 +21,7 @@ from torch import Tensor
 from models import noise, parallel
 from models.base import About, Family, Range, Recipe, Rows, Terms
 from models.denoisers import PATCH_HELP, denoiser, guided
-from models.losses import column, flow_loss, mix_times, sample_log_snr, velocity_errors
+from models.losses import column, mix_times, sample_log_snr, velocity_errors
 from models.nets import LEVELS_HELP
 
 PATH_STEPS = 5
@@ -92,7 +92,8 @@ class MeanFlow(Family):
         uniform = parallel.rand(count, device=device)
         if player == "velocity":
             time = mix_times(sample_log_snr(count, device).sigmoid(), uniform)
-            return {"loss": flow_loss(self.velocity, x, eps, time, hot)}
+            predicted = self.velocity(torch.lerp(eps, x, column(time, x)), time, hot)
+            return {"loss": velocity_errors(predicted, x, time).mean()}
         length = MIN_SPAN + (1 - MIN_SPAN) * parallel.rand(count, device=device)
         span = torch.where(parallel.rand(count, device=device) < WHOLE_SHARE, 1.0, length)
         time = (1 - span) * uniform
