@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from models import store
+from models import kernels, store
 from models.base import Family
 from models.inference import prepare_for_cpu
 from models.nets import fold_norms
@@ -298,8 +298,9 @@ def _warm_runner(family: Family, device: torch.device, max_batch_size: int, runn
             max_batch_size = min(max_batch_size, TILE_ROWS)
         else:
             return slot_runner
-    runner = runner_type(family, device, max_batch_size)
-    runner.warm_up()
+    with kernels.unused():
+        runner = runner_type(family, device, max_batch_size)
+        runner.warm_up()
     return runner
 
 

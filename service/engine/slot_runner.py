@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models import kernels
 from models.base import Family
 from models.pixels import to_pixels
 from service.engine.graphs import CudaGraphs, Record, cuda_recorder
@@ -95,6 +96,8 @@ class SlotRunner(Runner):
         receive: Callable[[Sequence[Tensor]], Wait] | None = None,
     ) -> None:
         super().__init__(family, device, max_batch_size)
+        if device.type == "cuda":
+            kernels.install(device)
         record = record or cuda_recorder(device)
         self.copy = receive or CopyStream(device)
         capacity = SLOTS_PER_BATCH * max_batch_size
