@@ -217,7 +217,7 @@ class Trainer:
         pairs = [(average, trained[name]) for name, average in self.average.state_dict().items()]
         running = [(average, value) for average, value in pairs if average.is_floating_point()]
         averages, values = [average for average, _ in running], [value for _, value in running]
-        if isinstance(weight, Tensor):  # which no kernel takes for many tensors; exact for a weight of 1
+        if isinstance(weight, Tensor):  # which `_foreach_lerp_` would read; exact for a weight of 1
             kept = 1 - weight
             torch._foreach_mul_(averages, kept)
             torch._foreach_add_(averages, torch._foreach_mul(values, 1 - kept))
