@@ -1,6 +1,6 @@
 """Published implementations of models that this project has too, and our own, trained for the same time on one thread.
 
-    python -m benchmarks.published NAME --minutes 10 --samples 1000 --output FILE
+    python -m benchmarks.published NAME --minutes 5 --samples 1000 --output FILE
 
 trains one of ROWS and writes `images` [N, 28, 28] uint8, and the requested `labels` [N] of a conditional model, to an
 npz file. `python -m benchmarks same_minutes` runs and judges all of them.
@@ -74,7 +74,7 @@ def pythae_vae(training: Training) -> Sampler:
 
 
 def torchcfm_flow(training: Training) -> Sampler:
-    """torchcfm's conditional flow matching with the U-Net of its conditional MNIST example; 20 steps of Euler's."""
+    """torchcfm's conditional flow matching with the U-Net of its conditional MNIST example; 10 steps of Euler's."""
     from torchcfm.conditional_flow_matching import ConditionalFlowMatcher
     from torchcfm.models.unet import UNetModel
 
@@ -88,8 +88,8 @@ def torchcfm_flow(training: Training) -> Sampler:
 
     def sampler(label: Tensor) -> Tensor:
         x = torch.randn(len(label), 1, 28, 28)
-        for k in range(20):
-            x = x + net(torch.full((len(label),), k / 20), x, label) / 20
+        for k in range(10):
+            x = x + net(torch.full((len(label),), k / 10), x, label) / 10
         return x
 
     return sampler

@@ -34,7 +34,7 @@ TITLES = {
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10.0, help="processor minutes of each training")
+    parser.add_argument("--minutes", type=float, default=5.0, help="processor minutes of each training")
     parser.add_argument("--samples", type=int, default=1000, help="samples of each that are judged")
     parser.add_argument("--only", nargs="*", choices=ROWS, help="measure only these rows")
     parser.add_argument("--keep", type=Path, help="keep the samples in this directory, and read those that are there")

@@ -103,7 +103,6 @@ class RelativisticGAN(ConvolutionalGAN):
 
     players = ("discriminator", "generator")
     training_only = ("discriminator",)
-    compiles = False
     config: RelativisticConfig
 
     def lr_multiplier(self, player: str) -> float:

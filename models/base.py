@@ -136,8 +136,6 @@ class Family(nn.Module):
     """What `log_likelihood` gives: a lower bound of log p(x), the log density of the codes, or "" for nothing."""
     revision: ClassVar[int] = 1
     """Incremented when the same tensors and config give other images. Weights of another revision do not load."""
-    compiles: ClassVar[bool] = True
-    """Whether training may `torch.compile` the nets; False where a loss differentiates a gradient."""
 
     def __init__(self, config: Any, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__()
@@ -226,7 +224,8 @@ class Family(nn.Module):
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         """Named terms of `player`'s objective on data x [B, *data_shape] and label [B] int64 (-1: unknown).
 
-        Randomness comes from torch's global generator, whose state is part of training's checkpoints.
+        Randomness comes from torch's global generator, whose state is part of training's checkpoints. Neither branches
+        nor sizes depend on values of tensors, and no tensor comes from the host, so that a GPU can record it.
         """
         raise NotImplementedError
 

@@ -41,16 +41,6 @@ def velocity_errors(predicted: Tensor, x: Tensor, time: Tensor) -> Tensor:
     return ((predicted - x) / (1 - column(time, x)).clamp(min=MIN_REMAINING_TIME)).square()
 
 
-def flow_loss(
-    net: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, eps: Tensor, time: Tensor, label: Tensor
-) -> Tensor:
-    """The loss of rectified flow: scalar (Liu et al. 2023, equation 1).
-
-    `net` predicts x [B, ...] from x_t = (1 - t) eps + t x, `time` [B] and label [B, classes].
-    """
-    return velocity_errors(net(torch.lerp(eps, x, column(time, x)), time, label), x, time).mean()
-
-
 def squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:
     """|x - reconstruction|^2 summed over pixels, averaged over images: [B, ...] twice -> scalar."""
     return (x - reconstruction).square().flatten(1).sum(1).mean()

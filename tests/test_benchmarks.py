@@ -3,11 +3,14 @@
 import importlib
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import capacity_model
+from benchmarks import capacity_model, training_step
+from training.loop import Hardware
 
 NAMES = ("batch_invariance", "bulk", "cache", "capacity_model", "classroom", "cluster", "compare", "encoding", "engine",
          "gpu", "reload", "same_minutes", "serve", "training_step")  # fmt: skip
@@ -52,6 +55,39 @@ def test_gan_requests_do_not_wait_for_the_unet_and_every_request_finishes(rate: 
         "three of the largest steps"
     )
     assert min(result.latencies["ddpm"]) > capacity_model.MODELS["ddpm"] * fixed / 1000
+
+
+def test_images_per_second_of_iterations_are_counted_over_the_time_that_they_take() -> None:
+    started_at = time.perf_counter()
+    rate = training_step.images_per_second("gan", 16, Hardware(torch.device("cpu")), seconds=0.2)
+    least = training_step.WARM_UP * 16  # images, in less than the time of the whole call
+    assert rate > least / (time.perf_counter() - started_at)
+
+
+def test_a_table_has_called_and_recorded_iterations_of_both_batches(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = []
+
+    def images_per_second(name: str, batch: int, hardware: Hardware, precision: str) -> float:
+        measured.append((name, batch, hardware.record is not None, precision))
+        return 1234.5 if hardware.record else 99.0
+
+    monkeypatch.setattr(training_step, "images_per_second", images_per_second)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "GPU")
+    training_step.print_iterations(torch.device("cuda", 0), "bf16")
+    assert measured[:4] == [("ddpm", batch, recorded, "bf16") for batch in (128, 512) for recorded in (False, True)]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == ["ddpm", "128", "99", "1,234", "36,000"]
+    assert lines[3].split() == ["ddpm", "512", "99", "1,234"]
+    assert len(lines) == 2 + 2 * len(training_step.TARGETS)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_speed_on_a_gpu_needs_one() -> None:
+    done = run("training_step", "--device", "cuda")
+    assert done.returncode == 2
+    assert "torch sees no GPU" in done.stderr
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ from training.interrupts import EXIT_INTERRUPTED, interrupt_exits, restored_hand
 from training.log import LINES, Log
 from training.loop import DTYPES, Hardware, Trainer, has_closed_form, train
 from training.progress import Progress
+from training.recording import recorder
 from training.start import Start
 from training.start import describe as describe_start
 
@@ -58,7 +59,6 @@ def add_fit_flags(command: argparse.ArgumentParser, family: type[Family]) -> Non
     command.add_argument(
         "--precision", choices=tuple(DTYPES), default="f32", help="number format of the networks, by autocast"
     )
-    command.add_argument("--compile", action="store_true", help="torch.compile the networks")
     command.add_argument(
         "--threads", type=int, help="CPU threads (default: one per core; with --jobs, each run's share of the cores)"
     )
@@ -104,16 +104,14 @@ def run_fit(args: argparse.Namespace) -> int:
 
 def fit(args: argparse.Namespace, number: int) -> int:
     """Start or resume a run as process `number` of this machine, and return the exit status."""
-    family = families.get(args.family)
-    if args.compile and not family.compiles:
-        raise ConfigError(f"{args.family} differentiates a gradient, which torch.compile cannot; omit --compile")
     if args.threads:
         torch.set_num_threads(args.threads)
     dataset = _training_images(args)
     starts = _starts(args)
     config = _run_config(args, dataset, starts)
     run = _run_directory(args)
-    trainer = build_trainer(config, dataset, Hardware(_device(args.device, number), args.compile), starts)
+    device = _device(args.device, number)
+    trainer = build_trainer(config, dataset, Hardware(device, recorder(device)), starts)
     every = args.every or max(len(dataset.images), MIN_BATCHES * trainer.recipe.batch)
     if parallel.rank():  # only the first process has a time limit, prints and writes
         train(trainer, run, None, every, stop_reason(trainer, None))

@@ -20,7 +20,7 @@ from torch import Tensor
 from models import noise, parallel
 from models.base import About, Family, Range, Recipe, Rows, Terms, coefficient_columns
 from models.denoisers import PATCH_HELP, denoiser, guided_rows
-from models.losses import flow_loss, mix_times, sample_log_snr
+from models.losses import column, mix_times, sample_log_snr, velocity_errors
 from models.nets import LEVELS_HELP
 
 INVERSION_STEPS = 40
@@ -68,7 +68,8 @@ class Flow(Family):
         t = mix_times(sample_log_snr(len(x), x.device).sigmoid(), parallel.rand(len(x), device=x.device))
         eps = parallel.randn(*x.shape, device=x.device)
         kept = parallel.rand(len(x), device=x.device) >= self.config.drop_label
-        return {"loss": flow_loss(self.unet, x, eps, t, self.one_hot(label) * kept[:, None])}
+        predicted = self.unet(torch.lerp(eps, x, column(t, x)), t, self.one_hot(label) * kept[:, None])
+        return {"loss": velocity_errors(predicted, x, t).mean()}
 
     def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, coefficients: Tensor) -> Tensor:
         x = noise.initial(seed, index, self.data_shape)

@@ -29,7 +29,6 @@ from models.base import About, Family, Range, Recipe, Rows, Terms
 from models.denoisers import PATCH_HELP, denoiser, guided
 from models.losses import (
     column,
-    flow_loss,
     leading_share,
     mix_times,
     r1_r2_penalties,
@@ -122,7 +121,8 @@ class MeanFlow(Family):
         uniform = parallel.rand(count, device=device)
         if player == "velocity":
             time = mix_times(sample_log_snr(count, device).sigmoid(), uniform)
-            return {"loss": flow_loss(self.velocity, x, eps, time, hot)}
+            predicted = self.velocity(torch.lerp(eps, x, column(time, x)), time, hot)
+            return {"loss": velocity_errors(predicted, x, time).mean()}
         loss = self._path_loss(paths, eps, uniform, hot)
         if not self.config.game:
             return {"loss": loss}

@@ -1,0 +1,69 @@
+"""An iteration of training as a recording, which a GPU replays with one launch.
+
+An iteration of these small nets is hundreds of kernels of a few microseconds each, which take longer to launch one by
+one than to run. A recording repeats them at the same addresses: what changes from one iteration to the next lies in
+`Inputs`, all else is state that the kernels themselves update.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from training.transfer import upload
+
+Record = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
+"""Records a function, which it may call before. Returns a function that replays it and returns the same tensor each
+time. Raises RuntimeError if the function cannot be recorded."""
+WARM_UP = 3
+"""Calls before a recording: libraries select kernels and allocate in their first calls, which cannot be recorded."""
+
+
+class Inputs:
+    """What an iteration gets from the host, on the device at fixed addresses."""
+
+    def __init__(self, batches: int, batch: int, turns: int, device: torch.device) -> None:
+        self.index = torch.zeros(batches, batch, dtype=torch.int64, device=device)
+        """The images of each batch."""
+        self._numbers = torch.zeros(turns + 1, device=device)
+        *self.rates, self.weight = self._numbers.unbind()
+        """The learning rate of each turn, and the weight of the new values in the average, [] each."""
+
+    def fill(self, index: Sequence[Tensor], rates: Sequence[float], weight: float) -> None:
+        """Give all inputs the values of the next iteration."""
+        upload(torch.stack([*index]), self.index)
+        upload(torch.tensor([*rates, weight]), self._numbers)
+
+
+def recorder(device: torch.device) -> Record | None:
+    """What records an iteration on `device`: CUDA graphs on a CUDA GPU, nothing elsewhere."""
+    if device.type != "cuda":
+        return None
+
+    def record(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        with torch.cuda.device(device):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP):
+                    function()
+            torch.cuda.current_stream().wait_stream(stream)
+            generator = torch.cuda.default_generators[torch.cuda.current_device()]
+            before = generator.clone_state()
+            graph = torch.cuda.CUDAGraph()
+            try:
+                # Another thread may be writing a checkpoint.
+                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                    outputs = function()
+            except RuntimeError:
+                # The generator's state would go on waiting for the end of the recording.
+                generator.graphsafe_set_state(before)
+                raise
+
+        def replay() -> Tensor:
+            graph.replay()
+            return outputs
+
+        return replay
+
+    return record
