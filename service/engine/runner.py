@@ -220,12 +220,18 @@ class Runner:
                 if len(sizes) == 1:
                     raise
             sizes.pop()
+            for graphs in self._graphs():
+                graphs.recordings.clear()
         self.fingerprint = hashlib.sha256(b"".join(part.cpu().numpy().tobytes() for part in expected)).hexdigest()
         proven = [sizes.pop()]
         for size in reversed(sizes):
+            recorded = [dict(graphs.recordings) for graphs in self._graphs()]
             results = self._probe(size)
             if equal(results, [part[:size] for part in expected]) and self._recordings_agree(results):
                 proven.insert(0, size)
+            else:
+                for graphs, recordings in zip(self._graphs(), recorded, strict=True):
+                    graphs.recordings = recordings  # frees those of this size
         self.sizes = self.proven_sizes = proven
         if self.device.type == "cpu" and self.family.guidance is not None:
             self._prove_joint_guidance()

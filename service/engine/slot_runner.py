@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 TILE_ROWS = 128
 """Rows of a tile. On an H100 a step of diffusion takes 1.6 ms for 128 rows and 0.9 for one: a lone row, which may have
 to be padded to a tile, waits little longer, and the device is busy with each of several tiles."""
+TILE_SIZES = 4
+"""Sizes that tiles may have: the largest is halved up to three times. Fewer rows take hardly less time, and each size
+takes time to record."""
 SLOTS_PER_BATCH = 4
 """Slots, as a multiple of the largest batch. Rows beyond them leave theirs between two steps."""
 KEPT_LISTS = 256
@@ -107,7 +110,7 @@ class SlotRunner(Runner):
         self.call = CudaGraphs(family, record)
         self.replay = CudaGraphs(self.slots, record, example=lambda at: torch.full_like(at, capacity))
         """Calls `Slots.step` or `Slots.decode`."""
-        self.sizes = self.proven_sizes = batch_sizes(min(tile_rows, max_batch_size), fine=False)
+        self.sizes = self.proven_sizes = batch_sizes(min(tile_rows, max_batch_size), fine=False)[-TILE_SIZES:]
         """The sizes that tiles are padded to."""
         self.free = list(range(capacity))
         self.holders: WeakSet[Row] = WeakSet()
