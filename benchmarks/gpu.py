@@ -21,6 +21,7 @@ Under six minutes on one GPU:
 import argparse
 import asyncio
 import importlib.util
+import math
 import multiprocessing
 import os
 import random
@@ -121,7 +122,7 @@ def load(device: torch.device, seconds: float) -> Iterator[str]:
         ready = time.monotonic() - started_at
         yield _line("Drawbridge", _rates(url, json_request, seconds))
         alone = [
-            1000 * statistics.median(run_load_in_processes(url, json_request, [(model, steps)], seconds).latencies)
+            _milliseconds(run_load_in_processes(url, json_request, [(model, steps)], seconds))
             for model, steps, _ in WORKLOADS.values()
         ]
         short, long = _w3(url, seconds)
@@ -262,7 +263,12 @@ def _w3(url: str, seconds: float) -> list[float]:
     """Median milliseconds of 10 steps and of 50 steps, requested at once."""
     requests = [("ddpm", 10)] * 16 + [("ddpm", 50)] * 16
     results = run_load(url, [_next_request(json_request, *one) for one in requests], 2 * seconds)
-    return [1000 * statistics.median(merge(part).latencies) for part in (results[:16], results[16:])]
+    return [_milliseconds(merge(part)) for part in (results[:16], results[16:])]
+
+
+def _milliseconds(result: LoadResult) -> float:
+    """The median of the latencies; not a number if no response came in time."""
+    return 1000 * statistics.median(result.latencies) if result.latencies else math.nan
 
 
 def run_load_in_processes(

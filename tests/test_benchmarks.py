@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import capacity_model, training_step
+from benchmarks import capacity_model, gpu, training_step
 from training.loop import Hardware
 
 NAMES = ("batch_invariance", "bulk", "cache", "capacity_model", "classroom", "cluster", "compare", "encoding", "engine",
@@ -25,7 +25,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
 
@@ -104,3 +104,31 @@ def test_a_comparison_of_this_checkout_with_itself_prints_every_form_of_request(
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()[2:]]
     assert [row[:3] for row in rows] == [[w, form, "2"] for w in ("W1", "W2") for form in ("query", "JSON", "proxied")]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_benchmark_of_a_gpu_says_in_one_line_that_there_is_none() -> None:
+    done = run("gpu")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: device cuda is not available")
+    assert done.stderr.count("\n") == 1
+
+
+def test_tables_replace_those_of_the_page(tmp_path: Path) -> None:
+    page = tmp_path / "gpu.md"
+    page.write_text((ROOT / "docs" / "gpu.md").read_text())
+    for tables in ("| a |", "| b |"):
+        gpu.write(page, tables)
+    rest = page.read_text().partition(gpu.MARKERS[0])[2]
+    assert rest.startswith(f"\n| b |\n{gpu.MARKERS[1]}")
+    assert "| a |" not in page.read_text()
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_gpu_can_be_tried_on_a_cpu() -> None:
+    parts = ("load", "promise", "dataset")
+    done = run("gpu", "--device", "cpu", "--seconds", "0.3", "--requests", "40", "--images", "100", "--only", *parts)
+    assert done.returncode == 0, done.stderr
+    assert "| Drawbridge |" in done.stdout
+    assert "| with four HTTP processes | 10 | 0 |" in done.stdout
+    assert "- 100 labelled digits of `ddpm`:" in done.stdout
