@@ -42,23 +42,22 @@ def recorder(device: torch.device) -> Record | None:
 
     def record(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
         with torch.cuda.device(device):
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
+            current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+            side.wait_stream(current)
+            with torch.cuda.stream(side):
                 for _ in range(WARM_UP):
                     function()
-            torch.cuda.current_stream().wait_stream(stream)
-            generator = torch.cuda.default_generators[torch.cuda.current_device()]
-            before = generator.clone_state()
+            current.wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             try:
-                # Another thread may be writing a checkpoint.
-                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                # Another thread may be writing a checkpoint. The outer context restores the stream after a failure.
+                with torch.cuda.stream(current), torch.cuda.graph(graph, capture_error_mode="thread_local"):
                     outputs = function()
-            except RuntimeError:
-                # The generator's state would go on waiting for the end of the recording.
-                generator.graphsafe_set_state(before)
-                raise
+            except RuntimeError as error:
+                # The generator would go on waiting for the end of the recording; a copy of it does not.
+                generator = torch.cuda.default_generators[torch.cuda.current_device()]
+                generator.graphsafe_set_state(generator.clone_state())
+                raise RuntimeError(str(error.__context__ or error)) from error
 
         def replay() -> Tensor:
             graph.replay()
