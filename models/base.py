@@ -77,6 +77,13 @@ class Rows:
     """[B] int64, the image's index within its seed."""
     step: Tensor
     """[B] int64, 1 for the first step of the chain."""
+    guided: bool = True
+    """Whether the guidance scale of any row may differ from 1."""
+    noisy: bool = True
+    """Whether the coefficients of any row may add noise: whether any may be nonzero in `Family.noise_column`."""
+    joint_guidance: int = 0
+    """The most rows of which a step evaluates the net with and without labels at once, as a batch of twice the size.
+    The bits are those of two passes if the net is batch-invariant, which a service proves before it sets this."""
 
 
 def coefficient_columns(coefficients: Tensor, state: Tensor) -> tuple[Tensor, ...]:
@@ -118,9 +125,9 @@ class Family(nn.Module):
     """The name of the request parameter that selects the sampler."""
     guidance: Range[float] | None = None
     """The guidance scales that it takes; None if the family has no guidance."""
-    joint_guidance: int = 0
-    """The most rows of which a step evaluates the net with and without labels at once, as a batch of twice the size.
-    The bits are those of two passes if the net is batch-invariant, which a service proves before it sets this."""
+    noise_column: ClassVar[int | None] = None
+    """The column of `schedule` with the standard deviation of the fresh noise that a step adds. None if steps add none,
+    or always the same."""
     encodes: ClassVar[bool] = False
     """Whether the family implements `encode`."""
     inversion: Mapping[str, Any] = MappingProxyType({})

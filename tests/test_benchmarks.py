@@ -13,7 +13,7 @@ from benchmarks import capacity_model, training_step
 from training.loop import Hardware
 
 NAMES = ("batch_invariance", "bulk", "cache", "capacity_model", "classroom", "cluster", "compare", "encoding", "engine",
-         "reload", "serve", "training_step")  # fmt: skip
+         "gpu", "reload", "same_minutes", "serve", "training_step")  # fmt: skip
 ROOT = Path(__file__).parent.parent
 COSTS = {"dcgan": (0.25, 0.002), "ddpm": (1.5, 0.012)}
 """Milliseconds of a step, and of each of its rows."""

@@ -18,7 +18,6 @@ from models import parallel
 from models.base import Family, Recipe
 from models.devices import device_name
 from models.pixels import to_unit
-from models.store import Manifest
 from training import checkpoint, film, numerics, transfer
 from training.augmentation import Augmentation
 from training.config import ConfigError, RunConfig
@@ -26,7 +25,7 @@ from training.data import Dataset, InfiniteSampler
 from training.log import Log
 from training.recording import Inputs, Record
 from training.samples import distance, fixed_samples, grid_png
-from training.start import copy_weights
+from training.start import Start, copy_weights
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
@@ -87,15 +86,15 @@ class Trainer:
 
     @classmethod
     def from_config(
-        cls, config: RunConfig, data: Dataset, hardware: Hardware, start: tuple[Family, Manifest] | None = None
+        cls, config: RunConfig, data: Dataset, hardware: Hardware, starts: Sequence[Start] = ()
     ) -> "Trainer":
-        """The trainer of a new run with this configuration; its seed and `start` decide the initial weights.
+        """The trainer of a new run with this configuration; its seed and `starts` decide the initial weights.
 
-        Raises ConfigError if the weights of `start` do not fit.
+        Raises ConfigError if the weights of `starts` do not fit.
         """
         torch.manual_seed(config.seed)
         family, recipe = config.new_family(), config.training_recipe()
-        if start is not None:
+        for start in starts:
             copy_weights(family, *start, data.classes)
         augmentation = Augmentation(**config.augmentation) if config.augmentation else None
         return cls(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from models import noise, parallel
 from models.base import About, Family, Range, Recipe, Rows, Terms, coefficient_columns
-from models.denoisers import PATCH_HELP, denoiser, guided
+from models.denoisers import PATCH_HELP, denoiser, guided_rows
 from models.losses import column, mix_times, sample_log_snr, velocity_errors
 from models.nets import LEVELS_HELP
 
@@ -78,7 +78,7 @@ class Flow(Family):
     def step(self, rows: Rows) -> Tensor:
         time, state_step, from_state, memory_step = coefficient_columns(rows.coefficients, rows.state)
         x, memory = rows.state.chunk(2, dim=1)
-        predicted = guided(self.unet, x, time.flatten(), rows.label, rows.guidance, self.joint_guidance).clamp(-1, 1)
+        predicted = guided_rows(self.unet, x, time.flatten(), rows).clamp(-1, 1)
         velocity = (predicted - x) / (1 - time)
         base = torch.lerp(memory, x, from_state)
         return torch.cat((base + state_step * velocity, base + memory_step * velocity), dim=1)

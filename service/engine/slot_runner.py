@@ -1,0 +1,361 @@
+"""The runner for a CUDA GPU: tiles of rows whose states and numbers stay on the device.
+
+- **Tiles.** A batch runs in tiles of at most `tile_rows` rows, so a row is always computed by the same kernels, however
+  many rows there are. Smaller batches are padded to a proven size, as in `Runner`.
+- **Slots.** A row's numbers go to the device once. A step of rows that were together before sends nothing; other rows
+  need the list of their slots.
+- **Kinds of steps.** The host knows which rows have guidance or noise. Steps of a tile without it run a recording
+  without the second pass, or without noise.
+- **Results.** `launch` returns while the device computes; `Launch.collect` waits for the results.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+from weakref import WeakSet
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models import kernels
+from models.base import Family
+from models.pixels import to_pixels
+from service.engine.graphs import CudaGraphs, Record, cuda_recorder
+from service.engine.request import Edit, Request
+from service.engine.runner import Batch, BatchTooLarge, Row, Runner, batch_sizes, equal, restore_pixels
+from service.engine.slots import Slots
+from service.engine.transfers import CopyStream, Wait, to_device
+
+log = logging.getLogger(__name__)
+
+TILE_ROWS = 128
+"""Rows of a tile. On an H100 a step of diffusion takes 1.6 ms for 128 rows and 0.9 for one: a lone row, which may have
+to be padded to a tile, waits little longer, and the device is busy with each of several tiles."""
+SLOTS_PER_BATCH = 4
+"""Slots, as a multiple of the largest batch. Rows beyond them leave theirs between two steps."""
+KEPT_LISTS = 256
+"""Lists of slots that are kept on the device: those of tiles that ran last."""
+
+Result = NDArray[Any] | FloatingPointError | None
+"""Of a row in a step: its image or code, why it has none, or None if it is not finished."""
+
+
+class Place:
+    """A slot that belongs to a row until the row or its claim to it is gone."""
+
+    __slots__ = ("free", "slot", "used_at")
+
+    def __init__(self, free: list[int]) -> None:
+        self.free, self.slot, self.used_at = free, free.pop(), 0
+
+    def __del__(self) -> None:
+        self.free.append(self.slot)
+
+
+class StepKind(NamedTuple):
+    """What a step computes: the fields of `Rows`."""
+
+    guided: bool
+    noisy: bool
+
+
+class Results(NamedTuple):
+    rows: list[Result]
+    """In the order of the launched rows."""
+    previews: dict[int, NDArray[np.uint8]]
+    """The previews of unfinished rows that get one, by their position."""
+
+
+class Launch(NamedTuple):
+    """A step that the device may still be computing."""
+
+    size: int
+    """The rows that it computes, with padding."""
+    collect: Callable[[], Results]
+    """Waits for the results of the step. To be called once."""
+
+
+class SlotRunner(Runner):
+    """A runner whose rows have slots.
+
+    `record` and `receive` are those of a GPU; tests imitate them.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        device: torch.device,
+        max_batch_size: int,
+        *,
+        tile_rows: int = TILE_ROWS,
+        record: Record | None = None,
+        receive: Callable[[Sequence[Tensor]], Wait] | None = None,
+    ) -> None:
+        super().__init__(family, device, max_batch_size)
+        if device.type == "cuda":
+            kernels.install(device)
+        record = record or cuda_recorder(device)
+        self.copy = receive or CopyStream(device)
+        capacity = SLOTS_PER_BATCH * max_batch_size
+        max_steps = family.steps.maximum + len(self.inversion_schedule)
+        with torch.inference_mode():
+            self.slots = Slots(family, device, capacity, max_steps)
+        self.call = CudaGraphs(family, record)
+        self.replay = CudaGraphs(self.slots, record, example=lambda at: torch.full_like(at, capacity))
+        """Calls `Slots.step` or `Slots.decode`."""
+        self.sizes = self.proven_sizes = batch_sizes(min(tile_rows, max_batch_size), fine=False)
+        """The sizes that tiles are padded to."""
+        self.free = list(range(capacity))
+        self.holders: WeakSet[Row] = WeakSet()
+        """Rows that have a slot."""
+        self.lists: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
+        """Lists of slots on the device, the one used last at the end."""
+        self.launches = 0
+        self.split_kinds, self.widest_kind = True, StepKind(guided=True, noisy=True)
+        """Whether steps without guidance or noise leave it out, which warm-up proves to change no bit, and the kind of
+        all others."""
+
+    def rows(self, request: Request) -> list[Row]:
+        rows = super().rows(request)
+        if rows and len(rows[0].schedule) > self.slots.max_steps:
+            raise ValueError(f"{len(rows[0].schedule)} steps; the most are {self.slots.max_steps}")
+        return rows
+
+    def size(self, count: int) -> int:
+        """The rows that are computed for `count` rows: whole tiles, and the smallest proven size for the rest."""
+        tile = self.sizes[-1]
+        whole = count // tile * tile
+        return whole + (super().size(count - whole) if count > whole else 0)
+
+    def advance(self, rows: list[Row]) -> list[NDArray[Any] | None]:
+        """Advance every row by one step and wait for the results, as `Runner.advance`.
+
+        But after a FloatingPointError all rows have advanced.
+        """
+        results: list[NDArray[Any] | None] = []
+        for result in self.launch(rows).collect().rows:
+            if isinstance(result, FloatingPointError):
+                raise result
+            results.append(result)
+        return results
+
+    @torch.inference_mode()
+    def launch(self, rows: list[Row]) -> Launch:
+        """Let the device advance every row by one step.
+
+        Raises BatchTooLarge if the device has no memory for it. After an exception no row has advanced.
+        """
+        try:
+            return self._launch(rows)
+        except torch.OutOfMemoryError:
+            pass  # leaving the handler releases the tensors that the error holds
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise BatchTooLarge(f"not enough memory for a batch of {len(rows)}")
+
+    @torch.inference_mode()
+    def preview(self, rows: list[Row]) -> list[NDArray[np.uint8]]:
+        """Images uint8 [H, W] or [H, W, 3] of the states of rows that were just advanced."""
+        images, _ = self._decode_rows(rows)
+        return list(np.concatenate(self.copy(images)()))
+
+    # -- a step --------------------------------------------------------------------------------------------------------
+
+    def _launch(self, rows: list[Row]) -> Launch:
+        self.launches += 1
+        for row in rows:
+            if row.slot is not None:
+                row.slot.used_at = self.launches
+        entering = [row for row in rows if row.slot is None]
+        for some in self._tiles(entering):
+            self._enter(some)
+        stepping = [row for row in rows if row.total_steps]
+        if len(stepping) > self.sizes[-1]:  # rows of a kind share tiles, so that few tiles have guidance or noise
+            stepping.sort(key=lambda row: (row.guidance != 1.0, row.noisy))
+        tiles = self._tiles(stepping)
+        advanced: list[list[Row]] = []
+        try:
+            for tile in tiles:
+                self._run_tile(tile)
+                advanced.append(tile)
+            collect = self._results(rows, stepping)
+        except BaseException:
+            for tile in advanced:
+                self.slots.undo(self._list(tile))
+            raise
+        for row in stepping:
+            row.step += 1
+        return Launch(self.size(len(rows)), collect)
+
+    def _run_tile(self, tile: list[Row]) -> None:
+        kind = self.widest_kind
+        if self.split_kinds:
+            kind = StepKind(any(row.guidance != 1.0 for row in tile), any(row.noisy for row in tile))
+        self.replay(Slots.step, self._list(tile), guided=kind.guided, noisy=kind.noisy)
+
+    def _results(self, rows: list[Row], stepping: list[Row]) -> Callable[[], Results]:
+        """Start to read what the step that was just launched gave. Returns what waits for it."""
+        unfinished = [row for row in stepping if row.step + 1 < row.total_steps]
+        guessing = [row for row in unfinished if row.guesses]
+        guesses = [self.slots.predicted(self._list(some))[: len(some)] for some in self._tiles(guessing)]
+        for some in self._tiles([row for row in unfinished if row.completes]):
+            self.slots.restore_known(self._list(some))
+        finished = [row for row in stepping if row.step + 1 == row.total_steps and not row.codes_only]
+        previewed = [row for row in unfinished if row.previews]
+        images, finite = self._decode_rows([*finished, *previewed])
+        encoded = [row for row in rows if row.codes_only and row.step + 1 >= row.total_steps]
+        codes = [self._codes(some) for some in self._tiles(encoded)]
+        wait = self.copy([*images, *finite, *codes, *(to_pixels(guess) for guess in guesses)])
+
+        def collect() -> Results:
+            copies = iter(wait())
+            decoded, are_finite, states, guessed = (
+                [line for _ in parts for line in next(copies)] for parts in (images, finite, codes, guesses)
+            )
+            results: dict[Row, Result] = {}
+            for row, image, is_finite in zip(finished, decoded, are_finite, strict=False):
+                error = FloatingPointError("the model's output is not finite")
+                results[row] = restore_pixels(image, row) if is_finite else error
+            for row, code in zip(encoded, states, strict=True):
+                error = FloatingPointError("the model's code is not finite")
+                results[row] = code if np.isfinite(code).all() else error
+            for row, image in zip(guessing, guessed, strict=True):
+                row.guess = restore_pixels(image, row)
+            for row in results:
+                row.slot = row.batch = None
+            previews = dict(zip(previewed, decoded[len(finished) :], strict=True))
+            positions = {row: i for i, row in enumerate(rows)} if previews else {}
+            return Results([results.get(row) for row in rows], {positions[row]: previews[row] for row in previews})
+
+        return collect
+
+    def _decode_rows(self, rows: list[Row]) -> tuple[list[Tensor], list[Tensor]]:
+        """The current states of rows as images, and whether each is finite; in several parts."""
+        parts = [(some, self.replay(Slots.decode, self._list(some))) for some in self._tiles(rows)]
+        return [images[: len(some)] for some, (images, _) in parts], [
+            finite[: len(some)] for some, (_, finite) in parts
+        ]
+
+    def _codes(self, rows: list[Row]) -> Tensor:
+        """The states of rows whose last step, if any, was just launched."""
+        return self.slots.current_states(self._list(rows))[: len(rows)]
+
+    def _tiles(self, rows: list[Row]) -> list[list[Row]]:
+        tile = self.sizes[-1]
+        return [rows[start : start + tile] for start in range(0, len(rows), tile)]
+
+    def _list(self, rows: list[Row]) -> Tensor:
+        """The slots of at most a tile of rows on the device, padded to a proven size."""
+        padding = (self.slots.capacity,) * (self.size(len(rows)) - len(rows))
+        key = (*(row.slot.slot for row in rows), *padding)
+        if key in self.lists:
+            self.lists.move_to_end(key)
+        else:
+            self.lists[key] = to_device(np.array(key), self.device)
+            if len(self.lists) > KEPT_LISTS:
+                self.lists.popitem(last=False)
+        return self.lists[key]
+
+    # -- rows get and lose their slots ---------------------------------------------------------------------------------
+
+    def _enter(self, rows: list[Row]) -> None:
+        """Give slots to at most a tile of rows, and compute the states of new ones."""
+        self._start([row for row in rows if row.batch is None])
+        batch, count = super()._gather(rows), len(rows)
+        missing = count - len(self.free)
+        if missing > 0:
+            self._make_room(missing)
+        places = [Place(self.free) for _ in rows]
+        steps = max(len(row.schedule) for row in rows)
+        schedules = np.zeros((count, steps, rows[0].schedule.shape[1]), np.float32)
+        numbers = np.empty((count, 5), np.int64)
+        for i, (row, place) in enumerate(zip(rows, places, strict=True)):
+            start = row.sample.start
+            numbers[i] = place.slot, start.seed, start.index, row.step, row.inversion_steps
+            schedules[i, : len(row.schedule)] = row.schedule
+        sent = to_device(numbers, self.device)
+        at = sent[:, 0]
+        guidance = to_device(np.array([row.guidance for row in rows], np.float32), self.device)
+        schedule = to_device(schedules, self.device)
+        self.slots.enter(at, sent[:, 1:], guidance, schedule, batch.state[:count], batch.label[:count])
+        self._send_known([(place, row.edit) for place, row in zip(places, rows, strict=True) if row.edit is not None])
+        for row, place in zip(rows, places, strict=True):
+            place.used_at = self.launches
+            row.slot, row.batch = place, None
+            self.holders.add(row)
+
+    def _send_known(self, edits: list[tuple[Place, Edit]]) -> None:
+        """Send what rows keep of an image."""
+        known = [(place.slot, edit.image, edit.mask) for place, edit in edits if edit.mask is not None]
+        if known:
+            slots, images, masks = zip(*known, strict=True)
+            at = to_device(np.array(slots), self.device)
+            arrays = (torch.stack(tensors).numpy() for tensors in (images, masks))
+            self.slots.keep_known(at, *(to_device(array, self.device) for array in arrays))
+
+    def _send_edit(self, edit: Edit) -> Edit:
+        """The edit on the host: `_enter` sends it."""
+        return edit
+
+    def _make_room(self, missing: int) -> None:
+        """Let the `missing` rows that were stepped longest ago leave their slots, with a copy of their states."""
+        waiting = [row for row in self.holders if row.slot is not None and row.slot.used_at < self.launches - 1]
+        waiting.sort(key=lambda row: row.slot.used_at)
+        for some in self._tiles(waiting[:missing]):
+            batch = self._gather(some)
+            for i, row in enumerate(some):
+                row.slot, row.batch, row.index = None, batch, i
+
+    def _gather(self, rows: list[Row]) -> Batch:
+        at = self._list(rows)
+        return Batch(self.slots.current_states(at), self.slots.labels[at])
+
+    # -- warm-up -------------------------------------------------------------------------------------------------------
+
+    def _graphs(self) -> list[CudaGraphs]:
+        return [*super()._graphs(), self.replay]
+
+    def _prove_joint_guidance(self) -> None:
+        """Nothing: both passes of guidance are of a tile's size, like all others."""
+
+    def _probe(self, size: int, guided_rows: int = 0) -> list[Tensor]:
+        """The results of `size` rows of each kind: states and images of two steps, and codes of images.
+
+        `Runner._probe` describes the rows. Steps that leave out guidance or noise must give the bits of steps that do
+        not; otherwise no step leaves them out.
+        """
+        family, self.sizes = self.family, [size]
+        results: list[Tensor] = []
+        steps = min(max(2, family.steps.minimum), family.steps.maximum)
+        schedules = [self.schedule(steps, sampler) for sampler in family.samplers or (None,)]
+        schedules.sort(key=self._adds_noise, reverse=True)  # few rows have the first ones
+        quiet = [schedule for schedule in schedules if not self._adds_noise(schedule)]
+        for noisy, some in ((True, schedules), (False, quiet)):
+            for guided in (True, False) if family.guidance is not None else (False,):
+                if not some or (noisy and len(quiet) == len(schedules)):
+                    continue
+                rows = partial(self._probe_rows, size, some, guided_rows if guided else 2)
+                kind = StepKind(guided, noisy)
+                if not results:
+                    self.widest_kind = kind
+                result = self._probe_steps(rows(), self.widest_kind)
+                results += result
+                if self.split_kinds and not equal(self._probe_steps(rows(), kind), result):
+                    log.warning("%s: steps without guidance or noise give other bits, so all have both", family.name)
+                    self.split_kinds = False
+        return results
+
+    def _probe_steps(self, rows: list[Row], kind: StepKind) -> list[Tensor]:
+        family, results = self.family, []
+        self._enter(rows)
+        at = self._list(rows)
+        for _ in rows[0].schedule:
+            self.replay(Slots.step, at, guided=kind.guided, noisy=kind.noisy)
+            results += [self.slots.last_results(at), self.replay(Slots.decode, at)[0]]
+        if family.encodes and not family.inversion:
+            results.append(family.encode(family.decode(results[-2]), self.slots.labels[at]))
+        return results
