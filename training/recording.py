@@ -5,11 +5,13 @@ one than to run. A recording repeats them at the same addresses: what changes fr
 `Inputs`, all else is state that the kernels themselves update.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from training import checkpoint
 from training.transfer import upload
 
 Record = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
@@ -33,6 +35,26 @@ class Inputs:
         """Give all inputs the values of the next iteration."""
         upload(torch.stack([*index]), self.index)
         upload(torch.tensor([*rates, weight]), self._numbers)
+
+
+@contextmanager
+def unchanged(tensors: Callable[[], Iterable[Tensor]], device: torch.device) -> Iterator[None]:
+    """At the end of the block `tensors`, at their addresses, and the random numbers of `device` are as before it.
+
+    Those that the block made are zeros, with which the state of Adam begins.
+    """
+    random = checkpoint.random_state(device)
+    saved = {tensor: tensor.detach().clone() for tensor in tensors()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor in tensors():
+                if tensor in saved:
+                    tensor.copy_(saved[tensor])
+                else:
+                    tensor.zero_()
+        checkpoint.set_random_state(random, device)
 
 
 def recorder(device: torch.device) -> Record | None:

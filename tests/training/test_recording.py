@@ -14,11 +14,11 @@ from torch.utils._pytree import tree_leaves
 
 from models import families, parallel
 from tests.conftest import SMALL
-from training import data
+from training import data, transfer
 from training.augmentation import Augmentation
 from training.data import Dataset
 from training.loop import Hardware, Trainer
-from training.recording import Record, recorder
+from training.recording import Record, recorder, unchanged
 
 CPU = torch.device("cpu")
 FORBIDDEN = (
@@ -199,8 +199,7 @@ def test_a_recording_changes_nothing_but_the_terms_that_its_replay_returns(datas
     trained = trainer("vae", dataset, call_recorder)
     train(trained, 2)
     before = copy.deepcopy(trained.state_dict())
-    assert trained.hardware.record is not None
-    with trained._unchanged():
+    with unchanged(trained._tensors, CPU):
         imitate_recorder(trained._iterate_inputs)
     assert_equal(before, trained.state_dict())
 
@@ -231,6 +230,11 @@ def test_iterations_that_need_the_host_are_called(options: dict[str, Any], datas
 
 def test_iterations_of_several_processes_are_called(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "size", lambda: 2)
+    assert trainer("ae", dataset, never_record).inputs is None
+
+
+def test_iterations_on_images_of_another_device_are_called(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "resident", lambda images, labels, _: (images.to("meta"), labels.to("meta")))
     assert trainer("ae", dataset, never_record).inputs is None
 
 
