@@ -7,6 +7,7 @@ operations that it replaces; one that does not compile or differs is not used. O
 
 import logging
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import triton
@@ -93,7 +94,8 @@ def normal(seed: Tensor, index: Tensor, step: Tensor, shape: tuple[int, ...]) ->
     size = math.prod(shape)
     out = torch.empty(len(seed), *shape, device=seed.device)
     grid = len(seed), triton.cdiv(size, 4 * NOISE_BLOCK)
-    normal_kernel[grid](seed.contiguous(), index.contiguous(), step.contiguous(), out, size, BLOCK=NOISE_BLOCK)
+    with _on(seed.device):
+        normal_kernel[grid](seed.contiguous(), index.contiguous(), step.contiguous(), out, size, BLOCK=NOISE_BLOCK)
     return out
 
 
@@ -106,25 +108,31 @@ def group_norm(x: Tensor, norm: torch.nn.GroupNorm, modulation: Tensor | None = 
         return nets.torch_group_norm(x, norm, modulation, silu=silu)
     x = x.contiguous(memory_format=torch.channels_last)
     out = torch.empty_like(x)
-    group_norm_kernel[count, norm.num_groups](
-        x,
-        x if norm.weight is None else norm.weight,
-        x if norm.bias is None else norm.bias,
-        x if modulation is None else modulation,
-        out,
-        height * width,
-        channels,
-        0 if modulation is None else modulation.stride(0),
-        norm.eps,
-        AFFINE=norm.affine,
-        MODULATED=modulation is not None,
-        SILU=silu,
-        GROUP=group,
-        POSITIONS=block[0],
-        WIDTH=block[1],
-        num_warps=8 if math.prod(block) > 2048 else 4,
-    )
+    with _on(x.device):
+        group_norm_kernel[count, norm.num_groups](
+            x,
+            x if norm.weight is None else norm.weight,
+            x if norm.bias is None else norm.bias,
+            x if modulation is None else modulation,
+            out,
+            height * width,
+            channels,
+            0 if modulation is None else modulation.stride(0),
+            norm.eps,
+            AFFINE=norm.affine,
+            MODULATED=modulation is not None,
+            SILU=silu,
+            GROUP=group,
+            POSITIONS=block[0],
+            WIDTH=block[1],
+            num_warps=8 if math.prod(block) > 2048 else 4,
+        )
     return out
+
+
+def _on(device: torch.device) -> AbstractContextManager[object]:
+    """Makes `device` the current one, on which Triton launches kernels."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @torch.inference_mode()

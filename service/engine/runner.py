@@ -104,7 +104,7 @@ class Runner:
     def __init__(self, family: Family, device: torch.device, max_batch_size: int) -> None:
         self.family, self.device, self.max_batch_size = family, device, max_batch_size
         self.call: CudaGraphs | Callable[..., Tensors] = partial(_call_eagerly, family)
-        """Calls `_initial_states`, `_next_states` or `_decoded_images`, of which warm-up proves the recordings."""
+        """Calls `_initial_states`, `_next_states` or `decoded_images`, of which warm-up proves the recordings."""
         if device.type == "cuda":
             use_reproducible_kernels()
             self.call = CudaGraphs(family, cuda_recorder(device))
@@ -186,7 +186,7 @@ class Runner:
     @torch.inference_mode()
     def preview(self, rows: list[Row]) -> list[NDArray[np.uint8]]:
         """Images uint8 [H, W] or [H, W, 3] of the current states of rows that were just advanced together."""
-        images, _ = self._receive(*self.call(_decoded_images, self._gather(rows).state))
+        images, _ = self._receive(*self.call(decoded_images, self._gather(rows).state))
         return list(images[: len(rows)])
 
     def _advance(self, rows: list[Row]) -> list[NDArray[Any] | None]:
@@ -220,12 +220,18 @@ class Runner:
                 if len(sizes) == 1:
                     raise
             sizes.pop()
+            for graphs in self._graphs():
+                graphs.recordings.clear()
         self.fingerprint = hashlib.sha256(b"".join(part.cpu().numpy().tobytes() for part in expected)).hexdigest()
         proven = [sizes.pop()]
         for size in reversed(sizes):
+            recorded = [dict(graphs.recordings) for graphs in self._graphs()]
             results = self._probe(size)
             if equal(results, [part[:size] for part in expected]) and self._recordings_agree(results):
                 proven.insert(0, size)
+            else:
+                for graphs, recordings in zip(self._graphs(), recorded, strict=True):
+                    graphs.recordings = recordings  # frees those of this size
         self.sizes = self.proven_sizes = proven
         if self.device.type == "cpu" and self.family.guidance is not None:
             self._prove_joint_guidance()
@@ -448,7 +454,7 @@ class Runner:
             return []
         if indices != list(range(len(indices))) or self.size(len(indices)) != len(states):
             states = self._stack([states[i] for i in indices])
-        images, finite = self._receive(*self.call(_decoded_images, states))
+        images, finite = self._receive(*self.call(decoded_images, states))
         if not finite[: len(indices)].all():
             raise FloatingPointError("the model's output is not finite")
         return list(images[: len(indices)])
@@ -487,7 +493,7 @@ def _completed_states(
     return _noised_states(family, completed, *next_step)
 
 
-def _decoded_images(family: Family, states: Tensor) -> Tensors:
+def decoded_images(family: Family, states: Tensor) -> Tensors:
     """Images uint8 [B, H, W], or [B, H, W, 3] in colour, and whether each was finite [B]."""
     images = family.decode(states)
     return to_pixels(images), images.isfinite().flatten(1).all(1)

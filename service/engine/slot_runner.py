@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models import kernels
-from models.base import Family
+from models.base import Family, Rows
 from models.pixels import to_pixels
-from service.engine.graphs import CudaGraphs, Record, cuda_recorder
+from service.engine.graphs import CudaGraphs, Record, Tensors, cuda_recorder
 from service.engine.request import Edit, Request
-from service.engine.runner import Batch, BatchTooLarge, Row, Runner, batch_sizes, equal, restore_pixels
+from service.engine.runner import Batch, BatchTooLarge, Row, Runner, batch_sizes, decoded_images, equal, restore_pixels
 from service.engine.slots import Slots
 from service.engine.transfers import CopyStream, Wait, to_device
 
@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 TILE_ROWS = 128
 """Rows of a tile. On an H100 a step of diffusion takes 1.6 ms for 128 rows and 0.9 for one: a lone row, which may have
 to be padded to a tile, waits little longer, and the device is busy with each of several tiles."""
+TILE_SIZES = 4
+"""Sizes that tiles may have: the largest is halved up to three times. Fewer rows take hardly less time, and each size
+takes time to record."""
 SLOTS_PER_BATCH = 4
 """Slots, as a multiple of the largest batch. Rows beyond them leave theirs between two steps."""
 KEPT_LISTS = 256
@@ -107,7 +110,7 @@ class SlotRunner(Runner):
         self.call = CudaGraphs(family, record)
         self.replay = CudaGraphs(self.slots, record, example=lambda at: torch.full_like(at, capacity))
         """Calls `Slots.step` or `Slots.decode`."""
-        self.sizes = self.proven_sizes = batch_sizes(min(tile_rows, max_batch_size), fine=False)
+        self.sizes = self.proven_sizes = batch_sizes(min(tile_rows, max_batch_size), fine=False)[-TILE_SIZES:]
         """The sizes that tiles are padded to."""
         self.free = list(range(capacity))
         self.holders: WeakSet[Row] = WeakSet()
@@ -115,6 +118,8 @@ class SlotRunner(Runner):
         self.lists: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
         """Lists of slots on the device, the one used last at the end."""
         self.launches = 0
+        self.samples_directly = family.steps.maximum == 1 and family.guidance is None
+        """Whether images of one step from a seed are one recording, which warm-up proves to change no bit."""
         self.split_kinds, self.widest_kind = True, StepKind(guided=True, noisy=True)
         """Whether steps without guidance or noise leave it out, which warm-up proves to change no bit, and the kind of
         all others."""
@@ -160,36 +165,52 @@ class SlotRunner(Runner):
     @torch.inference_mode()
     def preview(self, rows: list[Row]) -> list[NDArray[np.uint8]]:
         """Images uint8 [H, W] or [H, W, 3] of the states of rows that were just advanced."""
-        images, _ = self._decode_rows(rows)
-        return list(np.concatenate(self.copy(images)()))
+        return list(np.concatenate(self.copy([images for images, _ in self._decode_rows(rows)])()))
 
     # -- a step --------------------------------------------------------------------------------------------------------
 
     def _launch(self, rows: list[Row]) -> Launch:
         self.launches += 1
-        for row in rows:
+        direct = [row for row in rows if _is_direct(row)] if self.samples_directly else []
+        keeping = [row for row in rows if not _is_direct(row)] if direct else rows
+        for row in keeping:
             if row.slot is not None:
                 row.slot.used_at = self.launches
-        entering = [row for row in rows if row.slot is None]
-        for some in self._tiles(entering):
+        for some in self._tiles([row for row in keeping if row.slot is None]):
             self._enter(some)
-        stepping = [row for row in rows if row.total_steps]
+        sampled = [self._sample_directly(some) for some in self._tiles(direct)]
+        stepping = [row for row in keeping if row.total_steps]
         if len(stepping) > self.sizes[-1]:  # rows of a kind share tiles, so that few tiles have guidance or noise
             stepping.sort(key=lambda row: (row.guidance != 1.0, row.noisy))
-        tiles = self._tiles(stepping)
         advanced: list[list[Row]] = []
         try:
-            for tile in tiles:
+            for tile in self._tiles(stepping):
                 self._run_tile(tile)
                 advanced.append(tile)
-            collect = self._results(rows, stepping)
+            collect = self._results(rows, stepping, direct, sampled)
         except BaseException:
             for tile in advanced:
                 self.slots.undo(self._list(tile))
             raise
-        for row in stepping:
+        for row in [*stepping, *direct]:
             row.step += 1
         return Launch(self.size(len(rows)), collect)
+
+    def _sample_directly(self, rows: list[Row]) -> tuple[Tensor, Tensor]:
+        """The images of at most a tile of direct rows, and whether each is finite."""
+        starts = [row.sample.start for row in rows]
+        labels = self._labels_of(starts).tolist()
+        numbers = self._send(
+            [(start.seed, start.index, label) for start, label in zip(starts, labels, strict=True)], np.int64
+        )
+        columns = rows[0].schedule.shape[1]
+        lines = (
+            self._send([row.schedule[0] for row in rows], np.float32)
+            if columns
+            else torch.empty(len(numbers), 0, device=self.device)
+        )
+        images, finite = self.call(_sampled_images, numbers, lines)
+        return images[: len(rows)], finite[: len(rows)]
 
     def _run_tile(self, tile: list[Row]) -> None:
         kind = self.widest_kind
@@ -197,8 +218,13 @@ class SlotRunner(Runner):
             kind = StepKind(any(row.guidance != 1.0 for row in tile), any(row.noisy for row in tile))
         self.replay(Slots.step, self._list(tile), guided=kind.guided, noisy=kind.noisy)
 
-    def _results(self, rows: list[Row], stepping: list[Row]) -> Callable[[], Results]:
-        """Start to read what the step that was just launched gave. Returns what waits for it."""
+    def _results(
+        self, rows: list[Row], stepping: list[Row], direct: list[Row], sampled: list[tuple[Tensor, Tensor]]
+    ) -> Callable[[], Results]:
+        """Start to read what the step that was just launched gave. Returns what waits for it.
+
+        `sampled` has the images of the rows in `direct`.
+        """
         unfinished = [row for row in stepping if row.step + 1 < row.total_steps]
         guessing = [row for row in unfinished if row.guesses]
         guesses = [self.slots.predicted(self._list(some))[: len(some)] for some in self._tiles(guessing)]
@@ -206,18 +232,20 @@ class SlotRunner(Runner):
             self.slots.restore_known(self._list(some))
         finished = [row for row in stepping if row.step + 1 == row.total_steps and not row.codes_only]
         previewed = [row for row in unfinished if row.previews]
-        images, finite = self._decode_rows([*finished, *previewed])
+        decoded = [*sampled, *self._decode_rows([*finished, *previewed])]
+        finished = [*direct, *finished]
+        images, finite = [part for part, _ in decoded], [part for _, part in decoded]
         encoded = [row for row in rows if row.codes_only and row.step + 1 >= row.total_steps]
         codes = [self._codes(some) for some in self._tiles(encoded)]
         wait = self.copy([*images, *finite, *codes, *(to_pixels(guess) for guess in guesses)])
 
         def collect() -> Results:
             copies = iter(wait())
-            decoded, are_finite, states, guessed = (
+            pictures, are_finite, states, guessed = (
                 [line for _ in parts for line in next(copies)] for parts in (images, finite, codes, guesses)
             )
             results: dict[Row, Result] = {}
-            for row, image, is_finite in zip(finished, decoded, are_finite, strict=False):
+            for row, image, is_finite in zip(finished, pictures, are_finite, strict=False):
                 error = FloatingPointError("the model's output is not finite")
                 results[row] = restore_pixels(image, row) if is_finite else error
             for row, code in zip(encoded, states, strict=True):
@@ -227,17 +255,18 @@ class SlotRunner(Runner):
                 row.guess = restore_pixels(image, row)
             for row in results:
                 row.slot = row.batch = None
-            previews = dict(zip(previewed, decoded[len(finished) :], strict=True))
+            previews = dict(zip(previewed, pictures[len(finished) :], strict=True))
             positions = {row: i for i, row in enumerate(rows)} if previews else {}
             return Results([results.get(row) for row in rows], {positions[row]: previews[row] for row in previews})
 
         return collect
 
-    def _decode_rows(self, rows: list[Row]) -> tuple[list[Tensor], list[Tensor]]:
-        """The current states of rows as images, and whether each is finite; in several parts."""
-        parts = [(some, self.replay(Slots.decode, self._list(some))) for some in self._tiles(rows)]
-        return [images[: len(some)] for some, (images, _) in parts], [
-            finite[: len(some)] for some, (_, finite) in parts
+    def _decode_rows(self, rows: list[Row]) -> list[tuple[Tensor, Tensor]]:
+        """The current states of rows as images, and whether each is finite; a pair for each tile."""
+        return [
+            (images[: len(some)], finite[: len(some)])
+            for some in self._tiles(rows)
+            for images, finite in [self.replay(Slots.decode, self._list(some))]
         ]
 
     def _codes(self, rows: list[Row]) -> Tensor:
@@ -347,6 +376,11 @@ class SlotRunner(Runner):
                 if self.split_kinds and not equal(self._probe_steps(rows(), kind), result):
                     log.warning("%s: steps without guidance or noise give other bits, so all have both", family.name)
                     self.split_kinds = False
+        if self.samples_directly:
+            direct, _ = self._sample_directly(self._probe_rows(size, schedules, 2))
+            if not torch.equal(direct, results[1]):
+                log.warning("%s: recordings of whole chains give other bits, so they are not used", family.name)
+                self.samples_directly = False
         return results
 
     def _probe_steps(self, rows: list[Row], kind: StepKind) -> list[Tensor]:
@@ -359,3 +393,20 @@ class SlotRunner(Runner):
         if family.encodes and not family.inversion:
             results.append(family.encode(family.decode(results[-2]), self.slots.labels[at]))
         return results
+
+
+def _is_direct(row: Row) -> bool:
+    """Whether a row without a slot is one step from a seed to an image."""
+    start, end, steps = row.sample.start, row.sample.end, row.total_steps
+    special = start.image is not None or start.code is not None or end is not None or row.edit is not None
+    return steps == 1 and not special and not row.codes_only and row.slot is None and row.batch is None
+
+
+def _sampled_images(family: Family, numbers: Tensor, coefficients: Tensor) -> Tensors:
+    """The images of one step, and whether each is finite, for seeds, indices and labels as numbers [B, 3]."""
+    seed, index, number = numbers.unbind(1)
+    label = family.one_hot(number)
+    state = family.initial_state(seed, index, label, coefficients)
+    scale = torch.ones(len(numbers), device=numbers.device)
+    step = torch.ones_like(seed)
+    return decoded_images(family, family.step(Rows(state, label, coefficients, scale, seed, index, step, guided=False)))

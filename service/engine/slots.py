@@ -11,8 +11,8 @@ from torch import Tensor
 
 from models import noise
 from models.base import Family, Rows
-from models.pixels import to_pixels
 from service.engine.graphs import Tensors
+from service.engine.runner import decoded_images
 
 SEED, INDEX, DONE, INVERSION = range(4)
 """Columns of `Slots.numbers`: seed and index of the noise, completed steps, and how many of the first are inversion."""
@@ -104,8 +104,7 @@ class Slots:
 
     def decode(self, at: Tensor) -> Tensors:
         """The states after a step as images, uint8 [B, H, W] or [B, H, W, 3], and whether each was finite [B]."""
-        images = self.family.decode(self.last_results(at))
-        return to_pixels(images), images.isfinite().flatten(1).all(1)
+        return decoded_images(self.family, self.last_results(at))
 
     def predicted(self, at: Tensor) -> Tensor:
         """The data [B, *data_shape] that the last step predicted as the end of the chain."""

@@ -14,7 +14,7 @@ from tests.conftest import small
 from tests.service.engine.imitation import imitate_recorder
 
 CPU = torch.device("cpu")
-GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"))
+GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 
 
 @pytest.fixture(params=["cpu", GPU])
@@ -130,6 +130,7 @@ def test_sizes_whose_recordings_differ_are_not_used(unreliable: int, sizes: list
     runner.call = CudaGraphs(runner.family, Unreliable(unreliable))
     runner.warm_up()
     assert runner.sizes == sizes
+    assert {shape[0] for _, _, shape, *_ in runner.call.recordings} == set(sizes)  # the others are freed
 
 
 def test_a_model_whose_recordings_all_differ_does_not_start() -> None:

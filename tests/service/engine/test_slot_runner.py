@@ -289,6 +289,32 @@ def test_service_makes_no_new_recordings_of_steps(ddpm: SlotRunner) -> None:
     assert set(ddpm.replay.recordings) == known
 
 
+def test_images_of_one_step_are_one_recording_and_send_their_numbers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner, called = slot_runner_of("cgan"), []
+    call = runner.call
+    monkeypatch.setattr(runner, "call", lambda function, *inputs: called.append(function) or call(function, *inputs))
+    monkeypatch.setattr(runner, "replay", lambda function, *_, **__: called.append(function))
+    samples = tuple(Sample(StartState(1, i, i)) for i in range(3))
+    images = runner.advance(runner.rows(Request("m", samples, 1)))
+    assert called == [slot_runner._sampled_images]
+    assert len(runner.free) == runner.slots.capacity
+    monkeypatch.undo()
+    runner.samples_directly = False
+    assert np.array_equal(np.stack(images), np.stack(runner.advance(runner.rows(Request("m", samples, 1)))))
+
+
+def test_images_of_one_step_use_slots_where_one_recording_changes_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampled = slot_runner._sampled_images
+    monkeypatch.setattr(
+        slot_runner, "_sampled_images", lambda *inputs: (255 - sampled(*inputs)[0], sampled(*inputs)[1])
+    )
+    runner = slot_runner_of("gan")
+    assert not runner.samples_directly
+    expected = Runner(small("gan").for_sampling(), CPU, 16)
+    images = [each.advance(rows_of(each, 3, steps=1)) for each in (expected, runner)]
+    assert np.array_equal(*images)
+
+
 def test_steps_keep_guidance_where_leaving_it_out_changes_bits(caplog: pytest.LogCaptureFixture) -> None:
     runner = SlotRunner(
         small("flow").for_sampling(), CPU, 4, tile_rows=4, record=imitate_recorder, receive=imitate_copies
@@ -351,7 +377,7 @@ def test_a_gpu_on_which_slots_do_not_work_has_the_plain_runner(
     assert [record.message for record in caplog.records] == logged
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", families.names())
 def test_a_gpu_gives_rows_the_same_images_in_any_company(name: str) -> None:
     gpu = torch.device("cuda")
