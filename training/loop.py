@@ -5,7 +5,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from training.augmentation import Augmentation
 from training.config import ConfigError, RunConfig
 from training.data import Dataset, InfiniteSampler
 from training.log import Log
-from training.recording import Inputs, Record
+from training.recording import Inputs, Record, unchanged
 from training.samples import distance, fixed_samples, grid_png
 from training.start import Start, copy_weights
 
@@ -244,7 +243,7 @@ class Trainer:
         record = self.hardware.record
         assert record is not None
         try:
-            with self._unchanged():
+            with unchanged(self._tensors, self.hardware.device):
                 return record(self._iterate_inputs)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
@@ -258,23 +257,6 @@ class Trainer:
         terms = self.iterate((self.load(index) for index in inputs.index), inputs.rates, inputs.weight)
         self._term_names = [*terms]
         return torch.stack([*terms.values()])
-
-    @contextmanager
-    def _unchanged(self) -> Iterator[None]:
-        """At the end of the block the tensors of training, at the same addresses, and random numbers are as before."""
-        random = checkpoint.random_state(self.hardware.device)
-        saved = {tensor: tensor.detach().clone() for tensor in self._tensors()}
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for tensor in self._tensors():
-                    # Adam's state begins with the first step, as zeros.
-                    if tensor in saved:
-                        tensor.copy_(saved[tensor])
-                    else:
-                        tensor.zero_()
-            checkpoint.set_random_state(random, self.hardware.device)
 
     def _tensors(self) -> Iterator[Tensor]:
         """All tensors that an iteration changes."""

@@ -5,11 +5,13 @@ one than to run. A recording repeats them at the same addresses: what changes fr
 `Inputs`, all else is state that the kernels themselves update.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from training import checkpoint
 from training.transfer import upload
 
 Record = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
@@ -35,6 +37,26 @@ class Inputs:
         upload(torch.tensor([*rates, weight]), self._numbers)
 
 
+@contextmanager
+def unchanged(tensors: Callable[[], Iterable[Tensor]], device: torch.device) -> Iterator[None]:
+    """At the end of the block `tensors`, at their addresses, and the random numbers of `device` are as before it.
+
+    Those that the block made are zeros, with which the state of Adam begins.
+    """
+    random = checkpoint.random_state(device)
+    saved = {tensor: tensor.detach().clone() for tensor in tensors()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor in tensors():
+                if tensor in saved:
+                    tensor.copy_(saved[tensor])
+                else:
+                    tensor.zero_()
+        checkpoint.set_random_state(random, device)
+
+
 def recorder(device: torch.device) -> Record | None:
     """What records an iteration on `device`: CUDA graphs on a CUDA GPU, nothing elsewhere."""
     if device.type != "cuda":
@@ -42,23 +64,22 @@ def recorder(device: torch.device) -> Record | None:
 
     def record(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
         with torch.cuda.device(device):
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
+            current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+            side.wait_stream(current)
+            with torch.cuda.stream(side):
                 for _ in range(WARM_UP):
                     function()
-            torch.cuda.current_stream().wait_stream(stream)
-            generator = torch.cuda.default_generators[torch.cuda.current_device()]
-            before = generator.clone_state()
+            current.wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             try:
-                # Another thread may be writing a checkpoint.
-                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                # Another thread may be writing a checkpoint. The outer context restores the stream after a failure.
+                with torch.cuda.stream(current), torch.cuda.graph(graph, capture_error_mode="thread_local"):
                     outputs = function()
-            except RuntimeError:
-                # The generator's state would go on waiting for the end of the recording.
-                generator.graphsafe_set_state(before)
-                raise
+            except RuntimeError as error:
+                # The generator would go on waiting for the end of the recording; a copy of it does not.
+                generator = torch.cuda.default_generators[torch.cuda.current_device()]
+                generator.graphsafe_set_state(generator.clone_state())
+                raise RuntimeError(str(error.__context__ or error)) from error
 
         def replay() -> Tensor:
             graph.replay()

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -66,6 +67,25 @@ def test_recorded_and_called_iterations_agree(name: str, capsys: pytest.CaptureF
     for key, value in results[0][1].items():
         torch.testing.assert_close(results[1][1][key], value, rtol=1e-2, atol=1e-3)
     assert torch.equal(results[0][2], results[1][2])
+
+
+def test_iterations_that_cannot_be_recorded_are_called(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = []
+    with reproducible(GPU):
+        for reads in (False, True):
+            trained = trainer("gan", recorded=True)
+            loss = trained.family.loss
+
+            def reading_loss(player: str, x: torch.Tensor, label: torch.Tensor, loss: Any = loss) -> Any:
+                assert float(x.abs().max()) <= 1
+                return loss(player, x, label)
+
+            monkeypatch.setattr(trained.family, "loss", reading_loss if reads else loss)
+            results.append([float(trained.train_step()["generator.loss"]) for _ in range(3)])
+    assert results[1] == pytest.approx(results[0], rel=1e-2)
+    assert capsys.readouterr().err.startswith("iterations are not recorded, which is slower: ")
 
 
 @pytest.mark.parametrize("name", BY_GRADIENTS)

@@ -142,15 +142,15 @@ def test_images_stay_on_the_host_where_the_gpu_lacks_room(
     assert on_cpu[1] is labels
 
 
-def test_the_number_formats_of_a_gpu_hold_while_it_trains() -> None:
-    def formats() -> list[Any]:
-        return [getattr(owner, name) for owner, name, _ in numerics.SETTINGS]
-
-    before, fused = formats(), torch.backends.cuda.flash_sdp_enabled()
+def test_a_gpu_trains_with_kernels_that_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[bool] = []
+    monkeypatch.setattr(numerics, "use_reproducible_kernels", lambda: used.append(True))
+    fused = torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.mem_efficient_sdp_enabled
+    before = [is_enabled() for is_enabled in fused]
     with numerics.reproducible(torch.device("cpu")):
-        assert formats() == before
+        assert not used
+        assert [is_enabled() for is_enabled in fused] == before
     with numerics.reproducible(GPU):
-        assert formats() == ["tf32", "ieee", True, False]
-        assert not torch.backends.cuda.flash_sdp_enabled()
-    assert formats() == before
-    assert torch.backends.cuda.flash_sdp_enabled() == fused
+        assert used
+        assert [is_enabled() for is_enabled in fused] == [False, False]
+    assert [is_enabled() for is_enabled in fused] == before
