@@ -33,8 +33,8 @@ from service.engine.transfers import CopyStream, Wait, to_device
 log = logging.getLogger(__name__)
 
 TILE_ROWS = 128
-"""Rows of a tile. On an H100 a step of diffusion takes 1.6 ms for 128 rows and 0.9 for one: a lone row, which may have
-to be padded to a tile, waits little longer, and the device is busy with each of several tiles."""
+"""Rows of a tile. A step of diffusion took an H100 1.6 ms for 128 rows, 0.9 for one and 3.4 for 512. So a lone row that
+is padded to a tile waits little longer than it has to, and many rows take at most twice the time of one large batch."""
 TILE_SIZES = 4
 """Sizes that tiles may have: the largest is halved up to three times. Fewer rows take hardly less time, and each size
 takes time to record."""
@@ -47,16 +47,16 @@ Result = NDArray[Any] | FloatingPointError | None
 """Of a row in a step: its image or code, why it has none, or None if it is not finished."""
 
 
-class Place:
-    """A slot that belongs to a row until the row or its claim to it is gone."""
+class Slot:
+    """The number of a slot, taken from the list `free` and given back with the last reference."""
 
-    __slots__ = ("free", "slot", "used_at")
+    __slots__ = ("free", "number", "used_at")
 
     def __init__(self, free: list[int]) -> None:
-        self.free, self.slot, self.used_at = free, free.pop(), 0
+        self.free, self.number, self.used_at = free, free.pop(), 0
 
     def __del__(self) -> None:
-        self.free.append(self.slot)
+        self.free.append(self.number)
 
 
 class StepKind(NamedTuple):
@@ -83,9 +83,10 @@ class Launch(NamedTuple):
 
 
 class SlotRunner(Runner):
-    """A runner whose rows have slots.
+    """A family on a CUDA GPU, in batches of at most `max_batch_size` rows, a power of two.
 
-    `record` and `receive` are those of a GPU; tests imitate them.
+    `record` makes recordings, and `receive` starts copies to the host and returns what waits for them: by default those
+    of the GPU, which tests imitate.
     """
 
     def __init__(
@@ -245,12 +246,10 @@ class SlotRunner(Runner):
                 [line for _ in parts for line in next(copies)] for parts in (images, finite, codes, guesses)
             )
             results: dict[Row, Result] = {}
-            for row, image, is_finite in zip(finished, pictures, are_finite, strict=False):
-                error = FloatingPointError("the model's output is not finite")
-                results[row] = restore_pixels(image, row) if is_finite else error
+            for row, image, is_finite in zip(finished, pictures, are_finite, strict=False):  # then previews
+                results[row] = restore_pixels(image, row) if is_finite else _not_finite("output")
             for row, code in zip(encoded, states, strict=True):
-                error = FloatingPointError("the model's code is not finite")
-                results[row] = code if np.isfinite(code).all() else error
+                results[row] = code if np.isfinite(code).all() else _not_finite("code")
             for row, image in zip(guessing, guessed, strict=True):
                 row.guess = restore_pixels(image, row)
             for row in results:
@@ -279,8 +278,8 @@ class SlotRunner(Runner):
 
     def _list(self, rows: list[Row]) -> Tensor:
         """The slots of at most a tile of rows on the device, padded to a proven size."""
-        padding = (self.slots.capacity,) * (self.size(len(rows)) - len(rows))
-        key = (*(row.slot.slot for row in rows), *padding)
+        padding = [self.slots.capacity] * (self.size(len(rows)) - len(rows))
+        key = (*(row.slot.number for row in rows), *padding)
         if key in self.lists:
             self.lists.move_to_end(key)
         else:
@@ -298,31 +297,31 @@ class SlotRunner(Runner):
         missing = count - len(self.free)
         if missing > 0:
             self._make_room(missing)
-        places = [Place(self.free) for _ in rows]
+        slots = [Slot(self.free) for _ in rows]
         steps = max(len(row.schedule) for row in rows)
         schedules = np.zeros((count, steps, rows[0].schedule.shape[1]), np.float32)
         numbers = np.empty((count, 5), np.int64)
-        for i, (row, place) in enumerate(zip(rows, places, strict=True)):
+        for i, (row, slot) in enumerate(zip(rows, slots, strict=True)):
             start = row.sample.start
-            numbers[i] = place.slot, start.seed, start.index, row.step, row.inversion_steps
+            numbers[i] = slot.number, start.seed, start.index, row.step, row.inversion_steps
             schedules[i, : len(row.schedule)] = row.schedule
         sent = to_device(numbers, self.device)
         at = sent[:, 0]
         guidance = to_device(np.array([row.guidance for row in rows], np.float32), self.device)
         schedule = to_device(schedules, self.device)
         self.slots.enter(at, sent[:, 1:], guidance, schedule, batch.state[:count], batch.label[:count])
-        self._send_known([(place, row.edit) for place, row in zip(places, rows, strict=True) if row.edit is not None])
-        for row, place in zip(rows, places, strict=True):
-            place.used_at = self.launches
-            row.slot, row.batch = place, None
+        self._send_known([(slot.number, row.edit) for row, slot in zip(rows, slots, strict=True) if row.edit])
+        for row, slot in zip(rows, slots, strict=True):
+            slot.used_at = self.launches
+            row.slot, row.batch = slot, None
             self.holders.add(row)
 
-    def _send_known(self, edits: list[tuple[Place, Edit]]) -> None:
-        """Send what rows keep of an image."""
-        known = [(place.slot, edit.image, edit.mask) for place, edit in edits if edit.mask is not None]
+    def _send_known(self, edits: list[tuple[int, Edit]]) -> None:
+        """Send what rows keep of an image, each with the number of its slot."""
+        known = [(number, edit.image, edit.mask) for number, edit in edits if edit.mask is not None]
         if known:
-            slots, images, masks = zip(*known, strict=True)
-            at = to_device(np.array(slots), self.device)
+            numbers, images, masks = zip(*known, strict=True)
+            at = to_device(np.array(numbers), self.device)
             arrays = (torch.stack(tensors).numpy() for tensors in (images, masks))
             self.slots.keep_known(at, *(to_device(array, self.device) for array in arrays))
 
@@ -393,6 +392,10 @@ class SlotRunner(Runner):
         if family.encodes and not family.inversion:
             results.append(family.encode(family.decode(results[-2]), self.slots.labels[at]))
         return results
+
+
+def _not_finite(what: str) -> FloatingPointError:
+    return FloatingPointError(f"the model's {what} is not finite")
 
 
 def _is_direct(row: Row) -> bool:
