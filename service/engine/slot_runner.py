@@ -4,15 +4,15 @@
   many rows there are. Smaller batches are padded to a proven size, as in `Runner`.
 - **Slots.** A row's numbers go to the device once. A step of rows that were together before sends nothing; other rows
   need the list of their slots.
-- **Kinds of steps.** The host knows which rows have guidance or noise. Steps of a tile without it run a recording
-  without the second pass, or without noise.
+- **Kinds of tiles.** The host knows which rows have guidance. They are in tiles of their own, which run the net with
+  and without labels as one batch of twice the size; other tiles run it once. Tiles of samplers without noise compute
+  none.
 - **Results.** `launch` returns while the device computes; `Launch.collect` waits for the results.
 """
 
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
@@ -26,7 +26,7 @@ from models.base import Family, Rows
 from models.pixels import to_pixels
 from service.engine.graphs import CudaGraphs, Record, Tensors, cuda_recorder
 from service.engine.request import Edit, Request
-from service.engine.runner import Batch, BatchTooLarge, Row, Runner, batch_sizes, decoded_images, equal, restore_pixels
+from service.engine.runner import Batch, BatchTooLarge, Row, Runner, batch_sizes, decoded_images, restore_pixels
 from service.engine.slots import Slots
 from service.engine.transfers import CopyStream, Wait, to_device
 
@@ -57,13 +57,6 @@ class Slot:
 
     def __del__(self) -> None:
         self.free.append(self.number)
-
-
-class StepKind(NamedTuple):
-    """What a step computes: the fields of `Rows`."""
-
-    guided: bool
-    noisy: bool
 
 
 class Results(NamedTuple):
@@ -121,9 +114,6 @@ class SlotRunner(Runner):
         self.launches = 0
         self.samples_directly = family.steps.maximum == 1 and family.guidance is None
         """Whether images of one step from a seed are one recording, which warm-up proves to change no bit."""
-        self.split_kinds, self.widest_kind = True, StepKind(guided=True, noisy=True)
-        """Whether steps without guidance or noise leave it out, which warm-up proves to change no bit, and the kind of
-        all others."""
 
     def rows(self, request: Request) -> list[Row]:
         rows = super().rows(request)
@@ -181,11 +171,14 @@ class SlotRunner(Runner):
             self._enter(some)
         sampled = [self._sample_directly(some) for some in self._tiles(direct)]
         stepping = [row for row in keeping if row.total_steps]
-        if len(stepping) > self.sizes[-1]:  # rows of a kind share tiles, so that few tiles have guidance or noise
-            stepping.sort(key=lambda row: (row.guidance != 1.0, row.noisy))
+        tiles = [
+            tile
+            for guided in (False, True)
+            for tile in self._tiles([row for row in stepping if self._is_guided(row) == guided])
+        ]
         advanced: list[list[Row]] = []
         try:
-            for tile in self._tiles(stepping):
+            for tile in tiles:
                 self._run_tile(tile)
                 advanced.append(tile)
             collect = self._results(rows, stepping, direct, sampled)
@@ -195,7 +188,11 @@ class SlotRunner(Runner):
             raise
         for row in [*stepping, *direct]:
             row.step += 1
-        return Launch(self.size(len(rows)), collect)
+        ready = len(keeping) - len(stepping)
+        return Launch(ready + sum(self.size(len(tile)) for tile in [*tiles, direct]), collect)
+
+    def _is_guided(self, row: Row) -> bool:
+        return row.guidance != 1.0 and self.family.guidance is not None
 
     def _sample_directly(self, rows: list[Row]) -> tuple[Tensor, Tensor]:
         """The images of at most a tile of direct rows, and whether each is finite."""
@@ -214,10 +211,9 @@ class SlotRunner(Runner):
         return images[: len(rows)], finite[: len(rows)]
 
     def _run_tile(self, tile: list[Row]) -> None:
-        kind = self.widest_kind
-        if self.split_kinds:
-            kind = StepKind(any(row.guidance != 1.0 for row in tile), any(row.noisy for row in tile))
-        self.replay(Slots.step, self._list(tile), guided=kind.guided, noisy=kind.noisy)
+        """Advance rows of which all or none have guidance."""
+        noisy = any(row.noisy for row in tile)  # other rows add 0 times the noise
+        self.replay(Slots.step, self._list(tile), guided=self._is_guided(tile[0]), noisy=noisy)
 
     def _results(
         self, rows: list[Row], stepping: list[Row], direct: list[Row], sampled: list[tuple[Tensor, Tensor]]
@@ -348,13 +344,12 @@ class SlotRunner(Runner):
         return [*super()._graphs(), self.replay]
 
     def _prove_joint_guidance(self) -> None:
-        """Nothing: both passes of guidance are of a tile's size, like all others."""
+        """Nothing: all rows with guidance are in joint passes, and no others are."""
 
     def _probe(self, size: int, guided_rows: int = 0) -> list[Tensor]:
-        """The results of `size` rows of each kind: states and images of two steps, and codes of images.
+        """The results of `size` rows for each kind of tile: states and images of two steps, and codes of images.
 
-        `Runner._probe` describes the rows. Steps that leave out guidance or noise must give the bits of steps that do
-        not; otherwise no step leaves them out.
+        `Runner._probe` describes the rows.
         """
         family, self.sizes = self.family, [size]
         results: list[Tensor] = []
@@ -363,18 +358,10 @@ class SlotRunner(Runner):
         schedules.sort(key=self._adds_noise, reverse=True)  # few rows have the first ones
         quiet = [schedule for schedule in schedules if not self._adds_noise(schedule)]
         for noisy, some in ((True, schedules), (False, quiet)):
-            for guided in (True, False) if family.guidance is not None else (False,):
-                if not some or (noisy and len(quiet) == len(schedules)):
-                    continue
-                rows = partial(self._probe_rows, size, some, guided_rows if guided else 2)
-                kind = StepKind(guided, noisy)
-                if not results:
-                    self.widest_kind = kind
-                result = self._probe_steps(rows(), self.widest_kind)
-                results += result
-                if self.split_kinds and not equal(self._probe_steps(rows(), kind), result):
-                    log.warning("%s: steps without guidance or noise give other bits, so all have both", family.name)
-                    self.split_kinds = False
+            if some and self._adds_noise(some[0]) == noisy:
+                results += self._probe_steps(self._probe_rows(size, some, 2), guided=False, noisy=noisy)
+                if family.guidance is not None:
+                    results += self._probe_steps(self._probe_rows(size, some, guided_rows), guided=True, noisy=noisy)
         if self.samples_directly:
             direct, _ = self._sample_directly(self._probe_rows(size, schedules, 2))
             if not torch.equal(direct, results[1]):
@@ -382,12 +369,12 @@ class SlotRunner(Runner):
                 self.samples_directly = False
         return results
 
-    def _probe_steps(self, rows: list[Row], kind: StepKind) -> list[Tensor]:
+    def _probe_steps(self, rows: list[Row], *, guided: bool, noisy: bool) -> list[Tensor]:
         family, results = self.family, []
         self._enter(rows)
         at = self._list(rows)
         for _ in rows[0].schedule:
-            self.replay(Slots.step, at, guided=kind.guided, noisy=kind.noisy)
+            self.replay(Slots.step, at, guided=guided, noisy=noisy)
             results += [self.slots.last_results(at), self.replay(Slots.decode, at)[0]]
         if family.encodes and not family.inversion:
             results.append(family.encode(family.decode(results[-2]), self.slots.labels[at]))
