@@ -83,7 +83,8 @@ class Rows:
     """Whether the coefficients of any row may add noise: whether any may be nonzero in `Family.noise_column`."""
     joint_guidance: int = 0
     """The most rows of which a step evaluates the net with and without labels at once, as a batch of twice the size.
-    The bits are those of two passes if the net is batch-invariant, which a service proves before it sets this."""
+    The bits are those of two passes if the net is batch-invariant; on a CPU a service proves this before it joins them,
+    on a GPU it joins the passes of all rows with guidance."""
 
 
 def coefficient_columns(coefficients: Tensor, state: Tensor) -> tuple[Tensor, ...]:

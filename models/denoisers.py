@@ -78,9 +78,8 @@ class Attention(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            self.qkv(group_norm(x, self.norm, silu=False)).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=3)
-        )  # [B, 1, HW, width]
+        qkv = self.qkv(group_norm(x, self.norm, silu=False))
+        q, k, v = qkv.flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=3)  # [B, 1, HW, width]
         h = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(h.squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:]))
 

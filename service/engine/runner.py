@@ -227,7 +227,7 @@ class Runner:
         for size in reversed(sizes):
             recorded = [dict(graphs.recordings) for graphs in self._graphs()]
             results = self._probe(size)
-            if equal(results, [part[:size] for part in expected]) and self._recordings_agree(results):
+            if _equal(results, [part[:size] for part in expected]) and self._recordings_agree(results):
                 proven.insert(0, size)
             else:
                 for graphs, recordings in zip(self._graphs(), recorded, strict=True):
@@ -242,7 +242,7 @@ class Runner:
         with ExitStack() as stack:
             for each in graphs:
                 stack.enter_context(each.record_again())
-            return not graphs or equal(self._probe(len(results[0])), results)
+            return not graphs or _equal(self._probe(len(results[0])), results)
 
     def _graphs(self) -> list[CudaGraphs]:
         """What makes and replays recordings; empty if functions are called instead."""
@@ -464,7 +464,7 @@ def _call_eagerly(family: Family, function: Callable[..., Tensors], *inputs: Ten
     return function(family, *inputs, **options)
 
 
-def equal(some: list[Tensor], others: list[Tensor]) -> bool:
+def _equal(some: list[Tensor], others: list[Tensor]) -> bool:
     return all(torch.equal(one, other) for one, other in zip(some, others, strict=True))
 
 

@@ -4,15 +4,15 @@
   many rows there are. Smaller batches are padded to a proven size, as in `Runner`.
 - **Slots.** A row's numbers go to the device once. A step of rows that were together before sends nothing; other rows
   need the list of their slots.
-- **Kinds of steps.** The host knows which rows have guidance or noise. Steps of a tile without it run a recording
-  without the second pass, or without noise.
+- **Kinds of tiles.** The host knows which rows have guidance. They are in tiles of their own, which run the net with
+  and without labels as one batch of twice the size; other tiles run it once. Tiles of samplers without noise compute
+  none.
 - **Results.** `launch` returns while the device computes; `Launch.collect` waits for the results.
 """
 
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
@@ -26,15 +26,15 @@ from models.base import Family, Rows
 from models.pixels import to_pixels
 from service.engine.graphs import CudaGraphs, Record, Tensors, cuda_recorder
 from service.engine.request import Edit, Request
-from service.engine.runner import Batch, BatchTooLarge, Row, Runner, batch_sizes, decoded_images, equal, restore_pixels
+from service.engine.runner import Batch, BatchTooLarge, Row, Runner, batch_sizes, decoded_images, restore_pixels
 from service.engine.slots import Slots
 from service.engine.transfers import CopyStream, Wait, to_device
 
 log = logging.getLogger(__name__)
 
 TILE_ROWS = 128
-"""Rows of a tile. On an H100 a step of diffusion takes 1.6 ms for 128 rows and 0.9 for one: a lone row, which may have
-to be padded to a tile, waits little longer, and the device is busy with each of several tiles."""
+"""Rows of a tile. A step of diffusion took an H100 1.6 ms for 128 rows, 0.9 for one and 3.4 for 512. So a lone row that
+is padded to a tile waits little longer than it has to, and many rows take at most twice the time of one large batch."""
 TILE_SIZES = 4
 """Sizes that tiles may have: the largest is halved up to three times. Fewer rows take hardly less time, and each size
 takes time to record."""
@@ -47,23 +47,16 @@ Result = NDArray[Any] | FloatingPointError | None
 """Of a row in a step: its image or code, why it has none, or None if it is not finished."""
 
 
-class Place:
-    """A slot that belongs to a row until the row or its claim to it is gone."""
+class Slot:
+    """The number of a slot, taken from the list `free` and given back with the last reference."""
 
-    __slots__ = ("free", "slot", "used_at")
+    __slots__ = ("free", "number", "used_at")
 
     def __init__(self, free: list[int]) -> None:
-        self.free, self.slot, self.used_at = free, free.pop(), 0
+        self.free, self.number, self.used_at = free, free.pop(), 0
 
     def __del__(self) -> None:
-        self.free.append(self.slot)
-
-
-class StepKind(NamedTuple):
-    """What a step computes: the fields of `Rows`."""
-
-    guided: bool
-    noisy: bool
+        self.free.append(self.number)
 
 
 class Results(NamedTuple):
@@ -83,9 +76,10 @@ class Launch(NamedTuple):
 
 
 class SlotRunner(Runner):
-    """A runner whose rows have slots.
+    """A family on a CUDA GPU, in batches of at most `max_batch_size` rows, a power of two.
 
-    `record` and `receive` are those of a GPU; tests imitate them.
+    `record` makes recordings, and `receive` starts copies to the host and returns what waits for them: by default those
+    of the GPU, which tests imitate.
     """
 
     def __init__(
@@ -120,9 +114,6 @@ class SlotRunner(Runner):
         self.launches = 0
         self.samples_directly = family.steps.maximum == 1 and family.guidance is None
         """Whether images of one step from a seed are one recording, which warm-up proves to change no bit."""
-        self.split_kinds, self.widest_kind = True, StepKind(guided=True, noisy=True)
-        """Whether steps without guidance or noise leave it out, which warm-up proves to change no bit, and the kind of
-        all others."""
 
     def rows(self, request: Request) -> list[Row]:
         rows = super().rows(request)
@@ -180,11 +171,14 @@ class SlotRunner(Runner):
             self._enter(some)
         sampled = [self._sample_directly(some) for some in self._tiles(direct)]
         stepping = [row for row in keeping if row.total_steps]
-        if len(stepping) > self.sizes[-1]:  # rows of a kind share tiles, so that few tiles have guidance or noise
-            stepping.sort(key=lambda row: (row.guidance != 1.0, row.noisy))
+        tiles = [
+            tile
+            for guided in (False, True)
+            for tile in self._tiles([row for row in stepping if self._is_guided(row) == guided])
+        ]
         advanced: list[list[Row]] = []
         try:
-            for tile in self._tiles(stepping):
+            for tile in tiles:
                 self._run_tile(tile)
                 advanced.append(tile)
             collect = self._results(rows, stepping, direct, sampled)
@@ -194,7 +188,11 @@ class SlotRunner(Runner):
             raise
         for row in [*stepping, *direct]:
             row.step += 1
-        return Launch(self.size(len(rows)), collect)
+        ready = len(keeping) - len(stepping)
+        return Launch(ready + sum(self.size(len(tile)) for tile in [*tiles, direct]), collect)
+
+    def _is_guided(self, row: Row) -> bool:
+        return row.guidance != 1.0 and self.family.guidance is not None
 
     def _sample_directly(self, rows: list[Row]) -> tuple[Tensor, Tensor]:
         """The images of at most a tile of direct rows, and whether each is finite."""
@@ -213,10 +211,9 @@ class SlotRunner(Runner):
         return images[: len(rows)], finite[: len(rows)]
 
     def _run_tile(self, tile: list[Row]) -> None:
-        kind = self.widest_kind
-        if self.split_kinds:
-            kind = StepKind(any(row.guidance != 1.0 for row in tile), any(row.noisy for row in tile))
-        self.replay(Slots.step, self._list(tile), guided=kind.guided, noisy=kind.noisy)
+        """Advance rows of which all or none have guidance."""
+        noisy = any(row.noisy for row in tile)  # other rows add 0 times the noise
+        self.replay(Slots.step, self._list(tile), guided=self._is_guided(tile[0]), noisy=noisy)
 
     def _results(
         self, rows: list[Row], stepping: list[Row], direct: list[Row], sampled: list[tuple[Tensor, Tensor]]
@@ -245,12 +242,10 @@ class SlotRunner(Runner):
                 [line for _ in parts for line in next(copies)] for parts in (images, finite, codes, guesses)
             )
             results: dict[Row, Result] = {}
-            for row, image, is_finite in zip(finished, pictures, are_finite, strict=False):
-                error = FloatingPointError("the model's output is not finite")
-                results[row] = restore_pixels(image, row) if is_finite else error
+            for row, image, is_finite in zip(finished, pictures, are_finite, strict=False):  # then previews
+                results[row] = restore_pixels(image, row) if is_finite else _not_finite("output")
             for row, code in zip(encoded, states, strict=True):
-                error = FloatingPointError("the model's code is not finite")
-                results[row] = code if np.isfinite(code).all() else error
+                results[row] = code if np.isfinite(code).all() else _not_finite("code")
             for row, image in zip(guessing, guessed, strict=True):
                 row.guess = restore_pixels(image, row)
             for row in results:
@@ -279,8 +274,8 @@ class SlotRunner(Runner):
 
     def _list(self, rows: list[Row]) -> Tensor:
         """The slots of at most a tile of rows on the device, padded to a proven size."""
-        padding = (self.slots.capacity,) * (self.size(len(rows)) - len(rows))
-        key = (*(row.slot.slot for row in rows), *padding)
+        padding = [self.slots.capacity] * (self.size(len(rows)) - len(rows))
+        key = (*(row.slot.number for row in rows), *padding)
         if key in self.lists:
             self.lists.move_to_end(key)
         else:
@@ -298,31 +293,31 @@ class SlotRunner(Runner):
         missing = count - len(self.free)
         if missing > 0:
             self._make_room(missing)
-        places = [Place(self.free) for _ in rows]
+        slots = [Slot(self.free) for _ in rows]
         steps = max(len(row.schedule) for row in rows)
         schedules = np.zeros((count, steps, rows[0].schedule.shape[1]), np.float32)
         numbers = np.empty((count, 5), np.int64)
-        for i, (row, place) in enumerate(zip(rows, places, strict=True)):
+        for i, (row, slot) in enumerate(zip(rows, slots, strict=True)):
             start = row.sample.start
-            numbers[i] = place.slot, start.seed, start.index, row.step, row.inversion_steps
+            numbers[i] = slot.number, start.seed, start.index, row.step, row.inversion_steps
             schedules[i, : len(row.schedule)] = row.schedule
         sent = to_device(numbers, self.device)
         at = sent[:, 0]
         guidance = to_device(np.array([row.guidance for row in rows], np.float32), self.device)
         schedule = to_device(schedules, self.device)
         self.slots.enter(at, sent[:, 1:], guidance, schedule, batch.state[:count], batch.label[:count])
-        self._send_known([(place, row.edit) for place, row in zip(places, rows, strict=True) if row.edit is not None])
-        for row, place in zip(rows, places, strict=True):
-            place.used_at = self.launches
-            row.slot, row.batch = place, None
+        self._send_known([(slot.number, row.edit) for row, slot in zip(rows, slots, strict=True) if row.edit])
+        for row, slot in zip(rows, slots, strict=True):
+            slot.used_at = self.launches
+            row.slot, row.batch = slot, None
             self.holders.add(row)
 
-    def _send_known(self, edits: list[tuple[Place, Edit]]) -> None:
-        """Send what rows keep of an image."""
-        known = [(place.slot, edit.image, edit.mask) for place, edit in edits if edit.mask is not None]
+    def _send_known(self, edits: list[tuple[int, Edit]]) -> None:
+        """Send what rows keep of an image, each with the number of its slot."""
+        known = [(number, edit.image, edit.mask) for number, edit in edits if edit.mask is not None]
         if known:
-            slots, images, masks = zip(*known, strict=True)
-            at = to_device(np.array(slots), self.device)
+            numbers, images, masks = zip(*known, strict=True)
+            at = to_device(np.array(numbers), self.device)
             arrays = (torch.stack(tensors).numpy() for tensors in (images, masks))
             self.slots.keep_known(at, *(to_device(array, self.device) for array in arrays))
 
@@ -349,13 +344,12 @@ class SlotRunner(Runner):
         return [*super()._graphs(), self.replay]
 
     def _prove_joint_guidance(self) -> None:
-        """Nothing: both passes of guidance are of a tile's size, like all others."""
+        """Nothing: all rows with guidance are in joint passes, and no others are."""
 
     def _probe(self, size: int, guided_rows: int = 0) -> list[Tensor]:
-        """The results of `size` rows of each kind: states and images of two steps, and codes of images.
+        """The results of `size` rows for each kind of tile: states and images of two steps, and codes of images.
 
-        `Runner._probe` describes the rows. Steps that leave out guidance or noise must give the bits of steps that do
-        not; otherwise no step leaves them out.
+        `Runner._probe` describes the rows.
         """
         family, self.sizes = self.family, [size]
         results: list[Tensor] = []
@@ -364,18 +358,10 @@ class SlotRunner(Runner):
         schedules.sort(key=self._adds_noise, reverse=True)  # few rows have the first ones
         quiet = [schedule for schedule in schedules if not self._adds_noise(schedule)]
         for noisy, some in ((True, schedules), (False, quiet)):
-            for guided in (True, False) if family.guidance is not None else (False,):
-                if not some or (noisy and len(quiet) == len(schedules)):
-                    continue
-                rows = partial(self._probe_rows, size, some, guided_rows if guided else 2)
-                kind = StepKind(guided, noisy)
-                if not results:
-                    self.widest_kind = kind
-                result = self._probe_steps(rows(), self.widest_kind)
-                results += result
-                if self.split_kinds and not equal(self._probe_steps(rows(), kind), result):
-                    log.warning("%s: steps without guidance or noise give other bits, so all have both", family.name)
-                    self.split_kinds = False
+            if some and self._adds_noise(some[0]) == noisy:
+                results += self._probe_steps(self._probe_rows(size, some, 2), guided=False, noisy=noisy)
+                if family.guidance is not None:
+                    results += self._probe_steps(self._probe_rows(size, some, guided_rows), guided=True, noisy=noisy)
         if self.samples_directly:
             direct, _ = self._sample_directly(self._probe_rows(size, schedules, 2))
             if not torch.equal(direct, results[1]):
@@ -383,16 +369,20 @@ class SlotRunner(Runner):
                 self.samples_directly = False
         return results
 
-    def _probe_steps(self, rows: list[Row], kind: StepKind) -> list[Tensor]:
+    def _probe_steps(self, rows: list[Row], *, guided: bool, noisy: bool) -> list[Tensor]:
         family, results = self.family, []
         self._enter(rows)
         at = self._list(rows)
         for _ in rows[0].schedule:
-            self.replay(Slots.step, at, guided=kind.guided, noisy=kind.noisy)
+            self.replay(Slots.step, at, guided=guided, noisy=noisy)
             results += [self.slots.last_results(at), self.replay(Slots.decode, at)[0]]
         if family.encodes and not family.inversion:
             results.append(family.encode(family.decode(results[-2]), self.slots.labels[at]))
         return results
+
+
+def _not_finite(what: str) -> FloatingPointError:
+    return FloatingPointError(f"the model's {what} is not finite")
 
 
 def _is_direct(row: Row) -> bool:

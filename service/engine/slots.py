@@ -84,7 +84,7 @@ class Slots:
     # -- a step --------------------------------------------------------------------------------------------------------
 
     def step(self, at: Tensor, *, guided: bool, noisy: bool) -> Tensors:
-        """Advance the rows by one step. `guided` and `noisy` are those of `Rows`."""
+        """Advance the rows by one step. `guided` and `noisy` are those of `Rows`; the passes of guidance are joint."""
         seed, index, done, inversion = self.numbers[at].unbind(1)
         generated = done - inversion
         rows = Rows(
@@ -97,6 +97,7 @@ class Slots:
             generated.clamp(min=0) + 1,
             guided=guided,
             noisy=noisy,
+            joint_guidance=len(at),
         )
         self._store(at, done + 1, self.family.step(rows))
         self.done[at] = (done + 1).clamp(max=self.max_steps)  # the padding has no end

@@ -162,18 +162,21 @@ def test_a_batch_is_padded_to_whole_tiles_and_a_proven_size(ddpm: SlotRunner, pa
     assert passes == [8, 8, 4]
 
 
-def test_only_steps_with_guidance_have_a_second_pass(ddpm: SlotRunner, passes: list[int]) -> None:
+def test_rows_with_guidance_have_tiles_of_their_own_and_one_joint_pass(ddpm: SlotRunner, passes: list[int]) -> None:
     ddpm.advance(rows_of(ddpm, 4))
     assert passes == [4]
     passes.clear()
-    ddpm.advance([*rows_of(ddpm, 2), *rows_of(ddpm, 2, guidance=2.0)])
-    assert passes == [4, 4]
+    plain, guided = rows_of(ddpm, 12), rows_of(ddpm, 11, guidance=2.0)
+    launch = ddpm.launch([row for pair in zip(plain, guided, strict=False) for row in pair] + plain[11:])
+    assert passes == [8, 4, 16, 8]
+    assert launch.size == 24
 
 
-def test_rows_with_guidance_share_tiles(ddpm: SlotRunner, passes: list[int]) -> None:
-    plain, guided = rows_of(ddpm, 12), rows_of(ddpm, 12, guidance=2.0)
-    ddpm.advance([row for pair in zip(plain, guided, strict=True) for row in pair])
-    assert len(passes) == 5  # three tiles, the first without guidance
+def test_the_padding_of_rows_that_make_no_step_is_not_negative() -> None:
+    runner = slot_runner_of("vae")
+    samples = tuple(Sample(StartState(0, 0, NO_LABEL, picture(k))) for k in range(3))
+    codes = runner.rows(Request("m", samples, 1, codes_only=True))
+    assert runner.launch([*codes, *rows_of(runner, 3, steps=1)]).size == 3 + 4
 
 
 def test_only_steps_that_add_noise_compute_it(ddpm: SlotRunner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,19 +316,6 @@ def test_images_of_one_step_use_slots_where_one_recording_changes_bits(monkeypat
     expected = Runner(small("gan").for_sampling(), CPU, 16)
     images = [each.advance(rows_of(each, 3, steps=1)) for each in (expected, runner)]
     assert np.array_equal(*images)
-
-
-def test_steps_keep_guidance_where_leaving_it_out_changes_bits(caplog: pytest.LogCaptureFixture) -> None:
-    runner = SlotRunner(
-        small("flow").for_sampling(), CPU, 4, tile_rows=4, record=imitate_recorder, receive=imitate_copies
-    )
-    step = runner.family.step
-    runner.family.step = lambda rows: step(rows) * (1 + 1e-6 * rows.guided)  # type: ignore[method-assign]
-    runner.warm_up()
-    assert not runner.split_kinds
-    assert [record.message for record in caplog.records] == [
-        "flow: steps without guidance or noise give other bits, so all have both"
-    ]
 
 
 @torch.inference_mode()
