@@ -11,7 +11,7 @@ TORCH_SOURCE = $(if $(wildcard $(TORCH_INDEX)),--no-index --find-links,--index-u
 LOCK = $(if $(TORCH),$(VENV)/without-torch.lock,requirements.lock)
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help serve class test test-all chaos trust check lint audit fit clean
+.PHONY: help serve class test test-all chaos gpu trust check lint audit fit clean
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -36,6 +36,9 @@ lint: $(VENV)/installed  ## run linters and type checks
 
 chaos: $(VENV)/installed  ## run the fault-injection suite, under 30 minutes; writes its table into docs/reliability.md
 	$(BIN)/python -m chaos --write docs/reliability.md
+
+gpu: $(VENV)/installed  ## measure the service on a GPU, under 6 minutes; writes its tables into docs/gpu.md
+	$(BIN)/python -m benchmarks gpu --write docs/gpu.md
 
 trust:
 	@echo "make trust is now called make chaos; the next version removes the old name" >&2

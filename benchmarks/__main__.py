@@ -5,7 +5,7 @@ import pkgutil
 import sys
 from pathlib import Path
 
-HELPERS = {"__main__", "overhead", "peers"}
+HELPERS = {"__main__", "overhead", "peers", "published"}
 """Modules here that are not benchmarks."""
 
 

@@ -24,10 +24,10 @@ from dataclasses import dataclass, field
 
 from benchmarks.engine import MODELS, encode
 from benchmarks.overhead import Overhead, StepCosts, measure
-from service.app import MAX_BATCH_SIZE
 from service.engine.scheduler import Priority, Scheduler
+from service.engine.slot_runner import TILE_ROWS
 
-BATCH_SIZE = MAX_BATCH_SIZE["cuda"]
+BATCH_SIZE = TILE_ROWS
 SIMULATED_SECONDS = 4.0
 SCHEDULED_REQUESTS = 5000
 """Requests from which the scheduler's time for a workload is measured."""

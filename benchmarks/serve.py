@@ -73,9 +73,11 @@ OURS: dict[str, RequestBuilder] = {
 
 
 def _json_to(path: str) -> RequestBuilder:
-    return lambda model, seed, steps: build_request(
-        path, body=json.dumps({"model": model, "seed": seed, "steps": steps})
-    )
+    return partial(_json_request_to, path)  # which another process can get, unlike a lambda
+
+
+def _json_request_to(path: str, model: str, seed: int, steps: int) -> bytes:
+    return build_request(path, body=json.dumps({"model": model, "seed": seed, "steps": steps}))
 
 
 def _bentoml_request(model: str, seed: int, steps: int) -> bytes:

@@ -1,5 +1,6 @@
 """The work that every server of a comparison does: the same weights, the same nets and the same PNG encoder."""
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
@@ -14,6 +15,8 @@ from models.nets import fold_norms
 from models.pixels import to_pixels
 from service.codecs.png import png
 
+DEVICE = torch.device(os.environ.get("WORKLOAD_DEVICE", "cpu"))
+"""Where the models of this process are."""
 ImageRequest = tuple[str, int, int]
 """Model, seed and steps of one image."""
 
@@ -24,7 +27,7 @@ def model(name: str) -> Family:
     torch.set_num_threads(1)
     family, _ = store.load(WEIGHTS / name)
     fold_norms(family)
-    return family
+    return family.to(DEVICE)
 
 
 def prepared_model(name: str) -> Family:
@@ -43,9 +46,9 @@ def generate_pngs(requests: Sequence[ImageRequest]) -> list[bytes]:
     pngs: dict[int, bytes] = {}
     for (name, steps), members in groups.items():
         family = model(name)
-        seed = torch.tensor([requests[i][1] for i in members])
-        label = torch.zeros(len(members), family.classes)
-        images = to_pixels(sample(family, seed, torch.zeros_like(seed), label, steps=steps)).numpy()
+        seed = torch.tensor([requests[i][1] for i in members], device=DEVICE)
+        label = torch.zeros(len(members), family.classes, device=DEVICE)
+        images = to_pixels(sample(family, seed, torch.zeros_like(seed), label, steps=steps)).cpu().numpy()
         pngs |= {i: png(image) for i, image in zip(members, images, strict=True)}
     return [pngs[i] for i in range(len(requests))]
 

@@ -4,12 +4,12 @@ import math
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import noise, parallel
 from models.base import Family, Rows
-from models.nets import LEVELS_HELP, decoder
+from models.nets import LEVELS_HELP, decoder, encoder
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,21 @@ class RelativisticGAN(ConvolutionalGAN):
 
     players = ("discriminator", "generator")
     training_only = ("discriminator",)
-    compiles = False
     config: RelativisticConfig
 
     def lr_multiplier(self, player: str) -> float:
         return self.config.discriminator_pace if player == "discriminator" else 1.0
+
+
+class ProjectionDiscriminator(nn.Module):
+    """D(x, y) = psi(h(x)) + <embed(y), h(x)>, one logit per image (Miyato & Koyama 2018, equation 3)."""
+
+    def __init__(self, data_shape: tuple[int, ...], width: int, classes: int, levels: int, features: int = 128) -> None:
+        super().__init__()
+        self.encoder = encoder(data_shape, features, width, levels)
+        self.logit = nn.Linear(features, 1)
+        self.embed = nn.Linear(classes, features, bias=False)
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        h = F.leaky_relu(self.encoder(x), 0.2)  # [B, features]
+        return self.logit(h)[:, 0] + (self.embed(label) * h).sum(1)  # [B]

@@ -77,6 +77,14 @@ class Rows:
     """[B] int64, the image's index within its seed."""
     step: Tensor
     """[B] int64, 1 for the first step of the chain."""
+    guided: bool = True
+    """Whether the guidance scale of any row may differ from 1."""
+    noisy: bool = True
+    """Whether the coefficients of any row may add noise: whether any may be nonzero in `Family.noise_column`."""
+    joint_guidance: int = 0
+    """The most rows of which a step evaluates the net with and without labels at once, as a batch of twice the size.
+    The bits are those of two passes if the net is batch-invariant; on a CPU a service proves this before it joins them,
+    on a GPU it joins the passes of all rows with guidance."""
 
 
 def coefficient_columns(coefficients: Tensor, state: Tensor) -> tuple[Tensor, ...]:
@@ -118,9 +126,9 @@ class Family(nn.Module):
     """The name of the request parameter that selects the sampler."""
     guidance: Range[float] | None = None
     """The guidance scales that it takes; None if the family has no guidance."""
-    joint_guidance: int = 0
-    """The most rows of which a step evaluates the net with and without labels at once, as a batch of twice the size.
-    The bits are those of two passes if the net is batch-invariant, which a service proves before it sets this."""
+    noise_column: ClassVar[int | None] = None
+    """The column of `schedule` with the standard deviation of the fresh noise that a step adds. None if steps add none,
+    or always the same."""
     encodes: ClassVar[bool] = False
     """Whether the family implements `encode`."""
     inversion: Mapping[str, Any] = MappingProxyType({})
@@ -129,8 +137,6 @@ class Family(nn.Module):
     """What `log_likelihood` gives: a lower bound of log p(x), the log density of the codes, or "" for nothing."""
     revision: ClassVar[int] = 1
     """Incremented when the same tensors and config give other images. Weights of another revision do not load."""
-    compiles: ClassVar[bool] = True
-    """Whether training may `torch.compile` the nets; False where a loss differentiates a gradient."""
 
     def __init__(self, config: Any, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__()
@@ -219,7 +225,8 @@ class Family(nn.Module):
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
         """Named terms of `player`'s objective on data x [B, *data_shape] and label [B] int64 (-1: unknown).
 
-        Randomness comes from torch's global generator, whose state is part of training's checkpoints.
+        Randomness comes from torch's global generator, whose state is part of training's checkpoints. Neither branches
+        nor sizes depend on values of tensors, and no tensor comes from the host, so that a GPU can record it.
         """
         raise NotImplementedError
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import batch_invariant
-from models.nets import MLP, Foldable, halvings, is_image
+from models.base import Rows
+from models.nets import MLP, Foldable, group_norm, halvings, is_image
 
 MAX_GROWTH = 4
 """The most channels of a U-Net, as a multiple of its width."""
@@ -61,10 +62,8 @@ class AdaGNResBlock(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        scale, shift = modulation[:, :, None, None].chunk(2, dim=1)
-        h = self.conv_in(F.silu(self.norm_in(x)))
-        h = torch.addcmul(shift, self.norm_out(h), 1 + scale)
-        return self.skip(x) + self.conv_out(F.silu(h))
+        h = self.conv_in(group_norm(x, self.norm_in))
+        return self.skip(x) + self.conv_out(group_norm(h, self.norm_out, modulation))
 
 
 class Attention(nn.Module):
@@ -79,7 +78,8 @@ class Attention(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=3)  # [B, 1, HW, width]
+        qkv = self.qkv(group_norm(x, self.norm, silu=False))
+        q, k, v = qkv.flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=3)  # [B, 1, HW, width]
         h = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(h.squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:]))
 
@@ -144,7 +144,9 @@ class UNet(Foldable):
             h = getattr(self, f"up_{size}")(torch.cat((h, skips[k]), dim=1), next(modulations))
             if k:
                 h = getattr(self, self.between("grow", k))(h)
-        return F.pixel_shuffle(self.head(h), self.patch)
+        norm, _, conv = self.head
+        assert isinstance(norm, nn.GroupNorm)
+        return F.pixel_shuffle(conv(group_norm(h, norm)), self.patch)
 
     def between(self, kind: str, halved: int) -> str:
         """The name of the layer, `shrink` or `grow`, to or from the size after `halved` halvings."""
@@ -185,6 +187,13 @@ class PointDenoiser(nn.Module):
     def forward(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
         angle = time[:, None] * self.frequencies
         return self.net(torch.cat((x, angle.cos(), angle.sin(), label), dim=1))
+
+
+def guided_rows(net: UNet | PointDenoiser, x: Tensor, time: Tensor, rows: Rows) -> Tensor:
+    """`guided` with the labels and guidance scales of `rows`, for noisy data x [B, ...] at time [B]."""
+    if not rows.guided:
+        return net(x, time, rows.label)
+    return guided(net, x, time, rows.label, rows.guidance, rows.joint_guidance)
 
 
 def guided(

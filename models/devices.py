@@ -15,6 +15,35 @@ def visible_gpus() -> list[str]:
     return listed.split(",") if listed else [str(number) for number in range(torch.cuda.device_count())]
 
 
+CUDA_ARITHMETIC = "deterministic cuDNN, TF32 in convolutions alone"
+"""What `use_reproducible_kernels` sets, in words."""
+
+
+def use_reproducible_kernels() -> None:
+    """Let the operations of this process on CUDA GPUs give the same bits at each call, and after a restart.
+
+    cuDNN chooses algorithms for convolutions, among them some whose sums have no fixed order: on an H100 a net gave
+    other bits from call to call, or when it was recorded again. So it may only choose deterministic ones, and not by
+    timing them. TF32 rounds the factors of a product to 10 bits of mantissa. Convolutions use it, which took a third of
+    the time off a step of diffusion there; matrix products do not, because they take little time in these nets.
+    """
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = False
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # fixed workspaces, as cuBLAS asks for
+
+
+def arithmetic(device: torch.device, threads: int) -> str:
+    """What the bits of results on `device` depend on, beside weights and versions, in words.
+
+    `threads` is the number of CPU threads per operation.
+    """
+    if device.type == "cuda":
+        return f"{device_name(device)} cuDNN {torch.backends.cudnn.version()}, {CUDA_ARITHMETIC}"
+    return f"{torch.backends.cpu.get_cpu_capability()} threads {threads}"
+
+
 def device_name(device: torch.device) -> str:
     """The name of a CUDA GPU, as its driver gives it; empty for other devices."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else ""

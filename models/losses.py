@@ -11,6 +11,8 @@ from models import parallel
 UNIFORM_SHARE = 0.25
 """Share of training times that are uniform, because long schedules and inversion visit all times. The others come from
 `sample_log_snr`."""
+MIN_REMAINING_TIME = 0.25
+"""The lower bound on 1 - t in losses of velocities. Below it the nearly clean times outweigh all others."""
 
 
 def sample_log_snr(count: int, device: torch.device) -> Tensor:
@@ -19,6 +21,24 @@ def sample_log_snr(count: int, device: torch.device) -> Tensor:
     As for most of the times of Li & He 2025, arXiv 2511.13720.
     """
     return 0.8 * parallel.randn(count, device=device) - 0.8
+
+
+def mix_times(noisy: Tensor, uniform: Tensor) -> Tensor:
+    """Training times [B]: a random UNIFORM_SHARE of them from `uniform` [B], the others from `noisy` [B]."""
+    return torch.where(parallel.rand(len(noisy), device=noisy.device) < UNIFORM_SHARE, uniform, noisy)
+
+
+def column(values: Tensor, x: Tensor) -> Tensor:
+    """Numbers [B] in the shape that multiplies x [B, ...]."""
+    return values.view(-1, *[1] * (x.dim() - 1))
+
+
+def velocity_errors(predicted: Tensor, x: Tensor, time: Tensor) -> Tensor:
+    """Squared errors of velocities at `time` [B] on paths that end at x, and by the net at `predicted`: [B, ...].
+
+    Both velocities, (end - x_t) / (1 - t), share x_t, so their difference is that of the ends over 1 - t.
+    """
+    return ((predicted - x) / (1 - column(time, x)).clamp(min=MIN_REMAINING_TIME)).square()
 
 
 def squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from models import batch_invariant, parallel
+from models import batch_invariant, kernels, parallel
 
 MIN_SIDE, MAX_SIDE, SIDE_MULTIPLE = 8, 128, 4
 COARSE_SIDE = 7
@@ -67,6 +68,22 @@ def channels(width: int, halved: int) -> int:
 
 LEVELS_HELP = "how often the nets halve an image; 0: until a side would be less than 7"
 """Help of the field `levels` of a Config."""
+
+
+def group_norm(x: Tensor, norm: nn.GroupNorm, modulation: Tensor | None = None, *, silu: bool = True) -> Tensor:
+    """Normalize x [B, C, H, W], scale and shift it by modulation [B, 2 C] (1 + scale, then shift), and apply SiLU."""
+    if x.is_cuda and kernels.group_norm is not None and not torch.is_grad_enabled():
+        return kernels.group_norm(x, norm, modulation, silu=silu)
+    return torch_group_norm(x, norm, modulation, silu=silu)
+
+
+def torch_group_norm(x: Tensor, norm: nn.GroupNorm, modulation: Tensor | None = None, *, silu: bool = True) -> Tensor:
+    """`group_norm` by operations of torch."""
+    h: Tensor = norm(x)
+    if modulation is not None:
+        scale, shift = modulation[:, :, None, None].chunk(2, dim=1)
+        h = torch.addcmul(shift, h, 1 + scale)
+    return F.silu(h) if silu else h
 
 
 class MLP(nn.Sequential):

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models import kernels
+
 INITIAL_STEP = 0
 """The step whose noise is the initial state; the steps of the chain are 1, 2, ..."""
 LABEL_STEP = 2**32 - 1
@@ -115,6 +117,13 @@ def normal(seed: Tensor, index: Tensor, step: Tensor, shape: tuple[int, ...]) ->
     The transform runs in float64 and rounds once, so a different last bit in a library's log or cosine rarely changes
     the float32 result.
     """
+    if seed.is_cuda and kernels.normal is not None:
+        return kernels.normal(seed, index, step, shape)
+    return torch_normal(seed, index, step, shape)
+
+
+def torch_normal(seed: Tensor, index: Tensor, step: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """`normal` by operations of torch, or of NumPy on a CPU."""
     size = math.prod(shape)
     even, odd = _random_words(seed, index, step, size)
     xp: Any = torch if isinstance(even, Tensor) else np  # the functions used here have the same names

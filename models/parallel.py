@@ -140,8 +140,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and size() > 1:
-            # Not a decorator of the method: the call imports torch.compile, which takes as long as all other imports.
-            return torch.compiler.disable(self._synchronized)(x)
+            return self._synchronized(x)
         return super().forward(x)
 
     def _synchronized(self, x: Tensor) -> Tensor:

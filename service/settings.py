@@ -86,7 +86,7 @@ class Settings(BaseSettings):
         ge=1,
         le=4096,
         description="Rows per device step, a power of two. Default: on a CPU 32 for one-step models and 16 for "
-        "others, on a GPU 128.",
+        "others, on a CUDA GPU 512.",
     )
     max_loaded_models: int | None = Field(
         None,

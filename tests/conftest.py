@@ -85,6 +85,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
             fcntl.flock(test, fcntl.LOCK_UN)  # a forked process may have inherited the descriptor
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests that are marked `gpu` on machines without one."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu") is not None:
+                item.add_marker(pytest.mark.skip(reason="there is no GPU"))
+
+
 def unexpected_skips(config: pytest.Config) -> list[str]:
     """The skipped tests that this environment should have run, each with the reason of its skip."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")

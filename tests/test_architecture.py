@@ -104,7 +104,8 @@ def test_the_server_names_no_route() -> None:
 def test_models_need_few_libraries() -> None:
     allowed = {"torch", "numpy", "safetensors", "filelock", "models", *sys.stdlib_module_names}
     for path in files("models"):
-        assert not {name.partition(".")[0] for name in imports(path)} - allowed, path
+        extra = {"triton"} if path.stem == "fused" else set()  # imported on machines with a GPU alone
+        assert not {name.partition(".")[0] for name in imports(path)} - allowed - extra, path
         assert not any(name.startswith(("torch.optim", "time")) for name in imports(path)), path
 
 

@@ -195,7 +195,8 @@ def _card(name: str, manifest: Manifest, group: Group) -> str:
         f"{group.data} seen in training, {training['seconds'] / 60:.0f} minutes on {device}."
     ]
     if start := training.get("start"):
-        lines.append(f"The training started from weights of {start['family']}, SHA-256 {start['digest'][:12]}.")
+        weights = [f"{one['family']}, SHA-256 {one['digest'][:12]}" for one in (*start.get("after", ()), start)]
+        lines.append(f"The training started from weights of {', and of '.join(weights)}.")
     if manifest.defaults:
         lines.append("Defaults: " + ", ".join(default_options(manifest)) + ".")
     columns = group.main_columns

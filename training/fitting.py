@@ -10,7 +10,7 @@ import math
 import signal
 import time
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,7 +20,6 @@ import torch
 from models import devices, families, locks, memory, parallel, store
 from models.base import Family
 from models.cores import available_cores
-from models.store import Manifest
 from training import cost, data, flags, jobs
 from training.augmentation import Augmentation
 from training.config import CONFIG, ConfigError, RunConfig, describe
@@ -29,6 +28,8 @@ from training.interrupts import EXIT_INTERRUPTED, interrupt_exits, restored_hand
 from training.log import LINES, Log
 from training.loop import DTYPES, Hardware, Trainer, has_closed_form, train
 from training.progress import Progress
+from training.recording import recorder
+from training.start import Start
 from training.start import describe as describe_start
 
 TIME_LIMIT = "time limit"
@@ -58,7 +59,6 @@ def add_fit_flags(command: argparse.ArgumentParser, family: type[Family]) -> Non
     command.add_argument(
         "--precision", choices=tuple(DTYPES), default="f32", help="number format of the networks, by autocast"
     )
-    command.add_argument("--compile", action="store_true", help="torch.compile the networks")
     command.add_argument(
         "--threads", type=int, help="CPU threads (default: one per core; with --jobs, each run's share of the cores)"
     )
@@ -84,7 +84,11 @@ def add_fit_flags(command: argparse.ArgumentParser, family: type[Family]) -> Non
     augmenting.add_argument("--shift", type=int, default=0, help="move images by up to so many pixels (default: 0)")
     recipe = command.add_argument_group("recipe")
     recipe.add_argument(
-        "--start", type=Path, metavar="DIRECTORY", help="weights whose tensors of the same names are the initial ones"
+        "--start",
+        type=Path,
+        nargs="+",
+        metavar="DIRECTORY",
+        help="weights whose tensors of the same names are the initial ones; later ones replace those of earlier ones",
     )
     for field in dataclasses.fields(family.recipe):
         _add_field(recipe, field, getattr(family.recipe, field.name))
@@ -100,16 +104,14 @@ def run_fit(args: argparse.Namespace) -> int:
 
 def fit(args: argparse.Namespace, number: int) -> int:
     """Start or resume a run as process `number` of this machine, and return the exit status."""
-    family = families.get(args.family)
-    if args.compile and not family.compiles:
-        raise ConfigError(f"{args.family} differentiates a gradient, which torch.compile cannot; omit --compile")
     if args.threads:
         torch.set_num_threads(args.threads)
     dataset = _training_images(args)
-    start = _start(args)
-    config = _run_config(args, dataset, start)
+    starts = _starts(args)
+    config = _run_config(args, dataset, starts)
     run = _run_directory(args)
-    trainer = build_trainer(config, dataset, Hardware(_device(args.device, number), args.compile), start)
+    device = _device(args.device, number)
+    trainer = build_trainer(config, dataset, Hardware(device, recorder(device)), starts)
     every = args.every or max(len(dataset.images), MIN_BATCHES * trainer.recipe.batch)
     if parallel.rank():  # only the first process has a time limit, prints and writes
         train(trainer, run, None, every, stop_reason(trainer, None))
@@ -173,7 +175,7 @@ def run_one(args: argparse.Namespace) -> int:
 def _training_cost(args: argparse.Namespace, dataset: data.Dataset) -> float:
     """Multiplications of the whole run; 0 for settings that are impossible, which the run reports by itself."""
     try:
-        config = _run_config(args, dataset, None)
+        config = _run_config(args, dataset, ())
         trainer = build_trainer(config, dataset, Hardware(torch.device("cpu")))
     except ConfigError:
         return 0.0
@@ -189,13 +191,12 @@ def _run_directory(args: argparse.Namespace) -> Path:
     return args.run or Path("runs") / args.family
 
 
-def _start(args: argparse.Namespace) -> tuple[Family, Manifest] | None:
-    """The weights that `--start` names, and their manifest. Raises WeightsError if they cannot be used."""
-    path: Path | None = getattr(args, "start", None)
-    return None if path is None else store.load(path)
+def _starts(args: argparse.Namespace) -> list[Start]:
+    """The weights that `--start` names. Raises WeightsError if they cannot be used."""
+    return [store.load(path) for path in getattr(args, "start", None) or ()]
 
 
-def _run_config(args: argparse.Namespace, dataset: data.Dataset, start: tuple[Family, Manifest] | None) -> RunConfig:
+def _run_config(args: argparse.Namespace, dataset: data.Dataset, starts: Sequence[Start]) -> RunConfig:
     """The configuration of a run with these flags and images. Raises ConfigError for values that are not allowed."""
     family = families.get(args.family)
     return RunConfig(
@@ -209,12 +210,12 @@ def _run_config(args: argparse.Namespace, dataset: data.Dataset, start: tuple[Fa
         dataset=describe(dataset),
         reading=flags.data_options(args).to_json(),
         augmentation=_augmentation(args, dataset).to_json(),
-        start=describe_start(start[1]) if start else {},
+        start=describe_start(starts) if starts else {},
     )
 
 
 def build_trainer(
-    config: RunConfig, dataset: data.Dataset, hardware: Hardware, start: tuple[Family, Manifest] | None = None
+    config: RunConfig, dataset: data.Dataset, hardware: Hardware, starts: Sequence[Start] = ()
 ) -> Trainer:
     """The trainer of a run. Raises ConfigError if its settings, or so few images, are impossible."""
     family = families.get(config.family)
@@ -232,7 +233,7 @@ def build_trainer(
         if batch % parallel.size():
             raise ConfigError(f"--batch: {parallel.size()} processes share each batch; use a multiple of that")
     try:
-        return Trainer.from_config(config, dataset, hardware, start)
+        return Trainer.from_config(config, dataset, hardware, starts)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"cannot build {config.family} with these settings: {' '.join(str(error).split())}") from None
 

@@ -4,10 +4,13 @@ import json
 import math
 import sys
 import time
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
@@ -17,8 +20,19 @@ from tqdm import tqdm
 from models import store
 from training import files, film
 from training.checkpoint import NotFinite
+from training.transfer import HostCopy
 
 LINES = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class _Interval:
+    """The sums of the loss terms of `count` iterations, on their way from the device."""
+
+    images: int
+    count: int
+    names: tuple[str, ...]
+    sums: HostCopy
 
 
 class Log:
@@ -28,6 +42,8 @@ class Log:
         self.run, self.total_images, self.interval = run, total_images, interval
         self.sums: dict[str, Tensor] = {}
         self.count, self.written = 0, 0
+        self.pending: deque[_Interval] = deque()
+        """Those whose lines are not yet written."""
         files.require_writable(run / "grids")
         files.require_writable(run / film.FRAMES)
         self.board = TensorBoardWriter(run / "tensorboard")
@@ -64,21 +80,34 @@ class Log:
     def progress(self, images: int, terms: dict[str, Tensor]) -> None:
         """Add the loss terms of one iteration.
 
-        They are summed on the device and read once per interval, because reading waits for the GPU. Raises NotFinite if
-        a loss was not finite.
+        They are summed on the device. The sums of an interval are copied to the host, and a later call writes their
+        line as soon as the copy is there, so that nothing waits for a GPU. Raises NotFinite if a loss of a line was not
+        finite.
         """
         self.bar.update(min(images, self.total_images) - self.bar.n)
-        self.sums = {name: self.sums[name] + term if name in self.sums else term for name, term in terms.items()}
+        sums = torch._foreach_add([*self.sums.values()], [*terms.values()]) if self.sums else terms.values()
+        self.sums = dict(zip(terms, sums, strict=True))
         self.count += 1
-        if images - self.written < self.interval and images < self.total_images:
-            return
-        means = {name: float(total) / self.count for name, total in self.sums.items()}
-        self.sums, self.count, self.written = {}, 0, images
+        if images - self.written >= self.interval or images >= self.total_images:
+            totals = HostCopy(torch.stack([*self.sums.values()]))
+            self.pending.append(_Interval(images, self.count, tuple(self.sums), totals))
+            self.sums, self.count, self.written = {}, 0, images
+        while self.pending and self.pending[0].sums.is_ready():
+            self._write_means(self.pending.popleft())
+
+    def flush(self) -> None:
+        """Write the lines of all intervals that have ended. Raises NotFinite as `progress` does."""
+        while self.pending:
+            self._write_means(self.pending.popleft())
+
+    def _write_means(self, interval: _Interval) -> None:
+        totals = interval.sums.result().tolist()
+        means = {name: total / interval.count for name, total in zip(interval.names, totals, strict=True)}
         for name, value in means.items():
             if name.rpartition(".")[2] == "loss" and not math.isfinite(value):
-                raise NotFinite(f"{name} is {value} after {images} images")
+                raise NotFinite(f"{name} is {value} after {interval.images} images")
         self.bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()}, refresh=False)
-        self._write(images, means)
+        self._write(interval.images, means)
 
     def samples(self, images: int, score: float, png: bytes | None) -> None:
         """Write the samples' distance to the data, and their grid."""

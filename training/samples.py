@@ -20,6 +20,8 @@ from training.data import Dataset
 COUNT = 512
 COLUMNS, ROWS = 10, 10
 """Of a grid."""
+BATCH = 64
+"""Samples at once on a CPU. A GPU takes all at once: small batches would leave it idle."""
 
 
 @torch.inference_mode()
@@ -30,8 +32,9 @@ def fixed_samples(family: Family, device: torch.device, count: int = COUNT, **op
     """
     options = {"steps": family.steps.default, **options}
     parts = []
-    for first in range(0, count, 64):
-        index = torch.arange(first, min(first + 64, count), device=device)
+    at_once = count if device.type == "cuda" else BATCH
+    for first in range(0, count, at_once):
+        index = torch.arange(first, min(first + at_once, count), device=device)
         label = family.one_hot(index % max(family.classes, 1))
         parts.append(sample(family, torch.zeros_like(index), index, label, **options))
     return torch.cat(parts).cpu()

@@ -1,5 +1,6 @@
 """The start of a run from other weights, such as those of another family that has the same net."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,17 +10,22 @@ from models.base import Family
 from models.store import Manifest
 from training.config import ConfigError
 
+Start = tuple[Family, Manifest]
+"""Weights to start from, and their manifest."""
 
-def describe(manifest: Manifest) -> dict[str, Any]:
-    """What a run and its manifest say about the weights that the run started from."""
-    return {"family": manifest.family, "digest": manifest.digest}
+
+def describe(starts: Sequence[Start]) -> dict[str, Any]:
+    """What a run and its manifest say about the weights that the run started from: the last ones, `after` others."""
+    *before, last = [{"family": manifest.family, "digest": manifest.digest} for _, manifest in starts]
+    return last | ({"after": before} if before else {})
 
 
 @torch.no_grad()
 def copy_weights(family: Family, source: Family, manifest: Manifest, classes: tuple[str, ...]) -> None:
     """Give the tensors of `family` the values of those that have the same names in `source`, described by `manifest`.
 
-    A layer that has more inputs in `family` gets them for the first ones. All other numbers keep their initial values.
+    From weights of another family, submodules get those that `family.starts` names. A layer that has more inputs in
+    `family` gets them for the first ones. All other numbers keep their values.
     `classes` are the names of the labels of `family`.
 
     Raises ConfigError if the data have another shape or other classes, if a tensor of `source` does not fit, or if
@@ -32,9 +38,10 @@ def copy_weights(family: Family, source: Family, manifest: Manifest, classes: tu
             f"{_described(manifest.data_shape, manifest.classes)}; this run has {_described(family.data_shape, names)}"
         )
     tensors = family.state_dict()
+    targets = family.starts if name != family.name else {}
     for key, value in source.state_dict().items():
         net, _, rest = key.partition(".")
-        for target in family.starts.get(net, (net,)):
+        for target in targets.get(net, (net,)):
             whole = tensors.get(f"{target}.{rest}")
             if whole is None or not _fits(value, whole):
                 raise ConfigError(

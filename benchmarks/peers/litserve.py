@@ -34,5 +34,5 @@ class Generator(litserve.LitAPI):  # type: ignore[misc]
 
 if __name__ == "__main__":
     api = Generator(max_batch_size=32, batch_timeout=0.002)
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=2)
+    server = litserve.LitServer(api, accelerator=workload.DEVICE.type, workers_per_device=2)
     server.run(port=int(os.environ["PORT"]), log_level="warning", generate_client_file=False)

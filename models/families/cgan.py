@@ -10,32 +10,17 @@ much more realistic x is than G(z, y) of the same digit, and the penalties keep 
 
 from dataclasses import dataclass, field
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from models.adversarial import RelativisticConfig, RelativisticGAN
+from models.adversarial import ProjectionDiscriminator, RelativisticConfig, RelativisticGAN
 from models.base import About, Recipe, Terms
 from models.losses import r1_r2_penalties
-from models.nets import encoder
 
 
 @dataclass(frozen=True)
 class CGANConfig(RelativisticConfig):
     discriminator_pace: float = field(default=1.0, metadata={"help": "D's learning rate over G's"})
-
-
-class ProjectionDiscriminator(nn.Module):
-    """D(x, y) = psi(h(x)) + <embed(y), h(x)>, one logit per image (Miyato & Koyama 2018, equation 3)."""
-
-    def __init__(self, data_shape: tuple[int, ...], width: int, classes: int, levels: int, features: int = 128) -> None:
-        super().__init__()
-        self.encoder = encoder(data_shape, features, width, levels)
-        self.logit = nn.Linear(features, 1)
-        self.embed = nn.Linear(classes, features, bias=False)
-
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        h = F.leaky_relu(self.encoder(x), 0.2)  # [B, features]
-        return self.logit(h)[:, 0] + (self.embed(label) * h).sum(1)  # [B]
 
 
 class CGAN(RelativisticGAN):

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from models import noise, parallel
 from models.base import About, Family, Range, Recipe, Rows, Terms, coefficient_columns
-from models.denoisers import PATCH_HELP, any_set, denoiser, guided
-from models.losses import UNIFORM_SHARE, sample_log_snr
+from models.denoisers import PATCH_HELP, any_set, denoiser, guided_rows
+from models.losses import mix_times, sample_log_snr
 from models.nets import LEVELS_HELP
 
 MIN_SIGMA = 0.3
@@ -60,6 +60,7 @@ class DDPM(Family):
     samples_label = True  # without one, the unconditional network samples without guidance, which looks worse
     steps = Range(1, 1000, 20)
     samplers = ("dpm++2m", "ddim", "ddpm")
+    noise_column = 6
     guidance: Range[float] | None = Range(0.0, 10.0, 1.6)
     encodes = True
     revision = 2
@@ -93,8 +94,7 @@ class DDPM(Family):
         angle = torch.exp(-sample_log_snr(count, device)).atan()
         first, last = ANGLES
         noisy = ((angle - first) / (last - first) * (total - 1)).round().long().clamp(0, total - 1)
-        uniform = parallel.randint(total, count, device)
-        return torch.where(parallel.rand(count, device=device) < UNIFORM_SHARE, uniform, noisy)
+        return mix_times(noisy, parallel.randint(total, count, device))
 
     def diffuse(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x_t of q(x_t | x_0 = x) for t [B] in 0..T-1 and eps ~ N(0, I) with the shape of x."""
@@ -111,9 +111,9 @@ class DDPM(Family):
         )
         x, previous_x_0 = rows.state.chunk(2, dim=1)
         x_t = input_x * x + input_previous * previous_x_0
-        x_0 = guided(self.unet, x_t, time.flatten(), rows.label, rows.guidance, self.joint_guidance).clamp(-1, 1)
+        x_0 = guided_rows(self.unet, x_t, time.flatten(), rows).clamp(-1, 1)
         state = to_x * x + to_x_0 * x_0 + to_previous * previous_x_0
-        if any_set(noise_std):
+        if rows.noisy and any_set(noise_std):
             state = state + noise_std * noise.normal(rows.seed, rows.index, rows.step, self.data_shape)
         return torch.cat((state, memory * x_0), dim=1)
 

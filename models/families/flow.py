@@ -19,12 +19,10 @@ from torch import Tensor
 
 from models import noise, parallel
 from models.base import About, Family, Range, Recipe, Rows, Terms, coefficient_columns
-from models.denoisers import PATCH_HELP, denoiser, guided
-from models.losses import UNIFORM_SHARE, sample_log_snr
+from models.denoisers import PATCH_HELP, denoiser, guided_rows
+from models.losses import column, mix_times, sample_log_snr, velocity_errors
 from models.nets import LEVELS_HELP
 
-MIN_REMAINING_TIME = 0.25
-"""The lower bound on 1 - t in the loss. Below it the nearly clean times outweigh all others."""
 INVERSION_STEPS = 40
 
 
@@ -67,15 +65,11 @@ class Flow(Family):
             self.guidance = None
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
-        noisy = sample_log_snr(len(x), x.device).sigmoid()
-        uniform = parallel.rand(len(x), device=x.device)
-        t = torch.where(parallel.rand(len(x), device=x.device) < UNIFORM_SHARE, uniform, noisy)
+        t = mix_times(sample_log_snr(len(x), x.device).sigmoid(), parallel.rand(len(x), device=x.device))
         eps = parallel.randn(*x.shape, device=x.device)
         kept = parallel.rand(len(x), device=x.device) >= self.config.drop_label
-        time = t.view(-1, *[1] * (x.dim() - 1))
-        predicted = self.unet(torch.lerp(eps, x, time), t, self.one_hot(label) * kept[:, None])
-        # Predicted and true velocity share x_t, so their difference is that of the images over 1 - t.
-        return {"loss": ((predicted - x) / (1 - time).clamp(min=MIN_REMAINING_TIME)).square().mean()}
+        predicted = self.unet(torch.lerp(eps, x, column(t, x)), t, self.one_hot(label) * kept[:, None])
+        return {"loss": velocity_errors(predicted, x, t).mean()}
 
     def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, coefficients: Tensor) -> Tensor:
         x = noise.initial(seed, index, self.data_shape)
@@ -84,7 +78,7 @@ class Flow(Family):
     def step(self, rows: Rows) -> Tensor:
         time, state_step, from_state, memory_step = coefficient_columns(rows.coefficients, rows.state)
         x, memory = rows.state.chunk(2, dim=1)
-        predicted = guided(self.unet, x, time.flatten(), rows.label, rows.guidance, self.joint_guidance).clamp(-1, 1)
+        predicted = guided_rows(self.unet, x, time.flatten(), rows).clamp(-1, 1)
         velocity = (predicted - x) / (1 - time)
         base = torch.lerp(memory, x, from_state)
         return torch.cat((base + state_step * velocity, base + memory_step * velocity), dim=1)

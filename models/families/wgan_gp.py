@@ -42,7 +42,6 @@ class WGANGP(GroupedGAN):
     recipe = Recipe(epochs=30, batch=64, lr=1e-3, betas=(0.0, 0.9), ema=50_000, cosine=True)
     players = ("critic", "generator")
     training_only = ("critic",)
-    compiles = False
     revision = 2
     config: WGANGPConfig
 

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from models import store
+from models import kernels, store
 from models.base import Family
 from models.inference import prepare_for_cpu
 from models.nets import fold_norms
 from models.store import Manifest, WeightsError
 from service.engine.runner import Runner
+from service.engine.slot_runner import TILE_ROWS, SlotRunner
 
 log = logging.getLogger(__name__)
 
@@ -290,15 +291,32 @@ def load(
     fold_norms(family)
     if device.type == "cpu":
         prepare_for_cpu(family)
-    runner, started_at = runner_type(family, device, batch_size(family)), time.perf_counter()
+    started_at = time.perf_counter()
     try:
-        runner.warm_up()
+        runner = _warm_runner(family, device, batch_size(family), runner_type)
     except Exception as error:
         raise WeightsError(f"{directory} cannot generate samples: {error!r}") from None
     seconds = time.perf_counter() - started_at
     sizes = ", ".join(map(str, runner.sizes))
     log.info("%s warmed up in %.2f s; batch sizes %s", directory.name, seconds, sizes)
     return Model(directory.name, manifest, runner)
+
+
+def _warm_runner(family: Family, device: torch.device, max_batch_size: int, runner_type: type[Runner]) -> Runner:
+    """A runner of `runner_type` that is ready; instead of Runner a SlotRunner on a CUDA GPU, if that works there."""
+    if runner_type is Runner and device.type == "cuda":
+        try:
+            slot_runner = SlotRunner(family, device, max_batch_size)
+            slot_runner.warm_up()
+        except Exception as error:
+            log.warning("%s runs without slots, in smaller batches: %r", family.name, error)
+            max_batch_size = min(max_batch_size, TILE_ROWS)
+        else:
+            return slot_runner
+    with kernels.unused():
+        runner = runner_type(family, device, max_batch_size)
+        runner.warm_up()
+    return runner
 
 
 def _outline(family: Family, manifest: Manifest) -> Outline:

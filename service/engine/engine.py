@@ -8,6 +8,7 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
@@ -24,7 +25,8 @@ from service.engine.request import (
     noop,
 )
 from service.engine.runner import Row, Runner
-from service.engine.scheduler import Scheduler
+from service.engine.scheduler import Flow, Scheduler
+from service.engine.slot_runner import Launch, SlotRunner
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,18 @@ class StepRate:
     def seconds_for(self, steps: int) -> float:
         """The seconds that `steps` row steps take at this rate; 0 before the first measurement."""
         return steps * self.seconds / self.steps if self.steps else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchedBatch:
+    """A step on a GPU whose results the engine has not read."""
+
+    model: str
+    rows: list[tuple[Ticket, int]]
+    launch: Launch
+    flow: Flow | None
+    """What is charged for its time."""
+    started_at: float
 
 
 class EngineObserver:
@@ -92,7 +106,7 @@ class Engine:
         self.notify: Callable[[list[Ticket]], None] = notify
         """Calls `on_update` of each ticket, on the thread of its client."""
         self.on_schedule: Callable[[list[tuple[Ticket, int]]], None] = lambda _: None
-        """Called with the rows of a step before it runs."""
+        """Called with the rows of a step before it runs, and with those of the steps that a GPU still runs."""
         self.lock = threading.Lock()
         self.outstanding = 0
         """Images of requests that are accepted and have not ended."""
@@ -104,6 +118,10 @@ class Engine:
         """Models that accept no more requests; each is removed when its last request has ended."""
         self.step_started_at: float | None = None
         """When the running device step started; None between steps."""
+        self.launched: list[LaunchedBatch] = []
+        """The batches of the last step on a GPU; their results are read after the next one is launched."""
+        self.collected_at = 0.0
+        """When the results of the last such batch were there."""
         self.ended: Counter[str] = Counter()
         """The number of requests by outcome, and of all under `accepted`."""
         self.accepted_since_step = 0
@@ -201,31 +219,89 @@ class Engine:
         log.error("an engine step failed; all its requests end", exc_info=error)
         self.step_started_at = None
         self.observer.on_recovery()
-        self.scheduler = Scheduler(self._batch_sizes())
+        self.scheduler, self.launched = Scheduler(self._batch_sizes()), []
         self._end_all("failed", EngineError(f"the engine failed and was restarted ({error!r}); send the request again"))
 
     # -- called by the engine loop -------------------------------------------------------------------------------------
 
     def step(self) -> bool:
-        """Read the inbox, run the next batch for one step and deliver its results. Returns False if there was none."""
+        """Read the inbox, run the next batch for one step and deliver its results. Returns False if there was none.
+
+        On a GPU, launch the next batch and then deliver the results of the one before, so that the GPU does not wait.
+        """
         self._read_inbox()
         self._expire()
         batch = self.scheduler.schedule()
+        earlier, self.launched = self.launched, []
         if batch is not None:
             model, rows = batch
-            self.on_schedule(rows)
+            self.on_schedule([*rows, *(row for launched in earlier for row in launched.rows)])
+            runner = self.runners[model]
             started_at = self.step_started_at = self.clock()
-            steps, size = self._run_batch(self.runners[model], rows)
-            seconds = self.clock() - started_at
-            self.step_started_at = None
-            self.scheduler.charge(seconds)
-            for rate in (self.rate, self.rates[model]):
-                rate.add(steps, seconds)
-            self.observer.on_batch(model, steps, size, seconds)
+            if isinstance(runner, SlotRunner):
+                self._launch_batch(model, runner, rows)
+            else:
+                steps, size = self._run_batch(runner, rows)
+                self._charge(model, steps, size, self.clock() - started_at)
+        for launched in earlier:
+            self._collect(launched)
+        self.step_started_at = None
         if self.unloading:
             self._remove_unloaded()
         self._notify()
-        return batch is not None
+        return batch is not None or bool(earlier)
+
+    def _charge(self, model: str, steps: int, size: int, seconds: float, flow: Flow | None = None) -> None:
+        """Account for a batch of `flow`, by default the last, that advanced `steps` rows by one step in `seconds`."""
+        self.scheduler.charge(seconds, flow)
+        for rate in (self.rate, self.rates[model]):
+            rate.add(steps, seconds)
+        self.observer.on_batch(model, steps, size, seconds)
+
+    def _launch_batch(self, model: str, runner: SlotRunner, batch: list[tuple[Ticket, int]]) -> None:
+        """Let a GPU advance a batch by one step. A batch that fails is split as in `_run_batch`."""
+        batch = [(ticket, i) for ticket, i in batch if ticket in self.rows]
+        if not batch:
+            return
+        rows = [self.rows[ticket][i] for ticket, i in batch]
+        launch: Launch | None = None
+        started_at = self.clock()
+        try:
+            launch = runner.launch(rows)
+        except Exception as error:  # the retry is below: the error holds the failed batch in memory
+            if len(batch) == 1:
+                self._fail(*batch[0], error)
+                return
+        if launch is None:
+            middle = len(batch) // 2
+            for half in (batch[:middle], batch[middle:]):
+                self._launch_batch(model, runner, half)
+            return
+        self._count_steps(batch)
+        for (ticket, i), row in zip(batch, rows, strict=True):
+            if row.step >= row.total_steps:
+                self.scheduler.finish(ticket, i)
+        flow = self.scheduler.last_scheduled
+        self.launched.append(LaunchedBatch(model, batch, launch, flow, started_at))
+
+    def _collect(self, launched: LaunchedBatch) -> None:
+        """Wait for a launched batch and deliver its results. Only rows without a result fail."""
+        self.step_started_at = self.clock()
+        results, previews = launched.launch.collect()
+        now = self.clock()
+        seconds, self.collected_at = now - max(launched.started_at, self.collected_at), now
+        for (ticket, i), result in zip(launched.rows, results, strict=True):
+            if ticket not in self.rows:
+                continue
+            if isinstance(result, FloatingPointError):
+                self._fail(ticket, i, result)
+            elif result is not None:
+                self._deliver(ticket, i, result)
+        for position, image in previews.items():
+            ticket, i = launched.rows[position]
+            if ticket in self.rows:
+                self._update_preview(ticket, i, image)
+        self._charge(launched.model, len(launched.rows), launched.launch.size, seconds, launched.flow)
 
     def _run_batch(self, runner: Runner, batch: list[tuple[Ticket, int]]) -> tuple[int, int]:
         """Advance a batch by one step and deliver finished images.
@@ -242,29 +318,38 @@ class Engine:
             images = runner.advance([self.rows[ticket][i] for ticket, i in batch])
         except Exception as error:  # the retry is below: the error holds the failed batch in memory
             if len(batch) == 1:
-                ticket, i = batch[0]
-                log.error("row %d of a request to %s failed: %r", i, ticket.request.model, error)
-                self._end(ticket, "failed", EngineError(f"image {i} could not be generated: {error}"))
+                self._fail(*batch[0], error)
                 return 0, 0
         if images is None:
             middle = len(batch) // 2
             halves = [self._run_batch(runner, half) for half in (batch[:middle], batch[middle:])]
             return sum(rows for rows, _ in halves), sum(size for _, size in halves)
-        with self.lock:
-            self.remaining_steps -= len(batch)
+        self._count_steps(batch)
         previewed = []
         for (ticket, i), image in zip(batch, images, strict=True):
-            if ticket.started_at is None:
-                ticket.started_at = self.step_started_at
-            ticket.remaining_steps -= 1
-            ticket.max_batch_seen = max(ticket.max_batch_seen, len(batch))
             if image is not None:
+                self.scheduler.finish(ticket, i)
                 self._deliver(ticket, i, image)
             elif ticket.request.previews:
                 previewed.append((ticket, i))
         if previewed:
             self._update_previews(runner, previewed)
         return len(batch), runner.size(len(batch))
+
+    def _count_steps(self, batch: list[tuple[Ticket, int]]) -> None:
+        """Count one step of each row of a batch."""
+        with self.lock:
+            self.remaining_steps -= len(batch)
+        for ticket, _ in batch:
+            if ticket.started_at is None:
+                ticket.started_at = self.step_started_at
+            ticket.remaining_steps -= 1
+            ticket.max_batch_seen = max(ticket.max_batch_seen, len(batch))
+
+    def _fail(self, ticket: Ticket, i: int, error: Exception) -> None:
+        """End the request of a row that failed."""
+        log.error("row %d of a request to %s failed: %r", i, ticket.request.model, error)
+        self._end(ticket, "failed", EngineError(f"image {i} could not be generated: {error}"))
 
     def _update_previews(self, runner: Runner, batch: list[tuple[Ticket, int]]) -> None:
         """Update the previews of unfinished images. A failure is logged; the request continues without a preview."""
@@ -274,18 +359,20 @@ class Engine:
             log.error("previews failed: %r", error)
             return
         for (ticket, i), image in zip(batch, previews, strict=True):
-            guess = self.rows[ticket][i].guess
-            if guess is not None:
-                ticket.guesses[i] = guess
-            ticket.previews[i] = image
-            self.updated[ticket] = None
+            self._update_preview(ticket, i, image)
+
+    def _update_preview(self, ticket: Ticket, i: int, image: NDArray[Any]) -> None:
+        guess = self.rows[ticket][i].guess
+        if guess is not None:
+            ticket.guesses[i] = guess
+        ticket.previews[i] = image
+        self.updated[ticket] = None
 
     def _deliver(self, ticket: Ticket, i: int, image: NDArray[Any]) -> None:
         ticket.images[i] = image
         ticket.previews.pop(i, None)
         ticket.guesses.pop(i, None)
         ticket.remaining_images -= 1
-        self.scheduler.finish(ticket, i)
         self.updated[ticket] = None
         if ticket.remaining_images == 0:
             self._end(ticket, "delivered")
@@ -341,8 +428,9 @@ class Engine:
 
     def _remove_unloaded(self) -> None:
         """Remove the unloading models that have no requests left."""
+        running = {batch.model for batch in self.launched}
         with self.lock:
-            for model in [model for model in self.unloading if not self.requests_by_model[model]]:
+            for model in [model for model in self.unloading - running if not self.requests_by_model[model]]:
                 self.runners = {name: runner for name, runner in self.runners.items() if name != model}
                 self.scheduler.remove_model(model)
                 self.unloading.remove(model)

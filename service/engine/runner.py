@@ -7,6 +7,7 @@ for this model, that the results equal those of the largest batch bit by bit.
 
 import hashlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -18,14 +19,20 @@ from torch import Tensor
 
 from models import noise
 from models.base import Family, Rows
+from models.devices import use_reproducible_kernels
 from models.pixels import to_pixels
 from service.engine.graphs import CudaGraphs, Tensors, cuda_recorder
 from service.engine.interpolation import slerp
 from service.engine.request import ANY_LABEL, Edit, Request, Sample, StartState
+from service.engine.transfers import to_device
 
 
 class BatchTooLarge(Exception):
     """The device has no memory for a batch of this size."""
+
+
+class RecordingsDiffer(Exception):
+    """Two recordings of the same functions gave different bits."""
 
 
 @dataclass(eq=False, slots=True)
@@ -38,7 +45,7 @@ class Batch:
     """[size, classes]."""
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class Row:
     """One sample in progress."""
 
@@ -54,12 +61,18 @@ class Row:
     """The image that the row starts from or completes, on the device."""
     guesses: bool = False
     """Whether to keep what each step predicts as the final image."""
+    previews: bool = False
+    """Whether each step is to be followed by a preview."""
+    noisy: bool = True
+    """Whether any of its steps adds noise that its schedule sets."""
     guess: NDArray[np.uint8] | None = None
     """What the last step predicted."""
     batch: Batch | None = None
     """The batch that holds its state; None before its first step."""
     index: int = 0
     """Its position in that batch."""
+    slot: Any = None
+    """Where a `SlotRunner` keeps its state instead."""
     step: int = 0
     """The number of completed steps."""
 
@@ -90,10 +103,13 @@ class Runner:
 
     def __init__(self, family: Family, device: torch.device, max_batch_size: int) -> None:
         self.family, self.device, self.max_batch_size = family, device, max_batch_size
-        self.call = (
-            CudaGraphs(family, cuda_recorder(device)) if device.type == "cuda" else partial(_call_eagerly, family)
-        )
-        """Calls `_initial_states`, `_next_states` or `_decoded_images`."""
+        self.call: CudaGraphs | Callable[..., Tensors] = partial(_call_eagerly, family)
+        """Calls `_initial_states`, `_next_states` or `decoded_images`, of which warm-up proves the recordings."""
+        if device.type == "cuda":
+            use_reproducible_kernels()
+            self.call = CudaGraphs(family, cuda_recorder(device))
+        self.joint_guidance = 0
+        """`Rows.joint_guidance` of each step."""
         self.sizes = batch_sizes(max_batch_size, fine=device.type == "cpu")
         """The sizes that batches are padded to. The largest is the limit of the device's memory."""
         self.proven_sizes = self.sizes
@@ -111,10 +127,19 @@ class Runner:
         if request.inversion_steps:
             schedule = np.concatenate((self.inversion_schedule, schedule))
         edit = None if request.edit is None else self._send_edit(request.edit)
+        options: dict[str, Any] = {
+            "guesses": request.guesses,
+            "previews": request.previews,
+            "noisy": self._adds_noise(schedule),
+        }
         return [
-            Row(sample, schedule, request.guidance, request.inversion_steps, request.codes_only, edit, request.guesses)
+            Row(sample, schedule, request.guidance, request.inversion_steps, request.codes_only, edit, **options)
             for sample in request.samples
         ]
+
+    def _adds_noise(self, schedule: NDArray[np.float32]) -> bool:
+        column = self.family.noise_column
+        return column is not None and bool(schedule[:, column].any())
 
     def labels(self, request: Request) -> NDArray[np.int64]:
         """The label [n] of each image: -1 for none, and for an interpolation between two different labels."""
@@ -161,7 +186,7 @@ class Runner:
     @torch.inference_mode()
     def preview(self, rows: list[Row]) -> list[NDArray[np.uint8]]:
         """Images uint8 [H, W] or [H, W, 3] of the current states of rows that were just advanced together."""
-        images, _ = self._receive(*self.call(_decoded_images, self._gather(rows).state))
+        images, _ = self._receive(*self.call(decoded_images, self._gather(rows).state))
         return list(images[: len(rows)])
 
     def _advance(self, rows: list[Row]) -> list[NDArray[Any] | None]:
@@ -181,38 +206,58 @@ class Runner:
         """Find the batch-invariant sizes: those whose results equal the results of the largest size.
 
         The probes are different rows with different schedules, one of each sampler, with and without guidance. They
-        also trigger all compilation and allocation of a first call.
+        also trigger all compilation and allocation of a first call. Recordings of a size must give equal bits when they
+        are made again, as they are after a restart. Raises RecordingsDiffer if those of no size do.
         """
         sizes = list(self.sizes)
         while True:
             try:
                 expected = self._probe(sizes[-1])
+                if not self._recordings_agree(expected):
+                    raise RecordingsDiffer(f"recordings of {sizes[-1]} rows give other bits when they are made again")
                 break
-            except BatchTooLarge:
+            except (BatchTooLarge, torch.OutOfMemoryError, RecordingsDiffer):
                 if len(sizes) == 1:
                     raise
             sizes.pop()
+            for graphs in self._graphs():
+                graphs.recordings.clear()
         self.fingerprint = hashlib.sha256(b"".join(part.cpu().numpy().tobytes() for part in expected)).hexdigest()
-        largest = sizes.pop()
-        self.sizes = [
-            size
-            for size in sizes
-            if all(torch.equal(few, many[:size]) for few, many in zip(self._probe(size), expected, strict=True))
-        ] + [largest]
-        self.proven_sizes = self.sizes
+        proven = [sizes.pop()]
+        for size in reversed(sizes):
+            recorded = [dict(graphs.recordings) for graphs in self._graphs()]
+            results = self._probe(size)
+            if _equal(results, [part[:size] for part in expected]) and self._recordings_agree(results):
+                proven.insert(0, size)
+            else:
+                for graphs, recordings in zip(self._graphs(), recorded, strict=True):
+                    graphs.recordings = recordings  # frees those of this size
+        self.sizes = self.proven_sizes = proven
         if self.device.type == "cpu" and self.family.guidance is not None:
             self._prove_joint_guidance()
 
+    def _recordings_agree(self, results: list[Tensor]) -> bool:
+        """Whether recordings that are made again give the `results` of a probe; True without recordings."""
+        graphs = self._graphs()
+        with ExitStack() as stack:
+            for each in graphs:
+                stack.enter_context(each.record_again())
+            return not graphs or _equal(self._probe(len(results[0])), results)
+
+    def _graphs(self) -> list[CudaGraphs]:
+        """What makes and replays recordings; empty if functions are called instead."""
+        return [self.call] if isinstance(self.call, CudaGraphs) else []
+
     def _prove_joint_guidance(self) -> None:
-        """Let the family join both passes of guidance for as many rows as this gives the same bits.
+        """Let steps join both passes of guidance for as many rows as this gives the same bits.
 
         A joint pass is of twice the rows, and at most of the largest size, which the memory suffices for.
         """
         expected = self._probe(self.proven_sizes[-1], guided_rows=0)[0]
         for size in self.proven_sizes:
-            proven, self.family.joint_guidance = self.family.joint_guidance, size
+            proven, self.joint_guidance = self.joint_guidance, size
             if 2 * size > len(expected) or not torch.equal(self._probe(size, guided_rows=0)[0], expected[:size]):
-                self.family.joint_guidance = proven
+                self.joint_guidance = proven
                 break
         self.sizes = self.proven_sizes
 
@@ -224,12 +269,7 @@ class Runner:
         """
         family, self.sizes = self.family, [size]
         schedules = [self.schedule(family.steps.minimum, sampler) for sampler in family.samplers or (None,)]
-        scale = 1.0 if family.guidance is None else family.guidance.default
-        starts = [StartState(i, i, i % family.classes if family.classes else -1) for i in range(size)]
-        rows = [
-            Row(Sample(start), schedules[i // 2 % len(schedules)], scale if i % 2 == guided_rows else 1.0)
-            for i, start in enumerate(starts)
-        ]
+        rows = self._probe_rows(size, schedules, guided_rows)
         self.advance(rows)
         batch = self._gather(rows)
         images = family.decode(batch.state)
@@ -237,6 +277,20 @@ class Runner:
         if family.encodes and not family.inversion:
             results.append(family.encode(images, batch.label))
         return results
+
+    def _probe_rows(self, size: int, schedules: list[NDArray[np.float32]], guided_rows: int) -> list[Row]:
+        """`size` different rows with `schedules`. Even rows (0) or odd rows (1) have guidance."""
+        classes, guidance = self.family.classes, self.family.guidance
+        scale = 1.0 if guidance is None else guidance.default
+        return [
+            Row(
+                Sample(StartState(i, i, i % classes if classes else -1)),
+                schedules[i // 2 % len(schedules)],
+                scale if i % 2 == guided_rows else 1.0,
+                noisy=self._adds_noise(schedules[i // 2 % len(schedules)]),
+            )
+            for i in range(size)
+        ]
 
     def size(self, count: int) -> int:
         """The smallest allowed batch size for `count` rows."""
@@ -249,10 +303,7 @@ class Runner:
     def _send(self, rows: list[Any], kind: type[np.generic]) -> Tensor:
         """Copy the numbers of rows to the device as [size, *], padded like `_stack`."""
         padding = self.size(len(rows)) - len(rows)
-        numbers = torch.from_numpy(np.array(rows + rows[-1:] * padding, kind))
-        if self.device.type != "cuda":
-            return numbers.to(self.device)
-        return numbers.pin_memory().to(self.device, non_blocking=True)  # the GPU reads pinned memory asynchronously
+        return to_device(np.array(rows + rows[-1:] * padding, kind), self.device)
 
     def _send_edit(self, edit: Edit) -> Edit:
         """Copy the tensors of an edit to the device, once for all rows of its request."""
@@ -305,11 +356,10 @@ class Runner:
 
     def _noised(self, rows: list[Row]) -> Tensor:
         """The initial states of rows that start from an image."""
-        images = self._stack([row.edit.start for row in rows if row.edit is not None])
+        images = self._stack([row.edit.start for row in rows if row.edit is not None]).to(self.device)
         coefficients = self._send([row.schedule[0] for row in rows], np.float32)
         numbers = [(row.sample.start.seed, row.sample.start.index, noise.INITIAL_STEP) for row in rows]
-        (states,) = self.call(_noised_states, images, coefficients, *self._send(numbers, np.int64).unbind(1))
-        return states
+        return _noised_states(self.family, images, coefficients, *self._send(numbers, np.int64).unbind(1))
 
     def _start_states(self, starts: list[tuple[StartState, NDArray[np.float32]]]) -> Batch:
         """The states of `starts`, each with the first line of its schedule."""
@@ -341,7 +391,9 @@ class Runner:
         seed, index, step = self._send([row.noise_key for row in rows], np.int64).unbind(1)
         coefficients = self._send([row.schedule[row.step] for row in rows], np.float32)
         guidance = self._send([row.next_guidance for row in rows], np.float32)
-        (state,) = self.call(_next_states, before.state, before.label, coefficients, guidance, seed, index, step)
+        numbers = coefficients, guidance, seed, index, step
+        joint = self.joint_guidance
+        (state,) = self.call(_next_states, before.state, before.label, *numbers, joint_guidance=joint)
         finished = [i for i, row in enumerate(rows) if row.step + 1 == row.total_steps]
         guessing = [i for i, row in enumerate(rows) if row.guesses and row.step + 1 < row.total_steps]
         if guessing:
@@ -353,7 +405,7 @@ class Runner:
         images: list[NDArray[Any] | None] = [None] * len(rows)
         decoded = [i for i in finished if not rows[i].codes_only]
         for i, image in zip(decoded, self._decode(after.state, decoded), strict=True):
-            images[i] = _restore_pixels(image, rows[i])
+            images[i] = restore_pixels(image, rows[i])
         for i in finished:
             if rows[i].codes_only:
                 images[i] = _code(after.state[i])
@@ -363,16 +415,14 @@ class Runner:
 
     def _guess(self, rows: list[Row], chosen: list[int], before: Tensor, after: Tensor) -> None:
         """Keep what a step between two states predicted as the final images of the rows at `chosen`."""
-        (images,) = self._receive(
-            *self.call(
-                _predicted_images,
-                self._stack([before[i] for i in chosen]),
-                self._stack([after[i] for i in chosen]),
-                self._send([rows[i].schedule[rows[i].step] for i in chosen], np.float32),
-            )
+        predicted = self.family.predicted(
+            self._stack([before[i] for i in chosen]),
+            self._stack([after[i] for i in chosen]),
+            self._send([rows[i].schedule[rows[i].step] for i in chosen], np.float32),
         )
+        (images,) = self._receive(to_pixels(predicted))
         for i, image in zip(chosen, images, strict=False):  # images are padded
-            rows[i].guess = _restore_pixels(image, rows[i])
+            rows[i].guess = restore_pixels(image, rows[i])
 
     def _restore_known(self, rows: list[Row], chosen: list[int], before: Tensor, after: Tensor) -> Tensor:
         """The states `after` a step, where the rows at `chosen` continue from their predicted image with what is known.
@@ -383,8 +433,8 @@ class Runner:
         """
         completing = [rows[i] for i in chosen]
         edits = [(row.edit.image, row.edit.mask) for row in completing if row.edit is not None]
-        (states,) = self.call(
-            _completed_states,
+        states = _completed_states(
+            self.family,
             self._stack([before[i] for i in chosen]),
             self._stack([after[i] for i in chosen]),
             self._send([row.schedule[row.step] for row in completing], np.float32),
@@ -404,50 +454,52 @@ class Runner:
             return []
         if indices != list(range(len(indices))) or self.size(len(indices)) != len(states):
             states = self._stack([states[i] for i in indices])
-        images, finite = self._receive(*self.call(_decoded_images, states))
+        images, finite = self._receive(*self.call(decoded_images, states))
         if not finite[: len(indices)].all():
             raise FloatingPointError("the model's output is not finite")
         return list(images[: len(indices)])
 
 
-def _call_eagerly(family: Family, function: Callable[..., Tensors], *inputs: Tensor) -> Tensors:
-    return function(family, *inputs)
+def _call_eagerly(family: Family, function: Callable[..., Tensors], *inputs: Tensor, **options: Any) -> Tensors:
+    return function(family, *inputs, **options)
+
+
+def _equal(some: list[Tensor], others: list[Tensor]) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(some, others, strict=True))
 
 
 def _initial_states(family: Family, *inputs: Tensor) -> Tensors:
     return (family.initial_state(*inputs),)
 
 
-def _next_states(family: Family, *inputs: Tensor) -> Tensors:
-    """`inputs` are the fields of Rows."""
-    return (family.step(Rows(*inputs)),)
+def _next_states(family: Family, *inputs: Tensor, joint_guidance: int) -> Tensors:
+    """`inputs` are the tensors of Rows, in order."""
+    state, label, coefficients, guidance, seed, index, step = inputs
+    rows = Rows(state, label, coefficients, guidance, seed, index, step, joint_guidance=joint_guidance)
+    return (family.step(rows),)
 
 
 def _noised_states(
     family: Family, image: Tensor, coefficients: Tensor, seed: Tensor, index: Tensor, step: Tensor
-) -> Tensors:
-    return (family.noised(image, coefficients, noise.normal(seed, index, step, family.data_shape)),)
+) -> Tensor:
+    return family.noised(image, coefficients, noise.normal(seed, index, step, family.data_shape))
 
 
 def _completed_states(
     family: Family, before: Tensor, after: Tensor, coefficients: Tensor, image: Tensor, mask: Tensor, *next_step: Tensor
-) -> Tensors:
+) -> Tensor:
     """`next_step` has the other inputs of `_noised_states`."""
     completed = torch.where(mask, family.predicted(before, after, coefficients), image)
     return _noised_states(family, completed, *next_step)
 
 
-def _decoded_images(family: Family, states: Tensor) -> Tensors:
+def decoded_images(family: Family, states: Tensor) -> Tensors:
     """Images uint8 [B, H, W], or [B, H, W, 3] in colour, and whether each was finite [B]."""
     images = family.decode(states)
     return to_pixels(images), images.isfinite().flatten(1).all(1)
 
 
-def _predicted_images(family: Family, before: Tensor, after: Tensor, coefficients: Tensor) -> Tensors:
-    return (to_pixels(family.predicted(before, after, coefficients)),)
-
-
-def _restore_pixels(image: NDArray[np.uint8], row: Row) -> NDArray[np.uint8]:
+def restore_pixels(image: NDArray[np.uint8], row: Row) -> NDArray[np.uint8]:
     """The finished image of a row, with the known pixels exactly as they were."""
     if row.edit is None or row.edit.mask is None:
         return image

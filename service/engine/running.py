@@ -5,8 +5,8 @@ import sys
 from array import array
 from collections.abc import Iterable
 
-MAX_RUNNING = 4096
-"""As many requests as a batch has rows at most."""
+MAX_RUNNING = 2 * 4096
+"""As many requests as two batches have rows at most: a GPU's step is launched while the one before it runs."""
 SIZE = 8 * (2 + MAX_RUNNING)
 """Bytes of the memory: the number of a request being submitted, a count, and so many numbers."""
 

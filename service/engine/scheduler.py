@@ -19,6 +19,8 @@ from typing import Generic, Literal, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 Priority = Literal["interactive", "bulk"]
+Flow = tuple[Priority, str]
+"""A priority and a model, which share the time of the device."""
 WEIGHTS: Mapping[Priority, float] = {"interactive": 8.0, "bulk": 1.0}
 
 
@@ -78,7 +80,7 @@ class Scheduler(Generic[Key]):
         """The virtual time of the fair share between models, for each priority."""
         self.virtual_time = 0.0
         """The virtual time of the fair share between priorities."""
-        self.last_scheduled: tuple[Priority, str] | None = None
+        self.last_scheduled: Flow | None = None
         for model, size in max_batch_sizes.items():
             self.add_model(model, size)
 
@@ -122,10 +124,11 @@ class Scheduler(Generic[Key]):
                 batch += self.lanes[other][model].allocate(slots - len(batch))
         return model, batch
 
-    def charge(self, seconds: float) -> None:
-        """Charge the priority and the model of the last step for `seconds` of device time."""
-        if self.last_scheduled is not None:
-            priority, model = self.last_scheduled
+    def charge(self, seconds: float, flow: Flow | None = None) -> None:
+        """Charge `flow`, or the priority and the model of the last step, for `seconds` of device time."""
+        flow = flow or self.last_scheduled
+        if flow is not None:
+            priority, model = flow
             self.priorities[priority].used_seconds += seconds / WEIGHTS[priority]
             self.lanes[priority][model].used_seconds += seconds
 

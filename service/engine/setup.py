@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from models.base import Family
+from models.devices import arithmetic
 from service import VERSION
 from service.engine import catalog
 from service.engine.catalog import Catalog, Model
@@ -17,10 +18,11 @@ from service.engine.loops import EngineLoop, EventLoopEngine, ThreadEngine
 from service.engine.runner import Runner
 from service.settings import Settings
 
-MAX_BATCH_SIZE = {"cpu": 16, "cuda": 128, "mps": 128}
+MAX_BATCH_SIZE = {"cpu": 16, "cuda": 512, "mps": 128}
 """Default rows per device step. On a CPU a row costs less the more there are (`python -m benchmarks engine`), but a new
-request waits for the running step. The GPU's numbers are unmeasured."""
-MAX_BATCH_SIZE_SINGLE_STEP = {"cpu": 32, "cuda": 128, "mps": 128}
+request waits for the running step. On a GPU they run in tiles (`slot_runner.TILE_ROWS`): more rows per step save work
+of the host. The numbers of GPUs are unmeasured."""
+MAX_BATCH_SIZE_SINGLE_STEP = {"cpu": 32, "cuda": 512, "mps": 128}
 """The same for models that sample in one step, whose steps are short."""
 
 
@@ -51,7 +53,7 @@ def create_engine(
         threads=settings.threads,
         max_loaded=settings.max_loaded_models,
     )
-    kernels = f"{torch.backends.cpu.get_cpu_capability()} threads {settings.threads}"
+    kernels = arithmetic(device, settings.threads)
     scope = f"{VERSION} {device.type} torch {torch.__version__} numpy {np.__version__} {kernels}"
     return engine, loader, scope
 

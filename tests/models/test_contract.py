@@ -39,13 +39,18 @@ def few_steps(family):
 class KernelsOnly(TorchDispatchMode):
     """Fails on operations that a CUDA graph cannot contain.
 
-    Fake tensors raise if the host reads their values; this mode fails on tensors that are not on the GPU.
+    Fake tensors, and those on the device "meta", raise if the host reads their values; this mode fails on tensors that
+    are not on `device`.
     """
+
+    def __init__(self, device="cuda"):
+        super().__init__()
+        self.device = device
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
-        assert all(tensor.device.type == "cuda" for tensor in tensors), func
+        assert all(tensor.device.type == self.device for tensor in tensors), func
         return result
 
 
@@ -213,6 +218,16 @@ class TestEveryFamily:
                 predicted = served.predicted(state, state, coefficients)
                 assert served.noised(predicted, coefficients, predicted).shape == state.shape
 
+    def test_a_cuda_graph_can_contain_the_losses_and_gradients_of_training(self, family):
+        trained = small(family.name, family.data_shape).to("meta")  # torch differentiates fake tensors only on GPUs
+        x = torch.empty(COUNT, *family.data_shape, device="meta")
+        label = torch.empty(COUNT, dtype=torch.int64, device="meta")
+        with KernelsOnly("meta"):
+            for player in trained.update_order():
+                terms = trained.loss(player, x, label)
+                torch.autograd.grad(terms["loss"], list(trained.player(player).parameters()), allow_unused=True)
+                assert torch.stack(list(terms.values())).dim() == 1
+
     def test_weights_omit_training_only_submodules(self, family):
         for module in family.training_only:
             assert not any(name.startswith(module) for name in family.state_dict())
@@ -226,6 +241,22 @@ class TestEveryFamily:
             parameters = list(trained.player(player).parameters())
             gradients = torch.autograd.grad(terms["loss"], parameters, allow_unused=True)
             assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x: x * torch.tensor([0.5]).to(x.device),
+        lambda x: x[x > 0],  # its size depends on the values
+        lambda x: x * float(x.mean()),
+        lambda x: x if x.mean() > 0 else -x,
+        lambda x: x.cpu(),
+    ],
+)
+def test_operations_that_a_cuda_graph_cannot_contain_are_found(loss):
+    x = torch.empty(3, device="meta")
+    with KernelsOnly("meta"), pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
+        loss(x)
 
 
 def test_the_error_for_an_unknown_family_lists_all_families():

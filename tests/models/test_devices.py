@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.devices import choose_device
+from models.devices import CUDA_ARITHMETIC, arithmetic, choose_device, use_reproducible_kernels
 
 
 @pytest.fixture
@@ -46,3 +46,24 @@ def test_a_name_gives_a_device(name: str, index: int, expected: str) -> None:
 def test_the_error_for_a_missing_device_says_what_to_set(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         choose_device(name)
+
+
+def test_convolutions_use_deterministic_kernels_and_tf32_and_products_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # restored after the test
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    with cudnn.flags(benchmark=True, deterministic=False, allow_tf32=False):
+        products = matmul.allow_tf32
+        matmul.allow_tf32 = True
+        try:
+            use_reproducible_kernels()
+            assert (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32) == (True, False, True)
+            assert not matmul.allow_tf32
+        finally:
+            matmul.allow_tf32 = products
+
+
+def test_the_arithmetic_of_a_gpu_names_the_gpu_and_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91000)
+    assert arithmetic(torch.device("cuda"), 1) == f"NVIDIA H100 80GB HBM3 cuDNN 91000, {CUDA_ARITHMETIC}"
+    assert arithmetic(torch.device("cpu"), 3).endswith(" threads 3")

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from harness.server import ROOT
-from models import families, prior
-from models.families import ddpm, flow, meanflow
+from models import families, losses, prior
+from models.families import ddpm, meanflow
 from service.api.pages import PLAYGROUND
 from service.app import create_app
 from service.settings import Settings
@@ -136,7 +136,7 @@ def test_the_files_the_lecture_the_experiments_and_the_papers_exist(name: str) -
         ("vae", "{beta:.0f}, the default, makes this a lower bound"),
         ("ddpm", f"max(1−ᾱt,{ddpm.MIN_SIGMA**2:.2f})"),
         ("ddpm", "to {timesteps}, almost pure noise"),
-        ("flow", f"max(1−t,{flow.MIN_REMAINING_TIME})"),
+        ("flow", f"max(1−t,{losses.MIN_REMAINING_TIME})"),
         ("meanflow", "guidance scale, {guidance} by default"),
         ("meanflow", f"in {meanflow.PATH_STEPS} steps of equal length"),
         ("gan", "{latent} by default"),

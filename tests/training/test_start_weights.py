@@ -49,6 +49,34 @@ def test_a_run_starts_from_the_weights_and_its_manifest_names_them(flow, tmp_pat
     assert [name for name, _ in store.load(tmp_path / "exported")[0].named_children()] == ["unet"]
 
 
+def test_later_weights_replace_those_of_earlier_ones(flow, tmp_path):
+    assert fit(tmp_path / "first", "--start", str(flow), "--fixed-velocity", "--epochs", "0.1") == 0
+    first = tmp_path / "weights"
+    digest = export(tmp_path / "first", first, "latest", {}, None).digest
+    flags = ["--fixed-velocity", "--game", "0.5", "--epochs", "0.02"]
+    assert fit(tmp_path / "second", "--start", str(flow), str(first), *flags) == 0
+    trained = checkpoint.load(tmp_path / "second" / "latest.pt")["family"]
+    for key, value in store.load(flow)[0].unet.state_dict().items():
+        assert torch.equal(trained[f"velocity.{key}"], value), "those of flow, which the later weights lack"
+    start = json.loads((tmp_path / "second" / "config.json").read_text())["start"]
+    assert start == {
+        "family": "meanflow",
+        "digest": digest,
+        "after": [{"family": "flow", "digest": store.read_manifest(flow).digest}],
+    }
+
+
+def test_weights_of_the_same_family_fit_by_their_names(flow, tmp_path):
+    assert fit(tmp_path / "run", "--start", str(flow), "--fixed-velocity", "--epochs", "0.1") == 0
+    export(tmp_path / "run", tmp_path / "weights", "latest", {}, None)
+    family = families.get("meanflow")(families.get("meanflow").Config(width=8), DIGITS)
+    velocity = {key: value.clone() for key, value in family.velocity.state_dict().items()}
+    source, manifest = store.load(tmp_path / "weights")
+    copy_weights(family, source, manifest, manifest.classes)
+    assert all(torch.equal(family.unet.state_dict()[key], value) for key, value in source.unet.state_dict().items())
+    assert all(torch.equal(family.velocity.state_dict()[key], value) for key, value in velocity.items())
+
+
 def test_a_resumed_run_equals_an_uninterrupted_run_to_the_bit(flow, tmp_path, monkeypatch):
     flags = ["--start", str(flow), "--epochs", "0.2"]
     assert fit(tmp_path / "straight", *flags) == 0

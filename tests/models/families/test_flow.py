@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from models.base import Rows, invert, sample
-from models.families.flow import MIN_REMAINING_TIME, Flow, FlowConfig
+from models.families.flow import Flow, FlowConfig
+from models.losses import MIN_REMAINING_TIME
 from tests.conftest import assert_weights_reach
 
 MEAN, STD = -0.3, 0.15

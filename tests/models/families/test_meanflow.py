@@ -1,12 +1,15 @@
 """MeanFlow against Gaussians with a known flow, whose average velocity has a closed form."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from models import store
 from models.base import sample
-from models.families.meanflow import MIN_REMAINING_TIME, MIN_SPAN, PATH_STEPS, MeanFlow, MeanFlowConfig
+from models.families.meanflow import MIN_SPAN, PATH_STEPS, MeanFlow, MeanFlowConfig
+from models.losses import MIN_REMAINING_TIME
 from tests.conftest import WEIGHTS, assert_weights_reach
 from training.start import copy_weights
 
@@ -178,6 +181,49 @@ def test_started_from_the_weights_of_flow_both_nets_have_its_velocity():
     torch.testing.assert_close(family.velocity(x, time, label), expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(family.predict(x, time, torch.zeros(4), label), expected, atol=1e-4, rtol=0)
     assert (family.predict(x, time, torch.ones(4), label) - expected).abs().mean() > 0.1, "the interval has an effect"
+
+
+def test_without_a_game_there_is_no_discriminator_to_train():
+    plain, game = MeanFlow(MeanFlowConfig(width=8)), MeanFlow(MeanFlowConfig(width=8, game=0.5))
+    assert plain.update_order() == ("velocity", "unet")
+    assert not list(plain.discriminator.parameters())
+    assert game.update_order() == ("velocity", "discriminator", "unet")
+    assert MeanFlow(MeanFlowConfig(width=8, game=0.5, fixed_velocity=True)).update_order() == ("discriminator", "unet")
+    assert [name for name, _ in game.for_sampling().named_children()] == ["unet"]
+
+
+def test_the_game_compares_samples_of_one_step_with_the_data():
+    """A discriminator that knows the brightness of an image tells how far that of the samples is from the data's."""
+    family, x = family_of(Gaussian(), game=0.5), torch.full((2000, 1, 28, 28), 1.0)
+    family.discriminator = Brightness()
+    label = torch.zeros(2000, dtype=torch.int64)
+    terms = family.loss("discriminator", x, label)
+    assert float(terms["margin"]) == pytest.approx(1 - MEAN, abs=0.01)
+    assert float(terms["r1"]) == pytest.approx(1 / 784, rel=1e-4)
+    assert float(terms["r2"]) == pytest.approx(1 / 784, rel=1e-4)
+    terms = family.loss("unet", x, label)
+    assert float(terms["game"]) == pytest.approx(math.log1p(math.exp(1 - MEAN)), abs=0.01)
+    assert float(terms["loss"]) == pytest.approx(float(terms["path"] + 0.5 * terms["game"]), abs=1e-5)
+
+
+def test_paths_are_followed_for_the_configured_share_of_a_batch():
+    family = family_of(Gaussian(), path_share=0.25)
+    family.loss("unet", torch.zeros(40, 1, 28, 28), torch.zeros(40, dtype=torch.int64))
+    assert {len(time) for time, _ in family.velocity.calls} == {10}
+
+
+def test_truncation_scales_the_noise_that_samples_start_from():
+    index = torch.arange(4)
+    inputs = torch.full_like(index, 7), index, torch.zeros(4, 10), torch.zeros(4, 2)
+    full, short = (family_of(Gaussian(), truncation=scale).initial_state(*inputs) for scale in (1.0, 0.8))
+    assert torch.equal(short, 0.8 * full)
+
+
+class Brightness(nn.Module):
+    """A discriminator that says the mean of an image."""
+
+    def forward(self, x, label):
+        return x.flatten(1).mean(1)
 
 
 def test_committed_weights_reach_their_goals():

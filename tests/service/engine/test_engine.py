@@ -25,10 +25,13 @@ from service.engine.request import (
     StartState,
     Ticket,
 )
+from service.engine.runner import Runner
 from tests.service.engine.walk import MAX_BATCH_SIZE, Walk, images, request, run
 
 LOOPS = pytest.mark.parametrize("loop_type", [EventLoopEngine, ThreadEngine])
 Loop = type[EventLoopEngine] | type[ThreadEngine]
+ON_A_CPU = pytest.mark.parametrize("make_engine", [Runner], indirect=True, ids=["cpu"])
+"""For tests of batch sizes, and of steps or seconds of the test clock: on a GPU results come one step later."""
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -62,6 +65,7 @@ def test_a_request_for_n_images_equals_n_requests_for_one(engine: Engine) -> Non
     assert len({image.tobytes() for image in images(together)}) == 4
 
 
+@ON_A_CPU
 def test_a_short_request_beside_a_long_one_takes_as_many_steps_as_alone(engine: Engine) -> None:
     long = engine.submit(request(900, steps=100))
     for _ in range(3):
@@ -75,6 +79,7 @@ def test_a_short_request_beside_a_long_one_takes_as_many_steps_as_alone(engine: 
     assert not long.outcome
 
 
+@ON_A_CPU
 def test_requests_that_arrive_during_a_step_are_in_the_next_batch_together(engine: Engine) -> None:
     tickets = [engine.submit(request(1, seed=i, steps=4)) for i in range(MAX_BATCH_SIZE)]
     assert run(engine) == 4
@@ -133,6 +138,7 @@ def test_only_a_request_without_a_schedule_fails(engine: Engine, monkeypatch: py
     assert engine.outstanding == engine.remaining_steps == 0
 
 
+@ON_A_CPU
 def test_a_full_queue_refuses_at_once_with_the_time_to_retry(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(queue_images=10)
     engine.submit(request(8))
@@ -165,6 +171,7 @@ def with_timeout(n: int, steps: int, timeout: float) -> Request:
     return request(n, steps=steps)._replace(timeout=timeout)
 
 
+@ON_A_CPU
 def test_a_request_that_takes_longer_than_its_timeout_even_alone_is_refused(engine: Engine) -> None:
     engine.submit(with_timeout(1, steps=100, timeout=1000))  # before the first measurement
     run(engine)
@@ -193,6 +200,7 @@ def test_a_request_past_its_deadline_frees_its_batch_slots(engine: Engine) -> No
     assert np.array_equal(images(other), images(expected))
 
 
+@ON_A_CPU
 def test_a_batch_without_memory_is_halved_until_it_fits(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = engine.submit(request(MAX_BATCH_SIZE, seed=4))
     run(engine)
@@ -249,6 +257,7 @@ def test_a_row_without_memory_even_alone_does_not_limit_other_batches(
     assert runner.sizes == sizes
 
 
+@ON_A_CPU
 def test_batch_sizes_without_memory_at_warm_up_are_not_used(
     make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:

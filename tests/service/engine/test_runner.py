@@ -35,11 +35,11 @@ def runner(request: pytest.FixtureRequest) -> Runner:
 @pytest.mark.parametrize("name", [name for name in MULTI_STEP if families.get(name).guidance is not None])
 def test_small_batches_join_both_passes_of_guidance_with_the_same_bytes(name: str) -> None:
     runner = warm_runner(name)
-    joint_rows = runner.family.joint_guidance
+    joint_rows = runner.joint_guidance
     assert joint_rows == max(size for size in runner.sizes if 2 * size <= 16)
     samples = [Sample(StartState(5, i, i)) for i in range(9)]
     images = [generate(runner, samples[:n], 3, guidance=1.7) for n in (1, 2, joint_rows, 9)]
-    runner.family.joint_guidance = 0
+    runner.joint_guidance = 0
     assert images == [generate(runner, samples[:n], 3, guidance=1.7) for n in (1, 2, joint_rows, 9)]
 
 
@@ -53,7 +53,7 @@ def test_passes_that_give_other_bits_together_are_not_joined(monkeypatch: pytest
 
     monkeypatch.setattr(runner.family.unet, "forward", rounds_otherwise)
     runner.warm_up()
-    assert runner.family.joint_guidance == 0
+    assert runner.joint_guidance == 0
     assert len(runner.sizes) > 1
 
 
