@@ -22,7 +22,7 @@ from service.engine.engine import Engine
 from service.engine.loader import ModelLoader
 from service.engine.request import DeadlineExceeded, EngineError, ModelUnloaded, Request, Ticket, noop
 from service.engine.running import RunningRequests
-from service.engine.wire import FrameReader, Plain, build, pack_error, unpack_request
+from service.engine.wire import BUILD, FrameReader, Plain, pack_error, unpack_request
 
 log = logging.getLogger(__name__)
 
@@ -90,14 +90,14 @@ class Client(FrameReader):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.send(build())
+        self.send(BUILD)
 
     def on_frame(self, head: Plain, body: memoryview) -> None:
         """The first frame is the other end's build, which it checks too; each later one has messages."""
         if self.transport is None:
             return
         if not self.matches:
-            if head != build():
+            if head != BUILD:
                 self.transport.close()
                 return
             self.matches = True
@@ -158,7 +158,7 @@ class Client(FrameReader):
         self.send_updates()
 
     def send_updates(self) -> None:
-        """Send what is new."""
+        """Send what is new of requests, and the engine's load; nothing if neither has changed."""
         if not self.updated and self.status == self.host.status():
             return
         updated, self.updated = self.updated, {}

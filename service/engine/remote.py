@@ -39,7 +39,7 @@ from service.engine.request import (
     noop,
 )
 from service.engine.running import RunningRequests
-from service.engine.wire import FrameReader, Message, Plain, build, pack_request, unpack_error
+from service.engine.wire import BUILD, FrameReader, Message, Plain, pack_request, unpack_error
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Link(FrameReader):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.send(build())
+        self.send(BUILD)
 
     def post(self, *message: Plain) -> None:
         """Send a message soon, with all others of this pass of the event loop."""
@@ -141,8 +141,8 @@ class Link(FrameReader):
     def on_frame(self, head: Plain, body: memoryview) -> None:
         """The first frame is the other end's build, which it checks too."""
         if not self.matches:
-            if head != build():
-                log.critical("this process and its engine run different code; restart the service")
+            if head != BUILD:
+                log.critical("this process and its engine process run different code; restart the service")
                 os._exit(1)
             self.matches = True
         elif head[0] == "updates":

@@ -42,10 +42,13 @@ Plain = Any
 """A value that `marshal` takes."""
 
 
-def build() -> str:
-    """What both ends must have in common: the version, the files that define the messages, and Python."""
+def _build() -> str:
     sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     return f"drawbridge {VERSION} {hashlib.sha256(sources).hexdigest()} python {sys.version}"
+
+
+BUILD = _build()
+"""What both ends must have in common, as this process started: version, files of the engine, and Python."""
 
 
 def pack_frame(head: Plain, arrays: Sequence[NDArray[Any]] = ()) -> bytes:

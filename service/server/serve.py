@@ -38,10 +38,10 @@ def serve(
     on_listen: Callable[[socket.socket], None] = ignore_listener,
     engine_command: Sequence[str] | None = None,
 ) -> int:
-    """Serve until a signal and return the exit status. The commands start a worker, or an engine process, in place of
-    the defaults.
+    """Serve until a signal and return the exit status.
 
-    `on_listen` gets the main listening socket before the first worker starts.
+    `command` starts a worker, and `engine_command` an engine process, in place of the defaults. `on_listen` gets the
+    main listening socket before the first worker starts.
 
     Raises ValueError if the device, the weights or a default model do not exist.
     """

@@ -6,7 +6,6 @@ python -m service.server.worker CONTROL INDEX COUNT SHARED
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 import sys
 from collections import deque
@@ -65,10 +64,15 @@ class WorkerServer(uvicorn.Server):
         self.control.send(pack(READY))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Start the shutdown; before the start exit at once, as there are no connections."""
+        """Start the shutdown."""
+        self._exit_soon()
+        super().handle_exit(sig, frame)
+
+    def _exit_soon(self) -> None:
+        """Start the shutdown; before the start exit at once, as there are no connections and may be no engine."""
         if not self.started:
             os._exit(0)
-        super().handle_exit(sig, frame)
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve the connections that were passed until now, and no more."""
@@ -106,6 +110,9 @@ class WorkerServer(uvicorn.Server):
                 task = self.loop.create_task(self.app.reload())
             elif kind == ENGINE and len(descriptors) == 2:
                 task = self.loop.create_task(self._connect_engine(*descriptors))
+            elif kind == ENGINE:  # this process has no descriptors left, and its successor will
+                self._exit_soon()
+                return
             elif len(descriptors) == 2:
                 task = self.loop.create_task(self._serve_connection(kind, number, *descriptors))
             else:  # this process has no descriptors left
@@ -154,7 +161,7 @@ class WorkerServer(uvicorn.Server):
                 message, descriptors, _, _ = socket.recv_fds(self.control, MESSAGE.size, 2)
                 if not message:
                     self.loop.remove_reader(self.control)
-                    self.handle_exit(signal.SIGTERM, None)
+                    self._exit_soon()
                     return
                 yield *MESSAGE.unpack(message), descriptors
 

@@ -458,7 +458,7 @@ async def test_a_shutdown_finishes_accepted_requests(few: Settings) -> None:
 
 async def test_an_engine_ignores_a_process_with_other_code(side: EngineSide, monkeypatch: pytest.MonkeyPatch) -> None:
     clients = dict(side.host.clients)
-    monkeypatch.setattr("service.engine.remote.build", lambda: "drawbridge 0.0")
+    monkeypatch.setattr("service.engine.remote.BUILD", "drawbridge 0.0")
     monkeypatch.setattr("service.engine.remote.os._exit", lambda status: exits.append(status))
     exits: list[int] = []
     engine = RemoteEngine(10, 5)
