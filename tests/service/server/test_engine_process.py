@@ -224,6 +224,90 @@ def test_the_queue_is_bounded_over_all_processes(root: Path) -> None:
         assert accepted.result().status_code == 200
 
 
+# -- starting engine processes -----------------------------------------------------------------------------------------
+
+SUPERVISOR = """
+import logging, socket, sys
+from pathlib import Path
+from service.server import supervisor
+from service.server.messages import CONNECTION
+
+logging.basicConfig(format="%(message)s", level=logging.INFO)
+supervisor.RESTART_DELAY = 0.1
+listener = socket.create_server(("127.0.0.1", 0))
+listener.setblocking(False)
+commands = [(sys.executable, "-c", sys.argv[1], kind) for kind in ("worker", "engine")]
+running = supervisor.Supervisor(
+    {CONNECTION: listener}, 2, Path("."), drain_timeout=5, command=commands[0], engines=2, engine_command=commands[1]
+)
+status = running.run()
+running.stop()
+sys.exit(status)
+"""
+"""A supervisor of two workers and two engine processes that run a script."""
+IDLE = """
+import socket, sys
+from pathlib import Path
+from service.server.messages import READY, pack
+
+root = Path({!r})
+kind, control, index, *_ = sys.argv[1:]
+if kind == "engine" and (root / "broken").exists():
+    sys.exit(3)
+control = socket.socket(fileno=int(control))
+control.send(pack(READY))
+while True:
+    message, descriptors, _, _ = socket.recv_fds(control, 100, 2)
+    if message[:1] in (b"", b"d"):
+        break
+    with (root / "messages").open("a") as file:
+        file.write(f"{{kind}} {{index}} {{message[:1].decode()}} {{message[8]}} {{len(descriptors)}}\\n")
+"""
+"""A process that notes its messages, and as an engine cannot start while a file exists."""
+
+
+@pytest.fixture
+def idle(tmp_path: Path) -> Iterator[Server]:
+    (tmp_path / "messages").touch()
+    command = [sys.executable, "-c", SUPERVISOR, IDLE.format(str(tmp_path))]
+    with run_server(command, loaded=False) as server:
+        yield server
+
+
+def kill_engine(server: Server, index: int) -> None:
+    """Kill an engine process."""
+    for pid in server.workers:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if arguments[3:4] == [b"engine"] and arguments[5] == b"%d" % index:
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_every_worker_is_connected_with_every_engine_and_its_successor(idle: Server, tmp_path: Path) -> None:
+    messages = tmp_path / "messages"
+
+    def connected(*engines: int) -> bool:
+        expected = {f"worker {worker} e {engine} 2" for worker in (0, 1) for engine in engines}
+        expected |= {f"engine {engine} h {worker} 1" for worker in (0, 1) for engine in engines}
+        return expected == set(messages.read_text().splitlines())
+
+    wait_for(lambda: connected(0, 1))
+    (tmp_path / "broken").touch()
+    kill_engine(idle, 1)
+    failed = "engine process 1 failed to start; it exited with status 3"
+    wait_for(lambda: sum(failed in line for line in idle.lines) > 1)
+    assert idle.process.poll() is None, "the other engine serves"
+    messages.write_text("")
+    (tmp_path / "broken").unlink()
+    wait_for(lambda: connected(1))
+
+
+def test_the_service_ends_when_no_engine_can_start(idle: Server, tmp_path: Path) -> None:
+    (tmp_path / "broken").touch()
+    for index in (0, 1):
+        kill_engine(idle, index)
+    assert idle.process.wait(60) == 1
+
+
 # -- settings ----------------------------------------------------------------------------------------------------------
 
 
