@@ -1,10 +1,8 @@
 """The application: settings, models, engine, routes and telemetry put together."""
 
 import asyncio
-import faulthandler
 import gc
 import logging
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -23,8 +20,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
-from models.base import Family
-from models.devices import arithmetic, choose_device
+from models.devices import choose_device
 from models.store import WeightsError
 from service import VERSION, errors
 from service.api import edit, encode, films, generate, info, nearest, openapi_schema
@@ -36,12 +32,13 @@ from service.api.playground_files import PlaygroundFiles
 from service.auth import keys
 from service.auth.authenticator import Authenticator
 from service.compat import open_inference, openai
-from service.engine import catalog
-from service.engine.catalog import Catalog, Model
-from service.engine.engine import Engine
-from service.engine.loader import ModelLoader
-from service.engine.loops import EngineLoop, EventLoopEngine, ThreadEngine
+from service.engine.catalog import Catalog
+from service.engine.interface import Loader
+from service.engine.loops import EngineLoop
+from service.engine.remote import RemoteEngine, RemoteLoop
 from service.engine.runner import Runner
+from service.engine.setup import create_engine, create_loop
+from service.engine.watchdog import watch
 from service.errors import Problem
 from service.settings import Settings
 from service.telemetry import request_context
@@ -56,13 +53,6 @@ COMPAT_APIS = (openai, open_inference)
 """Routes of other systems' APIs, which have error formats of their own."""
 ROUTES = (generate, edit, encode, nearest, info, films, *COMPAT_APIS)
 
-MAX_BATCH_SIZE = {"cpu": 16, "cuda": 512, "mps": 128}
-"""Default rows per device step. On a CPU a row costs less the more there are (`python -m benchmarks engine`), but a new
-request waits for the running step. On a GPU they run in tiles (`slot_runner.TILE_ROWS`): more rows per step save work
-of the host. The numbers of GPUs are unmeasured."""
-MAX_BATCH_SIZE_SINGLE_STEP = {"cpu": 32, "cuda": 512, "mps": 128}
-"""The same for models that sample in one step, whose steps are short."""
-
 TELEMETRY_FLUSH_SECONDS = 0.02
 """How long finished requests are buffered before they are logged and counted; many at once cost less."""
 
@@ -74,15 +64,17 @@ def create_app(
     only: str | None = None,
     runner: type[Runner] = Runner,
     serve_early: bool = False,
+    remote: RemoteEngine | None = None,
 ) -> "Application":
     """Create the application for the weights that `settings` name, or for `only` one of them.
 
     `device` overrides the settings' device. Without an `authenticator` no request needs a key. `runner` runs batches.
+    Engines in other processes, which `remote` reaches, take the place of one in this process.
     With `serve_early` the application starts before its models are loaded, and requests wait for theirs.
     Raises ValueError for settings that this machine cannot fulfil.
     """
     device = device or choose_device(settings.device)
-    app = Application(settings, device, authenticator, only, runner, serve_early=serve_early)
+    app = Application(settings, device, authenticator, only, runner, serve_early=serve_early, remote=remote)
     for routes in ROUTES:
         app.include_router(routes.router)
     app.pages = add_pages(app, settings.lab)
@@ -115,6 +107,7 @@ class Application(FastAPI):
         runner: type[Runner],
         *,
         serve_early: bool,
+        remote: RemoteEngine | None,
     ) -> None:
         super().__init__(
             title="Drawbridge",
@@ -127,7 +120,7 @@ class Application(FastAPI):
         )
         self.openapi_version = "3.0.3"  # the newest version that the bundled Swagger UI renders
         self.settings, self.device, self.authenticator = settings, device, authenticator
-        self.only, self.runner, self.serve_early = only, runner, serve_early
+        self.only, self.runner, self.serve_early, self.remote = only, runner, serve_early, remote
         self.draining = False
         self.log = RequestLog(settings)
         self.finished: list[RequestContext] = []
@@ -140,9 +133,9 @@ class Application(FastAPI):
     async def lifespan(self) -> AsyncIterator[None]:
         """Start the engine and load the models, serve until the end, and drain."""
         self.state.service = service = self._create_service()
-        engine = service.engine
-        self.engine_loop: EngineLoop = EventLoopEngine(engine) if self.device.type == "cpu" else ThreadEngine(engine)
         await self.engine_loop.start()
+        if self.remote is not None:
+            service.scope = self.remote.loader.scope
         gc.freeze()  # everything that exists now stays; the garbage collector need not visit it again
         await asyncio.to_thread(service.nearest.scan)
         await service.loader.start((self.settings.unconditional_model, self.settings.conditional_model))
@@ -153,36 +146,33 @@ class Application(FastAPI):
         loading.cancel()
         await self.drain()
         self.flush_telemetry()
-        service.loader.thread.shutdown()
+        service.loader.shutdown()
         service.nearest.thread.shutdown(cancel_futures=True)
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)
 
     def _create_service(self) -> AppContext:
-        """An engine without models, and what loads them."""
-        settings, device = self.settings, self.device
-        if device.type == "cpu":
-            torch.set_num_threads(settings.threads)
-        clock = time.perf_counter
-        engine = Engine({}, queue_images=settings.queue_images, clock=clock, observer=self.metrics)
-        kernels = arithmetic(device, settings.threads)
-        scope = f"{VERSION} {device.type} torch {torch.__version__} numpy {np.__version__} {kernels}"
-        service = AppContext(settings, Catalog(), engine, scope)
+        """An engine without models, what loads them, and the engine's loop."""
+        self.engine_loop: EngineLoop
+        service: AppContext
 
-        def load(name: str) -> Model:
-            return catalog.load(settings.weights / name, device, self.batch_size, self.runner)
+        def serve(catalog: Catalog) -> None:
+            service.serve(catalog)
 
-        service.loader = ModelLoader(
-            engine,
-            partial(catalog.scan, root=settings.weights, only=self.only),
-            load,
-            service.serve,
-            threads=settings.threads,
-            max_loaded=settings.max_loaded_models,
-        )
+        if self.remote is not None:
+            torch.set_num_threads(self.settings.threads)
+            service = AppContext(self.settings, Catalog(), self.remote, "")
+            service.loader = loader = self.remote.loader
+            loader.serve, self.remote.replayed = serve, self.metrics.replayed.inc
+            self.engine_loop = RemoteLoop(self.remote)
+            return service
+        engine, models, scope = create_engine(self.settings, self.device, self.metrics, serve, self.only, self.runner)
+        service = AppContext(self.settings, Catalog(), engine, scope)
+        service.loader = models
+        self.engine_loop = create_loop(engine, self.device)
         return service
 
-    async def _finish_loading(self, loader: ModelLoader) -> None:
+    async def _finish_loading(self, loader: Loader) -> None:
         """Wait until the models of the start are loaded."""
         started_at = time.perf_counter()
         await loader.started.wait()
@@ -190,11 +180,6 @@ class Application(FastAPI):
         log.info("models in memory: %d of %d, after %.2f s", loaded, len(loader.catalog.models), seconds)
         gc.collect()
         gc.freeze()  # likewise
-
-    def batch_size(self, family: Family) -> int:
-        """Rows per device step of `family`."""
-        defaults = MAX_BATCH_SIZE_SINGLE_STEP if family.steps.maximum == 1 else MAX_BATCH_SIZE
-        return self.settings.max_batch_size or defaults[self.device.type]
 
     # -- reload and watchdog -------------------------------------------------------------------------------------------
 
@@ -224,19 +209,8 @@ class Application(FastAPI):
 
     async def watch(self) -> None:
         """Exit the process if it makes no progress, so that the supervisor replaces it; sample memory now and then."""
-        timeout = self.settings.watchdog_timeout
-        engine: Engine = self.state.service.engine
-        try:
-            while True:
-                # This timer is a thread of C, so a held interpreter lock cannot stop it.
-                faulthandler.dump_traceback_later(timeout, exit=True)
-                if engine.step_started_at is not None and time.perf_counter() - engine.step_started_at > timeout:
-                    log.critical("a device step has run for more than %g s; this worker exits", timeout)
-                    os._exit(1)
-                self.metrics.sample_memory(self.device)
-                await asyncio.sleep(min(timeout / 4, 5))
-        finally:
-            faulthandler.cancel_dump_traceback_later()
+        engine = self.state.service.engine
+        await watch(engine, self.settings.watchdog_timeout, partial(self.metrics.sample_memory, self.device))
 
     async def drain(self) -> None:
         """Refuse new requests, and finish accepted ones or fail them after the drain timeout."""

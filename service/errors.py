@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from pydantic import ValidationError
 
 MEDIA_TYPE = "application/problem+json"
+POISON_REQUEST = "two workers crashed while running this request; it is not retried"
 
 
 class Problem(Exception):

@@ -73,6 +73,13 @@ class Settings(BaseSettings):
     workers: int | None = Field(
         None, ge=1, description="Worker processes. Default: one per GPU, or one per CPU core up to 8."
     )
+    http_processes: int | None = Field(
+        None,
+        ge=0,
+        le=256,
+        description="Processes for HTTP beside one engine process per device; 0: each worker has an engine. Default:"
+        " on a GPU half of the CPU cores, at most 8; on a CPU 0.",
+    )
     threads: int = Field(1, ge=1, description="CPU threads per device step.")
     max_batch_size: int | None = Field(
         None,
@@ -154,6 +161,11 @@ class Settings(BaseSettings):
             )
         if self.keys is not None and self.allow_anonymous:
             raise ValueError("DRAWBRIDGE_KEYS and DRAWBRIDGE_ALLOW_ANONYMOUS contradict each other; set one of them")
+        if self.workers is not None and self.http_processes:
+            raise ValueError(
+                "DRAWBRIDGE_WORKERS and DRAWBRIDGE_HTTP_PROCESSES contradict each other (workers have an engine each, "
+                "HTTP processes share one); set one of them"
+            )
         if self.max_images > self.queue_images:
             raise ValueError(
                 f"DRAWBRIDGE_MAX_IMAGES is {self.max_images}, more than DRAWBRIDGE_QUEUE_IMAGES, {self.queue_images}"

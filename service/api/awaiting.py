@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HTTPRequest
 
-from service.engine.engine import Engine
+from service.engine.interface import RequestEngine
 from service.engine.request import Request, Ticket
 from service.errors import Problem
 from service.generation.pending import PendingGeneration
@@ -54,7 +54,12 @@ class AwaitedGeneration(PendingGeneration):
     """
 
     def __init__(
-        self, engine: Engine, request: Request, context: RequestContext, receive: Receive, monitor: DisconnectMonitor
+        self,
+        engine: RequestEngine,
+        request: Request,
+        context: RequestContext,
+        receive: Receive,
+        monitor: DisconnectMonitor,
     ) -> None:
         super().__init__(engine, request, context)
         self.receive, self.monitor = receive, monitor
@@ -75,6 +80,13 @@ class AwaitedGeneration(PendingGeneration):
             self.watcher.cancel()
             self.watcher = None  # its task refers to this object
         self.close()
+
+    async def accepted(self) -> None:
+        """Wait until the engine has accepted the request. Raises the Problem with which it refuses it."""
+        self.engine.confirm(self.ticket)
+        while not (self.ticket.accepted_at or self.ticket.outcome):
+            await self.updated()
+        self.check()
 
     async def finished(self) -> None:
         """Wait until the request has ended. Raises the Problem that it ended with, or ClientDisconnect."""

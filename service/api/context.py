@@ -11,8 +11,7 @@ from starlette.requests import Request as HTTPRequest
 
 from service.api.awaiting import AwaitedGeneration, DisconnectMonitor
 from service.engine.catalog import Catalog, Model
-from service.engine.engine import Engine
-from service.engine.loader import ModelLoader
+from service.engine.interface import Loader, RequestEngine
 from service.engine.request import DeadlineExceeded, EngineError, Request, Ticket
 from service.generation.nearest import NearestImages
 from service.generation.pending import to_problem
@@ -28,10 +27,10 @@ class AppContext:
     settings: Settings
     catalog: Catalog
     """The weights that are served; whenever a model is loaded or unloaded, another catalog replaces it."""
-    engine: Engine
+    engine: RequestEngine
     scope: str
     """What a seed's bytes depend on besides weights and parameters: kind of device, versions, threads."""
-    loader: ModelLoader = field(init=False, repr=False)
+    loader: Loader = field(init=False, repr=False)
     """Loads models into the engine."""
     nearest: NearestImages = field(init=False, repr=False)
     """Finds training images."""

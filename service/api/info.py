@@ -107,8 +107,8 @@ def _describe(service: AppContext, model: Model) -> dict[str, Any]:
 
 async def _health(service: AppContext, model: Model) -> str:
     """`ok`; what went wrong with one image in the fewest steps; or the state of a model that is not in memory."""
-    if model.runner is None:
-        return service.loader.state(model)
+    if (state := service.loader.state(model)) != "loaded":
+        return state
     start = StartState(0, 0, 0 if model.family.classes else -1)
     request = EngineRequest(model.key, (Sample(start),), model.family.steps.minimum, model.sampler)
     done = asyncio.Event()

@@ -278,6 +278,7 @@ class EventStream(ImageStream):
 
     async def wait_for_first(self, ticket: Ticket) -> None:
         self.total_steps = self.seen_steps = ticket.remaining_steps
+        await self.pending.accepted()
         self.started_at = self.pending.loop.time()
 
     def first_events(self, ticket: Ticket) -> bytes:

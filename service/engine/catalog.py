@@ -40,12 +40,25 @@ class Outline(NamedTuple):
 
 
 @dataclass(frozen=True)
+class RemoteRunner:
+    """What a process knows of a model that an engine in another process has in memory."""
+
+    outline: Outline
+    fingerprint: str
+
+    @property
+    def family(self) -> Family:
+        """The family, without values in its tensors."""
+        return self.outline.family
+
+
+@dataclass(frozen=True)
 class Model:
     """A model that is served: weights with their name and manifest, and in memory with their runner."""
 
     name: str
     manifest: Manifest
-    runner: Runner | None = None
+    runner: Runner | RemoteRunner | None = None
     """None until the weights are loaded, and after they were unloaded."""
 
     @property
@@ -62,6 +75,8 @@ class Model:
     @cached_property
     def outline(self) -> Outline:
         """What is known of the model without its weights. Raises WeightsError if its manifest describes no model."""
+        if isinstance(self.runner, RemoteRunner):
+            return self.runner.outline
         if self.runner is not None:
             return _outline(self.runner.family, self.manifest)
         try:

@@ -105,6 +105,8 @@ class Engine:
         self.wake: Callable[[], None] = lambda: None
         self.notify: Callable[[list[Ticket]], None] = notify
         """Calls `on_update` of each ticket, on the thread of its client."""
+        self.on_schedule: Callable[[list[tuple[Ticket, int]]], None] = lambda _: None
+        """Called with the rows of a step before it runs, and with those of the steps that a GPU still runs."""
         self.lock = threading.Lock()
         self.outstanding = 0
         """Images of requests that are accepted and have not ended."""
@@ -184,6 +186,9 @@ class Engine:
         """Cancel a request: its rows leave the batch before the next step. No effect if it has ended."""
         self._enqueue(ticket, cancelled=True)
 
+    def confirm(self, ticket: Ticket) -> None:
+        """Nothing: `submit` has accepted the request."""
+
     def add(self, model: str, runner: Runner) -> None:
         """Accept requests to `model` from now on."""
         with self.lock:
@@ -230,6 +235,7 @@ class Engine:
         earlier, self.launched = self.launched, []
         if batch is not None:
             model, rows = batch
+            self.on_schedule([*rows, *(row for launched in earlier for row in launched.rows)])
             runner = self.runners[model]
             started_at = self.step_started_at = self.clock()
             if isinstance(runner, SlotRunner):

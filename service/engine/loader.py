@@ -10,23 +10,20 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 
 from models.store import WeightsError
-from service.engine.catalog import Catalog, Model
+from service.engine.catalog import Catalog, Model, RemoteRunner
 from service.engine.engine import Engine
-from service.engine.request import ModelUnloaded, ShuttingDown
+from service.engine.interface import State
+from service.engine.request import ModelUnloaded, ShuttingDown, noop
 
 log = logging.getLogger(__name__)
 
 UNLOAD_POLL = 0.005
 """Seconds between checks whether the last request of a model that is being unloaded has ended."""
-
-State = Literal["loaded", "loading", "on demand"]
-"""Of a model: in memory; to be loaded soon; loaded once a request needs it."""
-
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -53,6 +50,8 @@ class ModelLoader:
     ) -> None:
         self.engine, self.scan, self.load, self.serve, self.max_loaded = engine, scan, load, serve, max_loaded
         self.catalog = Catalog()
+        self.on_state: Callable[[], None] = noop
+        """Called when `state` has changed for a model, or `started` is set, but the catalog has not."""
         self.thread = ThreadPoolExecutor(1, "loader", torch.set_num_threads, (threads,))
         """One thread for all weights, so that memory it frees is used again."""
         self.done: dict[str, asyncio.Event] = {}
@@ -87,6 +86,10 @@ class ModelLoader:
         for event in self.done.values():
             event.set()
 
+    def shutdown(self) -> None:
+        """Wait for what still runs on the thread."""
+        self.thread.shutdown()
+
     async def reload(self) -> None:
         """Load new weights beside those in memory, which are served until then.
 
@@ -106,6 +109,7 @@ class ModelLoader:
         event = self.done.setdefault(name, asyncio.Event())
         self.requested[name] = None
         self.wake.set()
+        self.on_state()
         return event
 
     async def use(self, model: Model) -> Model:
@@ -137,8 +141,9 @@ class ModelLoader:
 
     async def _run(self) -> None:
         while True:
-            if not self.queued:
+            if not self.queued and not self.started.is_set():
                 self.started.set()
+                self.on_state()
             name = next(iter(self.requested or self.queued), None)
             if name is None:
                 self.wake.clear()
@@ -149,6 +154,7 @@ class ModelLoader:
             self.requested.pop(name, None)
             self.queued.pop(name, None)
             self.done.pop(name).set()
+            self.on_state()
             await asyncio.sleep(0)  # waiting requests take the model before another one may need its room
 
     async def _scan(self) -> list[str]:
@@ -170,6 +176,7 @@ class ModelLoader:
                 self.queued[name] = None
                 events.append(self.done.setdefault(name, asyncio.Event()))
         self.wake.set()
+        self.on_state()
         return events
 
     async def _load(self, name: str) -> None:
@@ -221,6 +228,7 @@ class ModelLoader:
         old, new = self.catalog.loaded, catalog.loaded
         for key, model in new.items():
             if key not in old and model.runner is not None:
+                assert not isinstance(model.runner, RemoteRunner)
                 self.engine.add(key, model.runner)
         self.catalog = catalog
         self.serve(catalog)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.engine.scheduler import Priority
+from service.errors import POISON_REQUEST
 
 ANY_LABEL, NO_LABEL = -1, -2
 """Labels of a request: any, which its seed determines for families that sample labels; none."""
@@ -110,7 +111,7 @@ class DeadlineUnattainable(EngineError):
 
     def __init__(self, seconds: float, timeout: float) -> None:
         super().__init__(f"this takes about {seconds:.1f} s even without other requests; its timeout is {timeout:g} s")
-        self.seconds = seconds
+        self.seconds, self.timeout = seconds, timeout
 
 
 class ModelUnloaded(EngineError):
@@ -130,6 +131,13 @@ class ShuttingDown(EngineError):
     def __init__(
         self, reason: str = "the service is shutting down; try another instance, or retry in a moment"
     ) -> None:
+        super().__init__(reason)
+
+
+class PoisonRequest(EngineError):
+    """Two engine processes died in steps with this request."""
+
+    def __init__(self, reason: str = POISON_REQUEST) -> None:
         super().__init__(reason)
 
 
@@ -158,12 +166,14 @@ class Ticket:
     """Images of other requests that were outstanding at acceptance."""
     on_update: Callable[[], None] = noop
     outcome: str = ""
-    """One of delivered, cancelled, failed, late, stopped; empty until the request ends."""
+    """One of delivered, cancelled, failed, late, stopped; empty until the request ends. `refused`: another process has
+    the engine, and it did not accept the request."""
     error: EngineError | None = None
-    """The cause of the outcome failed, late or stopped."""
+    """The cause of the outcome failed, late, stopped or refused."""
     deadline: float = math.inf
     """In seconds of the engine's clock, as are the following times."""
     accepted_at: float = 0.0
+    """0 until an engine in another process has accepted the request."""
     started_at: float | None = None
     """When its first row entered a batch."""
     finished_at: float | None = None

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
-from service.engine.engine import Engine
+from service.engine.interface import RequestEngine
 from service.engine.request import (
     DeadlineExceeded,
     DeadlineUnattainable,
     EngineError,
     ModelUnloaded,
+    PoisonRequest,
     QueueFull,
     Request,
     ShuttingDown,
@@ -20,7 +21,7 @@ from service.telemetry.request_context import RequestContext
 class PendingGeneration:
     """A request in the engine, on behalf of an HTTP request."""
 
-    def __init__(self, engine: Engine, request: Request, context: RequestContext) -> None:
+    def __init__(self, engine: RequestEngine, request: Request, context: RequestContext) -> None:
         self.engine, self.request, self.context = engine, request, context
 
     def submit(self, on_update: Callable[[], None]) -> None:
@@ -60,6 +61,6 @@ def to_problem(error: EngineError) -> Problem:
         return TimedOut(f"{error}; retry later, or raise `timeout`")
     if isinstance(error, ModelUnloaded):
         return Unavailable(str(error), headers={"Retry-After": "1"})
-    if isinstance(error, ShuttingDown):
+    if isinstance(error, ShuttingDown | PoisonRequest):
         return Unavailable(str(error), headers={"Retry-After": "5"})
     return GenerationFailed(str(error))

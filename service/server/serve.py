@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 MAX_CPU_WORKERS = 8
 """Default limit of workers on a CPU, each of which holds all weights."""
+MAX_HTTP_PROCESSES = 8
+"""Default limit of HTTP processes of a GPU's engine. Unmeasured."""
 TCP_INFO_BYTES = 136
 """Size of `struct tcp_info` up to tcpi_bytes_received."""
 
@@ -34,26 +36,31 @@ def serve(
     settings: Settings,
     command: Sequence[str] | None = None,
     on_listen: Callable[[socket.socket], None] = ignore_listener,
+    engine_command: Sequence[str] | None = None,
 ) -> int:
-    """Serve until a signal and return the exit status. `command` starts a worker in place of the default.
+    """Serve until a signal and return the exit status.
 
-    `on_listen` gets the main listening socket before the first worker starts.
+    `command` starts a worker, and `engine_command` an engine process, in place of the defaults. `on_listen` gets the
+    main listening socket before the first worker starts.
 
     Raises ValueError if the device, the weights or a default model do not exist.
     """
     check_weights(settings)
+    missing = missing_support()
+    if missing is not None and settings.http_processes:
+        raise ValueError(f"DRAWBRIDGE_HTTP_PROCESSES is {settings.http_processes}, but {missing}; leave it unset")
     try:
         main, admin = create_listeners(settings)
     except OSError as error:
         log.error("%s", error)
         return 1
     on_listen(main)
-    if (missing := missing_support()) is not None:
+    if missing is not None:
         from service.server import single_process
 
         log.warning("serving from one process: %s; if the process dies, its requests are lost", missing)
         return single_process.serve(settings, main, admin)
-    return _supervise(settings, main, admin, command)
+    return _supervise(settings, main, admin, command, engine_command)
 
 
 def check_weights(settings: Settings) -> None:
@@ -85,14 +92,19 @@ def missing_support() -> str | None:
 
 
 def _supervise(
-    settings: Settings, main: socket.socket, admin: socket.socket | None, command: Sequence[str] | None
+    settings: Settings,
+    main: socket.socket,
+    admin: socket.socket | None,
+    command: Sequence[str] | None,
+    engine_command: Sequence[str] | None,
 ) -> int:
     from service.server.supervisor import Supervisor, raise_descriptor_limit
-    from service.server.worker_process import WORKER_COMMAND, WorkerMetrics
+    from service.server.worker_process import ENGINE_COMMAND, WORKER_COMMAND, WorkerMetrics
 
     raise_descriptor_limit()
     listeners = {CONNECTION: main} | ({} if admin is None else {ADMIN_CONNECTION: admin})
-    count = settings.workers or default_worker_count(settings)
+    count, engines = process_counts(settings)
+    os.environ["DRAWBRIDGE_HTTP_PROCESSES"] = str(count if engines else 0)  # workers inherit it
     with tempfile.TemporaryDirectory(prefix="drawbridge-") as shared:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
         metrics = WorkerMetrics()
@@ -107,6 +119,8 @@ def _supervise(
             metrics=metrics,
             probes=(CONNECTION if admin is None else ADMIN_CONNECTION, probes.respond),
             command=command or WORKER_COMMAND,
+            engines=engines,
+            engine_command=engine_command or ENGINE_COMMAND,
         )
         try:
             return supervisor.run()
@@ -114,8 +128,27 @@ def _supervise(
             supervisor.stop()
 
 
-def default_worker_count(settings: Settings) -> int:
-    """One worker per GPU, or one per `threads` CPU cores. Raises ValueError if the GPU does not exist."""
+def process_counts(settings: Settings) -> tuple[int, int]:
+    """The number of workers, and of engine processes: one per GPU, or 0 if each worker has an engine.
+
+    Raises ValueError if the GPU does not exist.
+    """
+    gpus = gpu_count(settings)
+    http_processes = settings.http_processes
+    if http_processes is None and settings.workers is None and gpus:
+        http_processes = min(MAX_HTTP_PROCESSES, available_cores() // 2)
+    if http_processes:
+        return http_processes, gpus or 1
+    return settings.workers or default_worker_count(settings, gpus), 0
+
+
+def default_worker_count(settings: Settings, gpus: int) -> int:
+    """One worker per GPU, or one per `threads` CPU cores."""
+    return gpus or max(1, min(MAX_CPU_WORKERS, available_cores() // settings.threads))
+
+
+def gpu_count(settings: Settings) -> int:
+    """The GPUs that serve; 0 if the CPU does. Raises ValueError if the settings' device does not exist."""
     gpu_files = any(map(glob, ("/dev/nvidia[0-9]*", "/dev/dxg")))
     if settings.device == "cuda" or (settings.device == "auto" and gpu_files):
         import torch  # only if there may be a GPU: it takes seconds
@@ -124,4 +157,4 @@ def default_worker_count(settings: Settings) -> int:
 
         if choose_device(settings.device).type == "cuda":
             return torch.cuda.device_count()
-    return max(1, min(MAX_CPU_WORKERS, available_cores() // settings.threads))
+    return 0

@@ -3,6 +3,7 @@
 The supervisor never reads a byte of a connection, but for probes while no worker can answer them. A worker has HTTP,
 queue and engine in one process, on one event loop if the device is a CPU core, with a thread for the engine on a GPU.
 There is one worker per GPU, or one per CPU core: two threads of one process that each need a core slow each other down.
+In the other layout, for GPUs, workers have HTTP alone, and an engine process per device serves all of them.
 
 If a worker dies, the supervisor starts another, and the remaining workers take over its connections: the supervisor
 keeps each connection and its journal (`service/server/journal.py`). Images are functions of their seeds, so the client
@@ -10,6 +11,9 @@ cannot tell. Only a response that has started is cut off. A request that was in 
 retried. While no worker can take connections, as at the start, the supervisor looks at the first bytes of each without
 reading them: it answers probes itself, and other connections wait. The supervisor does not import torch: it starts at
 once and stays small.
+
+If an engine process dies, the supervisor starts another and connects the workers with it. They still have the requests,
+and send them again (`service/engine/remote.py`).
 
 SIGTERM and SIGINT drain the workers, which refuse new requests until they exit; a second signal exits at once. SIGHUP
 reloads the weights.
@@ -27,17 +31,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from service.auth.authenticator import release_worker
-from service.errors import Unavailable
+from service.errors import POISON_REQUEST, Unavailable
 from service.server.journal import Journal
 from service.server.listen import address
 from service.server.messages import ADMIN_CONNECTION, CLOSED, CONNECTION, DRAIN, READY, RELOAD
 from service.server.weights_poll import WeightsPoll
-from service.server.worker_process import WORKER_COMMAND, Connection, WorkerMetrics, WorkerProcess, accept
+from service.server.worker_process import (
+    ENGINE_COMMAND,
+    WORKER_COMMAND,
+    Connection,
+    EngineProcess,
+    WorkerMetrics,
+    WorkerProcess,
+    accept,
+)
 
 log = logging.getLogger(__name__)
 
 SHUTTING_DOWN = "the service is shutting down; try another instance, or retry in a moment"
-POISON_REQUEST = "two workers crashed while running this request; it is not retried"
 RESERVED_DESCRIPTORS = 128
 """Descriptors that are not used for connections, each of which takes two."""
 ACCEPT_BACKOFF = 0.02
@@ -51,6 +62,7 @@ SHUTDOWN_GRACE = 5.0
 class Supervisor:
     """Listens on sockets, each with the kind of its connections, and keeps `count` workers.
 
+    Beside them it keeps `engines` engine processes; if there are none, each worker has an engine.
     `shared` is a directory that all workers share. Workers have `drain_timeout` seconds to drain. `weights` says when
     to reload without a signal. `probes` are the kind of the connections with probes, and a function that returns the
     response to a request's first bytes, or None if it is no probe.
@@ -67,15 +79,21 @@ class Supervisor:
         metrics: WorkerMetrics | None = None,
         probes: tuple[bytes, Callable[[bytes], bytes | None]] | None = None,
         command: Sequence[str] = WORKER_COMMAND,
+        engines: int = 0,
+        engine_command: Sequence[str] = ENGINE_COMMAND,
     ) -> None:
         self.listeners, self.count, self.shared, self.drain_timeout = listeners, count, shared, drain_timeout
         self.weights, self.metrics, self.probes, self.command = weights, metrics, probes, command
+        self.engine_count, self.engine_command = engines, engine_command
         self.signals = signal_socket((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.signals, selectors.EVENT_READ)
         self.workers: list[WorkerProcess] = []
-        self.restart_at: dict[int, float] = {}
-        """When to restart workers that failed to start, by index."""
+        self.engines: list[EngineProcess] = []
+        self.unconnected: deque[tuple[EngineProcess, WorkerProcess]] = deque()
+        """Engine processes and workers that could not be connected yet."""
+        self.restart_at: dict[tuple[Callable[[int], None], int], float] = {}
+        """When to restart processes that failed to start, by the method that does so and their index."""
         self.waiting: deque[Connection] = deque()
         """Connections that no worker could take yet."""
         self.silent: set[Connection] = set()
@@ -90,6 +108,8 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until a signal. Returns the exit status: 0, or 1 if workers cannot start or do not exit in time."""
+        for index in range(self.engine_count):
+            self._start_engine(index)
         for index in range(self.count):
             self._start(index)
         self._listen()
@@ -97,6 +117,8 @@ class Supervisor:
             for key, _ in self.selector.select(self._select_timeout()):
                 if isinstance(key.fileobj, WorkerProcess):
                     self._read_worker(key.fileobj)
+                elif isinstance(key.fileobj, EngineProcess):
+                    self._read_engine(key.fileobj)
                 elif isinstance(key.data, Connection):
                     self._look_at(key.data)
                 elif key.fileobj is not self.signals:
@@ -106,9 +128,10 @@ class Supervisor:
             now = time.monotonic()
             if self.shutdown_deadline is not None and (not self.workers or now >= self.shutdown_deadline):
                 return 1 if self.workers else 0
-            for index in [index for index, due in self.restart_at.items() if due <= now]:
-                del self.restart_at[index]
-                self._start(index)
+            for start, index in [key for key, due in self.restart_at.items() if due <= now]:
+                del self.restart_at[start, index]
+                start(index)
+            self._connect()
             if self.weights is not None and self.weights.changed():
                 self._reload()
             if self.waiting and now >= self.accept_after and self._can_assign():
@@ -130,12 +153,16 @@ class Supervisor:
             worker.process.kill()
             worker.process.wait()
             self._take_over(worker)
+        for engine in self.engines:
+            engine.process.kill()
+            engine.wait()
 
     def _select_timeout(self) -> float | None:
         """Seconds until something is due."""
         now = time.monotonic()
         times = [*self.restart_at.values()]
         times += [self.accept_after] if self.accept_after > now or (self.waiting and self._can_assign()) else []
+        times += [now + ACCEPT_BACKOFF] if self.unconnected else []
         times += [self.weights.due] if self.weights is not None and self.weights.interval else []
         times += [] if self.shutdown_deadline is None else [self.shutdown_deadline]
         return max(0.0, min(times) - now) if times else None
@@ -158,7 +185,7 @@ class Supervisor:
         """Start the shutdown."""
         log.info("draining for at most %g s", self.drain_timeout)
         self.shutdown_deadline = time.monotonic() + self.drain_timeout + SHUTDOWN_GRACE
-        self.restart_at.clear()
+        self.restart_at = {key: due for key, due in self.restart_at.items() if key[0] == self._start_engine}
         for worker in self.workers:
             if not (worker.ready and worker.send_command(DRAIN)):
                 worker.process.terminate()
@@ -181,7 +208,8 @@ class Supervisor:
             addresses = {kind: address(listener) for kind, listener in self.listeners.items()}
             if ADMIN_CONNECTION in addresses:
                 log.info("admin port on http://%s", addresses[ADMIN_CONNECTION])
-            log.info("running on http://%s (%d workers)", addresses[CONNECTION], self.count)
+            engines = f", {self.engine_count} engine processes" if self.engine_count else ""
+            log.info("running on http://%s (%d workers%s)", addresses[CONNECTION], self.count, engines)
         able = self._has_capacity() and time.monotonic() >= self.accept_after
         if able != self.listening:
             for kind, listener in self.listeners.items():
@@ -263,6 +291,8 @@ class Supervisor:
         worker = WorkerProcess(self.command, index, self.count, self.shared)
         self.workers.append(worker)
         self.selector.register(worker, selectors.EVENT_READ)
+        self.unconnected += [(engine, worker) for engine in self.engines]
+        self._connect()
 
     def _read_worker(self, worker: WorkerProcess) -> None:
         """Act on a worker's messages, or on its exit."""
@@ -285,8 +315,7 @@ class Supervisor:
         """
         self.selector.unregister(worker)
         self.workers.remove(worker)
-        worker.control.close()
-        status = worker.process.wait()
+        status = worker.wait()
         release_worker(self.shared, worker.index)
         taken_over = self._take_over(worker)
         if self.metrics is not None:
@@ -303,7 +332,7 @@ class Supervisor:
             self._start(worker.index)
             return
         log.error("worker %d failed to start; it exited with status %d", worker.index, status)
-        self.restart_at[worker.index] = time.monotonic() + RESTART_DELAY
+        self.restart_at[self._start, worker.index] = time.monotonic() + RESTART_DELAY
         self.startup_failed = not (self.announced and self.workers)
 
     def _take_over(self, worker: WorkerProcess) -> int:
@@ -324,6 +353,45 @@ class Supervisor:
             journal.close()
         worker.connections.clear()
         return requests
+
+    # -- engine processes ----------------------------------------------------------------------------------------------
+
+    def _start_engine(self, index: int) -> None:
+        engine = EngineProcess(self.engine_command, index, self.engine_count)
+        self.engines.append(engine)
+        self.selector.register(engine, selectors.EVENT_READ)
+        self.unconnected += [(engine, worker) for worker in self.workers]
+        self._connect()
+
+    def _connect(self) -> None:
+        """Connect engine processes and workers that are not connected yet, as far as they can take the message."""
+        pairs, self.unconnected = self.unconnected, deque()
+        for engine, worker in pairs:
+            if engine in self.engines and worker in self.workers and not engine.connect(worker):
+                self.unconnected.append((engine, worker))
+
+    def _read_engine(self, engine: EngineProcess) -> None:
+        """Act on an engine process's messages, or on its exit."""
+        try:
+            for kind, _ in engine.recv():
+                engine.ready = engine.ready or kind == READY
+        except EOFError:
+            self._on_engine_exit(engine)
+
+    def _on_engine_exit(self, engine: EngineProcess) -> None:
+        """Replace an engine process, like a worker."""
+        self.selector.unregister(engine)
+        self.engines.remove(engine)
+        status = engine.wait()
+        if self.metrics is not None:
+            self.metrics.record_engine_exit(engine.process.pid)
+        if engine.ready:
+            log.error("engine process %d exited with status %d and is restarted", engine.index, status)
+            self._start_engine(engine.index)
+            return
+        log.error("engine process %d failed to start; it exited with status %d", engine.index, status)
+        self.restart_at[self._start_engine, engine.index] = time.monotonic() + RESTART_DELAY
+        self.startup_failed = not (self.announced and self.engines)
 
 
 def signal_socket(numbers: Iterable[signal.Signals]) -> socket.socket:

@@ -12,17 +12,21 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import torch
 import uvicorn
 
 from models import memory
 from models.devices import choose_device
 from service.app import Application, create_app
 from service.auth.authenticator import create_authenticator
+from service.engine.remote import RemoteEngine
 from service.engine.runner import Runner
+from service.engine.running import RunningRequests
 from service.server.journal import Journal
-from service.server.messages import ADMIN_CONNECTION, CLOSED, CONNECTION, DRAIN, MESSAGE, READY, RELOAD, pack
+from service.server.messages import ADMIN_CONNECTION, CLOSED, CONNECTION, DRAIN, ENGINE, MESSAGE, READY, RELOAD, pack
 from service.server.protocol import MIN_DRAIN, HttpProtocol, uvicorn_config
 from service.server.transport import JournaledReader
 from service.settings import Settings
@@ -50,14 +54,25 @@ class WorkerServer(uvicorn.Server):
         """Numbers of closed connections that the supervisor does not know of yet."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=[])
         self.loop = asyncio.get_running_loop()
         self.tasks: set[asyncio.Task[Any]] = set()
         self.server_configs[ADMIN_CONNECTION].load()
         self.control.setblocking(False)
-        self._listen()
+        self._listen()  # engine processes, if there are any, come first: the application waits for one
+        await super().startup(sockets=[])
         self.watchdog = self.loop.create_task(self.app.watch())
         self.control.send(pack(READY))
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Start the shutdown."""
+        self._exit_soon()
+        super().handle_exit(sig, frame)
+
+    def _exit_soon(self) -> None:
+        """Start the shutdown; before the start exit at once, as there are no connections and may be no engine."""
+        if not self.started:
+            os._exit(0)
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve the connections that were passed until now, and no more."""
@@ -76,6 +91,8 @@ class WorkerServer(uvicorn.Server):
     def _on_message(self) -> None:
         """Act on the supervisor's messages. If the queue is nearly full, let the next ones gather for a while."""
         self._handle_messages()
+        if not self.started:
+            return
         engine = self.app.state.service.engine
         if engine.outstanding > NEARLY_FULL * engine.queue_images:
             self.loop.remove_reader(self.control)
@@ -91,6 +108,11 @@ class WorkerServer(uvicorn.Server):
                 task = self.loop.create_task(self._drain())
             elif kind == RELOAD:
                 task = self.loop.create_task(self.app.reload())
+            elif kind == ENGINE and len(descriptors) == 2:
+                task = self.loop.create_task(self._connect_engine(*descriptors))
+            elif kind == ENGINE:  # this process has no descriptors left, and its successor will
+                self._exit_soon()
+                return
             elif len(descriptors) == 2:
                 task = self.loop.create_task(self._serve_connection(kind, number, *descriptors))
             else:  # this process has no descriptors left
@@ -100,6 +122,13 @@ class WorkerServer(uvicorn.Server):
                 continue
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
+
+    async def _connect_engine(self, connection: int, running: int) -> None:
+        """Use an engine process."""
+        assert self.app.remote is not None
+        memory_of_engine = RunningRequests(running)
+        os.close(running)
+        await self.app.remote.connect(socket.socket(fileno=connection), memory_of_engine)
 
     async def _serve_connection(self, kind: bytes, number: int, descriptor: int, journal_file: int) -> None:
         """Serve a connection. Its journal may hold bytes that a dead worker received."""
@@ -132,7 +161,7 @@ class WorkerServer(uvicorn.Server):
                 message, descriptors, _, _ = socket.recv_fds(self.control, MESSAGE.size, 2)
                 if not message:
                     self.loop.remove_reader(self.control)
-                    self.should_exit = True
+                    self._exit_soon()
                     return
                 yield *MESSAGE.unpack(message), descriptors
 
@@ -162,12 +191,15 @@ def main(control: str, index: str, count: str, shared: str, *, runner: type[Runn
     """
     memory.retain_freed_memory()
     settings = Settings()
-    queue_share = -(-settings.queue_images // int(count))
-    settings = settings.model_copy(update={"queue_images": max(settings.max_images, queue_share)})
     log.configure(settings)
     authenticator = create_authenticator(settings, Path(shared), int(index), int(count))
-    device = choose_device(settings.device, int(index))
-    app = create_app(settings, device, authenticator, runner=runner, serve_early=True)
+    if settings.http_processes:  # the engine is in another process, and so is the bound of its queue
+        remote, device = RemoteEngine(settings.queue_images, int(index)), torch.device("cpu")
+    else:
+        remote, device = None, choose_device(settings.device, int(index))
+        queue_share = -(-settings.queue_images // int(count))
+        settings = settings.model_copy(update={"queue_images": max(settings.max_images, queue_share)})
+    app = create_app(settings, device, authenticator, runner=runner, serve_early=True, remote=remote)
     WorkerServer(app, socket.socket(fileno=int(control))).run()
 
 

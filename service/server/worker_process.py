@@ -1,4 +1,4 @@
-"""The supervisor's view of a worker process and of a client's connection."""
+"""The supervisor's view of worker and engine processes and of a client's connection."""
 
 import contextlib
 import os
@@ -10,14 +10,17 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
+from service.engine import running
 from service.errors import Problem
 from service.server import journal
-from service.server.messages import MESSAGE, pack
+from service.server.messages import ENGINE, HTTP_PROCESS, MESSAGE, pack
 
 WORKER_COMMAND = (sys.executable, "-m", "service.server.worker")
 """Starts a worker. Its arguments: a descriptor of its end of the socket pair, its index, the number of workers, and
 the shared directory."""
-
+ENGINE_COMMAND = (sys.executable, "-m", "service.server.engine_process")
+"""Starts an engine process. Its arguments: a descriptor of its end of the socket pair, its index, the number of engine
+processes, and the descriptor of the memory in which it notes what it runs."""
 
 PEEKED_BYTES = 8192
 """Bytes of a waiting request that the supervisor looks at."""
@@ -72,17 +75,15 @@ def accept(listener: socket.socket, kind: bytes) -> Connection:
         raise
 
 
-class WorkerProcess:
-    """A worker process and its control socket."""
+class ChildProcess:
+    """A process with a control socket."""
 
-    def __init__(self, command: Sequence[str], index: int, count: int, shared: Path) -> None:
-        self.index, self.connections = index, dict[int, Connection]()
-        self.ready = self.draining = self.stale = False
-        """Whether it serves; whether it takes no more connections; whether it loaded weights that are replaced now."""
+    def __init__(self, command: Sequence[str], index: int, *arguments: object, descriptors: Sequence[int] = ()) -> None:
+        self.index, self.ready = index, False
         self.control, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
         self.process = subprocess.Popen(
-            [*command, str(theirs.fileno()), str(index), str(count), str(shared)],
-            pass_fds=[theirs.fileno()],
+            [*command, str(theirs.fileno()), str(index), *map(str, arguments)],
+            pass_fds=[theirs.fileno(), *descriptors],
             start_new_session=True,  # a terminal's Ctrl-C goes to the supervisor alone, which drains the workers
         )
         theirs.close()
@@ -91,11 +92,6 @@ class WorkerProcess:
     def fileno(self) -> int:
         """The descriptor of the control socket, for selectors."""
         return self.control.fileno()
-
-    @property
-    def accepts_connections(self) -> bool:
-        """Whether it can take new connections."""
-        return self.ready and not self.draining
 
     def recv(self) -> Iterator[tuple[bytes, int]]:
         """Its messages. Raises EOFError if it is dead."""
@@ -108,6 +104,52 @@ class WorkerProcess:
                 if not message:
                     raise EOFError
                 yield MESSAGE.unpack(message)
+
+    def wait(self) -> int:
+        """The exit status of a process whose end of the control socket is closed."""
+        self.control.close()
+        return self.process.wait()
+
+
+class EngineProcess(ChildProcess):
+    """An engine process."""
+
+    def __init__(self, command: Sequence[str], index: int, count: int) -> None:
+        self.running = os.memfd_create("running")
+        os.ftruncate(self.running, running.SIZE)
+        super().__init__(command, index, count, self.running, descriptors=[self.running])
+
+    def connect(self, worker: "WorkerProcess") -> bool:
+        """Connect it with a worker. False if one of them cannot take the message now."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            try:
+                socket.send_fds(self.control, [pack(HTTP_PROCESS, worker.index)], [ours.fileno()])
+                socket.send_fds(worker.control, [pack(ENGINE, self.index)], [theirs.fileno(), self.running])
+            except BlockingIOError:
+                return False
+            except OSError:  # one of them is dead, and its successor will be connected
+                return True
+        return True
+
+    def wait(self) -> int:
+        os.close(self.running)  # workers have it too
+        return super().wait()
+
+
+class WorkerProcess(ChildProcess):
+    """A worker process."""
+
+    def __init__(self, command: Sequence[str], index: int, count: int, shared: Path) -> None:
+        self.connections = dict[int, Connection]()
+        self.draining = self.stale = False
+        """Whether it takes no more connections; whether it loaded weights that are replaced now."""
+        super().__init__(command, index, count, shared)
+
+    @property
+    def accepts_connections(self) -> bool:
+        """Whether it can take new connections."""
+        return self.ready and not self.draining
 
     def send_connection(self, connection: Connection) -> bool:
         """Pass a connection to the worker. False if it cannot take it now."""
@@ -143,6 +185,9 @@ class WorkerMetrics:
         self.deaths = Counter("drawbridge_worker_deaths", "Workers that exited.", registry=self.registry)
         help_ = "Requests of a worker that exited, taken over by another worker."
         self.taken_over = Counter("drawbridge_taken_over", help_, registry=self.registry)
+        self.engine_deaths = Counter(
+            "drawbridge_engine_deaths", "Engine processes that exited.", registry=self.registry
+        )
         self.multiprocess = multiprocess
 
     def render(self) -> bytes:
@@ -152,7 +197,12 @@ class WorkerMetrics:
         return self.generate_latest(registry)
 
     def record_exit(self, pid: int, taken_over: int) -> None:
-        """Count an exit, and drop the gauges of that process; its counters stay."""
+        """Count a worker's exit, and drop the gauges of that process; its counters stay."""
         self.deaths.inc()
         self.taken_over.inc(taken_over)
+        self.multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+    def record_engine_exit(self, pid: int) -> None:
+        """Count the exit of an engine process, likewise."""
+        self.engine_deaths.inc()
         self.multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]

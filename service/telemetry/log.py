@@ -27,11 +27,18 @@ SHARED: tuple[Processor, ...] = (
 )
 
 
-def configure(settings: Settings) -> None:
-    """Send log records of `settings.log_level` and above to stderr."""
+def configure(settings: Settings, process: str = "") -> None:
+    """Send log records of `settings.log_level` and above to stderr, with the name of this `process` if it has one."""
     stream = sys.stderr
+
+    def add_process(_logger: Any, _method: str, event: EventDict) -> EventDict:
+        event["pid"] = os.getpid()
+        if process:
+            event["process"] = process
+        return event
+
     formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[structlog.stdlib.add_logger_name, *SHARED, _add_pid],
+        foreign_pre_chain=[structlog.stdlib.add_logger_name, *SHARED, add_process],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             *(() if _is_text(settings, stream) else (structlog.processors.format_exc_info,)),
@@ -87,8 +94,3 @@ def _renderer(settings: Settings, stream: TextIO) -> Processor:
         return structlog.dev.ConsoleRenderer(colors=stream.isatty())
     # structlog's default creates a JSON encoder for each line.
     return structlog.processors.JSONRenderer(serializer=lambda event, **_: ENCODER.encode(event))
-
-
-def _add_pid(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    event["pid"] = os.getpid()
-    return event

@@ -69,6 +69,7 @@ class Metrics(EngineObserver):
         )
         self.rejected = CachedChildren(self._counter("rejected", "Requests refused, by kind of problem.", "reason"))
         self.restarts = self._counter("engine_restarts", "Engine restarts after a step failed unexpectedly.")
+        self.replayed = self._counter("replayed", "Requests sent again after the death of an engine process.")
         self.reloads = CachedChildren(self._counter("weights_reloads", "Reloads of weights by outcome.", "outcome"))
         self.in_flight = self._gauge("rows_in_flight", "Images queued or in progress.")
         self.memory = CachedChildren(self._gauge("memory_bytes", "Memory in use by processes and devices.", "kind"))

@@ -478,7 +478,7 @@ async def test_an_engine_on_a_thread_gives_the_same_bytes_and_an_application_can
 ) -> None:
     urls = [f"/generate?model=cgan&digit=7&seed={seed}" for seed in range(20)]
     expected = [(await clients[1].post(url)).content for url in urls]
-    monkeypatch.setattr("service.app.EventLoopEngine", ThreadEngine)
+    monkeypatch.setattr("service.engine.setup.EventLoopEngine", ThreadEngine)
     app = create_app(settings)
     for _ in range(2):
         async with (

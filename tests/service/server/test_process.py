@@ -191,12 +191,13 @@ def test_no_exchange_exceeds_the_limits_or_holds_its_connection(strict: Server) 
 STUCK = """
 import asyncio, sys, time
 from service import app
+from service.engine import setup
 from service.engine.loops import EventLoopEngine, ThreadEngine
 from service.engine.request import Request, Sample, StartState
 from service.settings import Settings
 from service.telemetry import log
 
-app.EventLoopEngine = {"EventLoopEngine": EventLoopEngine, "ThreadEngine": ThreadEngine}[sys.argv[1]]
+setup.EventLoopEngine = {"EventLoopEngine": EventLoopEngine, "ThreadEngine": ThreadEngine}[sys.argv[1]]
 
 async def main():
     settings = Settings(watchdog_timeout=1)

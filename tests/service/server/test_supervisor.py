@@ -95,14 +95,13 @@ def test_headers_that_arrive_in_pieces_are_limited(server: Server) -> None:
 
 @pytest.mark.parametrize(("threads", "expected"), [(1, len(os.sched_getaffinity(0))), (10_000, 1)])
 def test_there_is_a_worker_per_threads_cores(threads: int, expected: int) -> None:
-    count = serve.default_worker_count(Settings(device="cpu", threads=threads))
-    assert count == min(serve.MAX_CPU_WORKERS, expected)
+    assert serve.process_counts(Settings(device="cpu", threads=threads)) == (min(serve.MAX_CPU_WORKERS, expected), 0)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(ValueError, match="torch sees no GPU"):
-        serve.default_worker_count(Settings(device="cuda"))
+        serve.process_counts(Settings(device="cuda"))
 
 
 @pytest.mark.slow
