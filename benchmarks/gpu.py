@@ -51,7 +51,7 @@ from harness.weights import WEIGHTS
 from models import store
 from models.base import Rows
 from models.cores import available_cores
-from models.devices import choose_device, device_name, use_reproducible_kernels
+from models.devices import choose_device, device_name
 from models.inference import prepare_for_cpu
 from models.nets import fold_norms
 from service.engine.graphs import cuda_recorder
@@ -182,9 +182,7 @@ def _runner(model: str, device: torch.device) -> Runner:
     """The runner that a service on `device` would have, warmed up."""
     family, _ = store.load(WEIGHTS / model)
     fold_norms(family)
-    if device.type == "cuda":
-        use_reproducible_kernels()
-    else:
+    if device.type == "cpu":
         prepare_for_cpu(family)
     kind = SlotRunner if device.type == "cuda" else Runner
     runner = kind(family.to(device), device, MOST_ROWS[device.type])

@@ -80,7 +80,7 @@ def comparable_body(response: httpx.Response) -> bytes:
 
 def expected_responses(choose: Chooser, **settings: object) -> dict[ExpectedRequest, bytes]:
     """Start a service with one worker and `settings`, and return its `sequential_responses`."""
-    with run_server(SERVICE, environment(port=0, device="cpu", workers=1, **settings)) as server:
+    with run_server(SERVICE, environment(**{"port": 0, "device": "cpu", "workers": 1, **settings})) as server:
         return asyncio.run(sequential_responses(server.url, choose))
 
 
@@ -117,8 +117,8 @@ def random_urls(
                 if name in takes:
                     query.append((name, source.choice(takes[name]["one_of"])))
             if "steps" in takes:
-                minimum = takes["steps"]["minimum"]
-                query.append(("steps", source.randint(minimum, minimum + extra_steps)))
+                minimum, maximum = takes["steps"]["minimum"], takes["steps"]["maximum"]
+                query.append(("steps", source.randint(minimum, min(maximum, minimum + extra_steps))))
             if "guidance" in takes:
                 query.append(("guidance", source.choice((1.0, takes["guidance"]["default"], 3.0))))
             urls.append(f"/generate?{urlencode([*query, ('format', source.choice(formats))])}")
@@ -131,7 +131,10 @@ def mixed_requests(models: list[Model], source: random.Random, count: int) -> li
     urls = random_urls(models, source, count, FORMATS, image_counts, extra_steps=16)
     requests = [ExpectedRequest(url) for url in urls]
     for model in models:
-        query = f"model={model['name']}" + (f"&steps={source.randint(5, 10)}" if "steps" in model["takes"] else "")
+        steps = model["takes"].get("steps")
+        query = f"model={model['name']}"
+        if steps:
+            query += f"&steps={min(steps['maximum'], source.randint(5, 10))}"
         for form in ("png", "gif", "zip"):
             start, end = (source.randrange(2**53) for _ in range(2))
             requests.append(ExpectedRequest(f"/interpolate?{query}&seed={start}&seed={end}&frames=5&format={form}"))

@@ -1,15 +1,18 @@
 """The command line of the benchmarks, and the benchmarks that need no service."""
 
 import importlib
+import random
 import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import torch
 
 from benchmarks import capacity_model, gpu, training_step
+from harness.expected import mixed_requests, random_urls
 from training.loop import Hardware
 
 NAMES = ("batch_invariance", "bulk", "cache", "capacity_model", "classroom", "cluster", "compare", "encoding", "engine",
@@ -132,3 +135,13 @@ def test_the_benchmark_of_a_gpu_can_be_tried_on_a_cpu() -> None:
     assert "| Drawbridge |" in done.stdout
     assert "| with four HTTP processes | 10 | 0 |" in done.stdout
     assert "- 100 labelled digits of `ddpm`:" in done.stdout
+
+
+def test_random_requests_stay_within_what_a_model_takes() -> None:
+    model = {"name": "m", "encodes": False, "takes": {"steps": {"minimum": 1, "maximum": 3}}}
+    urls = [
+        *random_urls([model], random.Random(0), 20),
+        *(request.url for request in mixed_requests([model], random.Random(0), 20)),
+    ]
+    steps = {int(parse_qs(urlsplit(url).query)["steps"][0]) for url in urls}
+    assert steps == {1, 2, 3}

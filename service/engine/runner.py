@@ -58,7 +58,7 @@ class Row:
     codes_only: bool = False
     """Whether the row is finished after the inversion."""
     edit: Edit | None = None
-    """The image that the row starts from or completes, on the device."""
+    """The image that the row starts from or completes: on the device, or on the host for a `SlotRunner`."""
     guesses: bool = False
     """Whether to keep what each step predicts as the final image."""
     previews: bool = False
