@@ -1,11 +1,12 @@
 """Another checkout of this service beside this one: requests per second before and after a change.
 
-    python -m benchmarks compare --before DIR [--clients 1 8 64] [--seconds 2] [--rounds 5]
+    python -m benchmarks compare --before DIR [--set NAME=VALUE ...] [--clients 1 8 64] [--seconds 2] [--rounds 5]
+    python -m benchmarks compare --before . --set http_processes=1
 
 Both services run at the same time, in the same Python environment and with the same weights, and get the same load in
-turn; the other one is idle meanwhile. A round measures every workload, form of request and number of clients. The table
-has the median requests per second of each service, and the median of each round's ratio, because the speed of a machine
-varies between rounds.
+turn; the other one is idle meanwhile. `--set` gives this checkout's service settings that the other one does not get.
+A round measures every workload, form of request and number of clients. The table has the median requests per second of
+each service, and the median of each round's ratio, because the speed of a machine varies between rounds.
 
 - W1: one image of `dcgan`; W2: one image of `ddpm` in 20 steps of the sampler `ddpm`, without guidance.
 - query: parameters in the query; JSON: parameters in the body; proxied: JSON with the header `X-Forwarded-For`.
@@ -45,16 +46,24 @@ Case = tuple[str, str, int]
 
 
 @contextmanager
-def checkout(root: Path) -> Iterator[str]:
-    """Run the service of the checkout at `root` until the block ends. Yields its URL.
+def checkout(root: Path, **more: str) -> Iterator[str]:
+    """Run the service of the checkout at `root` with the settings `more` until the block ends. Yields its URL.
 
-    It gets only settings that every version knows.
+    Without `more` it gets only settings that every version knows.
     """
-    settings = environment(port=0, device="cpu", weights=WEIGHTS)
+    settings = environment(port=0, device="cpu", weights=WEIGHTS, **more)
     with run_server(SERVICE, settings | {"PYTHONPATH": str(root)}, cwd=root, loaded=False) as server:
         while httpx.get(f"{server.url}/readyz", timeout=60).is_error:
             time.sleep(0.1)
         yield server.url
+
+
+def setting(text: str) -> tuple[str, str]:
+    """A name and its value."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, as in http_processes=1")
+    return name, value
 
 
 def rate(url: str, case: Case, seconds: float) -> float:
@@ -93,6 +102,9 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks compare", description=__doc__)
     parser.add_argument("--before", type=Path, required=True, metavar="DIR", help="a checkout of another version")
+    parser.add_argument(
+        "--set", type=setting, nargs="+", default=[], metavar="NAME=VALUE", help="settings of this checkout's service"
+    )
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--seconds", type=float, default=2.0, help="duration of each measurement")
     parser.add_argument("--rounds", type=int, default=5)
@@ -100,7 +112,7 @@ def main() -> None:
     if not (args.before / "service").is_dir():
         parser.error(f"--before: {args.before} is not a checkout of this project")
     cases = list(itertools.product(WORKLOADS, FORMS, args.clients))
-    with checkout(args.before.resolve()) as before, checkout(ROOT) as after:
+    with checkout(args.before.resolve()) as before, checkout(ROOT, **dict(args.set)) as after:
         rates = measure({"before": before, "after": after}, cases, args.rounds, args.seconds)
     print(f"medians of {args.rounds} rounds of {args.seconds:g} s; the ratio is the median of each round's ratio")
     print(*table(rates), sep="\n")

@@ -103,7 +103,8 @@ def test_the_capacity_model_measures_the_service_and_prints_its_tables() -> None
 
 @pytest.mark.slow
 def test_a_comparison_of_this_checkout_with_itself_prints_every_form_of_request() -> None:
-    done = run("compare", "--before", str(ROOT), "--clients", "2", "--seconds", "0.2", "--rounds", "1")
+    flags = ("--clients", "2", "--seconds", "0.2", "--rounds", "1")
+    done = run("compare", "--before", str(ROOT), "--set", "http_processes=1", *flags)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()[2:]]
     assert [row[:3] for row in rows] == [[w, form, "2"] for w in ("W1", "W2") for form in ("query", "JSON", "proxied")]
@@ -129,12 +130,23 @@ def test_tables_replace_those_of_the_page(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_benchmark_of_a_gpu_can_be_tried_on_a_cpu() -> None:
-    parts = ("load", "promise", "dataset")
-    done = run("gpu", "--device", "cpu", "--seconds", "0.3", "--requests", "40", "--images", "100", "--only", *parts)
+    parts = ("promise", "dataset")
+    done = run("gpu", "--device", "cpu", "--requests", "40", "--images", "100", "--only", *parts)
     assert done.returncode == 0, done.stderr
-    assert "| Drawbridge |" in done.stdout
     assert "| with four HTTP processes | 10 | 0 |" in done.stdout
     assert "- 100 labelled digits of `ddpm`:" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_gpu_measures_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "WORKLOADS", {"W1": ("dcgan", 1, (1, 4)), "W2": ("ddpm", 2, (1,))})
+    monkeypatch.setattr(gpu, "PEERS_ON_A_GPU", ("naive",))
+    header, _, ours, naive, *rest = gpu.load(torch.device("cpu"), seconds=0.5)
+    assert header == "| requests/s | W1, 1 | W1, 4 | W2, 1 |"
+    for row, name in ((ours, "Drawbridge"), (naive, "naive")):
+        assert row.startswith(f"| {name} | ")
+        assert all(int(cell.replace(",", "")) > 0 for cell in row.strip("|").split("|")[1:])
+    assert [line.partition(":")[0] for line in rest if line][:2] == ["- Median of one client", "- W3"]
 
 
 def test_random_requests_stay_within_what_a_model_takes() -> None:
