@@ -438,10 +438,10 @@ async def test_models_are_loaded_on_demand(few: Settings) -> None:
 
 
 async def test_a_shutdown_finishes_accepted_requests(few: Settings) -> None:
-    few = few.model_copy(update={"drain_timeout": 1.0})
+    few = few.model_copy(update={"drain_timeout": 2.0})
     async with engine_side(few) as side, remote_app(few, side) as app, asgi_client(app) as client:
         await until(app.state.service.loader.started.is_set)
-        tasks = [asyncio.create_task(client.get(f"/generate?model=ddpm&steps={n}")) for n in (50, 1000)]
+        tasks = [asyncio.create_task(client.get(f"/generate?model=ddpm&steps={n}")) for n in (5, 1000)]
         for _ in range(20):
             side.engine.queue_images = 10_000
             await asyncio.sleep(0.001)
