@@ -441,11 +441,11 @@ async def test_a_shutdown_finishes_accepted_requests(few: Settings) -> None:
     few = few.model_copy(update={"drain_timeout": 2.0})
     async with engine_side(few) as side, remote_app(few, side) as app, asgi_client(app) as client:
         await until(app.state.service.loader.started.is_set)
-        tasks = [asyncio.create_task(client.get(f"/generate?model=ddpm&steps={n}")) for n in (5, 1000)]
+        tasks = [asyncio.create_task(client.get(f"/generate?model=ddpm&steps={n}")) for n in (20, 1000)]
         for _ in range(20):
             side.engine.queue_images = 10_000
             await asyncio.sleep(0.001)
-        many = asyncio.create_task(client.get("/generate?model=ddpm&steps=1000&n=64&format=npz"))
+        many = asyncio.create_task(client.get("/generate?model=ddpm&steps=1000&n=8&format=npz"))
         await until(lambda: len(app.state.service.engine.requests) == 3)
         draining = asyncio.create_task(app.drain())
         await asyncio.sleep(0)
