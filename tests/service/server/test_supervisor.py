@@ -291,8 +291,8 @@ def test_a_worker_can_die_at_any_moment_without_losing_a_request_or_connection(w
 @pytest.mark.slow
 def test_a_worker_that_drains_finishes_its_requests_and_gets_no_new_ones(weights: Path) -> None:
     with serving(weights, workers=WORKERS) as server, ThreadPoolExecutor(WORKERS) as pool:
-        query = {"model": "ddpm", "seed": 1, "n": 4, "steps": 1000}
-        accepted = [pool.submit(httpx.post, f"{server.url}/generate", params=query, timeout=120) for _ in range(WORKERS)]
+        query = {"model": "ddpm", "seed": 1, "n": 2, "steps": 1000}
+        accepted = [pool.submit(httpx.post, f"{server.url}/generate", params=query, timeout=90) for _ in range(WORKERS)]
         time.sleep(0.5)  # they have started and are far from finished
         os.kill(min(server.workers), signal.SIGTERM)
         time.sleep(0.2)
