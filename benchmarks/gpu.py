@@ -128,7 +128,7 @@ def load(device: torch.device, seconds: float) -> Iterator[str]:
         short, long = _w3(url, seconds)
     for peer in PEERS:
         if peer.name in PEERS_ON_A_GPU and (not peer.needs or importlib.util.find_spec(peer.needs)):
-            with _setting(WORKLOAD_DEVICE=device.type), peer.serve() as url:
+            with patch.dict(os.environ, WORKLOAD_DEVICE=device.type), peer.serve() as url:
                 yield _line(peer.name, _rates(url, peer.request, seconds))
     yield ""
     yield "- Median of one client: " + ", ".join(
@@ -242,13 +242,6 @@ def _service(device: torch.device, **settings: object) -> Iterator[str]:
     """A service with all models in memory. Yields its URL."""
     with run_service(device=device.type, **settings) as (url, _):
         yield url
-
-
-@contextmanager
-def _setting(**values: str) -> Iterator[None]:
-    """Environment variables for the servers that start within the block."""
-    with patch.dict(os.environ, values):
-        yield
 
 
 def _rates(url: str, request: RequestBuilder, seconds: float) -> Iterator[float]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Literal, Protocol
 
 from service.engine.catalog import Catalog, Model
-from service.engine.request import Request, Ticket, noop
+from service.engine.request import ModelUnloaded, Request, ShuttingDown, Ticket, noop
 
 State = Literal["loaded", "loading", "on demand"]
 """Of a model: in memory; to be loaded soon; loaded once a request needs it."""
@@ -46,6 +46,8 @@ class Loader(Protocol):
     """The models that are served, and their way into memory."""
 
     catalog: Catalog
+    closed: bool
+    """Whether it loads nothing any more."""
     started: asyncio.Event
     """Set when the models that are loaded at the start have all been loaded, or are broken."""
 
@@ -75,3 +77,17 @@ class Loader(Protocol):
 
     def touch(self, model: Model) -> None:
         """A request uses `model` now."""
+
+
+async def wait_until_loaded(loader: Loader, model: Model) -> Model:
+    """Wait until `model` is in memory.
+
+    Raises ModelUnloaded if these weights are no longer served, or cannot be loaded; ShuttingDown.
+    """
+    while (current := loader.catalog.versions.get(model.key)) is not None and current.runner is None:
+        if loader.closed:
+            raise ShuttingDown
+        await loader.request(model.name).wait()
+    if current is None:
+        raise ModelUnloaded
+    return current

@@ -17,8 +17,8 @@ import torch
 from models.store import WeightsError
 from service.engine.catalog import Catalog, Model, RemoteRunner
 from service.engine.engine import Engine
-from service.engine.interface import State
-from service.engine.request import ModelUnloaded, ShuttingDown, noop
+from service.engine.interface import State, wait_until_loaded
+from service.engine.request import noop
 
 log = logging.getLogger(__name__)
 
@@ -117,12 +117,7 @@ class ModelLoader:
 
         Raises ModelUnloaded if these weights are no longer served, or cannot be loaded; ShuttingDown.
         """
-        while (current := self.catalog.versions.get(model.key)) is not None and current.runner is None:
-            if self.closed:
-                raise ShuttingDown
-            await self.request(model.name).wait()
-        if current is None:
-            raise ModelUnloaded
+        current = await wait_until_loaded(self, model)
         self.users[model.key] += 1
         self.touch(model)
         return current

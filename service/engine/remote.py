@@ -26,7 +26,7 @@ from models.base import Family
 from service.engine.catalog import Catalog, Model, Outline, RemoteRunner
 from service.engine.engine import notify
 from service.engine.host import ModelFacts, Snapshot
-from service.engine.interface import State
+from service.engine.interface import State, wait_until_loaded
 from service.engine.request import (
     DeadlineExceeded,
     EngineError,
@@ -426,13 +426,7 @@ class RemoteLoader:
 
         Raises ModelUnloaded if these weights are no longer served, or cannot be loaded; ShuttingDown.
         """
-        while (current := self.catalog.versions.get(model.key)) is not None and current.runner is None:
-            if self.closed:
-                raise ShuttingDown
-            await self.request(model.name).wait()
-        if current is None:
-            raise ModelUnloaded
-        return current
+        return await wait_until_loaded(self, model)
 
     def release(self, model: Model) -> None:
         """Nothing: the engine counts its own requests."""
