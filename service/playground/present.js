@@ -2,7 +2,7 @@
 
 import { announce, make, withErrors } from "./page.js";
 import { shareDialog } from "./qr.js";
-import { oneOf, readSetting, setAddress, setSetting, viewParams } from "./settings.js";
+import { finishAddress, oneOf, readSetting, setAddress, setSetting, viewParams } from "./settings.js";
 
 const SETTING = "present";
 const ON = "1";
@@ -54,6 +54,7 @@ function onKey(event) {
 }
 
 function toggleShare() {
+  finishAddress();
   if (share.isOpen()) share.close();
   else withErrors(() => share.open({ isCorner: isPresenting() && ROOMY.matches }));
 }
@@ -62,6 +63,7 @@ function toggleShare() {
 function toggle() {
   const on = !isPresenting();
   setSetting(SETTING, on ? ON : "");
+  finishAddress();
   setAddress([...viewParams()]);
   show(on);
   announce(on ? "Presentation mode; Escape ends it" : "The controls are back");

@@ -13,6 +13,8 @@ const PAGE_SETTINGS = ["present"];
 /** Names of settings in addresses that were shared when the classes were digits. */
 const OLD_NAMES = { digit: "label" };
 
+const ADDRESS_DELAY = 500; // milliseconds: browsers limit how often a page may write its address
+
 const keyOf = (name, index) => `${name} ${index}`;
 
 /** Take the settings from the page address, and forget those from before. */
@@ -65,6 +67,22 @@ export function setAddress(params) {
   const kept = PAGE_SETTINGS.map((name) => [name, settings.get(name)?.[0]]);
   history.replaceState(null, "", `?${queryOf([...params, ...kept])}`);
   dispatchEvent(new Event("addresschange"));
+}
+
+let pendingWrite = null, timer = null;
+
+/** Call `write`, which writes the page address, soon; of several calls before then, the last counts. */
+export function scheduleAddress(write) {
+  pendingWrite = write;
+  timer ??= setTimeout(finishAddress, ADDRESS_DELAY);
+}
+
+/** Write a scheduled address now, so that a reader of the address sees what the page shows. */
+export function finishAddress() {
+  clearTimeout(timer);
+  timer = null;
+  pendingWrite?.();
+  pendingWrite = null;
 }
 
 /** The query of the page address without the settings of the page. */

@@ -2,7 +2,7 @@
 
 import { make, showNotice, showView } from "../page.js";
 import { addPresentation, readPresentation } from "../present.js";
-import { addressProblems } from "../settings.js";
+import { addressProblems, scheduleAddress } from "../settings.js";
 import { onColourChange } from "./colours.js";
 import { setupForm } from "./form.js";
 import { layerSwitches } from "./layers.js";
@@ -15,7 +15,6 @@ import { experimentSettings, experimentTitles, needsData, readAddress, writeAddr
 import { Transport } from "./transport.js";
 
 const MIN_POINTS = 3;
-const ADDRESS_DELAY = 500; // milliseconds: browsers limit how often a page may write its address
 
 addPresentation();
 const address = readAddress(presets[0].setup);
@@ -134,14 +133,11 @@ for (const { canvas } of panels) {
 
 // -- drawing ----------------------------------------------------------------------------------------------------------
 
-let isScheduled = false, addressTimer = null;
+let isScheduled = false;
 
 /** Draw before the next frame of the screen, and write the address soon. */
 function redraw() {
-  addressTimer ??= setTimeout(() => {
-    addressTimer = null;
-    writeAddress(setup, player.target ?? player.update);
-  }, ADDRESS_DELAY);
+  scheduleAddress(() => writeAddress(setup, player.target ?? player.update));
   if (isScheduled) return;
   isScheduled = true;
   requestAnimationFrame(draw);
