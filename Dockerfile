@@ -50,6 +50,16 @@ ENTRYPOINT ["drawbridge"]
 CMD ["--help"]
 
 FROM ${PYTHON} AS service
+ARG TORCH=cpu
+# On a GPU, Triton compiles fused kernels at the first start: it needs a C compiler, and keeps what it made in /triton.
+# hadolint ignore=DL3008
+RUN case "${TORCH}" in cu*) \
+        apt-get update \
+        && apt-get install --yes --no-install-recommends gcc libc6-dev \
+        && rm -rf /var/lib/apt/lists/* ;; \
+    esac \
+    && mkdir /triton \
+    && chown 10001:10001 /triton
 COPY --from=packages /venv /venv
 WORKDIR /app
 COPY --from=packages /app/sbom.cdx.json ./

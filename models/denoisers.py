@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import batch_invariant
+from models import batch_invariant, updates
 from models.base import Rows
 from models.nets import MLP, Foldable, group_norm, halvings, is_image
 
@@ -199,12 +199,11 @@ def guided_rows(net: UNet | PointDenoiser, x: Tensor, time: Tensor, rows: Rows) 
 def guided(
     net: UNet | PointDenoiser, x: Tensor, time: Tensor, label: Tensor, guidance: Tensor, joint_rows: int = 0
 ) -> Tensor:
-    """Classifier-free guidance: net(no label) + guidance (net(label) - net(no label)), for guidance [B].
+    """Classifier-free guidance of the net: net(no label) + guidance (net(label) - net(no label)), for guidance [B].
 
-    Equation 6 of Ho & Salimans 2022 with guidance = 1 + w. On a CPU the second pass runs only if the guidance of a row
-    is not 1, on a GPU always. Up to `joint_rows` rows, both passes are one over twice the rows: small batches cost more
-    per row. Where the net is not batch-invariant, a joint pass rounds differently, and the guidance of one row would
-    change another row's bits.
+    On a CPU the second pass runs only if the guidance of a row is not 1, on a GPU always. Up to `joint_rows` rows, both
+    passes are one over twice the rows: small batches cost more per row. Where the net is not batch-invariant, a joint
+    pass rounds differently, and the guidance of one row would change another row's bits.
     """
     if not any_set(guidance != 1):
         return net(x, time, label)
@@ -214,8 +213,7 @@ def guided(
         labelled, unlabelled = both.chunk(2)
     else:
         labelled, unlabelled = net(x, time, label), net(x, time, no_label)
-    scale = guidance.view(-1, *[1] * (x.dim() - 1))
-    return torch.where(scale == 1, labelled, unlabelled + scale * (labelled - unlabelled))
+    return updates.guide(labelled, unlabelled, guidance)
 
 
 def any_set(conditions: Tensor) -> bool:

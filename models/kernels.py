@@ -11,23 +11,32 @@ from functools import cache
 import torch
 from torch import Tensor
 
+Kernel = Callable[..., Tensor]
+
 log = logging.getLogger(__name__)
 
-normal: Callable[[Tensor, Tensor, Tensor, tuple[int, ...]], Tensor] | None = None
-"""`noise.normal`, with the same bits."""
-group_norm: Callable[..., Tensor] | None = None
-"""`nets.group_norm` for images without gradients, rounded otherwise; a row's bits do not depend on other rows."""
+installed: dict[Kernel, Kernel] = {}
+"""The kernels of `models/fused.py` that are used, by the functions that they replace."""
+
+
+def choose(otherwise: Kernel, x: Tensor) -> Kernel:
+    """The kernel that replaces the function `otherwise` for arguments like x, or `otherwise` itself.
+
+    Kernels have no gradients.
+    """
+    usable = x.is_cuda and not torch.is_grad_enabled()
+    return installed.get(otherwise, otherwise) if usable else otherwise
 
 
 @contextmanager
 def unused() -> Iterator[None]:
     """Within the block the operations of torch are used."""
-    global normal, group_norm
-    kept, (normal, group_norm) = (normal, group_norm), (None, None)
+    kept = dict(installed)
+    installed.clear()
     try:
         yield
     finally:
-        normal, group_norm = kept
+        installed.update(kept)
 
 
 @cache

@@ -72,9 +72,7 @@ LEVELS_HELP = "how often the nets halve an image; 0: until a side would be less 
 
 def group_norm(x: Tensor, norm: nn.GroupNorm, modulation: Tensor | None = None, *, silu: bool = True) -> Tensor:
     """Normalize x [B, C, H, W], scale and shift it by modulation [B, 2 C] (1 + scale, then shift), and apply SiLU."""
-    if x.is_cuda and kernels.group_norm is not None and not torch.is_grad_enabled():
-        return kernels.group_norm(x, norm, modulation, silu=silu)
-    return torch_group_norm(x, norm, modulation, silu=silu)
+    return kernels.choose(torch_group_norm, x)(x, norm, modulation, silu=silu)
 
 
 def torch_group_norm(x: Tensor, norm: nn.GroupNorm, modulation: Tensor | None = None, *, silu: bool = True) -> Tensor:

@@ -117,9 +117,7 @@ def normal(seed: Tensor, index: Tensor, step: Tensor, shape: tuple[int, ...]) ->
     The transform runs in float64 and rounds once, so a different last bit in a library's log or cosine rarely changes
     the float32 result.
     """
-    if seed.is_cuda and kernels.normal is not None:
-        return kernels.normal(seed, index, step, shape)
-    return torch_normal(seed, index, step, shape)
+    return kernels.choose(torch_normal, seed)(seed, index, step, shape)
 
 
 def torch_normal(seed: Tensor, index: Tensor, step: Tensor, shape: tuple[int, ...]) -> Tensor:

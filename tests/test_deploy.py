@@ -69,8 +69,19 @@ def test_compose_mounts_existing_files_and_publishes_ports_on_loopback_only(comp
         for volume in service.get("volumes", ()):
             if volume.endswith(":ro"):
                 assert (ROOT / volume.split(":")[0]).exists(), volume
-    assert set(compose["service"]["environment"]) <= SETTINGS
+    assert set(compose["service"]["environment"]) <= SETTINGS | {"TRITON_CACHE_DIR"}
     assert set(compose["replica"]["environment"]) <= SETTINGS | {"FORWARDED_ALLOW_IPS"}
+
+
+def test_compiled_kernels_are_kept_in_a_volume_that_the_service_may_write_to(compose: dict[str, Any]) -> None:
+    directory = compose["service"]["environment"]["TRITON_CACHE_DIR"]
+    volumes = dict(volume.split(":")[:2] for volume in compose["service"]["volumes"])
+    assert directory in volumes.values()
+    assert all(directory != mount.split(":")[0] for mount in compose["service"]["tmpfs"]), "nothing there is executed"
+    image = (ROOT / "Dockerfile").read_text()
+    assert f"mkdir {directory}" in image
+    (user,) = set(re.findall(r"USER (\S+)", image))
+    assert f"chown {user} {directory}" in image
 
 
 def test_prometheus_scrapes_services_of_the_compose_file(compose: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from models import noise, parallel
+from models import noise, parallel, updates
 from models.base import About, Family, Range, Recipe, Rows, Terms, coefficient_columns
 from models.denoisers import PATCH_HELP, any_set, denoiser, guided_rows
 from models.losses import mix_times, sample_log_snr
@@ -106,16 +106,13 @@ class DDPM(Family):
         return torch.cat((x, torch.zeros_like(x)), dim=1)
 
     def step(self, rows: Rows) -> Tensor:
-        time, input_x, input_previous, to_x, to_x_0, to_previous, noise_std, memory = coefficient_columns(
-            rows.coefficients, rows.state
-        )
+        time, input_x, input_previous = coefficient_columns(rows.coefficients[:, :3], rows.state)
         x, previous_x_0 = rows.state.chunk(2, dim=1)
-        x_t = input_x * x + input_previous * previous_x_0
-        x_0 = guided_rows(self.unet, x_t, time.flatten(), rows).clamp(-1, 1)
-        state = to_x * x + to_x_0 * x_0 + to_previous * previous_x_0
-        if rows.noisy and any_set(noise_std):
-            state = state + noise_std * noise.normal(rows.seed, rows.index, rows.step, self.data_shape)
-        return torch.cat((state, memory * x_0), dim=1)
+        x_0 = guided_rows(self.unet, input_x * x + input_previous * previous_x_0, time.flatten(), rows)
+        eps = None
+        if rows.noisy and any_set(rows.coefficients[:, self.noise_column]):
+            eps = noise.normal(rows.seed, rows.index, rows.step, self.data_shape)
+        return updates.diffuse(rows.state, x_0, rows.coefficients[:, 3:], eps)
 
     def decode(self, state: Tensor) -> Tensor:
         return state.chunk(2, dim=1)[0].clamp(-1, 1)

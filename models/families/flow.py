@@ -17,7 +17,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from models import noise, parallel
+from models import noise, parallel, updates
 from models.base import About, Family, Range, Recipe, Rows, Terms, coefficient_columns
 from models.denoisers import PATCH_HELP, denoiser, guided_rows
 from models.losses import column, mix_times, sample_log_snr, velocity_errors
@@ -76,12 +76,9 @@ class Flow(Family):
         return torch.cat((x, x), dim=1)
 
     def step(self, rows: Rows) -> Tensor:
-        time, state_step, from_state, memory_step = coefficient_columns(rows.coefficients, rows.state)
-        x, memory = rows.state.chunk(2, dim=1)
-        predicted = guided_rows(self.unet, x, time.flatten(), rows).clamp(-1, 1)
-        velocity = (predicted - x) / (1 - time)
-        base = torch.lerp(memory, x, from_state)
-        return torch.cat((base + state_step * velocity, base + memory_step * velocity), dim=1)
+        x, _ = rows.state.chunk(2, dim=1)
+        predicted = guided_rows(self.unet, x, rows.coefficients[:, 0], rows)
+        return updates.flow(rows.state, predicted, rows.coefficients)
 
     def decode(self, state: Tensor) -> Tensor:
         return state.chunk(2, dim=1)[0].clamp(-1, 1)

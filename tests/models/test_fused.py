@@ -8,21 +8,30 @@ import pytest
 import torch
 from torch import nn
 
-from models import kernels, nets, noise
+from models import families, kernels, nets, noise, updates
+from models.base import Rows
 
 CPU = torch.device("cpu")
 
 
 PROOFS = """
 import torch
-from models import fused, nets, noise
+from models import fused, nets, noise, updates
 
 cpu = torch.device("cpu")
-print(fused.prove_normal(cpu, 2), fused.prove_group_norm(cpu, 2))
-normal, group_norm = noise.torch_normal, nets.torch_group_norm
-noise.torch_normal = lambda *arguments: normal(*arguments) * (1 + 2e-7)
-nets.torch_group_norm = lambda *arguments: group_norm(*arguments) + 1e-3
-print(fused.prove_normal(cpu, 1), fused.prove_group_norm(cpu, 1))
+proofs = fused.prove_normal, fused.prove_group_norm, fused.prove_guide, fused.prove_diffuse, fused.prove_flow
+print(*(prove(cpu, 4) for prove in proofs))
+
+
+def wrong(function, change):
+    return lambda *arguments, **options: change(function(*arguments, **options))
+
+
+noise.torch_normal = wrong(noise.torch_normal, lambda x: x * (1 + 2e-7))
+nets.torch_group_norm = wrong(nets.torch_group_norm, lambda x: x + 1e-3)
+for name in ("torch_guide", "torch_diffuse", "torch_flow"):
+    setattr(updates, name, wrong(getattr(updates, name), lambda x: x + 1e-3))
+print(*(prove(cpu, 2) for prove in proofs))
 """
 
 
@@ -31,7 +40,7 @@ def test_kernels_that_do_what_torch_does_pass_their_proofs_and_others_fail() -> 
     result = subprocess.run(
         [sys.executable, "-c", PROOFS], env=environment, capture_output=True, text=True, check=False
     )
-    assert result.stdout.split() == ["True", "True", "False", "False"], result.stderr
+    assert result.stdout.split() == ["True"] * 5 + ["False"] * 5, result.stderr
 
 
 def test_fused_kernels_compile_for_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
@@ -46,9 +55,16 @@ def test_fused_kernels_compile_for_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_pa
     numbers = {**dict.fromkeys(("positions", "channels", "stride"), "i32"), "eps": "fp32"}
     options = {"AFFINE": True, "MODULATED": True, "SILU": True, "GROUP": 4, "POSITIONS": 256, "WIDTH": 4}
     row = dict.fromkeys(("seed", "index", "step"), "*i64")
+    guided = dict.fromkeys(("labelled", "unlabelled", "scale", "out"), "*fp32")
+    stepped = dict.fromkeys(("state", "x_0", "eps", "coefficients", "out"), "*fp32")
+    flowing = dict.fromkeys(("state", "predicted", "coefficients", "out"), "*fp32")
+    size, stride, block = {"size": "i32"}, {"stride": "i32"}, {"BLOCK": fused.BLOCK}
     for kernel, arguments, constants in (
-        (fused.normal_kernel, {**row, "out": "*fp32", "size": "i32"}, {"BLOCK": fused.NOISE_BLOCK}),
+        (fused.normal_kernel, {**row, "out": "*fp32", **size}, {"BLOCK": fused.NOISE_BLOCK}),
         (fused.group_norm_kernel, {**pointers, **numbers}, options),
+        (fused.guide_kernel, guided | size, block),
+        (fused.diffuse_kernel, stepped | size | stride, {"NOISY": True, **block}),
+        (fused.flow_kernel, flowing | size | stride, block),
     ):
         signature = {**arguments, **dict.fromkeys(constants, "constexpr")}
         compiled = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 90, 32))
@@ -58,27 +74,64 @@ def test_fused_kernels_compile_for_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_pa
 @pytest.fixture
 def replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels that give other results than torch, and tensors that are taken to be on a GPU."""
-    monkeypatch.setattr(kernels, "normal", lambda seed, *_: torch.full((len(seed), 3), 7.0))
-    monkeypatch.setattr(kernels, "group_norm", lambda x, *_, **__: torch.full_like(x, 8.0))
+    monkeypatch.setitem(kernels.installed, noise.torch_normal, lambda seed, *_: torch.full((len(seed), 3), 7.0))
+    monkeypatch.setitem(kernels.installed, nets.torch_group_norm, lambda x, *_, **__: torch.full_like(x, 8.0))
+    for function in (updates.torch_guide, updates.torch_diffuse, updates.torch_flow):
+        monkeypatch.setitem(kernels.installed, function, lambda x, *_: torch.full_like(x, 9.0))
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
 
 
 @pytest.mark.usefixtures("replaced")
-def test_kernels_replace_noise_and_norms_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_replace_operations_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     row, norm, x = torch.zeros(2, dtype=torch.int64), nn.GroupNorm(8, 8), torch.rand(2, 8, 4, 4)
+
+    def results() -> list[torch.Tensor]:
+        return [
+            noise.normal(row, row, row, (3,)),
+            nets.group_norm(x, norm),
+            updates.guide(x, 2 * x, torch.ones(2)),
+            updates.diffuse(x, x[:, :4], torch.rand(2, 5), None),
+            updates.flow(x, x[:, :4], torch.rand(2, 4)),
+        ]
+
     with torch.inference_mode():
-        assert noise.normal(row, row, row, (3,)).unique().tolist() == [7.0]
-        assert nets.group_norm(x, norm).unique().tolist() == [8.0]
+        assert [result.unique().tolist() for result in results()] == [[7.0], [8.0], [9.0], [9.0], [9.0]]
         with kernels.unused():
-            assert torch.equal(nets.group_norm(x, norm), nn.functional.silu(norm(x)))
+            assert all(result.unique().numel() > 1 for result in results())
+        assert len(kernels.installed) == 5
         monkeypatch.setattr(torch.Tensor, "is_cuda", False)
-        assert torch.equal(noise.normal(row, row, row, (3,)), noise.torch_normal(row, row, row, (3,)))
-        assert torch.equal(nets.group_norm(x, norm), nn.functional.silu(norm(x)))
+        assert all(result.unique().numel() > 1 for result in results())
 
 
 @pytest.mark.usefixtures("replaced")
 def test_training_does_not_use_kernels_without_gradients() -> None:
     assert nets.group_norm(torch.rand(2, 8, 4, 4), nn.GroupNorm(8, 8)).requires_grad
+
+
+@pytest.mark.parametrize("family", ["ddpm", "flow"])
+def test_a_step_with_guidance_ends_in_two_kernels(monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+    called = []
+
+    def replacing(function: kernels.Kernel) -> kernels.Kernel:
+        def call(*arguments: torch.Tensor) -> torch.Tensor:
+            called.append(function.__name__)
+            return function(*arguments)
+
+        return call
+
+    for function in (updates.torch_guide, updates.torch_diffuse, updates.torch_flow):
+        monkeypatch.setitem(kernels.installed, function, replacing(function))
+    kind = families.get(family)
+    model = kind(kind.Config(), (1, 8, 8), 3).eval()
+    row, label = torch.arange(2), torch.eye(3)[:2]
+    with torch.inference_mode():
+        schedule = model.schedule(4)[:2]
+        state = model.initial_state(row, row, label, schedule)
+        rows = Rows(state, label, schedule, torch.tensor([1.0, 2.0]), row, row, row + 1, noisy=False)
+        expected = model.step(rows)
+        monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+        assert torch.equal(model.step(rows), expected)
+    assert called == ["torch_guide", {"ddpm": "torch_diffuse", "flow": "torch_flow"}[family]]
 
 
 def test_a_kernel_that_fails_is_not_used(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -88,14 +141,16 @@ def test_a_kernel_that_fails_is_not_used(monkeypatch: pytest.MonkeyPatch, caplog
     def fails(_: torch.device) -> bool:
         raise RuntimeError("no such instruction")
 
-    for name in ("normal", "group_norm"):
-        monkeypatch.setattr(kernels, name, None)
+    monkeypatch.setattr(kernels, "installed", {})
     monkeypatch.setattr(fused, "prove_normal", fails)
-    monkeypatch.setattr(fused, "prove_group_norm", lambda _: True)
+    for name in ("group_norm", "guide", "diffuse"):
+        monkeypatch.setattr(fused, f"prove_{name}", lambda _: True)
+    monkeypatch.setattr(fused, "prove_flow", lambda _: False)
     fused.install(CPU)
-    assert (kernels.normal, kernels.group_norm) == (None, fused.group_norm)
+    assert set(kernels.installed.values()) == {fused.group_norm, fused.guide, fused.diffuse}
     assert [record.message for record in caplog.records] == [
-        "the fused kernel for normal is not used on cpu: RuntimeError('no such instruction')"
+        "the fused kernel for normal is not used on cpu: RuntimeError('no such instruction')",
+        "the fused kernel for flow is not used on cpu: it gives other numbers",
     ]
 
 
@@ -105,5 +160,5 @@ def test_a_gpu_runs_all_fused_kernels() -> None:
 
     gpu = torch.device("cuda")
     with torch.inference_mode():
-        assert fused.prove_normal(gpu)
-        assert fused.prove_group_norm(gpu)
+        proofs = fused.prove_normal, fused.prove_group_norm, fused.prove_guide, fused.prove_diffuse, fused.prove_flow
+        assert all(prove(gpu) for prove in proofs)
