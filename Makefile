@@ -37,7 +37,7 @@ lint: $(VENV)/installed  ## run linters and type checks
 chaos: $(VENV)/installed  ## run the fault-injection suite, under 30 minutes; writes its table into docs/reliability.md
 	$(BIN)/python -m chaos --write docs/reliability.md
 
-gpu: $(VENV)/installed  ## measure the service on a GPU, under 6 minutes; writes its tables into docs/gpu.md
+gpu: $(VENV)/installed  ## measure the service on a GPU; writes its tables into docs/gpu.md
 	$(BIN)/python -m benchmarks gpu --write docs/gpu.md
 
 trust:

@@ -2,7 +2,7 @@
 
     python -m benchmarks gpu [--write docs/gpu.md] [--seconds 3] [--requests 10000] [--only PART ...]
 
-Under six minutes on one GPU:
+Made for under six minutes on one GPU, which is unmeasured; `--only` runs some of the parts:
 
 - `step`: microseconds of a step of `dcgan` and `ddpm` through the runner, by rows; and the limit, the same step as one
   recording of exactly so many rows.
@@ -117,19 +117,20 @@ def load(device: torch.device, seconds: float) -> Iterator[str]:
     columns = [f"{name}, {clients}" for name, (*_, numbers) in WORKLOADS.items() for clients in numbers]
     yield "| requests/s | " + " | ".join(columns) + " |"
     yield "|---|" + "---|" * len(columns)
-    started_at = time.monotonic()
-    with _service(device) as url:
-        ready = time.monotonic() - started_at
-        yield _line("Drawbridge", _rates(url, json_request, seconds))
-        alone = [
-            _milliseconds(run_load_in_processes(url, json_request, [(model, steps)], seconds))
-            for model, steps, _ in WORKLOADS.values()
-        ]
-        short, long = _w3(url, seconds)
-    for peer in PEERS:
-        if peer.name in PEERS_ON_A_GPU and (not peer.needs or importlib.util.find_spec(peer.needs)):
-            with patch.dict(os.environ, WORKLOAD_DEVICE=device.type), peer.serve() as url:
-                yield _line(peer.name, _rates(url, peer.request, seconds))
+    with _load_generator() as pool:
+        started_at = time.monotonic()
+        with _service(device) as url:
+            ready = time.monotonic() - started_at
+            yield _line("Drawbridge", _rates(pool, url, json_request, seconds))
+            alone = [
+                _milliseconds(run_load_in_processes(pool, url, json_request, [(model, steps)], seconds))
+                for model, steps, _ in WORKLOADS.values()
+            ]
+            short, long = _w3(url, seconds)
+        for peer in PEERS:
+            if peer.name in PEERS_ON_A_GPU and (not peer.needs or importlib.util.find_spec(peer.needs)):
+                with patch.dict(os.environ, WORKLOAD_DEVICE=device.type), peer.serve() as url:
+                    yield _line(peer.name, _rates(pool, url, peer.request, seconds))
     yield ""
     yield "- Median of one client: " + ", ".join(
         f"{name} {value:.2f} ms" for name, value in zip(WORKLOADS, alone, strict=True)
@@ -211,6 +212,7 @@ def _step_seconds(runner: Runner, model: str, count: int) -> float:
     return statistics.median(times[len(times) // 5 :])
 
 
+@torch.inference_mode()
 def _limit_seconds(runner: Runner, model: str, count: int) -> float:
     """Median seconds of the model's own step, as one recording of `count` rows that stay where they are."""
     family, device = runner.family, runner.device
@@ -218,7 +220,8 @@ def _limit_seconds(runner: Runner, model: str, count: int) -> float:
     label = torch.zeros(count, family.classes, device=device)
     line = family.schedule(STEPS[model])[:1].to(device).expand(count, -1).contiguous()
     state = family.initial_state(index, index, label, line)
-    rows = Rows(state, label, line, torch.ones(count, device=device), index, index, index + 1, guided=False)
+    ones = torch.ones(count, device=device)
+    rows = Rows(state, label, line, ones, index, index, index + 1, guided=False, noisy=False)
     if device.type == "cuda":
         replay, _ = cuda_recorder(device)(lambda: (family.step(rows),))
     else:
@@ -244,10 +247,19 @@ def _service(device: torch.device, **settings: object) -> Iterator[str]:
         yield url
 
 
-def _rates(url: str, request: RequestBuilder, seconds: float) -> Iterator[float]:
+@contextmanager
+def _load_generator() -> Iterator[ProcessPoolExecutor]:
+    """The processes that send requests. One cannot send the 20,000 requests per second that a GPU answers."""
+    with ProcessPoolExecutor(LOAD_PROCESSES, multiprocessing.get_context("spawn")) as pool:
+        for started in [pool.submit(time.sleep, 0.1) for _ in range(LOAD_PROCESSES)]:
+            started.result()
+        yield pool
+
+
+def _rates(pool: ProcessPoolExecutor, url: str, request: RequestBuilder, seconds: float) -> Iterator[float]:
     for model, steps, numbers in WORKLOADS.values():
         for clients in numbers:
-            yield run_load_in_processes(url, request, [(model, steps)] * clients, seconds).rate
+            yield run_load_in_processes(pool, url, request, [(model, steps)] * clients, seconds).rate
 
 
 def _w3(url: str, seconds: float) -> list[float]:
@@ -263,18 +275,15 @@ def _milliseconds(result: LoadResult) -> float:
 
 
 def run_load_in_processes(
-    url: str, request: RequestBuilder, clients: list[tuple[str, int]], seconds: float
+    pool: ProcessPoolExecutor, url: str, request: RequestBuilder, clients: list[tuple[str, int]], seconds: float
 ) -> LoadResult:
-    """The responses to clients that request images of a model in a number of steps, from several processes.
+    """The responses to clients that request images of a model in a number of steps, from the processes of `pool`.
 
-    One process cannot send the 20,000 requests per second that a GPU answers. Raises SystemExit if a request fails.
+    Raises SystemExit if a request fails.
     """
     count = min(LOAD_PROCESSES, len(clients))
     parts = [clients[k::count] for k in range(count)]
-    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(abs, range(count)))  # the processes have started
-        results = list(pool.map(_run_part, *zip(*((url, request, part, seconds) for part in parts), strict=True)))
-    result = merge(results)
+    result = merge(list(pool.map(_run_part, *zip(*((url, request, part, seconds) for part in parts), strict=True))))
     if result.failed:
         raise SystemExit(f"{url}: {result.failed} requests failed")
     return result

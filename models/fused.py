@@ -192,10 +192,10 @@ def diffuse(state: Tensor, x_0: Tensor, coefficients: Tensor, eps: Tensor | None
     """`updates.diffuse` in one kernel."""
     state, x_0 = state.contiguous(), x_0.contiguous()
     out = torch.empty_like(state)
-    noisy, stride = eps is not None, coefficients.stride(0)
+    added, stride = x_0 if eps is None else eps.contiguous(), coefficients.stride(0)
     with _on(out.device):
         diffuse_kernel[_grid(x_0)](
-            state, x_0, eps if noisy else x_0, coefficients, out, _size(x_0), stride, NOISY=noisy, BLOCK=BLOCK
+            state, x_0, added, coefficients, out, _size(x_0), stride, NOISY=eps is not None, BLOCK=BLOCK
         )
     return out
 
@@ -258,7 +258,9 @@ def prove_normal(device: torch.device, count: int = 300) -> bool:
 def prove_group_norm(device: torch.device, count: int = 33) -> bool:
     """Whether `group_norm` agrees with torch for `count` rows, with and without modulation and parameters."""
     for channels, side, affine in ((32, 14, True), (64, 7, False)):
-        norm = torch.nn.GroupNorm(8, channels, affine=affine, device=device)
+        norm = torch.nn.GroupNorm(8, channels, affine=affine, device=device).requires_grad_(False)
+        for parameter in norm.parameters():
+            parameter.copy_(_values(channels, device=device))
         x, modulation = _values(count, channels, side, side, device=device), _values(count, 2 * channels, device=device)
 
         def fused_norm(x: Tensor, *modulation: Tensor, norm: torch.nn.GroupNorm = norm) -> Tensor:

@@ -143,23 +143,27 @@ def annotate(directory: Path, *, metrics: dict[str, Any] | None = None, caveat: 
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Read the manifest of `directory`. Raises WeightsError if it is missing or invalid."""
+    """Read the manifest of `directory`. Raises WeightsError if it is missing, unreadable or invalid."""
     try:
         fields = json.loads((directory / MANIFEST).read_text())
         manifest = Manifest(**fields)
         return dataclasses.replace(manifest, data_shape=tuple(manifest.data_shape), classes=tuple(manifest.classes))
     except FileNotFoundError:
         raise WeightsError(f"{directory} has no {MANIFEST}: not a weights directory, or an incomplete copy") from None
+    except OSError as error:
+        raise WeightsError(f"{directory / MANIFEST} cannot be read: {error.strerror}") from None
     except (ValueError, TypeError) as error:
         raise WeightsError(f"{directory / MANIFEST} is not a valid manifest ({error}); export it again") from None
 
 
 def read_tensors(directory: Path, manifest: Manifest) -> bytes:
-    """Read the tensors' file of `directory`. Raises WeightsError if it is missing or its digest differs."""
+    """Read the tensors' file of `directory`. Raises WeightsError if that fails, or if its digest differs."""
     try:
         data = (directory / TENSORS).read_bytes()
     except FileNotFoundError:
         raise WeightsError(f"{directory} has no {TENSORS}; export it again") from None
+    except OSError as error:
+        raise WeightsError(f"{directory / TENSORS} cannot be read: {error.strerror}") from None
     digest = hashlib.sha256(data).hexdigest()
     if digest != manifest.digest:
         raise WeightsError(

@@ -141,7 +141,7 @@ class Trainer:
     def next_inputs(self) -> tuple[list[tuple[Tensor, int]], list[float], float]:
         """Draw the batches of the next iteration, and count the images of all processes.
 
-        Returns this process's indices [B] of each batch with the images seen after it, the learning rate of each turn,
+        Returns this process's indices [B] of each batch with the images seen after it, the learning rate of each step,
         and the weight of the new values in the average.
         """
         before, batches, rates = self.images, [], []
@@ -176,7 +176,7 @@ class Trainer:
     def iterate(
         self, batches: Iterable[tuple[Tensor, Tensor]], rates: Sequence[float | Tensor], weight: float | Tensor
     ) -> dict[str, Tensor]:
-        """One iteration on images and labels of `batches`, at the learning rate of each turn.
+        """One iteration on images and labels of `batches`, at the learning rate of each step.
 
         `weight` is that of the new values in the average. Depends on no value of a tensor, so it can be recorded if
         `rates` and `weight` are tensors. Returns the named loss terms.

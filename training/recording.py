@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from models.cuda_graph import record_graph
 from training import checkpoint
 from training.transfer import upload
 
@@ -18,18 +19,18 @@ Record = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
 """Records a function, which it may call before. Returns a function that replays it and returns the same tensor each
 time. Raises RuntimeError if the function cannot be recorded."""
 WARM_UP = 3
-"""Calls before a recording: libraries select kernels and allocate in their first calls, which cannot be recorded."""
+"""Calls before a recording."""
 
 
 class Inputs:
     """What an iteration gets from the host, on the device at fixed addresses."""
 
-    def __init__(self, batches: int, batch: int, turns: int, device: torch.device) -> None:
+    def __init__(self, batches: int, batch: int, steps: int, device: torch.device) -> None:
         self.index = torch.zeros(batches, batch, dtype=torch.int64, device=device)
         """The images of each batch."""
-        self._numbers = torch.zeros(turns + 1, device=device)
+        self._numbers = torch.zeros(steps + 1, device=device)
         *self.rates, self.weight = self._numbers.unbind()
-        """The learning rate of each turn, and the weight of the new values in the average, [] each."""
+        """The learning rate of each optimizer step, and the weight of the new values in the average, [] each."""
 
     def fill(self, index: Sequence[Tensor], rates: Sequence[float], weight: float) -> None:
         """Give all inputs the values of the next iteration."""
@@ -63,23 +64,7 @@ def recorder(device: torch.device) -> Record | None:
         return None
 
     def record(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        with torch.cuda.device(device):
-            current, side = torch.cuda.current_stream(), torch.cuda.Stream()
-            side.wait_stream(current)
-            with torch.cuda.stream(side):
-                for _ in range(WARM_UP):
-                    function()
-            current.wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            try:
-                # Another thread may be writing a checkpoint. The outer context restores the stream after a failure.
-                with torch.cuda.stream(current), torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                    outputs = function()
-            except RuntimeError as error:
-                # The generator would go on waiting for the end of the recording; a copy of it does not.
-                generator = torch.cuda.default_generators[torch.cuda.current_device()]
-                generator.graphsafe_set_state(generator.clone_state())
-                raise RuntimeError(str(error.__context__ or error)) from error
+        graph, outputs = record_graph(function, device, warm_up=WARM_UP)
 
         def replay() -> Tensor:
             graph.replay()

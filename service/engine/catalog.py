@@ -305,17 +305,25 @@ def load(
 def _warm_runner(family: Family, device: torch.device, max_batch_size: int, runner_type: type[Runner]) -> Runner:
     """A runner of `runner_type` that is ready; instead of Runner a SlotRunner on a CUDA GPU, if that works there."""
     if runner_type is Runner and device.type == "cuda":
-        try:
-            slot_runner = SlotRunner(family, device, max_batch_size)
-            slot_runner.warm_up()
-        except Exception as error:
-            log.warning("%s runs without slots, in smaller batches: %r", family.name, error)
-            max_batch_size = min(max_batch_size, TILE_ROWS)
-        else:
+        slot_runner = _slot_runner(family, device, max_batch_size)
+        if slot_runner is not None:
             return slot_runner
+        torch.cuda.empty_cache()
+        max_batch_size = min(max_batch_size, TILE_ROWS)
     with kernels.unused():
         runner = runner_type(family, device, max_batch_size)
         runner.warm_up()
+    return runner
+
+
+def _slot_runner(family: Family, device: torch.device, max_batch_size: int) -> SlotRunner | None:
+    """A SlotRunner that is ready; None if it does not work on `device`."""
+    try:
+        runner = SlotRunner(family, device, max_batch_size)
+        runner.warm_up()
+    except Exception as error:
+        log.warning("%s runs without slots, in smaller batches: %r", family.name, error)
+        return None
     return runner
 
 

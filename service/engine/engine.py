@@ -27,6 +27,7 @@ from service.engine.request import (
 from service.engine.runner import Row, Runner
 from service.engine.scheduler import Flow, Scheduler
 from service.engine.slot_runner import Launch, SlotRunner
+from service.engine.watchdog import exit_if_device_is_lost
 
 log = logging.getLogger(__name__)
 
@@ -135,17 +136,20 @@ class Engine:
 
     # -- called from any thread ----------------------------------------------------------------------------------------
 
-    def submit(self, request: Request, on_update: Callable[[], None] = noop, owner: str = "") -> Ticket:
+    def submit(
+        self, request: Request, on_update: Callable[[], None] = noop, owner: str = "", *, again: bool = False
+    ) -> Ticket:
         """Accept `request` of `owner` and return its ticket.
 
-        Raises QueueFull, DeadlineUnattainable, ModelUnloaded or ShuttingDown.
+        Raises QueueFull, DeadlineUnattainable, ModelUnloaded or ShuttingDown; if it is sent `again`, because an
+        engine that died had accepted it, only the last two.
         """
         model, count = request.model, len(request.samples)
         steps = count * request.steps_per_row
         runner = self.runners.get(model)
         if runner is None:
             raise ModelUnloaded
-        if request.timeout is not None:
+        if request.timeout is not None and not again:
             seconds = self.rates.get(model, self.rate).seconds_for(steps)
             if seconds > request.timeout:
                 raise DeadlineUnattainable(seconds, request.timeout)
@@ -154,7 +158,7 @@ class Engine:
                 raise ShuttingDown
             if model in self.unloading or model not in self.runners:
                 raise ModelUnloaded
-            if self.outstanding + count > self.queue_images:
+            if not again and self.outstanding + count > self.queue_images:
                 raise QueueFull(max(1, math.ceil(self.seconds_behind())))
             images_ahead = self.outstanding
             self.outstanding += count
@@ -216,6 +220,7 @@ class Engine:
 
     def recover(self, error: Exception) -> None:
         """End all requests after a step that raised `error`, and start again with an empty queue."""
+        self._exit_if_device_is_lost(error)
         log.error("an engine step failed; all its requests end", exc_info=error)
         self.step_started_at = None
         self.observer.on_recovery()
@@ -348,8 +353,13 @@ class Engine:
 
     def _fail(self, ticket: Ticket, i: int, error: Exception) -> None:
         """End the request of a row that failed."""
+        self._exit_if_device_is_lost(error)
         log.error("row %d of a request to %s failed: %r", i, ticket.request.model, error)
         self._end(ticket, "failed", EngineError(f"image {i} could not be generated: {error}"))
+
+    def _exit_if_device_is_lost(self, error: Exception) -> None:
+        for runner in [*self.runners.values()][:1]:  # all models are on one device
+            exit_if_device_is_lost(error, runner.device)
 
     def _update_previews(self, runner: Runner, batch: list[tuple[Ticket, int]]) -> None:
         """Update the previews of unfinished images. A failure is logged; the request continues without a preview."""

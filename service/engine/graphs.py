@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.cuda_graph import record_graph
+
 Tensors = tuple[Tensor, ...]
 Record = Callable[[Callable[[], Tensors]], tuple[Callable[[], Any], Tensors]]
 """Records a function. Returns a callable that replays it, and the tensors that each replay writes its results to."""
@@ -56,16 +58,7 @@ def cuda_recorder(device: torch.device) -> Record:
     pool = torch.cuda.graph_pool_handle()
 
     def record(function: Callable[[], Tensors]) -> tuple[Callable[[], Any], Tensors]:
-        with torch.cuda.device(device):
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                function()  # libraries select kernels and allocate in their first call, which cannot be recorded
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            # Other threads may use the GPU for other models at the same time.
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-                outputs = function()
+        graph, outputs = record_graph(function, device, pool=pool)
         return graph.replay, outputs
 
     return record

@@ -27,7 +27,7 @@ from service.engine.wire import BUILD, FrameReader, Plain, pack_error, unpack_re
 log = logging.getLogger(__name__)
 
 STATUS_INTERVAL = 0.25
-"""Seconds after which an HTTP process learns of the engine's load if no images have told it."""
+"""Seconds after which an HTTP process gets the engine's load if no images came with it."""
 
 
 class ModelFacts(NamedTuple):
@@ -68,10 +68,11 @@ class Hosted:
     """Why it is not accepted."""
     unsent: list[int] = field(default_factory=list)
     """Positions of the images that the HTTP process does not have."""
+    again: bool = False
+    """Whether an engine that died had accepted it."""
     confirm: bool = False
-    """Whether the HTTP process waits for news of its acceptance."""
-    told: bool = False
-    """Whether the HTTP process knows that the engine has accepted it."""
+    """Whether the HTTP process waits until it is accepted."""
+    acceptance_sent: bool = False
 
 
 class Client(FrameReader):
@@ -82,7 +83,7 @@ class Client(FrameReader):
         self.host, self.matches = host, False
         self.requests: dict[int, Hosted] = {}
         self.updated: dict[Hosted, None] = {}
-        """Requests with news for the HTTP process."""
+        """Requests with updates for the HTTP process."""
         self.models: dict[str, Model] = {}
         """The models that it knows, by key."""
         self.status: Plain = None
@@ -107,10 +108,11 @@ class Client(FrameReader):
         for kind, *values in head:
             getattr(self, f"on_{kind}")(*values)
 
-    def on_submit(self, number: int, owner: str, suspect: bool, packed: Plain) -> None:
+    def on_submit(self, number: int, owner: str, again: bool, suspect: bool, packed: Plain) -> None:
         """Accept a request; a suspect only when the ones before it have ended."""
         request = unpack_request(packed)
-        hosted = self.requests[number] = Hosted(self, number, request, owner, unsent=[*range(len(request.samples))])
+        unsent = [*range(len(request.samples))]
+        hosted = self.requests[number] = Hosted(self, number, request, owner, unsent=unsent, again=again)
         if suspect:
             self.host.suspects.append(hosted)
             self.host.run_next_suspect()
@@ -166,6 +168,9 @@ class Client(FrameReader):
         packed = [_pack_update(hosted, arrays) for hosted in updated]
         self.status = self.host.status()
         self.send(("updates", self.status, packed), arrays)
+        for hosted in updated:
+            if hosted.number not in self.requests:
+                self.host.forget(hosted)
 
     def send_catalog(self) -> None:
         """Send the catalog, with models only if they have changed. They are objects of this service, so pickled."""
@@ -209,7 +214,7 @@ class EngineHost:
         return self.engine.outstanding, self.engine.remaining_steps, self.engine.seconds_behind()
 
     async def send_statuses(self) -> None:
-        """Send the engine's load now and then, for ever."""
+        """Send the engine's load every STATUS_INTERVAL."""
         while True:
             await asyncio.sleep(STATUS_INTERVAL)
             for client in self.clients:
@@ -229,11 +234,18 @@ class EngineHost:
         """Nothing waits for a request any more."""
         if hosted.ticket is not None:
             hosted.ticket.on_update = noop
-            self.numbers.pop(hosted.ticket, None)
             self.engine.cancel(hosted.ticket)
         elif hosted in self.suspects:
             self.suspects.remove(hosted)
-        self._end_suspect(hosted)
+        self.forget(hosted)
+
+    def forget(self, hosted: Hosted) -> None:
+        """A request has ended, and its HTTP process knows it."""
+        if hosted.ticket is not None:
+            self.numbers.pop(hosted.ticket, None)
+        if self.suspect is hosted:
+            self.suspect = None
+            self.run_next_suspect()
 
     def run_next_suspect(self) -> None:
         """Let the next suspect run if none does."""
@@ -250,7 +262,10 @@ class EngineHost:
     async def _reload(self) -> None:
         while self.reload_clients:
             clients, self.reload_clients = self.reload_clients, []
-            await self.loader.reload()
+            try:
+                await self.loader.reload()
+            except Exception:
+                log.exception("the weights cannot be reloaded")
             for client in clients:
                 client.send_catalog()
                 client.send(("reloaded", None))
@@ -280,7 +295,8 @@ class EngineHost:
         self.loader.touch(model)
         self.running.set_submitted(hosted.number)
         try:
-            hosted.ticket = self.engine.submit(hosted.request, partial(self._on_update, hosted), hosted.owner)
+            on_update = partial(self._on_update, hosted)
+            hosted.ticket = self.engine.submit(hosted.request, on_update, hosted.owner, again=hosted.again)
         except EngineError as error:
             self._refuse(hosted, error)
         except Exception as error:
@@ -296,18 +312,11 @@ class EngineHost:
         hosted.refusal = error
         if hosted.number in hosted.client.requests:
             hosted.client.mark_updated(hosted)
-        self._end_suspect(hosted)
+        else:
+            self.forget(hosted)
 
     def _on_update(self, hosted: Hosted) -> None:
         hosted.client.mark_updated(hosted)
-        if hosted.ticket is not None and hosted.ticket.outcome:
-            self.numbers.pop(hosted.ticket, None)
-            self._end_suspect(hosted)
-
-    def _end_suspect(self, hosted: Hosted) -> None:
-        if self.suspect is hosted:
-            self.suspect = None
-            self.run_next_suspect()
 
     def _on_schedule(self, rows: list[tuple[Ticket, int]]) -> None:
         """On the engine's thread: note which requests are in the next step."""
@@ -345,8 +354,8 @@ def _pack_update(hosted: Hosted, arrays: list[NDArray[Any]]) -> Plain:
         return hosted.number, None, None, "refused", pack_error(hosted.refusal), [], [], 0
     outcome = ticket.outcome  # first: an engine on another thread may go on meanwhile
     accepted, first = None, len(arrays)
-    if not hosted.told:
-        hosted.told = True
+    if not hosted.acceptance_sent:
+        hosted.acceptance_sent = True
         accepted = (ticket.accepted_at, ticket.images_ahead, ticket.labels.tobytes())
     finished = [i for i in hosted.unsent if ticket.images[i] is not None]
     if finished:

@@ -69,7 +69,7 @@ class Sent:
     positions: list[int]
     """The same when it was last sent: the engine counts from 0."""
     confirm: bool = False
-    """Whether news of its acceptance is awaited."""
+    """Whether its sender waits until it is accepted."""
     waited: bool = False
     """Whether a part of its timeout has passed without an engine, or with one that died."""
     deaths: int = 0
@@ -93,7 +93,7 @@ class Link(FrameReader):
         """None until the engine has sent its first."""
         self.outstanding = self.remaining_steps = 0
         self.seconds = 0.0
-        """The engine's load, as it last said."""
+        """The engine's load when it last sent it."""
         self.reloads: list[asyncio.Future[None]] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -129,7 +129,7 @@ class Link(FrameReader):
             request = request._replace(timeout=max(0.0, ticket.deadline - self.engine.clock()))
         self.requests[sent.number] = sent
         self.remaining_steps += ticket.remaining_steps
-        self.post("submit", sent.number, ticket.owner, sent.crashes > 0, pack_request(request))
+        self.post("submit", sent.number, ticket.owner, sent.deaths > 0, sent.crashes > 0, pack_request(request))
         if sent.confirm:
             self.post("confirm", sent.number)
 

@@ -106,6 +106,8 @@ class SlotRunner(Runner):
         """Calls `Slots.step` or `Slots.decode`."""
         self.sizes = self.proven_sizes = batch_sizes(min(tile_rows, max_batch_size), fine=False)[-TILE_SIZES:]
         """The sizes that tiles are padded to."""
+        self.most_rows = max_batch_size
+        """The rows for which the device has memory."""
         self.free = list(range(capacity))
         self.holders: WeakSet[Row] = WeakSet()
         """Rows that have a slot."""
@@ -143,14 +145,17 @@ class SlotRunner(Runner):
     def launch(self, rows: list[Row]) -> Launch:
         """Let the device advance every row by one step.
 
-        Raises BatchTooLarge if the device has no memory for it. After an exception no row has advanced.
+        Raises BatchTooLarge if the device has no memory for it, now or for that many rows before. A failure with a
+        single row says nothing about other rows. After an exception no row has advanced.
         """
-        try:
-            return self._launch(rows)
-        except torch.OutOfMemoryError:
-            pass  # leaving the handler releases the tensors that the error holds
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if len(rows) <= self.most_rows:
+            try:
+                return self._launch(rows)
+            except torch.OutOfMemoryError:
+                pass  # leaving the handler releases the tensors that the error holds
+            self.most_rows = self.max_batch_size if len(rows) == 1 else len(rows) // 2
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
         raise BatchTooLarge(f"not enough memory for a batch of {len(rows)}")
 
     @torch.inference_mode()

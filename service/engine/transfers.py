@@ -21,7 +21,9 @@ class CopyStream:
     """Copies results from a GPU on a stream of its own, beside the work that was launched after them."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.stream = device, torch.cuda.Stream(device)
+        # Streams come from pools by turns. Those of high priority never are the stream of a recording, which a copy for
+        # another model would become part of.
+        self.device, self.stream = device, torch.cuda.Stream(device, priority=-1)
 
     def __call__(self, tensors: Sequence[Tensor]) -> Wait:
         """Start to copy `tensors`, which nothing may write to afterwards, once all work before has computed them.

@@ -263,9 +263,12 @@ def test_a_lack_of_memory_is_reported_and_rows_go_on(ddpm: SlotRunner, monkeypat
         run_tile(tile)
 
     monkeypatch.setattr(ddpm, "_run_tile", limited)
-    with pytest.raises(BatchTooLarge, match="batch of 20"):
-        ddpm.launch(rows)
-    assert finish(ddpm, rows) == expected
+    monkeypatch.setattr(ddpm, "most_rows", ddpm.most_rows)
+    for _ in range(2):  # the second time at once
+        with pytest.raises(BatchTooLarge, match="batch of 20"):
+            ddpm.launch(rows)
+    assert len(calls) == 2
+    assert finish(ddpm, rows[:10]) + finish(ddpm, rows[10:]) == expected
 
 
 def test_a_slot_is_free_again_after_its_row_has_ended_or_was_dropped(ddpm: SlotRunner) -> None:

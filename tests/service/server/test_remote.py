@@ -245,8 +245,8 @@ async def test_owners_and_priorities_reach_the_engine(side: EngineSide, remote: 
     seen: list[Any] = []
     submit = side.engine.submit
 
-    def recorded(request: Request, on_update: Any, owner: str) -> Any:
-        seen.append((owner, request))
+    def recorded(request: Request, on_update: Any, owner: str, *, again: bool) -> Any:
+        seen.append((owner, request, again))
         return submit(request, on_update, owner)
 
     side.engine.submit = recorded  # type: ignore[method-assign, assignment]
@@ -256,7 +256,7 @@ async def test_owners_and_priorities_reach_the_engine(side: EngineSide, remote: 
         await until(lambda: ticket.outcome)
     finally:
         del side.engine.submit
-    assert seen == [("physics", request)]
+    assert seen == [("physics", request, False)]
     assert ticket.outcome == "delivered"
 
 
@@ -400,6 +400,28 @@ async def test_two_engines_share_the_work(few: Settings) -> None:
         assert [response.content for response in again] == [response.content for response in responses]
 
 
+async def test_a_full_engine_takes_the_requests_of_one_that_died(few: Settings) -> None:
+    settings = few.model_copy(update={"queue_images": 8, "max_images": 8, "max_batch_size": 4})
+    async with (
+        engine_side(settings) as first,
+        engine_side(settings) as second,
+        remote_app(settings.model_copy(update={"queue_images": 16}), first, second) as app,
+    ):
+        service = app.state.service
+        await until(service.loader.started.is_set)
+        key = service.catalog.models["ddpm"].key
+        samples = [tuple(Sample(StartState(i, j, 1)) for j in range(2)) for i in range(8)]
+        tickets = [service.engine.submit(Request(key, each, 60, "ddim", timeout=60)) for each in samples]
+        for ticket in tickets:
+            service.engine.confirm(ticket)
+        await until(lambda: all(ticket.accepted_at for ticket in tickets))
+        assert [side.engine.outstanding for side in (first, second)] == [8, 8]
+        await first.die()
+        await until(lambda: all(ticket.outcome for ticket in tickets))
+        assert {ticket.outcome for ticket in tickets} == {"delivered"}
+        assert second.host.numbers == {}
+
+
 # -- reloads and the end -----------------------------------------------------------------------------------------------
 
 
@@ -423,6 +445,25 @@ async def test_after_a_reload_both_versions_can_be_requested(few: Settings) -> N
         ready = (await client.get("/readyz")).json()
         assert ready["models"]["ddpm"] == "ok"
         assert "model.safetensors has SHA-256" in ready["broken"]["ddpm"]
+
+
+async def test_a_reload_that_fails_is_answered(few: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    async with engine_side(few) as side, remote_app(few, side) as app, asgi_client(app) as client:
+        manifest = few.weights / "ddpm" / "manifest.json"
+        manifest.unlink()
+        manifest.mkdir()  # what is no file cannot be read
+        async with asyncio.timeout(30):
+            await app.reload()
+        assert "manifest.json cannot be read: Is a directory" in (await client.get("/readyz")).json()["broken"]["ddpm"]
+
+        async def fails() -> None:
+            raise RuntimeError("a bug")
+
+        side.loader.reload = fails  # type: ignore[method-assign]
+        async with asyncio.timeout(30):
+            await app.reload()
+        assert "the weights cannot be reloaded" in caplog.text
+        assert (await client.get("/generate?model=gan")).status_code == 200
 
 
 async def test_models_are_loaded_on_demand(few: Settings) -> None:
