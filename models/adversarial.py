@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +9,7 @@ from torch.nn import functional as F
 
 from models import noise, parallel
 from models.base import Family, Rows
-from models.clusters import Clusters
-from models.nets import LEVELS_HELP, decoder, discriminator, encoder
+from models.nets import LEVELS_HELP, decoder, encoder
 
 
 @dataclass(frozen=True)
@@ -30,9 +28,8 @@ class GeneratorConfig:
 class GroupsConfig(GeneratorConfig):
     """Settings of an unconditional generator that chooses among groups."""
 
-    groups: int = field(default=16, metadata={"help": "groups of samples; as many leading dimensions of z choose one"})
+    groups: int = field(default=16, metadata={"help": "leading dimensions of z; the largest of them chooses the group"})
     sharpness: float = field(default=50.0, metadata={"help": "inverse temperature of the softmax over the groups"})
-    clusters: bool = field(default=False, metadata={"help": "groups are clusters of the training images, not learned"})
 
 
 @dataclass(frozen=True)
@@ -78,68 +75,21 @@ class ConvolutionalGAN(Family):
 
 
 class GroupedGAN(ConvolutionalGAN):
-    """A GAN whose unconditional G chooses among groups.
+    """A GAN whose unconditional G chooses among learned groups.
 
     A continuous map sends N(0, I) to one connected piece, so some samples lie between any two digits (Khayatkhoei et
     al. 2018, arXiv 1806.00880). Here the leading dimensions of z pass through a softmax so steep that one of them gets
     nearly all the weight; training decides what that group stands for. Two groups remain connected, so interpolation
     works, but few samples lie between them.
-
-    With `clusters`, the groups are clusters of the training images, and the opponent sees the group beside the image
-    (Liu et al. 2020, arXiv 2006.10728). Samples choose a group as often as it occurs in the data.
     """
 
     config: GroupsConfig
-    shares: Tensor
-
-    def __init__(self, config: GroupsConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:
-        super().__init__(config, data_shape, classes)
-        if config.clusters:
-            self.register_buffer("shares", torch.zeros(config.groups))
-        self.clusters = Clusters(config.groups, self.data_shape) if config.clusters else nn.Identity()
-
-    def opponent(self, width: int) -> nn.Module:
-        """The discriminator or critic: a net of the image, and with `clusters` also of its group."""
-        if self.config.clusters:
-            return ProjectionDiscriminator(self.data_shape, width, self.config.groups, self.config.levels)
-        return discriminator(self.data_shape, 1, width, self.config.levels)
-
-    def judge(self, opponent: nn.Module, x: Tensor, group: Tensor | None) -> Tensor:
-        """The opponent's logits [B] of x [B, *data_shape] in `group`, whose first B rows belong to x."""
-        logits: Tensor = opponent(x)[:, 0] if group is None else opponent(x, group[: len(x)])
-        return logits
-
-    def prepare(self, x: Tensor, label: Tensor) -> None:
-        if isinstance(self.clusters, Clusters):
-            self.shares.copy_(self.clusters.fit(x))
-
-    def group(self, x: Tensor) -> Tensor | None:
-        """The clusters of x, one-hot [B, groups]; None if groups are learned."""
-        return self._one_group(self.clusters.assign(x)) if isinstance(self.clusters, Clusters) else None
-
-    def generate_batch(self, label: Tensor, group: Tensor | None = None) -> Tensor:
-        """As for ConvolutionalGAN; in `group` [B, groups], or by default in groups that z chooses."""
-        z = parallel.randn(len(label), self.config.latent, device=label.device)
-        return self.generate(z if group is None else torch.cat((group, z[:, self.config.groups :]), dim=1), label)
 
     def generate(self, z: Tensor, label: Tensor) -> Tensor:
         groups = self.config.groups
         choice = F.softmax(self.config.sharpness * z[:, :groups], dim=1)
         scaled = math.sqrt(groups) * choice  # has the norm that the replaced dimensions had
         return super().generate(torch.cat((scaled, z[:, groups:]), dim=1), label)
-
-    def initial_state(self, seed: Tensor, index: Tensor, label: Tensor, coefficients: Tensor) -> Tensor:
-        if not self.config.clusters:
-            return super().initial_state(seed, index, label, coefficients)
-        z = noise.initial(seed, index, (self.config.latent + 1,))
-        chance = torch.special.ndtr(z[:, -1].double())
-        group = torch.searchsorted(self.shares.double().cumsum(0), chance).clamp(max=self.config.groups - 1)
-        rest = self.config.truncation * z[:, self.config.groups : -1]
-        return torch.cat((self._one_group(group), rest), dim=1)
-
-    def _one_group(self, group: Tensor) -> Tensor:
-        """Group [B] int64 -> one-hot [B, groups] float32."""
-        return (group[:, None] == torch.arange(self.config.groups, device=group.device)).to(torch.float32)
 
 
 class RelativisticGAN(ConvolutionalGAN):
@@ -152,7 +102,7 @@ class RelativisticGAN(ConvolutionalGAN):
     """
 
     players = ("discriminator", "generator")
-    training_only: ClassVar[tuple[str, ...]] = ("discriminator",)
+    training_only = ("discriminator",)
     config: RelativisticConfig
 
     def lr_multiplier(self, player: str) -> float:

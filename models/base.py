@@ -230,12 +230,6 @@ class Family(nn.Module):
         """
         raise NotImplementedError
 
-    def prepare(self, x: Tensor, label: Tensor) -> None:
-        """Set buffers that the losses need, from all training data; a new run calls it once, before it trains.
-
-        x [N, *data_shape] in [-1, 1] and label [N] int64 (-1: unknown). Most families need none.
-        """
-
     def fit(self, x: Tensor, label: Tensor) -> None:
         """Estimate what gradients do not, from all training data and the current parameters.
 

@@ -118,11 +118,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.line(line)
 
 
-def small(name: str, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10, **settings: Any) -> Family:
-    """A small untrained instance of a family, with `settings` of its Config."""
+def small(name: str, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> Family:
+    """A small untrained instance of a family."""
     torch.manual_seed(0)
     kind = families.get(name)
-    config = SMALL.get(name, {}) | settings
+    config = dict(SMALL.get(name, {}))
     if "code" in config:
         config["code"] = min(config["code"], math.prod(data_shape))
     family = kind(kind.Config(**config), data_shape, classes)

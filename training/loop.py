@@ -89,16 +89,12 @@ class Trainer:
     ) -> "Trainer":
         """The trainer of a new run with this configuration; its seed and `starts` decide the initial weights.
 
-        Raises ConfigError if the weights of `starts` or the data do not fit.
+        Raises ConfigError if the weights of `starts` do not fit.
         """
         torch.manual_seed(config.seed)
         family, recipe = config.new_family(), config.training_recipe()
         for start in starts:
             copy_weights(family, *start, data.classes)
-        try:
-            family.prepare(to_unit(data.images), data.labels)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
         augmentation = Augmentation(**config.augmentation) if config.augmentation else None
         return cls(
             family, recipe, data, hardware, seed=config.seed, precision=config.precision, augmentation=augmentation

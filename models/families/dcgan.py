@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from models.adversarial import GroupedGAN, GroupsConfig, RelativisticConfig, RelativisticGAN
 from models.base import About, Recipe, Terms
 from models.losses import r1_r2_penalties
+from models.nets import discriminator
 
 
 @dataclass(frozen=True)
@@ -34,26 +35,24 @@ class DCGAN(GroupedGAN, RelativisticGAN):
         "game: Huang et al., The GAN is dead; long live the GAN!, arXiv 2501.05441",
     )
     recipe = Recipe(epochs=20, batch=32, lr=2.5e-4, betas=(0.0, 0.99), ema=50_000, cosine=True)
-    training_only = ("discriminator", "clusters")
     revision = 2
     config: DCGANConfig
 
     def __init__(self, config: DCGANConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:
         super().__init__(config, data_shape, classes)
-        self.discriminator = self.opponent(config.discriminator_width)
+        self.discriminator = discriminator(self.data_shape, 1, config.discriminator_width, config.levels)
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
-        group = self.group(x)
-        generated = self.generate_batch(self.one_hot(label), group)
+        generated = self.generate_batch(self.one_hot(label))
         if player == "generator":
-            return {"loss": F.softplus(self.discriminate(x, group) - self.discriminate(generated, group)).mean()}
+            return {"loss": F.softplus(self.discriminate(x) - self.discriminate(generated)).mean()}
         generated = generated.detach()
-        margin = self.discriminate(x, group) - self.discriminate(generated, group)
+        margin = self.discriminate(x) - self.discriminate(generated)
         game = F.softplus(-margin).mean()
-        r1, r2 = r1_r2_penalties(lambda part: self.discriminate(part, group), x, generated, self.config.penalty_share)
+        r1, r2 = r1_r2_penalties(self.discriminate, x, generated, self.config.penalty_share)
         loss = game + self.config.gamma / 2 * (r1 + r2)
         return {"loss": loss, "game": game, "margin": margin.mean(), "r1": r1, "r2": r2}
 
-    def discriminate(self, x: Tensor, group: Tensor | None = None) -> Tensor:
-        """D(x), or D(x, group) where groups are clusters: [B, *data_shape] -> [B]."""
-        return self.judge(self.discriminator, x, group)
+    def discriminate(self, x: Tensor) -> Tensor:
+        """D(x): [B, *data_shape] -> [B]."""
+        return self.discriminator(x)[:, 0]

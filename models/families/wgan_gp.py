@@ -16,6 +16,7 @@ from models import parallel
 from models.adversarial import GroupedGAN, GroupsConfig
 from models.base import About, Recipe, Terms
 from models.losses import leading_share, squared_gradient
+from models.nets import discriminator
 
 
 @dataclass(frozen=True)
@@ -40,36 +41,34 @@ class WGANGP(GroupedGAN):
     )
     recipe = Recipe(epochs=30, batch=64, lr=1e-3, betas=(0.0, 0.9), ema=50_000, cosine=True)
     players = ("critic", "generator")
-    training_only = ("critic", "clusters")
+    training_only = ("critic",)
     revision = 2
     config: WGANGPConfig
 
     def __init__(self, config: WGANGPConfig, data_shape: tuple[int, ...] = (1, 28, 28), classes: int = 0) -> None:
         super().__init__(config, data_shape, classes)
-        self.critic = self.opponent(config.critic_width)
+        self.critic = discriminator(self.data_shape, 1, config.critic_width, config.levels)
 
     def update_order(self) -> tuple[str, ...]:
         return ("critic",) * self.config.critic_steps + ("generator",)
 
     def loss(self, player: str, x: Tensor, label: Tensor) -> Terms:
-        group = self.group(x)
-        generated = self.generate_batch(self.one_hot(label), group)
+        generated = self.generate_batch(self.one_hot(label))
         if player == "generator":
-            return {"loss": -self.criticize(generated, group).mean()}
+            return {"loss": -self.criticize(generated).mean()}
         generated = generated.detach()
-        w1 = self.criticize(x, group).mean() - self.criticize(generated, group).mean()
+        w1 = self.criticize(x).mean() - self.criticize(generated).mean()
         # A share of the batch gives an unbiased estimate; second derivatives cost more than the rest.
         share = self.config.penalty_share
-        penalty = self.gradient_penalty(leading_share(x, share), leading_share(generated, share), group)
+        penalty = self.gradient_penalty(leading_share(x, share), leading_share(generated, share))
         return {"loss": self.config.penalty * penalty - w1, "w1": w1, "penalty": penalty}
 
-    def gradient_penalty(self, x: Tensor, generated: Tensor, group: Tensor | None = None) -> Tensor:
+    def gradient_penalty(self, x: Tensor, generated: Tensor) -> Tensor:
         """E(|grad C(x^)| - 1)^2 at uniform points on the lines between the pairs: scalar."""
         between = torch.lerp(generated, x, parallel.rand(len(x), *[1] * (x.dim() - 1), device=x.device))
         # The derivative of the square root is infinite at 0.
-        slope = (squared_gradient(lambda part: self.criticize(part, group), between) + 1e-12).sqrt()
-        return (slope - 1).square().mean()
+        return ((squared_gradient(self.criticize, between) + 1e-12).sqrt() - 1).square().mean()
 
-    def criticize(self, x: Tensor, group: Tensor | None = None) -> Tensor:
-        """C(x), or C(x, group) where groups are clusters: [B, *data_shape] -> [B], unbounded."""
-        return self.judge(self.critic, x, group)
+    def criticize(self, x: Tensor) -> Tensor:
+        """C(x): [B, *data_shape] -> [B], unbounded."""
+        return self.critic(x)[:, 0]

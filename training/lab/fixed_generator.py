@@ -46,5 +46,5 @@ class FixedGeneratorWGANGP(WGANGP):
     def update_order(self) -> tuple[str, ...]:
         return ("critic",)
 
-    def generate_batch(self, label: Tensor, group: Tensor | None = None) -> Tensor:
+    def generate_batch(self, label: Tensor) -> Tensor:
         return self.fixed_generator(torch.randn(len(label), self.config.latent))
