@@ -47,6 +47,22 @@ def workers_replaced(server: Server) -> Line:
     return Line("workers ended and were replaced", deaths, missing + abs(rows), figures)
 
 
+def engines_replaced(server: Server, processes: int, poison_requests: int) -> Line:
+    """Check that all `processes` are there, and that each accepted request of a dead engine was sent again or failed.
+
+    An engine may have died before it accepted a request, so more may be sent again.
+    """
+    samples = metrics_when(server.url, lambda samples: len(server.workers) == processes and not rows_in_flight(samples))
+    deaths, again = (int(metric_value(samples, name)) for name in ("engine_deaths_total", "replayed_total"))
+    unfinished, rows = unfinished_requests(samples), rows_in_flight(samples)
+    unexplained = max(0, unfinished - again - poison_requests, -unfinished)
+    figures = (
+        f"{unfinished} accepted requests ended with an engine process, {again} requests were sent to its successor"
+    )
+    lost = processes - len(server.workers) + abs(rows) + unexplained
+    return Line("engine processes ended and were replaced", deaths, lost, f"{figures}; {rows} images in flight after")
+
+
 def requests_accounted(url: str) -> Line:
     """Check that every accepted request ended exactly once, and that no batch slot stays taken."""
     samples = metrics_when(url, lambda samples: not (unfinished_requests(samples) or rows_in_flight(samples)))

@@ -305,6 +305,15 @@ class EngineHost:
             self._end_suspect(hosted)
 
     def _end_suspect(self, hosted: Hosted) -> None:
+        """Let the next suspect run, which may end this process, once the result of this one has left it.
+
+        The result is sent in the next pass of the event loop, and uvloop may write it at the end of that pass.
+        """
+        if self.suspect is hosted:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._replace_suspect, hosted)
+
+    def _replace_suspect(self, hosted: Hosted) -> None:
         if self.suspect is hosted:
             self.suspect = None
             self.run_next_suspect()

@@ -1,0 +1,159 @@
+"""Engine processes: HTTP processes and the engine process beside them are killed, stopped, or exit in a step.
+
+Clients send requests all the time. Whichever process ends, a request gets its expected bytes at the first attempt. So
+does a stream if the engine process ends. If an HTTP process ends, the streams that it has begun are cut off, and their
+clients retry. A request that kills every engine process that runs it gets 503, and no other request does.
+"""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from chaos import accounting, worker
+from chaos.damage import happens
+from chaos.scenario import Line, Setting
+from chaos.scenarios.faults_inside import (
+    FATAL,
+    HEALTHY,
+    MODELS,
+    WATCHDOG_SECONDS,
+    healthy_requests,
+    recoverable,
+    send_faulty,
+)
+from harness.clients import LoadReport, background_clients, http_client
+from harness.expected import TIMEOUT, Expected, expected_responses
+from harness.server import Server, environment, run_server
+from harness.weights import copy_weights
+
+HTTP_PROCESSES = 2
+LONG = (("ddpm", "steps=20&n=2"), ("ddpm", "steps=8&n=12&format=zip"), ("ddpm", "steps=8&n=4&format=events"))
+"""Models and parameters of requests that take many steps."""
+STREAMS = ("format=zip", "format=events")
+CLIENTS, STREAM_CLIENTS = 8, 4
+STOP_SECONDS = WATCHDOG_SECONDS + 1
+Inject = Callable[[Server], int]
+"""Injects a fault. Returns how much went wrong."""
+
+
+def run(setting: Setting) -> Iterator[Line]:
+    source = random.Random(setting.seed)
+    weights = copy_weights(setting.root, *MODELS)
+    expected = expected_responses(lambda _: healthy_requests(source, HEALTHY + LONG), weights=weights)
+    settings = environment(
+        port=0, weights=weights, http_processes=HTTP_PROCESSES, device="cpu", watchdog_timeout=WATCHDOG_SECONDS
+    )
+    for engines in (1,) if setting.quick else (1, 2):
+        with run_server(worker.COMMAND, settings | {worker.ENGINES: str(engines)}) as server:
+            for line in faults(setting, server, HTTP_PROCESSES + engines, expected):
+                yield line if engines == 1 else replace(line, action=f"{engines} engine processes: {line.action}")
+
+
+def faults(setting: Setting, server: Server, processes: int, expected: Expected) -> Iterator[Line]:
+    """Inject all faults into a service with so many processes beside its supervisor."""
+    yield from recoverable(server, expected, 3.0 if setting.quick else 60.0, setting.seed)
+    yield accounting.requests_accounted(server.url)
+    rounds = 1 if setting.quick else 6
+    yield from ended_processes(server, processes, expected, rounds, setting.seed)
+    yield accounting.engines_replaced(server, processes, rounds * len(FATAL))
+
+
+def ended_processes(server: Server, processes: int, expected: Expected, rounds: int, seed: int) -> Iterator[Line]:
+    """End processes beside healthy requests. Each fault begins when all processes and requests are well again."""
+    source = random.Random(seed)
+    whole = LoadReport({request: body for request, body in expected.items() if not request.url.endswith(STREAMS)})
+    streams = LoadReport({request: body for request, body in expected.items() if request.url.endswith(STREAMS)})
+    cut = LoadReport(streams.expected, retry_seconds=TIMEOUT)
+    """Streams beside a fault that may cut them off."""
+    parts = [(action, inject, streams) for action, inject in engine_faults(source).items()]
+    parts += [(action, inject, cut) for action, inject in http_faults(source).items()]
+    for action, inject, stream_report in parts:
+        errors, gaps, durations = 0, list[float](), list[float]()
+        for i in range(rounds):
+            clients = [*[whole.client()] * CLIENTS, *[stream_report.client()] * STREAM_CLIENTS]
+            with background_clients(server.url, clients, seed + i):
+                time.sleep(1.0)
+                started_at = time.monotonic()
+                errors += inject(server)
+                errors += not happens(partial(_recovered, server, processes), TIMEOUT)
+                durations.append(time.monotonic() - started_at)
+                gaps.append(whole.longest_gap(started_at, time.monotonic()))
+        figures = f"no response for {statistics.median(gaps):.2f} s, at most {max(gaps):.2f} s"
+        yield Line(action, rounds, errors, f"{figures}; all processes are ready again after {max(durations):.2f} s")
+    yield Line("requests at their first attempt", whole.total, whole.lost, f"{whole.p99()}{whole.errors()}")
+    figures = f"{streams.p99()}{streams.errors()}"
+    yield Line("streams beside an engine process that ends", streams.total, streams.lost, figures)
+    figures = f"{cut.retries} retries{cut.errors()}"
+    yield Line("streams beside an HTTP process that ends", cut.total, cut.lost, figures)
+
+
+def engine_faults(source: random.Random) -> Mapping[str, Inject]:
+    """Return the faults that end engine processes and no HTTP process, by what they do."""
+    return {
+        "SIGKILL of an engine process": lambda server: _kill(server, [source.choice(_pids(server, engines=True))]),
+        f"SIGSTOP of an engine process for {STOP_SECONDS} s": partial(_stop_engine, source),
+        **{f"{fault}, in every engine process": partial(_send_fatal, name, source) for name, fault in FATAL.items()},
+    }
+
+
+def http_faults(source: random.Random) -> Mapping[str, Inject]:
+    """Return the faults that end HTTP processes, by what they do."""
+    return {
+        "SIGKILL of an HTTP process": lambda server: _kill(server, [source.choice(_pids(server, engines=False))]),
+        "SIGKILL of all HTTP processes": lambda server: _kill(server, _pids(server, engines=False)),
+        "SIGKILL of all processes but the supervisor": lambda server: _kill(server, server.workers),
+    }
+
+
+def _pids(server: Server, *, engines: bool) -> list[int]:
+    """Return the ids of the engine processes, or of the HTTP processes."""
+    return [pid for pid in server.workers if (worker.ENGINE in _arguments(pid)) == engines]
+
+
+def _arguments(pid: int) -> list[str]:
+    """Return a process's arguments. One that has ended has none."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
+    except OSError:
+        return []
+
+
+def _recovered(server: Server, processes: int) -> bool:
+    """Return whether so many processes run, and each has logged that its models are in memory."""
+    loaded = {json.loads(line)["pid"] for line in server.lines if "models in memory" in line}
+    running = [pid for pid in server.workers if _arguments(pid)]
+    return len(running) == processes and loaded.issuperset(running)
+
+
+def _kill(server: Server, pids: list[int]) -> int:
+    """Kill processes and wait until the supervisor has started others."""
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    return int(not happens(lambda: not {*pids} & {*server.workers}))
+
+
+def _stop_engine(source: random.Random, server: Server) -> int:
+    """Stop an engine process for a while. Its watchdog may end it when it goes on."""
+    pid = source.choice(_pids(server, engines=True))
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(STOP_SECONDS)
+    os.kill(pid, signal.SIGCONT)
+    return 0
+
+
+def _send_fatal(name: str, source: random.Random, server: Server) -> int:
+    """Send a request that ends every engine process that runs it."""
+
+    async def send() -> str:
+        async with http_client(server.url) as client:
+            return await send_faulty(client, name, source)
+
+    return int(asyncio.run(send()) != "503")
