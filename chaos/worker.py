@@ -24,7 +24,7 @@ def serve() -> int:
     settings = read_settings()
     log.configure(settings)
     if ENGINES in os.environ:
-        serve.gpu_count = lambda settings: int(os.environ[ENGINES])
+        serve.gpu_count = lambda _: int(os.environ[ENGINES])  # type: ignore[assignment]
     return serve.serve(settings, COMMAND, engine_command=(*COMMAND, ENGINE))
 
 

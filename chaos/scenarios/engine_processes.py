@@ -141,11 +141,12 @@ def _kill(server: Server, pids: list[int]) -> int:
 
 
 def _stop_engine(source: random.Random, server: Server) -> int:
-    """Stop an engine process for a while. Its watchdog may end it when it goes on."""
+    """Stop an engine process for longer than its watchdog allows. It may end when it goes on."""
     pid = source.choice(_pids(server, engines=True))
     os.kill(pid, signal.SIGSTOP)
     time.sleep(STOP_SECONDS)
     os.kill(pid, signal.SIGCONT)
+    happens(lambda: pid not in server.workers, WATCHDOG_SECONDS)
     return 0
 
 
