@@ -192,8 +192,8 @@ class Faulty(Runner):
 
 engine_process.main(*sys.argv[1:], runner=Faulty)
 """
-"""The service with an engine that dies in the third step of seed 666, does not end the first of seed 777, and blocks the
-event loop before that of seed 888."""
+"""The service with an engine that dies in the third step of seed 666, does not end the first step of seed 777, and
+blocks the event loop before that of seed 888."""
 
 
 @pytest.mark.slow
