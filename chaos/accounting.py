@@ -38,10 +38,10 @@ def metrics_when(url: str, settled: Callable[[Samples], bool]) -> Samples:
     return samples
 
 
-def workers_replaced(server: Server) -> Line:
-    """Check that every worker that ended was replaced, and that no batch slot stays taken."""
-    samples = metrics_when(server.url, lambda samples: len(server.workers) == WORKERS and not rows_in_flight(samples))
-    deaths, missing = int(metric_value(samples, "worker_deaths_total")), WORKERS - len(server.workers)
+def workers_replaced(server: Server, processes: int = WORKERS) -> Line:
+    """Check that every process that ended was replaced, and that no batch slot stays taken."""
+    samples = metrics_when(server.url, lambda samples: len(server.workers) == processes and not rows_in_flight(samples))
+    deaths, missing = int(metric_value(samples, "worker_deaths_total")), processes - len(server.workers)
     rows = rows_in_flight(samples)
     figures = f"{unfinished_requests(samples)} accepted requests ended with their worker; {rows} images in flight after"
     return Line("workers ended and were replaced", deaths, missing + abs(rows), figures)

@@ -12,7 +12,7 @@ import random
 import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from chaos.scenarios.faults_inside import (
     recoverable,
     send_faulty,
 )
-from harness.clients import LoadReport, background_clients, http_client
+from harness.clients import ClientAction, LoadReport, background_clients, http_client
 from harness.expected import TIMEOUT, Expected, expected_responses
 from harness.server import Server, environment, run_server
 from harness.weights import copy_weights
@@ -59,40 +59,51 @@ def run(setting: Setting) -> Iterator[Line]:
 
 def faults(setting: Setting, server: Server, processes: int, expected: Expected) -> Iterator[Line]:
     """Inject all faults into a service with so many processes beside its supervisor."""
-    yield from recoverable(server, expected, 3.0 if setting.quick else 60.0, setting.seed)
+    yield from recoverable(server, expected, 4.0 if setting.quick else 60.0, setting.seed)
     yield accounting.requests_accounted(server.url)
-    rounds = 1 if setting.quick else 6
-    yield from ended_processes(server, processes, expected, rounds, setting.seed)
-    yield accounting.engines_replaced(server, processes, rounds * len(FATAL))
-
-
-def ended_processes(server: Server, processes: int, expected: Expected, rounds: int, seed: int) -> Iterator[Line]:
-    """End processes beside healthy requests. Each fault begins when all processes and requests are well again."""
-    source = random.Random(seed)
+    rounds, source = (1 if setting.quick else 6), random.Random(setting.seed)
     whole = LoadReport({request: body for request, body in expected.items() if not request.url.endswith(STREAMS)})
     streams = LoadReport({request: body for request, body in expected.items() if request.url.endswith(STREAMS)})
     cut = LoadReport(streams.expected, retry_seconds=TIMEOUT)
-    """Streams beside a fault that may cut them off."""
-    parts = [(action, inject, streams) for action, inject in engine_faults(source).items()]
-    parts += [(action, inject, cut) for action, inject in http_faults(source).items()]
-    for action, inject, stream_report in parts:
-        errors, gaps, durations = 0, list[float](), list[float]()
-        for i in range(rounds):
-            clients = [*[whole.client()] * CLIENTS, *[stream_report.client()] * STREAM_CLIENTS]
-            with background_clients(server.url, clients, seed + i):
-                time.sleep(1.0)
-                started_at = time.monotonic()
-                errors += inject(server)
-                errors += not happens(partial(_recovered, server, processes), TIMEOUT)
-                durations.append(time.monotonic() - started_at)
-                gaps.append(whole.longest_gap(started_at, time.monotonic()))
-        figures = f"no response for {statistics.median(gaps):.2f} s, at most {max(gaps):.2f} s"
-        yield Line(action, rounds, errors, f"{figures}; all processes are ready again after {max(durations):.2f} s")
+    """Streams beside faults that may cut them off."""
+
+    def inject_all(actions: Mapping[str, Inject], stream_report: LoadReport) -> Iterator[Line]:
+        clients = [*[whole.client()] * CLIENTS, *[stream_report.client()] * STREAM_CLIENTS]
+        for action, inject in actions.items():
+            yield _ended(action, inject, server, processes, clients, whole, rounds)
+
+    yield from inject_all(engine_faults(source), streams)
+    yield Line("streams at their first attempt", streams.total, streams.lost, f"{streams.p99()}{streams.errors()}")
+    yield accounting.engines_replaced(server, processes, rounds * len(FATAL))
+    yield from inject_all(http_faults(source), cut)
+    yield Line("streams with retries", cut.total, cut.lost, f"{cut.retries} retries{cut.errors()}")
     yield Line("requests at their first attempt", whole.total, whole.lost, f"{whole.p99()}{whole.errors()}")
-    figures = f"{streams.p99()}{streams.errors()}"
-    yield Line("streams beside an engine process that ends", streams.total, streams.lost, figures)
-    figures = f"{cut.retries} retries{cut.errors()}"
-    yield Line("streams beside an HTTP process that ends", cut.total, cut.lost, figures)
+    yield accounting.workers_replaced(server, processes)
+
+
+def _ended(
+    action: str,
+    inject: Inject,
+    server: Server,
+    processes: int,
+    clients: Sequence[ClientAction],
+    report: LoadReport,
+    rounds: int,
+) -> Line:
+    """Inject a fault beside clients, of which `report` knows. Each round ends when all processes and requests are well.
+
+    The line has the times without a response, and until all processes have their models again.
+    """
+    errors, gaps, durations = 0, list[float](), list[float]()
+    for seed in range(rounds):
+        with background_clients(server.url, clients, seed):
+            time.sleep(1.0)
+            started_at = time.monotonic()
+            errors += inject(server) + (not happens(partial(_recovered, server, processes), TIMEOUT))
+            durations.append(time.monotonic() - started_at)
+            gaps.append(report.longest_gap(started_at, time.monotonic()))
+    figures = f"no response for {statistics.median(gaps):.2f} s, at most {max(gaps):.2f} s"
+    return Line(action, rounds, errors, f"{figures}; all processes are ready again after {max(durations):.2f} s")
 
 
 def engine_faults(source: random.Random) -> Mapping[str, Inject]:
@@ -134,7 +145,7 @@ def _recovered(server: Server, processes: int) -> bool:
 
 
 def _kill(server: Server, pids: list[int]) -> int:
-    """Kill processes and wait until the supervisor has started others."""
+    """Kill processes and wait until the supervisor has noticed."""
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     return int(not happens(lambda: not {*pids} & {*server.workers}))
