@@ -38,13 +38,29 @@ def metrics_when(url: str, settled: Callable[[Samples], bool]) -> Samples:
     return samples
 
 
-def workers_replaced(server: Server) -> Line:
-    """Check that every worker that ended was replaced, and that no batch slot stays taken."""
-    samples = metrics_when(server.url, lambda samples: len(server.workers) == WORKERS and not rows_in_flight(samples))
-    deaths, missing = int(metric_value(samples, "worker_deaths_total")), WORKERS - len(server.workers)
+def workers_replaced(server: Server, processes: int = WORKERS) -> Line:
+    """Check that every process that ended was replaced, and that no batch slot stays taken."""
+    samples = metrics_when(server.url, lambda samples: len(server.workers) == processes and not rows_in_flight(samples))
+    deaths, missing = int(metric_value(samples, "worker_deaths_total")), processes - len(server.workers)
     rows = rows_in_flight(samples)
     figures = f"{unfinished_requests(samples)} accepted requests ended with their worker; {rows} images in flight after"
     return Line("workers ended and were replaced", deaths, missing + abs(rows), figures)
+
+
+def engines_replaced(server: Server, processes: int, poison_requests: int) -> Line:
+    """Check that all `processes` are there, and that each accepted request of a dead engine was sent again or failed.
+
+    An engine may have died before it accepted a request, so more may be sent again.
+    """
+    samples = metrics_when(server.url, lambda samples: len(server.workers) == processes and not rows_in_flight(samples))
+    deaths, again = (int(metric_value(samples, name)) for name in ("engine_deaths_total", "replayed_total"))
+    unfinished, rows = unfinished_requests(samples), rows_in_flight(samples)
+    unexplained = max(0, unfinished - again - poison_requests, -unfinished)
+    figures = (
+        f"{unfinished} accepted requests ended with an engine process, {again} requests were sent to its successor"
+    )
+    lost = processes - len(server.workers) + abs(rows) + unexplained
+    return Line("engine processes ended and were replaced", deaths, lost, f"{figures}; {rows} images in flight after")
 
 
 def requests_accounted(url: str) -> Line:

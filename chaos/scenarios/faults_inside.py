@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import httpx
 import numpy as np
@@ -34,6 +34,9 @@ from service.errors import MEDIA_TYPE
 
 HEALTHY_CLIENTS = 12
 WATCHDOG_SECONDS = 2
+MODELS = ("cgan", "ddpm", "vae")
+HEALTHY = (("cgan", "digit=3"), ("cgan", "n=20&format=zip"), ("ddpm", "steps=4"), ("vae", "n=3"))
+"""Models and parameters of healthy requests."""
 RECOVERABLE = {
     "raises": "a step raises",
     "nan": "a step returns NaN",
@@ -55,28 +58,30 @@ FATAL = {
 
 def run(setting: Setting) -> Iterator[Line]:
     source = random.Random(setting.seed)
-    weights = copy_weights(setting.root, "cgan", "ddpm", "vae")
+    weights = copy_weights(setting.root, *MODELS)
 
-    def healthy_requests(_: object) -> list[ExpectedRequest]:
-        requests = list[ExpectedRequest]()
-        for model, query in (("cgan", "digit=3"), ("cgan", "n=20&format=zip"), ("ddpm", "steps=4"), ("vae", "n=3")):
-            requests += seeded_requests(model, (healthy_seed(source) for _ in range(8)), query)
-        return requests + [ExpectedRequest("/reconstruct?model=vae", random_drawing(source)) for _ in range(8)]
-
-    expected = expected_responses(healthy_requests, weights=weights)
+    expected = expected_responses(lambda _: healthy_requests(source, HEALTHY), weights=weights)
     settings = environment(
         port=0, weights=weights, workers=accounting.WORKERS, device="cpu", watchdog_timeout=WATCHDOG_SECONDS
     )
     with run_server(worker.COMMAND, settings) as server:
         seconds = 4.0 if setting.quick else 90.0
-        yield from _recoverable(server, expected, seconds, setting.seed)
+        yield from recoverable(server, expected, seconds, setting.seed)
         yield accounting.requests_accounted(server.url)
         seconds, pause = (4.0, 0.7) if setting.quick else (120.0, 4.0)
         yield from _fatal(server, expected, seconds, pause, setting.seed)
         yield accounting.workers_replaced(server)
 
 
-def _recoverable(server: Server, expected: Expected, seconds: float, seed: int) -> Iterator[Line]:
+def healthy_requests(source: random.Random, queries: Sequence[tuple[str, str]]) -> list[ExpectedRequest]:
+    """Return requests that select no fault: eight for each model and query, and eight uploads."""
+    requests = list[ExpectedRequest]()
+    for model, query in queries:
+        requests += seeded_requests(model, (healthy_seed(source) for _ in range(8)), query)
+    return requests + [ExpectedRequest("/reconstruct?model=vae", random_drawing(source)) for _ in range(8)]
+
+
+def recoverable(server: Server, expected: Expected, seconds: float, seed: int) -> Iterator[Line]:
     client = FaultyClient(RECOVERABLE, dict.fromkeys(RECOVERABLE, "500") | dict.fromkeys(HARMLESS, "200"), pause=0.05)
     yield from _part(server, LoadReport(expected), client, 2, seconds, seed)
 
@@ -98,7 +103,7 @@ class FaultyClient:
         """Send one faulty request, then pause for up to twice `pause` seconds."""
         name = min(self.faults, key=lambda name: (self.sent[name], source.random()))
         self.sent[name] += 1
-        self.wrong[name] += await _status(client, _faulty_request(name, source)) != self.statuses[name]
+        self.wrong[name] += await send_faulty(client, name, source) != self.statuses[name]
         await asyncio.sleep(source.uniform(0, 2 * self.pause))
 
     def lines(self) -> Iterator[Line]:
@@ -109,10 +114,10 @@ class FaultyClient:
 def _part(
     server: Server, report: LoadReport, faulty: FaultyClient, faulty_clients: int, seconds: float, seed: int
 ) -> Iterator[Line]:
-    """Run faulty clients beside healthy ones."""
-    started_at = time.monotonic()
+    """Run faulty clients beside healthy ones, for longer if a slow machine has not met every fault yet."""
+    started_at, in_time = time.monotonic(), for_seconds(seconds)
     clients = [*[report.client()] * HEALTHY_CLIENTS, *[faulty.send_one] * faulty_clients]
-    run_clients(server.url, clients, for_seconds(seconds), seed)
+    run_clients(server.url, clients, lambda: in_time() or len(faulty.sent) < len(faulty.faults), seed)
     rate = report.correct / (time.monotonic() - started_at)
     yield from faulty.lines()
     figures = f"{rate:,.0f} responses/s; {report.p99()}; {report.retries:,} retries{report.errors()}"
@@ -131,10 +136,10 @@ def _faulty_request(name: str, source: random.Random) -> ExpectedRequest:
     return seeded_requests(model, [faulty_seed(name, source)], query)[0]
 
 
-async def _status(client: httpx.AsyncClient, request: ExpectedRequest) -> str:
-    """Return the status of the response, or text that says what is wrong with it."""
+async def send_faulty(client: httpx.AsyncClient, name: str, source: random.Random) -> str:
+    """Send a request with the fault called `name`. Returns its status, or text that says what is wrong with it."""
     try:
-        response = await request.send(client)
+        response = await _faulty_request(name, source).send(client)
     except httpx.TransportError as error:
         return type(error).__name__
     status = str(response.status_code)

@@ -240,9 +240,14 @@ class EngineHost:
         self.forget(hosted)
 
     def forget(self, hosted: Hosted) -> None:
-        """A request has ended, and its HTTP process knows it."""
+        """A request has ended, and its HTTP process was sent the result."""
         if hosted.ticket is not None:
             self.numbers.pop(hosted.ticket, None)
+        if self.suspect is hosted:
+            # The next suspect may end this process, and uvloop writes the result at the end of this pass of the loop.
+            asyncio.get_running_loop().call_soon(self._replace_suspect, hosted)
+
+    def _replace_suspect(self, hosted: Hosted) -> None:
         if self.suspect is hosted:
             self.suspect = None
             self.run_next_suspect()

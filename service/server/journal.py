@@ -33,9 +33,10 @@ class Journal:
     the supervisor can tell, after a worker was killed at any moment, which bytes are unanswered and whether a response
     has started.
 
-    `tries` counts the workers that died with these bytes; `length` bytes are held, from position `start` of the
-    client's byte stream; the connection had carried `response_start` response bytes before their response and
-    `response_end` after it (0 until there is one).
+    `tries` counts the workers that have had these bytes: the first once it is dead, and each other one from when it
+    continues, since a worker that dies before that cannot have died of them. `length` bytes are held, from position
+    `start` of the client's byte stream; the connection had carried `response_start` response bytes before their
+    response and `response_end` after it (0 until there is one).
     """
 
     def __init__(self, file: int) -> None:
@@ -82,11 +83,17 @@ class Journal:
             self._reset(read)
         elif written == self.response_start:
             self.length, self.response_end = read - self.start, 0
-            self.tries += self.length > 0
+            self.tries = self.tries or int(self.length > 0)
             self._write_header()
         else:
             return False
         return True
+
+    def resume(self) -> bytes:
+        """Count this worker as one that has the held bytes, and return them."""
+        self.tries += 1
+        self._write_header()
+        return self.unanswered
 
     @property
     def unanswered(self) -> bytes:

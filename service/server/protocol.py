@@ -101,7 +101,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._start_header_timer(self.settings.header_timeout, transport.close)
         if self.record.length:
             self.replaying = True
-            self.data_received(self.record.unanswered)
+            self.data_received(self.record.resume())
             self.replaying = False
 
     def connection_lost(self, exc: Exception | None) -> None:

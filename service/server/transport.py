@@ -14,9 +14,8 @@ class ConnectionRecord(Protocol):
     length: int
     response_start: int
 
-    @property
-    def unanswered(self) -> bytes:
-        """Bytes that another worker received and did not answer."""
+    def resume(self) -> bytes:
+        """Continue with the bytes that another worker received and did not answer."""
 
     def mark_answered(self, written: int) -> None:
         """The received bytes are answered, by a response that ends at response byte `written`."""
@@ -33,7 +32,9 @@ class NoRecord:
 
     length = 0
     response_start = 0
-    unanswered = b""
+
+    def resume(self) -> bytes:
+        return b""
 
     def mark_answered(self, written: int) -> None:
         pass

@@ -176,6 +176,11 @@ from service.server import engine_process
 
 
 class Faulty(Runner):
+    def labels(self, request):
+        if request.samples[0].start.seed == 888:
+            time.sleep(60)
+        return super().labels(request)
+
     def advance(self, rows):
         seeds = {row.sample.start.seed for row in rows}
         if 666 in seeds and any(row.step == 2 for row in rows):
@@ -187,11 +192,16 @@ class Faulty(Runner):
 
 engine_process.main(*sys.argv[1:], runner=Faulty)
 """
-"""The service with an engine that dies in the third step of seed 666, and does not end the first of seed 777."""
+"""The service with an engine that dies in the third step of seed 666, does not end the first step of seed 777, and
+blocks the event loop before that of seed 888."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("seed", "deaths"), [(666, "status -9"), (777, "status 1")], ids=["dies", "stalls"])
+@pytest.mark.parametrize(
+    ("seed", "deaths"),
+    [(666, "status -9"), (777, "status 1"), (888, "status 1")],
+    ids=["dies", "stalls", "blocks the event loop"],
+)
 def test_a_request_that_ends_two_engines_fails_alone(root: Path, seed: int, deaths: str) -> None:
     settings = settings_of(root, watchdog_timeout=2)
     with run_server([sys.executable, "-c", FAULTY], settings) as server, ThreadPoolExecutor(8) as pool:
@@ -201,6 +211,7 @@ def test_a_request_that_ends_two_engines_fails_alone(root: Path, seed: int, deat
 
         expected = [response.content for response in pool.map(generate, range(6))]
         others = [pool.submit(generate, seed) for seed in range(6)]
+        wait_for_accepted(server, 12)
         poison = pool.submit(generate, seed)
         detail = problem(poison.result(), 503, "unavailable")
         assert detail == "two workers crashed while running this request; it is not retried"

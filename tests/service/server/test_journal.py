@@ -126,7 +126,19 @@ def test_bytes_that_the_dead_worker_received_and_did_not_commit_are_kept(file: i
         ends.service.recv_into(dead.get_buffer()[:5])
         assert Journal(file).take_over(ends.service)
         dead = Journal(file)
-    assert (dead.unanswered, dead.tries) == (b"two, wh", 2)
+    assert dead.unanswered == b"two, wh"
+
+
+def test_workers_that_continue_with_a_request_are_counted_and_those_that_die_before_are_not(
+    file: int, ends: Ends
+) -> None:
+    exchange(Journal(file), ends, b"request")
+    for tries in (1, 2):
+        for _ in range(3):  # workers that die before they read the journal
+            heir = Journal(file)
+            assert heir.take_over(ends.service)
+            assert heir.tries == tries
+        assert Journal(file).resume() == b"request"
 
 
 def test_a_worker_that_received_nothing_does_not_count_as_a_try(file: int, ends: Ends) -> None:
