@@ -93,6 +93,13 @@ const PRESETS = [
     hint: "The arrows are the learned velocity half-way between noise and data; samples are carried along it. "
       + "Two Euler steps (left) leave the curved paths, and blur the moons that eight calls of Heun’s method (right) draw sharply.",
   },
+  {
+    name: "one_step", title: "MeanFlow: one step in place of many", data: "ring", source: { deviation: 0.15 },
+    models: [{ name: "flow", sampler: "euler", steps: 1, time: 0, updates: 2000 }, { name: "meanflow" }],
+    layers: ["data", "samples", "segments"],
+    hint: "Both take one step from noise to samples, along the lines: that of flow leads all noise to the middle of the ring, that of MeanFlow onto the ring. "
+      + "Flow’s arrow at the start points to the mean of all data; MeanFlow learns where flow’s path ends, the average of the velocity along it.",
+  },
 ];
 
 /** The presets as {name, title, hint, setup}. */
