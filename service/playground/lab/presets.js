@@ -97,8 +97,8 @@ const PRESETS = [
     name: "one_step", title: "MeanFlow: one step in place of many", data: "ring", source: { deviation: 0.15 },
     models: [{ name: "flow", sampler: "euler", steps: 1, time: 0, updates: 2000 }, { name: "meanflow" }],
     layers: ["data", "samples", "segments"],
-    hint: "Both take one step from noise to samples, along the lines: that of flow leads all noise to the middle of the ring, that of MeanFlow onto the ring. "
-      + "Flow’s arrow at the start points to the mean of all data; MeanFlow learns where flow’s path ends, the average of the velocity along it.",
+    hint: "Both take one step from noise to samples, along the lines: flow’s leads all noise to the middle, and MeanFlow’s leads it onto the ring. "
+      + "At the start, flow’s velocity points to the mean of the data; MeanFlow learns the average velocity of the whole path, which points to the path’s end.",
   },
 ];
 

@@ -174,15 +174,15 @@ export function flowSchedule(steps, sampler) {
 }
 
 /**
- * The average velocity u over an interval. `net` learns the velocity v as in Flow, and `average` learns u from paths that
+ * The average velocity u over an interval. `net` learns the velocity v as in Flow, and `meanNet` learns u from paths that
  * follow v: it predicts x + (1 - time) u.
  */
 export class MeanFlow extends Flow {
   constructor(settings, points) {
     super(settings, points);
-    this.average = new Mlp([INPUTS + SPAN_FEATURES, ...hiddenWidths(settings.hidden), 2], settings.seed, 1);
-    this.optimizers.push(new Adam(this.average));
-    [this.sampler] = this.averaged(this.average);
+    this.meanNet = new Mlp([INPUTS + SPAN_FEATURES, ...hiddenWidths(settings.hidden), 2], settings.seed, 1);
+    this.optimizers.push(new Adam(this.meanNet));
+    [this.sampler] = this.averaged(this.meanNet);
   }
 
   /** One update of v, then one of u on the same batch. */
@@ -194,12 +194,12 @@ export class MeanFlow extends Flow {
     const starts = uniform.map((value, k) => (1 - spans[k]) * value);
     const state = x.data.map((value, k) => eps[k] + starts[k >> 1] * (value - eps[k]));
     const target = constant(x.rows, 2, this.pathTarget(state, starts, spans));
-    const predicted = this.predict(this.average, state, (row) => starts[row], (row) => spans[row]);
+    const predicted = this.predict(this.meanNet, state, (row) => starts[row], (row) => spans[row]);
     const weights = Float32Array.from(starts, (start) => 1 / Math.max(1 - start, MIN_REMAINING_TIME));
     const errors = square(times(subtract(predicted, target), constant(x.rows, 1, weights)));
     const loss = mean(sqrt(shift(scale(reduce(errors, x.rows, 1), 0.5), HUBER ** 2)));
     this.optimizers[1].minimise(loss, lr);
-    this.terms = { "loss of v": this.terms.loss, "loss of u": loss.value };
+    this.terms = { ...this.terms, "loss of u": loss.value };
   }
 
   /** x + (1 - start) u for each x [B * 2], start [B] and span [B], by Euler steps along v. */
