@@ -89,7 +89,7 @@ const PRESETS = [
   },
   {
     name: "flow", title: "Flow: noise to data along a velocity field", data: "moons",
-    models: [{ name: "flow", sampler: "euler", steps: 2 }, { name: "flow" }],
+    models: [{ name: "flow", sampler: "euler", steps: 2 }, { name: "flow" }], layers: ["data", "samples", "arrows"],
     hint: "The arrows are the learned velocity half-way between noise and data; samples are carried along it. "
       + "Two Euler steps (left) leave the curved paths, and blur the moons that eight calls of Heun’s method (right) draw sharply.",
   },

@@ -11,7 +11,7 @@ const UNIFORM_SHARE = 0.25;
 const TIMESTEPS = 1000, FIRST_ANGLE = 0.01, LAST_ANGLE = (0.98 * Math.PI) / 2, MIN_SIGMA = 0.3;
 const MIN_REMAINING_TIME = 0.25;
 const PATH_STEPS = 5, WHOLE_SHARE = 0.75, MIN_SPAN = 1 / 16, HUBER = 0.03, SPAN_FEATURES = 8, SPAN_SCALE = 4;
-const ARROWS = 16, LINES = 100;
+const ARROWS = 16, LINES = 60;
 
 class Denoiser extends Trained {
   static sampleCount = 400;
