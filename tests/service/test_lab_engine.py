@@ -17,10 +17,11 @@ from starlette.routing import Mount
 
 from harness.browser import INSTALLED, chromium
 from models import mixture, noise
-from models.base import sample
+from models.base import Family, sample
 from models.families.ddpm import DDPM, DDPMConfig
 from models.families.flow import Flow, FlowConfig
 from models.families.kde import KDE, KDEConfig
+from models.families.meanflow import MeanFlow, MeanFlowConfig
 from models.linear import PrincipalComponents
 from service.api.pages import PLAYGROUND, Pages
 from training.lab import distances
@@ -366,18 +367,56 @@ def test_a_trained_denoiser_samples_what_the_family_samples_with_its_weights(
         model, sampler,
     )  # fmt: skip
     family = DDPM(DDPMConfig(), (2,), 0) if model == "ddpm" else Flow(FlowConfig(), (2,), 0)
+    family.unet.net = mlp(found["weights"])  # type: ignore[assignment]
+    assert_samples(found["samples"], family, steps=9, sampler=sampler)
+
+
+def test_a_trained_mean_flow_learns_from_the_paths_of_the_family_and_samples_what_it_samples(engine: Engine) -> None:
+    states = torch.tensor([[0.5, -1.0], [0.1, 0.3], [-0.6, 0.2]])
+    starts, spans = torch.tensor([0.0, 0.25, 0.5]), torch.tensor([1.0, 0.0625, 0.5])
+    found = engine(
+        """
+        const { model } = train({ model: "meanflow", hidden: "32-32", updates: 100, seed: 5, steps: 1 }, 60);
+        const weights = (net) => net.parameters.map(({ rows, columns, data }) => ({ rows, columns, data }));
+        const samples = args[1].map((steps) => {
+          model.view({ steps });
+          return model.sample(400);
+        });
+        const [states, starts, spans] = args[0].map((values) => Float32Array.from(values));
+        return {
+          samples, ends: m.tensor.scope(() => model.pathTarget(states, starts, spans)),
+          velocity: weights(model.net), average: weights(model.sampler),
+        };
+        """,
+        [states.flatten().tolist(), starts.tolist(), spans.tolist()], [1, 2, 5],
+    )  # fmt: skip
+    family = MeanFlow(MeanFlowConfig(guidance=1.0), (2,), 0)
+    family.velocity.net = mlp(found["velocity"])  # type: ignore[assignment]
+    family.unet.net = mlp(found["average"])  # type: ignore[assignment]
+    expected = family.path_target(states, starts, spans, torch.zeros(3, 0))
+    assert torch.allclose(points(found["ends"]), expected, atol=1e-5)
+    for steps, samples in zip((1, 2, 5), found["samples"], strict=True):
+        assert_samples(samples, family, steps=steps)
+
+
+def mlp(weights: list[dict[str, Any]]) -> torch.nn.Sequential:
+    """The net of the engine's weights and biases, [{rows, columns, data}]."""
     layers: list[torch.nn.Module] = []
-    for weight, bias in zip(found["weights"][::2], found["weights"][1::2], strict=True):
+    for weight, bias in zip(weights[::2], weights[1::2], strict=True):
         layer = torch.nn.Linear(weight["rows"], weight["columns"])
         layer.weight.data = torch.tensor(weight["data"]).reshape(weight["rows"], weight["columns"]).T
         layer.bias.data = torch.tensor(bias["data"])
         layers += [layer, torch.nn.LeakyReLU(0.2)]
-    family.unet.net = torch.nn.Sequential(*layers[:-1])  # type: ignore[assignment]
-    count = len(found["samples"]) // 2
+    return torch.nn.Sequential(*layers[:-1])
+
+
+def assert_samples(found: list[float], family: Family, **options: Any) -> None:
+    """Assert that the engine's samples `found` are those of `family` for seed 5."""
+    count = len(found) // 2
     seed, index = torch.full((count,), 5), torch.arange(count)
     with torch.inference_mode():
-        expected = PLANE * sample(family, seed, index, torch.zeros(count, 0), steps=9, sampler=sampler)
-    assert torch.allclose(points(found["samples"]), expected, atol=2e-4)
+        expected = PLANE * sample(family, seed, index, torch.zeros(count, 0), **options)
+    assert torch.allclose(points(found), expected, atol=2e-4)
 
 
 def test_distances_equal_those_of_the_lab(engine: Engine) -> None:
@@ -461,7 +500,10 @@ def test_curves_are_those_of_the_families_within_noise(engine: Engine, case: dic
     assert (np.abs(difference) < 3 * standard_error).all(), (found, np.median(recorded, axis=0))
 
 
-MODELS = ("gaussian", "kde", "gmm", "pca", "ae", "vae", "gan", "pacgan2", "wgan_gp", "r1_r2", "ddpm", "flow", "xy_game")
+MODELS = (
+    "gaussian", "kde", "gmm", "pca", "ae", "vae", "gan", "pacgan2", "wgan_gp", "r1_r2", "ddpm", "flow", "meanflow",
+    "xy_game",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("model", MODELS)

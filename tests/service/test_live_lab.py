@@ -359,6 +359,18 @@ def test_the_gan_of_the_first_preset_collapses_and_wgan_gp_does_not(lab: Lab) ->
 
 
 @pytest.mark.slow
+def test_one_step_of_meanflow_reaches_the_ring_and_one_of_flow_does_not(lab: Lab) -> None:
+    with lab.window(720, 1000):
+        one_step = "model=flow&updates=2000&sampler=euler&steps=1&time=0"
+        lab.open(f"data=ring&deviation=0.15&{one_step}&b.model=meanflow&speed=max", 500)
+        assert "onto the ring" in lab.one(".lesson p").text
+        label = lab.one(".plots canvas[aria-label^='W1 by update']").get_attribute("aria-label")
+    flow, meanflow = (float(re.findall(rf"{title} ([\d.]+)", label)[0]) for title in ("Rectified flow", "MeanFlow"))
+    assert flow > 1.8
+    assert meanflow < 1.3
+
+
+@pytest.mark.slow
 def test_every_preset_trains_to_its_end_or_for_a_while(lab: Lab) -> None:
     lab.open("")
     names = lab.run("return [...document.querySelectorAll('#preset option')].map(({ value }) => value).filter(Boolean)")

@@ -24,6 +24,7 @@ from models.families.dcgan import DCGANConfig
 from models.families.ddpm import DDPM, DDPMConfig
 from models.families.flow import Flow, FlowConfig
 from models.families.gan import GANConfig
+from models.families.meanflow import SPAN_FEATURES, MeanFlow, MeanFlowConfig
 from models.families.vae import VAE, VAEConfig, gaussian_kl
 from models.families.wgan_gp import WGANGPConfig
 from models.losses import squared_error
@@ -88,6 +89,7 @@ CASES = tuple(
                       "likelihood": "bernoulli"}),
         ((100, 400), {**RING, **COMMON, "model": "ddpm", "lr": 3e-3, "ema": 5120, "sampler": "dpm++2m", "steps": 20}),
         ((100, 400), {**MOONS, **COMMON, "model": "flow", "lr": 3e-3, "ema": 5120, "sampler": "heun", "steps": 8}),
+        ((200, 800), {**MOONS, **COMMON, "model": "meanflow", "lr": 3e-3, "ema": 5120, "steps": 1}),
     )
 )  # fmt: skip
 
@@ -131,6 +133,12 @@ def family(settings: dict[str, Any]) -> tuple[Kind, Any]:
     elif model in ("ddpm", "flow"):
         kind, config = (DDPM, DDPMConfig()) if model == "ddpm" else (Flow, FlowConfig())
         nets = {"unet.net": lambda: MLP(14, *hidden, 2)}
+    elif model == "meanflow":
+        kind, config = MeanFlow, MeanFlowConfig(guidance=1.0)
+        nets = {
+            "velocity.net": lambda: MLP(14, *hidden, 2),
+            "unet.net": lambda: MLP(14 + SPAN_FEATURES, *hidden, 2),
+        }
     elif model == "ae":
         kind, config = AE, AEConfig(latent)
         nets = {"encoder": lambda: MLP(2, *hidden, latent), "decoder": lambda: MLP(latent, *hidden, 2)}

@@ -11,7 +11,8 @@ const TITLES = {
 const SPECIAL = {
   gaussian: { field: "density" }, kde: { field: "density" }, gmm: { field: "density" },
   gan: { field: "D(x)" }, pacgan2: { field: "D(x)" }, r1_r2: { field: "critic" }, wgan_gp: { field: "critic" },
-  ddpm: { arrows: "score" }, flow: { arrows: "velocity" }, pca: { segments: "axes, reconstructions" },
+  ddpm: { arrows: "score" }, flow: { arrows: "velocity", segments: "noise to samples" },
+  meanflow: { arrows: "average velocity", segments: "noise to samples" }, pca: { segments: "axes, reconstructions" },
   xy_game: { arrows: "gradient", segments: "path", samples: "(x, y)" },
 };
 

@@ -89,9 +89,16 @@ const PRESETS = [
   },
   {
     name: "flow", title: "Flow: noise to data along a velocity field", data: "moons",
-    models: [{ name: "flow", sampler: "euler", steps: 2 }, { name: "flow" }],
+    models: [{ name: "flow", sampler: "euler", steps: 2 }, { name: "flow" }], layers: ["data", "samples", "arrows"],
     hint: "The arrows are the learned velocity half-way between noise and data; samples are carried along it. "
       + "Two Euler steps (left) leave the curved paths, and blur the moons that eight calls of Heun’s method (right) draw sharply.",
+  },
+  {
+    name: "one_step", title: "MeanFlow: one step in place of many", data: "ring", source: { deviation: 0.15 },
+    models: [{ name: "flow", sampler: "euler", steps: 1, time: 0, updates: 2000 }, { name: "meanflow" }],
+    layers: ["data", "samples", "segments"],
+    hint: "Both take one step from noise to samples, along the lines: flow’s leads all noise to the middle, and MeanFlow’s leads it onto the ring. "
+      + "At the start, flow’s velocity points to the mean of the data; MeanFlow learns the average velocity of the whole path, which points to the path’s end.",
   },
 ];
 

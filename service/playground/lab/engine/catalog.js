@@ -80,7 +80,7 @@ const discriminatorSteps = integer(
   "discriminator_steps", "Steps of D", 1, 10, 1, "updates of the discriminator per update of G"
 );
 const fieldTime = (value, help) =>
-  number("time", "Time of the arrows", 0.02, 0.98, value, help, { step: 0.02, ...VIEW });
+  number("time", "Time of the arrows", 0, 0.98, value, help, { step: 0.02, ...VIEW });
 
 export const MODELS = [
   { name: "gaussian", title: "Gaussian", parameters: [], shows: ["field", "components"] },
@@ -178,7 +178,16 @@ export const MODELS = [
       integer("steps", "Steps", 1, 200, 8, "calls of the network for a sample", VIEW),
       fieldTime(0.5, "time between noise (0) and data (1) at which the velocity is shown"),
     ],
-    shows: ["arrows"],
+    shows: ["arrows", "segments"],
+  },
+  {
+    name: "meanflow", title: "MeanFlow",
+    parameters: [
+      hidden("64-64-64-64", "units of the hidden layers of both networks"), ...training(2000, 3e-3, 5120),
+      integer("steps", "Steps", 1, 8, 1, "calls of the network for a sample", VIEW),
+      fieldTime(0, "time from which the average velocity to data (1) is shown"),
+    ],
+    shows: ["arrows", "segments"],
   },
   {
     name: "xy_game", title: "The game V = xy", needsData: false,

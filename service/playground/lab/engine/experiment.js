@@ -3,7 +3,7 @@
 import { checkSettings, find, MODELS } from "./catalog.js";
 import * as measures from "./measures.js";
 import { Ae, Vae } from "./models/autoencoders.js";
-import { Ddpm, Flow } from "./models/denoisers.js";
+import { Ddpm, Flow, MeanFlow } from "./models/denoisers.js";
 import { ClassifierGan, PacGan2, RelativisticGan, WganGp } from "./models/gans.js";
 import { Kde } from "./models/kde.js";
 import { Gaussian, Gmm } from "./models/mixture.js";
@@ -13,7 +13,8 @@ import * as shapes from "./shapes.js";
 
 const KINDS = {
   gaussian: Gaussian, kde: Kde, gmm: Gmm, pca: Pca, ae: Ae, vae: Vae, gan: ClassifierGan, pacgan2: PacGan2,
-  wgan_gp: WganGp, r1_r2: RelativisticGan, ddpm: Ddpm, flow: Flow, xy_game: XyGame,
+  wgan_gp: WganGp, r1_r2: RelativisticGan, ddpm: Ddpm, flow: Flow, meanflow: MeanFlow,
+  xy_game: XyGame,
 };
 
 /** First indices of points that training does not use. */

@@ -155,6 +155,13 @@ export function arrows(points, vectors) {
   return out;
 }
 
+/** Segments [n, 4] from points [n, 2] to points [n, 2]. */
+export function segments(from, to) {
+  const out = new Float32Array(2 * from.length);
+  for (let k = 0; k < from.length; k += 2) out.set([from[k], from[k + 1], to[k], to[k + 1]], 2 * k);
+  return out;
+}
+
 /** The field of a density in the plane, from 0 to its maximum; `logDensity([x, y])` is in nats. */
 export function densityField(logDensity) {
   const points = lattice(SIZE);

@@ -19,12 +19,12 @@
  *                at the top (y = 4), values at the centres of the cells; name: such as "D(x)" or "density"
  *   optimal      the same for D* = p / (p + q), from histograms of the data and of samples that were smoothed alike; NaN
  *                where neither has points
- *   arrows       Float32Array(4k): (x, y, dx, dy), longest 0.6: the direction in which G moves samples, the score or the
- *                velocity on a lattice, or the players' gradient
+ *   arrows       Float32Array(4k): (x, y, dx, dy), longest 0.6: the direction in which G moves samples; the score, the
+ *                velocity or the average velocity on a lattice; or the players' gradient
  *   components   [{weight, mean: [x, y], covariance: [xx, xy, yy]}]
  *   kernels      {bandwidth, centres: Float32Array(2k)}
- *   segments     Float32Array(4k): (x1, y1, x2, y2): the axes of PCA first, then points and their reconstructions; the
- *                path of the xy-game
+ *   segments     Float32Array(4k): (x1, y1, x2, y2): the axes of PCA first, then points and their reconstructions; noise
+ *                and the samples of flow and MeanFlow; the path of the xy-game
  * All coordinates are in the plane of the page, -4 to 4.
  */
 

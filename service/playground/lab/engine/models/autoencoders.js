@@ -1,6 +1,7 @@
 /** The auto-encoders of models/families/ae.py and vae.py for points, with the priors of models/prior.py. */
 
 import { PLANE } from "../catalog.js";
+import { segments } from "../measures.js";
 import { Adam, Mlp, hiddenWidths } from "../nets.js";
 import {
   add, columns, constant, exp, mean, reduce, scale, shift, sigmoid, softplus, square, subtract, tanh, times,
@@ -45,10 +46,7 @@ class Autoencoder extends Trained {
   /** Lines from points to their reconstructions. */
   layers() {
     const points = this.points.subarray(0, 2 * SHOWN);
-    const images = this.evaluate(() => toPlane(this.reconstruct(fromPlane(points))));
-    const segments = new Float32Array(2 * points.length);
-    for (let k = 0; k < points.length; k += 2) segments.set([points[k], points[k + 1], images[k], images[k + 1]], 2 * k);
-    return { segments };
+    return { segments: segments(points, this.evaluate(() => toPlane(this.reconstruct(fromPlane(points))))) };
   }
 }
 

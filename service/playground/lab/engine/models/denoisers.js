@@ -1,8 +1,8 @@
-/** Diffusion and rectified flow for points: models/families/ddpm.py and flow.py with their PointDenoiser. */
+/** Diffusion, rectified flow and MeanFlow for points: ddpm.py, flow.py and meanflow.py of models/families, with their PointDenoiser. */
 
-import { arrows, lattice } from "../measures.js";
+import { arrows, lattice, segments } from "../measures.js";
 import { Adam, Mlp, hiddenWidths } from "../nets.js";
-import { constant, mean, square, subtract, times } from "../tensor.js";
+import { constant, mean, reduce, scale, shift, sqrt, square, subtract, times, unrecorded } from "../tensor.js";
 import { Trained, fromPlane, toPlane } from "./trained.js";
 
 const FREQUENCIES = 6;
@@ -10,7 +10,8 @@ const INPUTS = 2 + 2 * FREQUENCIES;
 const UNIFORM_SHARE = 0.25;
 const TIMESTEPS = 1000, FIRST_ANGLE = 0.01, LAST_ANGLE = (0.98 * Math.PI) / 2, MIN_SIGMA = 0.3;
 const MIN_REMAINING_TIME = 0.25;
-const ARROWS = 16;
+const PATH_STEPS = 5, WHOLE_SHARE = 0.75, MIN_SPAN = 1 / 16, HUBER = 0.03, SPAN_FEATURES = 8, SPAN_SCALE = 4;
+const ARROWS = 16, LINES = 60;
 
 class Denoiser extends Trained {
   static sampleCount = 400;
@@ -22,11 +23,12 @@ class Denoiser extends Trained {
     [this.sampler] = this.averaged(this.net);
   }
 
-  /** The data predicted from noisy data [B * 2] at times [B]: tensor [B, 2]. */
-  predict(net, noisy, times) {
-    const rows = noisy.length / 2, inputs = new Float32Array(rows * INPUTS);
+  /** The data predicted from noisy data [B * 2] at the time of each row, and for its span if the net has one: tensor [B, 2]. */
+  predict(net, noisy, timeOf, spanOf = null) {
+    const width = spanOf ? INPUTS + SPAN_FEATURES : INPUTS;
+    const rows = noisy.length / 2, inputs = new Float32Array(rows * width);
     for (let row = 0; row < rows; row++) {
-      const at = row * INPUTS, time = times(row);
+      const at = row * width, time = timeOf(row);
       inputs[at] = noisy[2 * row];
       inputs[at + 1] = noisy[2 * row + 1];
       for (let k = 0; k < FREQUENCIES; k++) {
@@ -34,8 +36,11 @@ class Denoiser extends Trained {
         inputs[at + 2 + k] = Math.cos(angle);
         inputs[at + 2 + FREQUENCIES + k] = Math.sin(angle);
       }
+      for (let k = INPUTS; k < width; k++) {
+        inputs[at + k] = SPAN_SCALE * Math.sin((Math.PI / 2) * spanOf(row) * (k - INPUTS + 1));
+      }
     }
-    return net.forward(constant(rows, INPUTS, inputs));
+    return net.forward(constant(rows, width, inputs));
   }
 
   /** Update the net to predict x from mixtures of x and noise. `mixing()` gives {time, signal, noise, weight} of a row. */
@@ -153,6 +158,11 @@ export class Flow extends Denoiser {
     const { time } = this.settings;
     return this.predicted(x, time).map((value, k) => (value - x[k]) / (1 - time));
   }
+
+  /** Also lines from noise to samples. */
+  layers() {
+    return { ...super.layers(), segments: segments(toPlane({ data: this.noise.rows(0, LINES, 2) }), this.sample(LINES)) };
+  }
 }
 
 /** Lines [time, step of the state, whether from the state or from the memory, step of the memory], as `Flow.schedule`. */
@@ -161,4 +171,60 @@ export function flowSchedule(steps, sampler) {
   for (let k = 0; k < 2 * pairs; k += 2) lines.push([k * size, 2 * size, 1, size], [(k + 2) * size, size, 0, size]);
   for (let k = 2 * pairs; k < steps; k++) lines.push([k * size, size, 1, 0]);
   return lines;
+}
+
+/**
+ * The average velocity u over an interval. `net` learns the velocity v as in Flow, and `meanNet` learns u from paths that
+ * follow v: it predicts x + (1 - time) u.
+ */
+export class MeanFlow extends Flow {
+  constructor(settings, points) {
+    super(settings, points);
+    this.meanNet = new Mlp([INPUTS + SPAN_FEATURES, ...hiddenWidths(settings.hidden), 2], settings.seed, 1);
+    this.optimizers.push(new Adam(this.meanNet));
+    [this.sampler] = this.averaged(this.meanNet);
+  }
+
+  /** One update of v, then one of u on the same batch. */
+  train(lr) {
+    super.train(lr);
+    const x = this.batches.get(this.done), eps = this.randn(x.rows, 2).data;
+    const [uniform, length, kind] = [this.rand(x.rows), this.rand(x.rows), this.rand(x.rows)];
+    const spans = length.map((value, k) => (kind[k] < WHOLE_SHARE ? 1 : MIN_SPAN + (1 - MIN_SPAN) * value));
+    const starts = uniform.map((value, k) => (1 - spans[k]) * value);
+    const state = x.data.map((value, k) => eps[k] + starts[k >> 1] * (value - eps[k]));
+    const target = constant(x.rows, 2, this.pathTarget(state, starts, spans));
+    const predicted = this.predict(this.meanNet, state, (row) => starts[row], (row) => spans[row]);
+    const weights = Float32Array.from(starts, (start) => 1 / Math.max(1 - start, MIN_REMAINING_TIME));
+    const errors = square(times(subtract(predicted, target), constant(x.rows, 1, weights)));
+    const loss = mean(sqrt(shift(scale(reduce(errors, x.rows, 1), 0.5), HUBER ** 2)));
+    this.optimizers[1].minimise(loss, lr);
+    this.terms = { ...this.terms, "loss of u": loss.value };
+  }
+
+  /** x + (1 - start) u for each x [B * 2], start [B] and span [B], by Euler steps along v. */
+  pathTarget(x, starts, spans) {
+    let state = x;
+    for (let k = 0; k < PATH_STEPS; k++) {
+      const timeOf = (row) => starts[row] + (k / PATH_STEPS) * spans[row];
+      const data = unrecorded(() => this.predict(this.net, state, timeOf).data);
+      state = state.map((value, i) =>
+        value + ((spans[i >> 1] / PATH_STEPS) * (clamp(data[i]) - value)) / (1 - timeOf(i >> 1)));
+    }
+    return x.map((value, i) => value + ((1 - starts[i >> 1]) / spans[i >> 1]) * (state[i] - value));
+  }
+
+  /** x + (1 - time) u of noisy data [n * 2] for intervals of one length, by default to the end of the path. */
+  predicted(noisy, time, span = 1 - time) {
+    return this.evaluate(() => this.predict(this.sampler, noisy, () => time, () => span).data.slice());
+  }
+
+  denoise(x) {
+    const { steps } = this.settings;
+    for (let k = 0; k < steps; k++) {
+      const data = this.predicted(x, k / steps, 1 / steps);
+      x = x.map((value, i) => value + (clamp(data[i]) - value) / (steps - k));
+    }
+    return x;
+  }
 }
