@@ -28,8 +28,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         (root / name).symlink_to(ROOT / "weights" / name)
     with serving(root, max_batch_size=16, weights_poll_interval=0.2) as running:
         query = {"model": "cgan", "label": 7, "seed": 3, "n": 50, "format": "npz"}
-        write_index(root, arrays(httpx.get(f"{running.url}/generate", params=query)))
-        wait_for(lambda: bool(httpx.get(f"{running.url}/models/cgan").json()["nearest"]))
+        write_index(root, arrays(httpx.get(f"{running.url}/generate", params=query, timeout=60)))
+        wait_for(lambda: bool(httpx.get(f"{running.url}/models/cgan", timeout=60).json()["nearest"]))
         yield running
 
 

@@ -97,7 +97,9 @@ def picture_page(browser: Any, pictures: Server) -> Iterator["Page"]:
 @pytest.fixture(scope="module")
 def encoders(server: Server) -> dict[str, bool]:
     """The models of digits with an encoder, and whether each takes many steps."""
-    models = [model for model in httpx.get(f"{server.url}/models").json()["models"] if model["uploads"] == "digit"]
+    models = [
+        model for model in httpx.get(f"{server.url}/models", timeout=60).json()["models"] if model["uploads"] == "digit"
+    ]
     return {model["name"]: "steps" in model["takes"] for model in models if model["encodes"]}
 
 
@@ -271,7 +273,7 @@ class Page:
     def wait_for_key_form(self, key: str | None = None) -> None:
         """Wait for the key form with the service's message about `key`."""
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        message = httpx.get(f"{self.url}/models", headers=headers).json()["detail"]
+        message = httpx.get(f"{self.url}/models", headers=headers, timeout=60).json()["detail"]
         self.wait(lambda: self.one("#key-reason").text == message, message)
 
     def expect_error(self, path: str, status: str) -> None:
@@ -307,7 +309,7 @@ def test_generated_images_appear_step_by_step_and_the_address_reproduces_them(pa
     page.wait_for_status("4 images in")
     assert page.one(".grid img").get_attribute("src") == first
     link = page.one("a[download='ddpm-7.npz']").get_attribute("href")
-    assert np.load(io.BytesIO(httpx.get(link).content))["labels"].tolist() == [7] * 4
+    assert np.load(io.BytesIO(httpx.get(link, timeout=60).content))["labels"].tolist() == [7] * 4
 
 
 def test_a_slider_shows_each_step_of_the_sampler_beside_what_the_model_predicts(page: Page) -> None:
@@ -348,8 +350,8 @@ def roughness(image: NDArray[np.uint8]) -> float:
 def test_a_dropped_png_of_the_service_is_drawn_again(page: Page) -> None:
     seed = 2**62 + 1
     query = f"model=ddpm&label=7&n=3&seed={seed}&first=5&steps=3&sampler=ddim&guidance=1.2"
-    grid = httpx.get(f"{page.url}/generate?{query}").content
-    arrays = np.load(io.BytesIO(httpx.get(f"{page.url}/generate?{query}&format=npz").content))
+    grid = httpx.get(f"{page.url}/generate?{query}", timeout=60).content
+    arrays = np.load(io.BytesIO(httpx.get(f"{page.url}/generate?{query}&format=npz", timeout=60).content))
     page.open("view=latent&model=vae&seed=4")
     page.wait(lambda: page.loaded_images(".latent-plane img, .large") == 2)
     page.drop(base64.b64encode(grid).decode(), "sevens.png", "main")
@@ -416,7 +418,7 @@ def test_the_slider_shows_every_frame_of_an_interpolation(page: Page) -> None:
     assert page.one("output[for=frame]").text == "16"
     assert page.one(".large").get_attribute("src") != start
     gif = page.one("a[download='cgan-3-8.gif']").get_attribute("href")
-    assert httpx.get(gif).content[:3] == b"GIF"
+    assert httpx.get(gif, timeout=60).content[:3] == b"GIF"
 
 
 def test_every_point_of_the_latent_plane_is_decoded(page: Page) -> None:
@@ -514,7 +516,7 @@ def test_a_masked_half_is_completed_in_several_ways_and_the_address_reproduces_t
     assert not page.one("#notice").is_displayed()
     assert page.alt_texts(".grid img") == [f"completion {i + 1}" for i in range(9)]
     completions = page.pixels(".grid img")
-    source = httpx.get(f"{page.url}/generate?model=flow&seed=3").content
+    source = httpx.get(f"{page.url}/generate?model=flow&seed=3", timeout=60).content
     with Image.open(io.BytesIO(source)) as image:
         assert all((pixels[:14] == np.asarray(image)[:14]).all() for pixels in completions), "the known half stays"
     assert len({pixels.tobytes() for pixels in completions}) == 9
@@ -631,7 +633,7 @@ def test_a_grid_has_one_seed_under_two_parameters_and_can_be_downloaded(page: Pa
     with Image.open(target) as image:
         grid = np.asarray(image.convert("L"))
     assert grid.shape == (28 + 2 * 116, 120 + 3 * 116)
-    cell = httpx.get(f"{page.url}/generate?model=flow&label=7&seed=3&guidance=3&steps=2").content
+    cell = httpx.get(f"{page.url}/generate?model=flow&label=7&seed=3&guidance=3&steps=2", timeout=60).content
     assert (grid[28 + 116 : 256 : 4, 120 + 116 : 348 : 4] == np.asarray(Image.open(io.BytesIO(cell)))).all()
     page.browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "default"})
 
@@ -676,7 +678,7 @@ def test_the_page_loads_nothing_from_other_hosts_and_fits_a_phone_in_dark_mode(p
     page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     addresses = page.run("return performance.getEntriesByType('resource').map(({ name }) => name)")
     assert all(address.startswith((server.url, "data:", "blob:")) for address in addresses)
-    policy = httpx.get(server.url).headers["content-security-policy"]
+    policy = httpx.get(server.url, timeout=60).headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
 
@@ -950,7 +952,7 @@ def test_labels_are_buttons_with_the_names_of_the_classes(picture_page: Page) ->
     page.one("input[name=label]:checked").send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
     page.wait(lambda: page.alt_texts(".grid img") == ["generated “çay”"] * 2)
     link = page.one("a[download='pictures_flow-çay.npz']").get_attribute("href")
-    arrays = np.load(io.BytesIO(httpx.get(link).content))
+    arrays = np.load(io.BytesIO(httpx.get(link, timeout=60).content))
     assert (arrays["images"].shape, arrays["labels"].tolist()) == ((2, 32, 32, 3), [2, 2])
     assert "pictures_flow-çay.png" in page.run("return document.querySelector('pre').textContent")
     page.click("input[name=label][value=none]")

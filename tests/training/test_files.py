@@ -20,6 +20,7 @@ UNPRIVILEGED = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if o
 
 
 @pytest.mark.skipif(bool(UNPRIVILEGED) and shutil.which("setpriv") is None, reason="root needs setpriv for this test")
+@pytest.mark.slow
 def test_every_command_names_the_directory_that_it_cannot_write_in_one_line(weights: Path, tmp_path: Path) -> None:
     digits = ["--data", "digits", "--device", "cpu"]
     run, locked, models = tmp_path / "run", tmp_path / "locked", tmp_path / "models"

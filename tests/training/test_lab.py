@@ -79,6 +79,7 @@ def test_distances_of_known_point_sets():
     assert jensen_shannon(half, 5 * half) == 0
 
 
+@pytest.mark.slow
 def test_the_command_writes_files_and_a_page_that_includes_earlier_results(tmp_path, capsys):
     earlier = {"title": "Written before", "claim": "", "method": "", "quick": True, "data": None, "seeds": 1}
     (tmp_path / "density.json").write_text(json.dumps({**earlier, "seconds": 1.0, "numbers": [], "pictures": []}))

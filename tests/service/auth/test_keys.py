@@ -221,6 +221,7 @@ async def test_concurrent_requests_over_the_limit_are_refused(settings: Settings
         assert counter.concurrent_requests() == 2
 
 
+@pytest.mark.slow
 def test_workers_share_the_keys_and_reload_them(weights: Path, file: Path) -> None:
     command = [sys.executable, "-m", "service", "key", "lab", "--file", str(file), "--requests", "6/hour"]
     created = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)

@@ -178,6 +178,7 @@ def server(weights: Path) -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.slow
 def test_another_worker_completes_an_upgrade_request(server: Server) -> None:
     body = b'{"model": "ddpm", "steps": 600, "seed": 4, "format": "npz"}'
     expected = httpx.post(f"{server.url}/generate", content=body, timeout=60).content
