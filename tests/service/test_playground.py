@@ -191,7 +191,7 @@ class Page:
         return parse_qs(urlsplit(self.browser.current_url).query)
 
     def requests(self) -> list[str]:
-        """Paths of the requests to the service since the page was loaded, in their order."""
+        """Paths of the ended requests to the service since the page was loaded, in the order of their start."""
         entries = self.run(
             "return performance.getEntriesByType('resource').filter((entry) => entry.initiatorType === 'fetch')"
             ".sort((a, b) => a.startTime - b.startTime).map(({ name }) => name)"
@@ -316,7 +316,7 @@ def test_a_slider_shows_each_step_of_the_sampler_beside_what_the_model_predicts(
     page.open("view=generate&model=ddpm&label=7&n=3&seed=3&steps=12")
     page.wait(lambda: page.loaded_images("figure img") == 2)
     assert page.one("output[for=step]").text == "6 of 12"
-    assert page.requests()[-1].endswith("&n=1&first=0&previews=true&guesses=true")
+    page.wait(lambda: page.requests()[-1].endswith("&n=1&first=0&previews=true&guesses=true"))
     state, guess = page.pixels("figure img")
     assert roughness(guess) < roughness(state) / 2, "the image is noise still; the prediction is a digit"
     page.one("#step").send_keys(Keys.HOME)
@@ -442,14 +442,14 @@ def test_a_drawn_digit_takes_one_request_per_encoder_and_a_second_digit_one_more
     page.submit()
     page.wait(lambda: page.loaded_images(".cards .large") == len(encoders))
     assert [title.text.partition(":")[0] for title in page.all(".cards h2")] == list(encoders)
-    assert len(page.requests()) == 1 + len(encoders), "the list of models, and one request per encoder"
+    page.wait(lambda: len(page.requests()) == 1 + len(encoders), "the list of models, and one request per encoder")
     models = [path.partition("model=")[2].partition("&")[0] for path in page.requests()[1:]]
     assert sorted(models) == sorted(encoders)
     assert [encoders[model] for model in models] == sorted(encoders.values()), "models of many steps are last"
     before = len(page.requests())
     page.click("input[name=to][value='3']")
     page.wait(lambda: page.loaded_images(".cards .strip") == len(encoders))
-    assert len(page.requests()) == before + 1 + len(encoders), "one sample, and one request per encoder"
+    page.wait(lambda: len(page.requests()) == before + 1 + len(encoders), "one sample, and one request per encoder")
     assert page.address["to"] == ["3"]
     page.screenshot("reconstruct")
     page.click("input[name=to][value='']")
@@ -527,20 +527,23 @@ def test_a_masked_half_is_completed_in_several_ways_and_the_address_reproduces_t
     page.wait(lambda: page.alt_texts(".grid img") == [f"completion {i + 1}: digit 2" for i in range(9)])
     page.wait_for_status("9 images in")
     assert page.address["label"] == ["2"]
-    sent = [path for path in page.requests() if path.startswith("inpaint")]
-    assert ["guidance=" in path for path in sent] == [False, True], "without a label, guidance costs and does nothing"
+
+    def have_guidance() -> list[bool]:
+        return ["guidance=" in path for path in page.requests() if path.startswith("inpaint")]
+
+    page.wait(lambda: have_guidance() == [False, True], "without a label, guidance costs and does nothing")
 
 
 def test_a_drawing_is_varied_as_a_whole_and_completed_where_it_is_masked(page: Page) -> None:
     page.open("view=complete&model=flow&n=2&seed=1&steps=2&strength=0.3")
     page.wait_for_status("There is no image yet. Draw a digit")
-    assert page.requests() == ["models", "models/flow"]
+    page.wait(lambda: page.requests() == ["models", "models/flow"])
     page.draw_seven()
     page.one("button.primary").click()
     page.wait(lambda: page.alt_texts(".grid img") == ["variation 1", "variation 2"])
     assert page.one("button.primary").text == "Vary"
     page.wait_for_status("2 images in")
-    assert "strength=0.3&seed=1&steps=2&polarity=light-on-dark" in page.requests()[-1]
+    page.wait(lambda: "strength=0.3&seed=1&steps=2&polarity=light-on-dark" in page.requests()[-1])
     page.press("Mask by rectangle")
     page.drag_mask((-70, -70), (140, 70))
     page.wait(lambda: page.alt_texts(".grid img") == ["completion 1", "completion 2"])
@@ -553,10 +556,12 @@ def test_a_drawing_is_varied_as_a_whole_and_completed_where_it_is_masked(page: P
     page.wait(lambda: "mask" not in page.address and not (page.pixels(".grid img")[0][22:25, 13:15] == 0).all())
     page.press("Mask lower half")
     page.wait(lambda: page.address.get("mask") == ["0,14,28,14"])
+    page.wait(lambda: sum(path.startswith("inpaint?model=flow") for path in page.requests()) == 3, "a third completion")
     page.wait_for_status("2 images in")
     completed = page.pixels(".grid img")[0]
     page.set("#model", "ddpm")
     page.wait(lambda: page.address["model"] == ["ddpm"])
+    page.wait(lambda: page.requests()[-1].startswith("inpaint?model=ddpm"), "a completion by the other model")
     page.wait_for_status("2 images in")
     assert page.run("return document.activeElement.id") == "model"
     other = page.pixels(".grid img")[0]
@@ -652,7 +657,7 @@ def test_the_axes_of_a_grid_can_be_any_two_parameters(page: Page) -> None:
     assert page.one("#columns-problem").text == "12: no such class"
     page.set("#columns-values", "3; 8")
     page.wait_for_status("6 images")
-    assert len(page.requests()) == sent + 6
+    page.wait(lambda: len(page.requests()) == sent + 6)
     page.set("#rows", "model")
     page.set("#rows-values", "gan; cgan")
     page.wait(lambda: [cell.text for cell in page.all(".axes td")] == ["", "takes no label", "takes no label", "", ""])
