@@ -240,7 +240,7 @@ class EngineHost:
         self.forget(hosted)
 
     def forget(self, hosted: Hosted) -> None:
-        """A request has ended, and its HTTP process was sent the result."""
+        """A request has ended, and nothing of it is left to send."""
         if hosted.ticket is not None:
             self.numbers.pop(hosted.ticket, None)
         if self.suspect is hosted:
